@@ -1,0 +1,1 @@
+"""A durable log broker that lives inside your Python processes."""

@@ -1,0 +1,187 @@
+"""Every error that logbroker raises on purpose, as one tree cut by what the caller can do.
+
+    LogbrokerError
+    ├── TopicNotFoundError, TopicExistsError, InvalidTopicError      name another topic
+    ├── InvalidConfigError, InvalidRequestError                      mend the call
+    ├── RecordTooLargeError                                          send less, or raise max.message.bytes
+    ├── FencedError, OutOfOrderSequenceError                         another holder took over: stop
+    ├── OffsetOutOfRangeError                                        seek inside [start, end)
+    ├── CorruptionError                                              seek behind end_offset; run verify
+    ├── StorageFailedError                                           outcome unknown: reopen and look
+    ├── DirectoryInUseError, ViewError                               close other processes, reopen
+    ├── ClosedError, ForkedError                                     open a handle of your own
+    └── BufferFullError, DeliveryTimeoutError                        wait, or send slower
+
+Attributes carry the facts; the message says what to do next. ``CorruptBatchError`` is the codec's own
+finding: it knows a position in a buffer but no topic, and the log turns it into ``CorruptionError``.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class LogbrokerError(Exception):
+    """The root of every error raised on purpose."""
+
+
+class TopicNotFoundError(LogbrokerError):
+    """The topic, or one partition of it, does not exist (or was deleted meanwhile)."""
+
+    def __init__(self, topic: str, *, partition: int | None = None, known: str = "") -> None:
+        self.topic = topic
+        self.partition = partition
+        what = f"topic {topic!r}" if partition is None else f"partition {partition} of topic {topic!r}"
+        super().__init__(f"{what} does not exist{known}; create it with create_topic() or `logbroker topic create`")
+
+
+class TopicExistsError(LogbrokerError):
+    """A topic of this name is already there."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        super().__init__(f"topic {topic!r} already exists; pass exist_ok=True to accept it as it is")
+
+
+class InvalidTopicError(LogbrokerError):
+    """The name, partition count or pattern cannot be used for a topic."""
+
+
+class InvalidConfigError(LogbrokerError):
+    """An unknown configuration key or a value that it does not take."""
+
+    def __init__(self, key: str, message: str) -> None:
+        self.key = key
+        super().__init__(message)
+
+
+class InvalidRequestError(LogbrokerError):
+    """The arguments of a call contradict each other or cannot be carried out."""
+
+
+class RecordTooLargeError(LogbrokerError):
+    """A record (or a batch of them) is larger than the topic's max.message.bytes."""
+
+    def __init__(self, topic: str, *, size_bytes: int, max_bytes: int) -> None:
+        self.topic = topic
+        self.size_bytes = size_bytes
+        self.max_bytes = max_bytes
+        super().__init__(
+            f"{size_bytes} bytes for topic {topic!r} exceed max.message.bytes={max_bytes}; "
+            "send less at once, or raise max.message.bytes of the topic"
+        )
+
+
+class FencedError(LogbrokerError):
+    """A newer holder of the same name or membership took over; nothing of this call was written."""
+
+
+class OutOfOrderSequenceError(LogbrokerError):
+    """A producer's sequence does not follow its last one; a batch between them is missing."""
+
+    def __init__(self, topic: str, partition: int, *, producer_id: int, expected: int, received: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.producer_id = producer_id
+        self.expected = expected
+        self.received = received
+        super().__init__(
+            f"producer {producer_id} sent sequence {received} to {topic}-{partition} where {expected} was due; "
+            "an earlier batch was lost: open a new producer and send again from there"
+        )
+
+
+class OffsetOutOfRangeError(LogbrokerError):
+    """The offset lies outside what the partition still (or already) holds."""
+
+    def __init__(self, topic: str, partition: int, *, offset: int, start_offset: int, end_offset: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.start_offset = start_offset
+        self.end_offset = end_offset
+        super().__init__(
+            f"offset {offset} of {topic}-{partition} is outside [{start_offset}, {end_offset}]; "
+            "seek to an offset in that range"
+        )
+
+
+class CorruptionError(LogbrokerError):
+    """Bytes on disk are damaged: offsets [start_offset, end_offset) of one partition cannot be read.
+
+    Everything else stays readable: ``consumer.seek(error.partition, error.end_offset)`` goes on behind it.
+    """
+
+    def __init__(
+        self, topic: str, partition: int, *, start_offset: int, end_offset: int, path: str, position: int, reason: str
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.start_offset = start_offset
+        self.end_offset = end_offset
+        self.path = path
+        self.position = position
+        self.reason = reason
+        super().__init__(
+            f"{topic}-{partition} is damaged at byte {position} of {path} ({reason}): offsets {start_offset} to "
+            f"{end_offset - 1} cannot be read; seek to {end_offset} to go on behind them, "
+            "and run `logbroker inspect verify` for the whole picture"
+        )
+
+
+class StorageFailedError(LogbrokerError):
+    """A write or sync failed: whether the records are on the disk is unknown.
+
+    The partition takes no writes, in any process, until the directory is opened again and verified.
+    """
+
+
+class DirectoryInUseError(LogbrokerError):
+    """Another process has the data directory open in a way that excludes this call."""
+
+
+class ViewError(LogbrokerError):
+    """The LMDB view cannot be used; it is rebuilt when the directory is next opened alone."""
+
+
+class ClosedError(LogbrokerError):
+    """The handle was closed; open a new one."""
+
+
+class ForkedError(LogbrokerError):
+    """The handle was made before fork(); the child must open one of its own."""
+
+    def __init__(self, what: str = "this handle") -> None:
+        super().__init__(f"{what} was opened before fork(); call logbroker.open() again in the child process")
+
+
+class BufferFullError(LogbrokerError):
+    """The producer's memory bound stayed full for longer than it may block."""
+
+
+class DeliveryTimeoutError(LogbrokerError):
+    """A receipt was not settled within the time that the caller gave; it may still be."""
+
+
+class BatchDefect(enum.Enum):
+    """What is wrong with the bytes of a record batch."""
+
+    TRUNCATED = "the batch ends after the data does"
+    ZEROS = "only zeros where a batch should start"
+    BAD_MAGIC = "the magic byte is not 2"
+    BAD_LENGTH = "the length field is impossible"
+    BAD_HEADER = "a header field is impossible"
+    BAD_CRC = "the checksum does not match"
+    BAD_OFFSET = "the base offset does not follow the batch before"
+    BAD_EPOCH = "the leader epoch is not the partition's"
+    BAD_RECORDS = "the records do not parse"
+    TOO_LARGE = "the records decompress to more than is allowed"
+
+
+class CorruptBatchError(LogbrokerError):
+    """A buffer does not hold a sound record batch at *position* (a byte)."""
+
+    def __init__(self, defect: BatchDefect, *, position: int = 0, detail: str = "") -> None:
+        self.defect = defect
+        self.position = position
+        super().__init__(f"no sound record batch at byte {position}: {defect.value}{': ' if detail else ''}{detail}")

@@ -1,0 +1,1 @@
+"""The offline inspector: explains and verifies a log directory; never opens, recovers or locks it."""

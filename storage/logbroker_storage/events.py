@@ -1,0 +1,183 @@
+"""Typed journal events: what must survive a power cut besides the records themselves.
+
+The journal is a compacted partition, ``__journal-0``. An event is one record of it:
+
+    record key    the event's ``key()``: kind, NUL, and the parts of its identity
+    record value  the event as msgpack, tagged with its kind; null deletes the key (a tombstone)
+
+An event is the *whole* state of the thing its key names, so the latest event of a key is all that
+counts: replaying the journal and compacting it need no other rule.
+
+    kind       key parts                 says
+    topic      name                      partitions, id and configuration; or that it is being deleted
+    offset     group, topic, partition   the group's committed offset
+    group      group                     which topics the group has subscribed to
+    producer   name                      a named producer's epoch and producer ids
+    ids        (none)                    the first producer id that no process has reserved
+    start      topic, partition          records below this offset were deleted on request
+
+Names hold no NUL (topic names and group names are checked where they come in).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+from .errors import BatchDefect, CorruptBatchError
+
+SEPARATOR = b"\0"
+
+
+def _key(kind: str, *parts: str | int) -> bytes:
+    return SEPARATOR.join([kind.encode(), *(str(part).encode() for part in parts)])
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="kind"):
+    """The base of every event; ``key()`` names the thing whose state it is."""
+
+    KIND: ClassVar[str] = ""
+
+    def key(self) -> bytes:
+        raise NotImplementedError
+
+
+class TopicEvent(Event, frozen=True, tag="topic"):
+    """A topic: ``topic_id`` is 16 bytes; ``config`` holds only what differs from the defaults."""
+
+    KIND: ClassVar[str] = "topic"
+
+    name: str
+    topic_id: bytes
+    partitions: int
+    config: dict[str, str]
+    created_ms: int
+    state: Literal["live", "deleting"] = "live"
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.name)
+
+    @classmethod
+    def key_of(cls, name: str) -> bytes:
+        return _key(cls.KIND, name)
+
+
+class OffsetEvent(Event, frozen=True, tag="offset"):
+    """The group goes on at *offset* of this partition (every record below it is done)."""
+
+    KIND: ClassVar[str] = "offset"
+
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    metadata: str
+    committed_ms: int
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.group, self.topic, self.partition)
+
+    @classmethod
+    def key_of(cls, group: str, topic: str, partition: int) -> bytes:
+        return _key(cls.KIND, group, topic, partition)
+
+    @classmethod
+    def prefix_of(cls, group: str) -> bytes:
+        return _key(cls.KIND, group) + SEPARATOR
+
+
+class GroupEvent(Event, frozen=True, tag="group"):
+    """A consumer group and the topics it has subscribed to, ascending."""
+
+    KIND: ClassVar[str] = "group"
+
+    group: str
+    topics: list[str]
+    created_ms: int
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.group)
+
+    @classmethod
+    def key_of(cls, group: str) -> bytes:
+        return _key(cls.KIND, group)
+
+
+class NamedProducerEvent(Event, frozen=True, tag="producer"):
+    """A named producer: each new holder raises *epoch*.
+
+    ``producer_ids`` maps a block of user sequences (``sequence >> 31``) to the producer id that carries
+    it, because Kafka's sequences have 31 bits.
+    """
+
+    KIND: ClassVar[str] = "producer"
+
+    name: str
+    epoch: int
+    producer_ids: dict[int, int]
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.name)
+
+    @classmethod
+    def key_of(cls, name: str) -> bytes:
+        return _key(cls.KIND, name)
+
+
+class ProducerIdsEvent(Event, frozen=True, tag="ids"):
+    """Producer ids below *next_producer_id* are taken, or reserved by some process."""
+
+    KIND: ClassVar[str] = "ids"
+
+    next_producer_id: int
+
+    def key(self) -> bytes:
+        return self.key_of()
+
+    @classmethod
+    def key_of(cls) -> bytes:
+        return _key(cls.KIND)
+
+
+class LogStartEvent(Event, frozen=True, tag="start"):
+    """Records below *log_start_offset* of this partition were deleted on request."""
+
+    KIND: ClassVar[str] = "start"
+
+    topic: str
+    partition: int
+    log_start_offset: int
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.topic, self.partition)
+
+    @classmethod
+    def key_of(cls, topic: str, partition: int) -> bytes:
+        return _key(cls.KIND, topic, partition)
+
+    @classmethod
+    def prefix_of(cls, topic: str) -> bytes:
+        return _key(cls.KIND, topic) + SEPARATOR
+
+
+AnyEvent = TopicEvent | OffsetEvent | GroupEvent | NamedProducerEvent | ProducerIdsEvent | LogStartEvent
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(AnyEvent)
+
+
+def encode_event(event: Event) -> bytes:
+    return _ENCODER.encode(event)
+
+
+def decode_event(value: bytes | memoryview) -> AnyEvent:
+    """The event in a journal record's value.
+
+    Raises:
+        CorruptBatchError: the bytes are no event known to this version.
+    """
+    try:
+        return _DECODER.decode(value)
+    except msgspec.MsgspecError as error:
+        raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"journal event: {error}") from error

@@ -1,0 +1,149 @@
+"""What the last batches of one producer were: the fold that makes appends idempotent.
+
+One entry per (partition, producer id) holds the producer's epoch and its last five batches, as Kafka
+does, because a client may have five requests in flight. The entry is a fold over batch headers, so it
+can be rebuilt from the log alone.
+
+    the batch's epoch   its base sequence                    decision
+    below the entry's   any                                  FENCED
+    above the entry's   any                                  APPEND (a new epoch starts a new history)
+    equal               is one of the last five batches      DUPLICATE: answer with its offset
+    equal               follows the last sequence            APPEND
+    equal               above the last, gaps allowed         APPEND (named producers: sparse sequences)
+    equal               anything else                        OUT_OF_ORDER
+    no entry            any                                  APPEND
+
+Sequences are 31 bits and wrap to 0.
+
+    at  size  field             type    meaning
+     0     2  epoch             int16   the producer's current epoch
+     2     4  coordinator_epoch int32   of its last transaction marker
+     6     8  txn_first_offset  int64   first offset of its open transaction, -1 without one
+    14    30  x count           batch   oldest first, at most five:
+     0     4  base_sequence     int32   first sequence of the batch, -1 for a marker
+     4     4  last_sequence     int32
+     8     8  base_offset       int64
+    16     8  last_offset       int64
+    24     8  timestamp_ms      int64   largest timestamp of the batch
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from typing import NamedTuple
+
+from .record_batch import BatchHeader
+
+SEQUENCE_LIMIT = 1 << 31
+REMEMBERED_BATCHES = 5
+
+ENTRY_HEAD = struct.Struct(">hiq")
+ENTRY_BATCH = struct.Struct(">iiqqq")
+
+
+class BatchSpan(NamedTuple):
+    """Where one batch of a producer went."""
+
+    base_sequence: int
+    last_sequence: int
+    base_offset: int
+    last_offset: int
+    timestamp_ms: int
+
+
+class ProducerEntry(NamedTuple):
+    """The state of one producer in one partition; ``batches`` are oldest first."""
+
+    epoch: int
+    batches: tuple[BatchSpan, ...] = ()
+    coordinator_epoch: int = -1
+    txn_first_offset: int = -1
+
+    @property
+    def last_sequence(self) -> int:
+        """The last sequence, -1 when this epoch has written none."""
+        return self.batches[-1].last_sequence if self.batches else -1
+
+    @property
+    def last_offset(self) -> int:
+        return self.batches[-1].last_offset if self.batches else -1
+
+    @property
+    def timestamp_ms(self) -> int:
+        return self.batches[-1].timestamp_ms if self.batches else -1
+
+
+class Verdict(enum.Enum):
+    """What an append of a producer's batch comes to."""
+
+    APPEND = "append"
+    DUPLICATE = "duplicate"
+    OUT_OF_ORDER = "out of order"
+    FENCED = "fenced"
+
+
+class Decision(NamedTuple):
+    """The verdict, with the earlier batch of a duplicate and the sequence that was due."""
+
+    verdict: Verdict
+    duplicate_of: BatchSpan | None = None
+    expected_sequence: int = -1
+
+
+_APPEND = Decision(Verdict.APPEND)
+
+
+def next_sequence(sequence: int, count: int = 1) -> int:
+    """The sequence *count* records after *sequence*, with the wrap from 2**31 - 1 to 0."""
+    return (sequence + count) % SEQUENCE_LIMIT
+
+
+def decide(entry: ProducerEntry | None, header: BatchHeader, *, allow_gaps: bool = False) -> Decision:
+    """Whether the batch with *header* may follow what *entry* remembers; see the table above."""
+    if entry is None or header.producer_epoch > entry.epoch:
+        return _APPEND
+    if header.producer_epoch < entry.epoch:
+        return Decision(Verdict.FENCED)
+    if not entry.batches or entry.last_sequence < 0:
+        return _APPEND
+    for span in reversed(entry.batches):
+        if span.base_sequence == header.base_sequence and span.last_sequence == header.last_sequence:
+            return Decision(Verdict.DUPLICATE, duplicate_of=span)
+    expected = next_sequence(entry.last_sequence)
+    if header.base_sequence == expected or (allow_gaps and header.base_sequence > entry.last_sequence):
+        return _APPEND
+    return Decision(Verdict.OUT_OF_ORDER, expected_sequence=expected)
+
+
+def advance(entry: ProducerEntry | None, header: BatchHeader) -> ProducerEntry:
+    """The entry after the batch with *header* (its base offset assigned) was appended."""
+    if header.is_control or header.base_sequence < 0:
+        return _after_marker(entry, header)
+    span = BatchSpan(
+        base_sequence=header.base_sequence,
+        last_sequence=header.last_sequence,
+        base_offset=header.base_offset,
+        last_offset=header.last_offset,
+        timestamp_ms=header.max_timestamp_ms,
+    )
+    if entry is None or entry.epoch != header.producer_epoch:
+        return ProducerEntry(header.producer_epoch, (span,))
+    return entry._replace(batches=(*entry.batches, span)[-REMEMBERED_BATCHES:])
+
+
+def _after_marker(entry: ProducerEntry | None, header: BatchHeader) -> ProducerEntry:
+    if entry is None or header.producer_epoch > entry.epoch:
+        return ProducerEntry(header.producer_epoch)
+    return entry
+
+
+def encode_entry(entry: ProducerEntry) -> bytes:
+    head = ENTRY_HEAD.pack(entry.epoch, entry.coordinator_epoch, entry.txn_first_offset)
+    return head + b"".join([ENTRY_BATCH.pack(*span) for span in entry.batches])
+
+
+def decode_entry(data: bytes) -> ProducerEntry:
+    epoch, coordinator_epoch, txn_first_offset = ENTRY_HEAD.unpack_from(data)
+    spans = tuple(map(BatchSpan._make, ENTRY_BATCH.iter_unpack(data[ENTRY_HEAD.size :])))
+    return ProducerEntry(epoch, spans, coordinator_epoch, txn_first_offset)

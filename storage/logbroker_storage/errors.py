@@ -7,6 +7,7 @@
     ├── FencedError, OutOfOrderSequenceError                         another holder took over: stop
     ├── OffsetOutOfRangeError                                        seek inside [start, end)
     ├── CorruptionError                                              seek behind end_offset; run verify
+    ├── WriteFailedError                                             nothing was written: mend the cause, retry
     ├── StorageFailedError                                           outcome unknown: reopen and look
     ├── DirectoryInUseError, ViewError                               close other processes, reopen
     ├── ClosedError, ForkedError                                     open a handle of your own
@@ -127,6 +128,10 @@ class CorruptionError(LogbrokerError):
             f"{end_offset - 1} cannot be read; seek to {end_offset} to go on behind them, "
             "and run `logbroker inspect verify` for the whole picture"
         )
+
+
+class WriteFailedError(LogbrokerError):
+    """The file system refused a write (full disk, limits, I/O error); nothing of the call was appended."""
 
 
 class StorageFailedError(LogbrokerError):

@@ -1,0 +1,86 @@
+"""Locks across threads and processes: a ``threading.Lock`` around a ``flock`` on a file.
+
+``flock`` belongs to the open file, not to the process, and the kernel gives it back when the process
+dies at whatever instruction. Threads of one process share the descriptor, so a thread lock comes first.
+
+Lock order, everywhere: partition append locks in (topic, partition) order, then the journal's, then the
+LMDB write transaction. A partition's sync lock is taken with no other lock held (but for the journal's
+own sync, which runs under ``Journal.exclusive``).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from types import TracebackType
+
+from .files import Files
+
+
+class ProcessLock:
+    """A lock that one thread of one process holds at a time. Not reentrant."""
+
+    def __init__(self, files: Files, path: str) -> None:
+        self.path = path
+        self._files = files
+        self._thread_lock = threading.Lock()
+        self._fd = -1  # guarded by _thread_lock
+
+    def __enter__(self) -> ProcessLock:
+        self._thread_lock.acquire()
+        try:
+            if self._fd < 0:
+                self._fd = self._files.open(self.path, create=True)
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+        except BaseException:
+            self._thread_lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._thread_lock.release()
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it; leave it with ``__exit__`` (see ``release``)."""
+        if not self._thread_lock.acquire(blocking=False):
+            return False
+        try:
+            if self._fd < 0:
+                self._fd = self._files.open(self.path, create=True)
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._thread_lock.release()
+            return False
+        except BaseException:
+            self._thread_lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Give back what ``try_acquire`` took."""
+        self.__exit__(None, None, None)
+
+    def signal(self) -> None:
+        """Touch the lock's file, which wakes whoever watches it (``wakeup.Waiter``)."""
+        if self._fd < 0:
+            with self:
+                pass
+        self._files.pwrite(self._fd, b"\0", 0)
+
+    def close(self) -> None:
+        """Close the descriptor; the lock opens it again when it is next taken."""
+        with self._thread_lock:
+            if self._fd >= 0:
+                self._files.close(self._fd)
+                self._fd = -1
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited descriptor, so that the parent's death frees the lock."""
+        if self._fd >= 0:
+            self._files.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,461 @@
+"""One partition's log: append under its lock, sync in groups, publish in the view.
+
+An append, under the partition's append lock (a ``flock``, so across processes):
+
+    1. read LogEnd from the view; a file longer than it says was left by a process that died in
+       mid-append: whole batches are adopted, the rest is cut into a side file
+    2. decide by the producer's entry: append, duplicate, out of order, fenced
+    3. roll to a new segment if one is due
+    4. write the batch at LogEnd's position (one write), then index entries
+    5. publish LogEnd and the producer's entry in one LMDB transaction: now the batch is in the log
+
+Dying before 5 leaves bytes that the next append finds in 1. Readers never look above the high
+watermark, which is published after 5, so they need no lock.
+
+Durability is a second step with a lock of its own, so that appends go on while the disk syncs:
+whoever gets the sync lock syncs everything appended so far, and those who waited for the lock
+meanwhile find their batch covered. That is the whole of group commit, across threads and processes.
+
+A failed sync is never tried again (the kernel reports success the second time, the data being gone).
+The partition is marked failed for every process; ``reopen_failed`` in recovery verifies it from the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import NamedTuple
+
+from . import offset_index, time_index
+from .clock import Clock
+from .errors import (
+    FencedError,
+    OutOfOrderSequenceError,
+    RecordTooLargeError,
+    StorageFailedError,
+    TopicNotFoundError,
+    WriteFailedError,
+)
+from .files import Files
+from .locks import ProcessLock
+from .log_config import Durability, LogConfig
+from .log_reader import LogReader, offset_for_timestamp
+from .producer_snapshot import write_snapshot
+from .producer_state import Decision, ProducerEntry, Verdict, advance, decide
+from .record_batch import BatchHeader, assign, read_header
+from .recovery import adopt_tail, cut_log, set_aside
+from .segment import SegmentFiles, list_segments
+from .view import LogEnd, PartitionState, SyncPoint, View, partition_key
+
+logger = logging.getLogger("logbroker.storage")
+
+INDEX_ROOM_OFFSETS = (1 << 31) - 1  # an index entry's relative offset is an int32
+
+
+class AppendResult(NamedTuple):
+    """Where a batch went; of a duplicate, where the first copy went."""
+
+    base_offset: int
+    last_offset: int
+    timestamp_ms: int
+    duplicate: bool
+
+
+class LogOffsets(NamedTuple):
+    """The offsets that bound a partition, as of one moment; all exclusive ends but the start."""
+
+    log_start_offset: int
+    high_watermark: int
+    last_stable_offset: int
+    log_end_offset: int
+    synced_offset: int
+
+
+class PartitionLog:
+    """The log of one partition. Safe across threads and processes."""
+
+    def __init__(
+        self,
+        *,
+        topic: str,
+        partition: int,
+        topic_id: bytes,
+        directory: str,
+        lock_path: str,
+        config: LogConfig,
+        view: View,
+        files: Files,
+        clock: Clock,
+    ) -> None:
+        """*directory* holds the segments; *lock_path* is the path that ``.append`` and ``.sync`` are added to."""
+        self.topic = topic
+        self.partition = partition
+        self.directory = directory
+        self.config = config
+        self.key = partition_key(topic_id, partition)
+        self.append_lock = ProcessLock(files, lock_path + ".append")
+        self.sync_lock = ProcessLock(files, lock_path + ".sync")
+        self.view = view
+        self.files = files
+        self._clock = clock
+        self._active: SegmentFiles | None = None  # open descriptors of the active segment; guarded by append_lock
+        self._sync_fd = (-1, -1)  # (base offset, descriptor) of the segment synced last; guarded by sync_lock
+
+    # Reading --------------------------------------------------------------------------------------
+
+    def state(self) -> PartitionState:
+        """The partition's two values in the view.
+
+        Raises:
+            TopicNotFoundError: the topic was deleted.
+        """
+        state = self.view.partition(self.key)
+        if state is None:
+            raise TopicNotFoundError(self.topic, partition=self.partition)
+        return state
+
+    def offsets(self) -> LogOffsets:
+        end, sync = state = self.state()
+        high_watermark = state.high_watermark
+        return LogOffsets(
+            log_start_offset=end.log_start_offset,
+            high_watermark=high_watermark,
+            last_stable_offset=high_watermark,
+            log_end_offset=end.log_end_offset,
+            synced_offset=sync.synced_offset,
+        )
+
+    def reader(self, offset: int) -> LogReader:
+        """A cursor whose first read begins at *offset*."""
+        return LogReader(self, offset)
+
+    def offset_for_timestamp(self, timestamp_ms: int) -> int | None:
+        """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
+        return offset_for_timestamp(self, timestamp_ms)
+
+    def last_sequence(self, producer_id: int) -> int | None:
+        """The producer's last sequence in this partition; None when it wrote nothing here."""
+        entry = self.view.producer(self.key, producer_id)
+        return None if entry is None or entry.last_sequence < 0 else entry.last_sequence
+
+    def size_bytes(self) -> int:
+        """The bytes of all segments' log files."""
+        end = self.state().end
+        sealed = [base for base in list_segments(self.files, self.directory) if base != end.active_base_offset]
+        return end.active_bytes + sum(self.segment(base).log_bytes() for base in sealed)
+
+    def segment(self, base_offset: int) -> SegmentFiles:
+        return SegmentFiles(self.files, self.directory, base_offset)
+
+    # Appending ------------------------------------------------------------------------------------
+
+    def append(self, batch: bytearray, *, allow_sequence_gaps: bool = False) -> AppendResult:
+        """Append one encoded batch; its base offset and leader epoch are assigned here, in place.
+
+        The batch is in the page cache when this returns; ``wait_durable`` waits for the disk.
+        *allow_sequence_gaps* is for named producers, whose sequences only have to increase.
+
+        Raises:
+            FencedError: the batch's producer epoch is older than the last one seen.
+            OutOfOrderSequenceError: a batch of this producer is missing before it.
+            RecordTooLargeError: the batch is larger than a segment may be.
+            WriteFailedError: the file system refused (full disk, I/O error); nothing was appended.
+            StorageFailedError: an earlier sync of the partition failed.
+            TopicNotFoundError: the topic was deleted.
+        """
+        header = read_header(batch)
+        with self.append_lock:
+            end = self._writable_end()
+            entry: ProducerEntry | None = None
+            if header.producer_id >= 0:
+                entry = self.view.producer(self.key, header.producer_id)
+                decision = decide(entry, header, allow_gaps=allow_sequence_gaps)
+                if decision.verdict is not Verdict.APPEND:
+                    return self._refuse(header, decision)
+            end = self._rolled(end, header)
+            assign(batch, end.log_end_offset, 0)
+            end = self._written(end, batch, header)
+            base_offset = end.log_end_offset - header.last_offset_delta - 1
+            with self.view.write() as transaction:
+                self.view.put_log_end(transaction, self.key, end)
+                if header.producer_id >= 0:
+                    placed = header_at(header, base_offset)
+                    self.view.put_producer(transaction, self.key, header.producer_id, advance(entry, placed))
+            if self.config.durability is not Durability.FSYNC:
+                self.append_lock.signal()
+        return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, duplicate=False)
+
+    def _writable_end(self) -> LogEnd:
+        """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock."""
+        end, sync = self.state()
+        if sync.failed:
+            raise StorageFailedError(
+                f"{self.topic}-{self.partition} takes no writes since a disk sync failed; "
+                "open the directory again to verify it from the disk"
+            )
+        active = self._active_files(end.active_base_offset)
+        if active.log_bytes() == end.active_bytes:
+            return end
+        return adopt_tail(self, end)
+
+    def _active_files(self, base_offset: int) -> SegmentFiles:
+        if self._active is None or self._active.base_offset != base_offset:
+            if self._active is not None:
+                self._active.close()
+            self._active = self.segment(base_offset)
+        return self._active
+
+    def _refuse(self, header: BatchHeader, decision: Decision) -> AppendResult:
+        if decision.duplicate_of is not None:
+            first = decision.duplicate_of
+            return AppendResult(first.base_offset, first.last_offset, first.timestamp_ms, duplicate=True)
+        if decision.verdict is Verdict.FENCED:
+            raise FencedError(
+                f"producer {header.producer_id} of epoch {header.producer_epoch} was replaced by a newer holder "
+                f"on {self.topic}-{self.partition}; nothing was written: stop, or open the producer again"
+            )
+        raise OutOfOrderSequenceError(
+            self.topic,
+            self.partition,
+            producer_id=header.producer_id,
+            expected=decision.expected_sequence,
+            received=header.base_sequence,
+        )
+
+    # Rolling --------------------------------------------------------------------------------------
+
+    def _rolled(self, end: LogEnd, header: BatchHeader) -> LogEnd:
+        if header.size_bytes > self.config.segment_bytes:
+            raise RecordTooLargeError(
+                self.topic, size_bytes=header.size_bytes, max_bytes=self.config.segment_bytes
+            )
+        if not self._roll_is_due(end, header):
+            return end
+        return self.roll(end)
+
+    def _roll_is_due(self, end: LogEnd, header: BatchHeader) -> bool:
+        if end.active_bytes == 0:
+            return False
+        config = self.config
+        next_relative_offset = end.log_end_offset + header.last_offset_delta - end.active_base_offset
+        return (
+            end.active_bytes + header.size_bytes > config.segment_bytes
+            or end.offset_index_bytes + offset_index.ENTRY_BYTES > config.segment_index_bytes
+            or next_relative_offset > INDEX_ROOM_OFFSETS
+            or (end.active_created_ms >= 0 and self._clock.now_ms() - end.active_created_ms >= config.segment_ms)
+        )
+
+    def roll(self, end: LogEnd) -> LogEnd:
+        """Seal the active segment and go on in a new, empty one. Under the append lock; publishes nothing.
+
+        What the old segment still owes the disk is paid by the next sync, which covers every segment
+        from the synced offset on.
+        """
+        self.seal(end)
+        snapshot = self.view.producers(self.key)
+        write_snapshot(self.files, self.directory, end.log_end_offset, snapshot)
+        fresh = self.segment(end.log_end_offset)
+        if fresh.log_bytes() > 0:
+            # Another process died between its first write to this segment and publishing it.
+            set_aside(self.files, fresh, "unpublished")
+        fresh.create()
+        if self._active is not None:
+            self._active.close()
+        self._active = fresh
+        return end._replace(
+            active_base_offset=end.log_end_offset,
+            active_bytes=0,
+            indexed_bytes=0,
+            offset_index_bytes=0,
+            time_index_bytes=0,
+            indexed_timestamp_ms=-1,
+            max_timestamp_ms=-1,
+            max_timestamp_offset=-1,
+            active_created_ms=-1,
+            segments_version=end.segments_version + 1,
+        )
+
+    def seal(self, end: LogEnd) -> LogEnd:
+        """Write the time index's last entry, as a segment has when it is rolled or closed."""
+        if end.max_timestamp_ms <= end.indexed_timestamp_ms:
+            return end
+        entry = time_index.encode_entry(end.max_timestamp_ms, end.max_timestamp_offset - end.active_base_offset)
+        self._active_files(end.active_base_offset).write_time_index(entry, end.time_index_bytes)
+        return end._replace(
+            time_index_bytes=end.time_index_bytes + len(entry), indexed_timestamp_ms=end.max_timestamp_ms
+        )
+
+    # Writing --------------------------------------------------------------------------------------
+
+    def _written(self, end: LogEnd, batch: bytearray, header: BatchHeader) -> LogEnd:
+        """Write *batch* behind *end*; the LogEnd that says so."""
+        active = self._active_files(end.active_base_offset)
+        position = end.active_bytes
+        try:
+            active.write_log(batch, position)
+            end = _behind_batch(end, header, len(batch), self._clock)
+            if position - end.indexed_bytes > self.config.index_interval_bytes:
+                end = self._indexed(active, end, position)
+        except OSError as error:
+            active.truncate_log_quietly(position)
+            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+            raise WriteFailedError(
+                f"nothing was appended to {self.topic}-{self.partition}: {reason}; "
+                "mend the cause (free space, limits, permissions) and send again"
+            ) from error
+        if self.config.durability is not Durability.FSYNC:
+            end = end._replace(visible_offset=end.log_end_offset)
+        return end
+
+    def _indexed(self, active: SegmentFiles, end: LogEnd, position: int) -> LogEnd:
+        """Index entries for the batch that starts at *position* and ends the log."""
+        relative_offset = end.log_end_offset - 1 - end.active_base_offset
+        active.write_offset_index(offset_index.encode_entry(relative_offset, position), end.offset_index_bytes)
+        end = end._replace(
+            indexed_bytes=position, offset_index_bytes=end.offset_index_bytes + offset_index.ENTRY_BYTES
+        )
+        return self.seal(end)
+
+    # Durability -----------------------------------------------------------------------------------
+
+    def wait_durable(self, end_offset: int) -> None:
+        """Wait until records below *end_offset* are as durable as the topic's configuration asks.
+
+        Raises:
+            StorageFailedError: a disk sync failed; whether the records are on the disk is unknown.
+        """
+        if self.config.durability is Durability.FSYNC:
+            self.sync(end_offset)
+
+    def sync(self, end_offset: int | None = None) -> int:
+        """Have everything below *end_offset* (default: the log's end now) on the disk; the synced offset.
+
+        Raises:
+            StorageFailedError: this sync, or an earlier one, failed: the outcome is unknown.
+        """
+        if end_offset is None:
+            end_offset = self.state().end.log_end_offset
+        with self.sync_lock:
+            state = self.state()
+            if state.sync.failed:
+                raise self._sync_failed("an earlier sync failed")
+            if state.sync.synced_offset >= end_offset:
+                return state.sync.synced_offset
+            try:
+                self._sync_segments(state)
+            except OSError as error:
+                self._publish_sync(state.sync._replace(failed=1))
+                raise self._sync_failed(str(error)) from error
+            synced_offset = state.end.log_end_offset
+            self._publish_sync(SyncPoint(synced_offset, state.end.active_base_offset, 0))
+            self.sync_lock.signal()
+        return synced_offset
+
+    def _publish_sync(self, sync: SyncPoint) -> None:
+        with self.view.write() as transaction:
+            self.view.put_sync_point(transaction, self.key, sync)
+
+    def _sync_segments(self, state: PartitionState) -> None:
+        end, sync = state
+        if sync.synced_segment == end.active_base_offset:
+            self.files.fdatasync(self._descriptor_to_sync(end.active_base_offset))
+            return
+        bases = list_segments(self.files, self.directory)
+        for base, next_base in zip(bases, [*bases[1:], None], strict=True):
+            if next_base is None or next_base > sync.synced_offset:
+                self.files.fdatasync(self._descriptor_to_sync(base))
+        # Sync the files before their directory entries: a name that survives a crash must never point
+        # at bytes that did not.
+        self.files.fsync_directory(self.directory)
+
+    def _descriptor_to_sync(self, base_offset: int) -> int:
+        """A descriptor of its own, because the append side closes its descriptor when it rolls."""
+        base, fd = self._sync_fd
+        if base == base_offset:
+            return fd
+        if fd >= 0:
+            self.files.close(fd)
+        self._sync_fd = (-1, -1)
+        fd = self.files.open(self.segment(base_offset).log_path)
+        self._sync_fd = (base_offset, fd)
+        return fd
+
+    def _sync_failed(self, reason: str) -> StorageFailedError:
+        return StorageFailedError(
+            f"disk sync of {self.topic}-{self.partition} failed ({reason}): whether the last records are on the "
+            "disk is unknown. The partition takes no writes until the directory is opened again and verified"
+        )
+
+    # Cutting --------------------------------------------------------------------------------------
+
+    def truncate_to(self, offset: int) -> int:
+        """Remove every batch that ends at or behind *offset*; the new log end offset.
+
+        The removed bytes are kept in a side file.
+        """
+        with self.append_lock, self.sync_lock:
+            return cut_log(self, offset)
+
+    def delete_before(self, offset: int) -> int:
+        """Make *offset* the log start offset: records below it are no longer read. Returns the new start.
+
+        Volatile by itself: the caller journals it (``LogStartEvent``) first. The cleaner removes the
+        segments that lie wholly below it.
+        """
+        with self.append_lock:
+            end, sync = self.state()
+            start = max(end.log_start_offset, min(offset, max(end.visible_offset, sync.synced_offset)))
+            with self.view.write() as transaction:
+                self.view.put_log_end(transaction, self.key, end._replace(log_start_offset=start))
+        return start
+
+    # Descriptors ----------------------------------------------------------------------------------
+
+    def release_files(self) -> bool:
+        """Close the descriptors if nobody is using the log now; they open again by themselves."""
+        if not self.append_lock.try_acquire():
+            return False
+        try:
+            if self._active is not None:
+                self._active.close()
+                self._active = None
+        finally:
+            self.append_lock.release()
+        if self.sync_lock.try_acquire():
+            try:
+                self._close_sync_descriptor()
+            finally:
+                self.sync_lock.release()
+        self.append_lock.close()
+        self.sync_lock.close()
+        return True
+
+    def _close_sync_descriptor(self) -> None:
+        if self._sync_fd[1] >= 0:
+            self.files.close(self._sync_fd[1])
+        self._sync_fd = (-1, -1)
+
+    def abandon(self) -> None:
+        """In a forked child: close inherited descriptors and never use the log again."""
+        self.append_lock.abandon()
+        self.sync_lock.abandon()
+        if self._active is not None:
+            self._active.close()
+        self._close_sync_descriptor()
+
+
+def header_at(header: BatchHeader, base_offset: int) -> BatchHeader:
+    """The header with its base offset assigned (the field lies outside the checksum)."""
+    return BatchHeader(base_offset, *(getattr(header, name) for name in BatchHeader.__struct_fields__[1:]))
+
+
+def _behind_batch(end: LogEnd, header: BatchHeader, size_bytes: int, clock: Clock) -> LogEnd:
+    log_end_offset = end.log_end_offset + header.last_offset_delta + 1
+    grows = header.max_timestamp_ms > end.max_timestamp_ms
+    return end._replace(
+        log_end_offset=log_end_offset,
+        active_bytes=end.active_bytes + size_bytes,
+        max_timestamp_ms=header.max_timestamp_ms if grows else end.max_timestamp_ms,
+        max_timestamp_offset=log_end_offset - 1 if grows else end.max_timestamp_offset,
+        active_created_ms=end.active_created_ms if end.active_created_ms >= 0 else clock.now_ms(),
+    )

@@ -1,0 +1,264 @@
+"""The LMDB environment of a data directory: one table a concern, every value under a checksum.
+
+    table      key                              value                      life
+    meta       name                             int64, or the boot id      rebuilt
+    ends       partition key                    LogEnd                     rebuilt from the log
+    syncs      partition key                    SyncPoint                  rebuilt from the log
+    producers  partition key + producer id      ProducerEntry              rebuilt from the log
+    journal    event key                        event, as in the journal   rebuilt from the journal
+    volatile   set by the broker                set by the broker          gone with the view
+
+A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload: LMDB does not notice flipped
+bits, and a wrong log end would be worse than none. A value that fails its check marks the view as
+damaged (a file beside it); the next process that opens the directory alone rebuilds it.
+
+The environment runs without any sync. It survives the death of every process (the pages belong to the
+kernel), but not of the machine; the boot id in ``meta`` tells the two apart.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import lmdb
+
+from ..crc32c import crc32c
+from ..errors import ViewError
+from ..producer_state import ProducerEntry, decode_entry, encode_entry
+from .partitions import LOG_END, SYNC_POINT, LogEnd, PartitionState, SyncPoint
+
+VIEW_FORMAT = 1
+MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
+MAX_READERS = 1024
+DAMAGED_MARK = "damaged"
+
+_TABLES = ("meta", "ends", "syncs", "producers", "journal", "volatile")
+_CRC = struct.Struct(">I")
+_INT = struct.Struct(">q")
+_PRODUCER_ID = struct.Struct(">q")
+
+Transaction = lmdb.Transaction
+
+
+def _seal(key: bytes, payload: bytes) -> bytes:
+    return _CRC.pack(crc32c(payload, crc32c(key))) + payload
+
+
+class View:
+    """One process's handle on the view. Safe across threads; unusable in a forked child."""
+
+    def __init__(self, path: str) -> None:
+        """Open the environment at *path* (a directory), creating it when it is not there.
+
+        Raises:
+            ViewError: LMDB cannot read what is there.
+        """
+        self.path = path
+        try:
+            self._env = lmdb.open(
+                path,
+                map_size=MAP_BYTES,
+                max_dbs=len(_TABLES),
+                max_readers=MAX_READERS,
+                sync=False,
+                metasync=False,
+                mode=0o644,
+                lib_version=0,
+            )
+            tables = [self._env.open_db(name.encode()) for name in _TABLES]
+        except lmdb.Error as error:
+            raise ViewError(f"the view at {path} cannot be opened: {error}") from error
+        self._meta, self._ends, self._syncs, self._producers, self._journal, self._volatile = tables
+        self._env.reader_check()
+
+    def close(self) -> None:
+        self._env.close()
+
+    # Transactions ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One write transaction, which no other process can have at the same time. Keep it to microseconds."""
+        try:
+            with self._env.begin(write=True) as transaction:
+                yield transaction
+        except lmdb.MapFullError as error:
+            raise ViewError(
+                f"the view at {self.path} is full ({MAP_BYTES} bytes); close every process and delete it: "
+                "it is rebuilt from the logs"
+            ) from error
+        except lmdb.Error as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, what: str) -> ViewError:
+        mark = os.open(os.path.join(self.path, DAMAGED_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        os.close(mark)
+        return ViewError(
+            f"the view at {self.path} is damaged ({what}); close every process that uses the directory and "
+            "open it again: the view is rebuilt from the logs"
+        )
+
+    def _get(self, transaction: Transaction, key: bytes, table: object) -> bytes | None:
+        stored = transaction.get(key, db=table)
+        return None if stored is None else self._unseal(key, stored)
+
+    def _unseal(self, key: bytes, stored: bytes) -> bytes:
+        payload = stored[_CRC.size :]
+        if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != crc32c(payload, crc32c(key)):
+            raise self._damaged(f"the value of key {key!r} fails its checksum")
+        return payload
+
+    def _read(self, key: bytes, table: object) -> bytes | None:
+        try:
+            with self._env.begin() as transaction:
+                stored = transaction.get(key, db=table)
+        except lmdb.Error as error:
+            raise self._damaged(str(error)) from error
+        return None if stored is None else self._unseal(key, stored)
+
+    def _items(self, prefix: bytes, table: object) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        try:
+            with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
+                if not cursor.set_range(prefix):
+                    return found
+                for key, stored in cursor:
+                    if not key.startswith(prefix):
+                        break
+                    found.append((key, stored))
+        except lmdb.Error as error:
+            raise self._damaged(str(error)) from error
+        return [(key, self._unseal(key, stored)) for key, stored in found]
+
+    # Meta -----------------------------------------------------------------------------------------
+
+    def meta_bytes(self, name: bytes) -> bytes | None:
+        return self._read(name, self._meta)
+
+    def meta_int(self, name: bytes) -> int:
+        """A counter; 0 when it was never set."""
+        payload = self._read(name, self._meta)
+        return 0 if payload is None else int(_INT.unpack(payload)[0])
+
+    def put_meta_bytes(self, transaction: Transaction, name: bytes, payload: bytes) -> None:
+        transaction.put(name, _seal(name, payload), db=self._meta)
+
+    def put_meta_int(self, transaction: Transaction, name: bytes, value: int) -> None:
+        self.put_meta_bytes(transaction, name, _INT.pack(value))
+
+    # Partitions -----------------------------------------------------------------------------------
+
+    def partition(self, key: bytes) -> PartitionState | None:
+        """The state of a partition, both halves as of one moment; None when there is no such partition."""
+        try:
+            with self._env.begin() as transaction:
+                end = transaction.get(key, db=self._ends)
+                sync = transaction.get(key, db=self._syncs)
+        except lmdb.Error as error:
+            raise self._damaged(str(error)) from error
+        if end is None or sync is None:
+            return None
+        return PartitionState(
+            LogEnd._make(LOG_END.unpack(self._unseal(key, end))),
+            SyncPoint._make(SYNC_POINT.unpack(self._unseal(key, sync))),
+        )
+
+    def put_log_end(self, transaction: Transaction, key: bytes, end: LogEnd) -> None:
+        transaction.put(key, _seal(key, LOG_END.pack(*end)), db=self._ends)
+
+    def put_sync_point(self, transaction: Transaction, key: bytes, sync: SyncPoint) -> None:
+        transaction.put(key, _seal(key, SYNC_POINT.pack(*sync)), db=self._syncs)
+
+    def failed_partitions(self) -> list[bytes]:
+        """The keys of the partitions whose disk sync failed."""
+        return [key for key, payload in self._items(b"", self._syncs) if SYNC_POINT.unpack(payload)[2]]
+
+    def drop_partition(self, transaction: Transaction, key: bytes) -> None:
+        """Forget a partition: its ends, sync point and producers."""
+        transaction.delete(key, db=self._ends)
+        transaction.delete(key, db=self._syncs)
+        self._drop_producers(transaction, key)
+
+    # Producers ------------------------------------------------------------------------------------
+
+    def producer(self, partition: bytes, producer_id: int) -> ProducerEntry | None:
+        payload = self._read(partition + _PRODUCER_ID.pack(producer_id), self._producers)
+        return None if payload is None else decode_entry(payload)
+
+    def producers(self, partition: bytes) -> dict[int, ProducerEntry]:
+        """Every producer that the partition remembers, by producer id."""
+        return {
+            _PRODUCER_ID.unpack_from(key, len(partition))[0]: decode_entry(payload)
+            for key, payload in self._items(partition, self._producers)
+        }
+
+    def put_producer(
+        self, transaction: Transaction, partition: bytes, producer_id: int, entry: ProducerEntry
+    ) -> None:
+        key = partition + _PRODUCER_ID.pack(producer_id)
+        transaction.put(key, _seal(key, encode_entry(entry)), db=self._producers)
+
+    def replace_producers(
+        self, transaction: Transaction, partition: bytes, entries: dict[int, ProducerEntry]
+    ) -> None:
+        self._drop_producers(transaction, partition)
+        for producer_id, entry in entries.items():
+            self.put_producer(transaction, partition, producer_id, entry)
+
+    def drop_producer(self, transaction: Transaction, partition: bytes, producer_id: int) -> None:
+        transaction.delete(partition + _PRODUCER_ID.pack(producer_id), db=self._producers)
+
+    def _drop_producers(self, transaction: Transaction, partition: bytes) -> None:
+        with transaction.cursor(db=self._producers) as cursor:
+            found = cursor.set_range(partition)
+            while found and cursor.key().startswith(partition):
+                found = cursor.delete()
+
+    # Journal and volatile tables ------------------------------------------------------------------
+
+    def event(self, key: bytes) -> bytes | None:
+        """The journal's latest value for *key*."""
+        return self._read(key, self._journal)
+
+    def events(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        return self._items(prefix, self._journal)
+
+    def apply_events(
+        self, transaction: Transaction, items: Iterable[tuple[bytes, bytes | None]]
+    ) -> None:
+        """Put each journal key's latest value; None deletes it."""
+        for key, value in items:
+            if value is None:
+                transaction.delete(key, db=self._journal)
+            else:
+                transaction.put(key, _seal(key, value), db=self._journal)
+
+    def volatile(self, key: bytes) -> bytes | None:
+        return self._read(key, self._volatile)
+
+    def volatile_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        return self._items(prefix, self._volatile)
+
+    def update_volatile(self, key: bytes, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        """Replace a value by a function of it in one write transaction; None deletes it. Returns the new one."""
+        with self.write() as transaction:
+            before = self._get(transaction, key, self._volatile)
+            after = change(before)
+            if after is None:
+                transaction.delete(key, db=self._volatile)
+            elif after != before:
+                transaction.put(key, _seal(key, after), db=self._volatile)
+        return after
+
+    def check(self) -> None:
+        """Read every value once.
+
+        Raises:
+            ViewError: one of them fails its checksum, or LMDB cannot walk its own tree.
+        """
+        tables: Sequence[object] = (self._meta, self._ends, self._syncs, self._producers, self._journal)
+        for table in tables:
+            self._items(b"", table)

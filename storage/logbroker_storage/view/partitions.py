@@ -1,0 +1,96 @@
+"""What the view knows of one partition, as two values with two writers.
+
+    value      guard            written                    fields
+    LogEnd     the append lock  with every append          where the log ends, and its active segment
+    SyncPoint  the sync lock    after every disk sync      what is on the disk, and whether a sync failed
+
+Two values, because an append and a disk sync of the same partition run at the same time and neither
+may overwrite what the other says. Both are read in one LMDB transaction.
+
+    LogEnd, 13 int64 big-endian                    SyncPoint, 3 int64 big-endian
+     0  log_start_offset                            0  synced_offset      below it all is on the disk
+     8  log_end_offset                              8  synced_segment     base of the newest segment
+    16  visible_offset  (see high_watermark)           whose directory entry is on the disk
+    24  active_base_offset                         16  failed             1: a sync failed, take no writes
+    32  active_bytes    (length of its .log)
+    40  indexed_bytes   (log position of the last index entry)
+    48  offset_index_bytes
+    56  time_index_bytes
+    64  indexed_timestamp_ms   (largest in the time index, -1 none)
+    72  max_timestamp_ms       (of the active segment, -1 none)
+    80  max_timestamp_offset   (last offset of the batch that holds it)
+    88  active_created_ms      (wall clock of the first append to the segment)
+    96  segments_version       (grows when the list of segments changes)
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+LOG_END = struct.Struct(">13q")
+SYNC_POINT = struct.Struct(">3q")
+
+_KEY = struct.Struct(">16si")
+
+
+def partition_key(topic_id: bytes, partition: int) -> bytes:
+    """The key of a partition: 16 bytes of topic id, 4 of partition number. A recreated topic has another."""
+    return _KEY.pack(topic_id, partition)
+
+
+class LogEnd(NamedTuple):
+    """Where the log of a partition starts and ends; guarded by its append lock."""
+
+    log_start_offset: int
+    log_end_offset: int
+    visible_offset: int
+    active_base_offset: int
+    active_bytes: int
+    indexed_bytes: int
+    offset_index_bytes: int
+    time_index_bytes: int
+    indexed_timestamp_ms: int
+    max_timestamp_ms: int
+    max_timestamp_offset: int
+    active_created_ms: int
+    segments_version: int
+
+
+class SyncPoint(NamedTuple):
+    """How much of a partition is on the disk; guarded by its sync lock."""
+
+    synced_offset: int
+    synced_segment: int
+    failed: int
+
+
+class PartitionState(NamedTuple):
+    """Both values, as one reader saw them."""
+
+    end: LogEnd
+    sync: SyncPoint
+
+    @property
+    def high_watermark(self) -> int:
+        """Readers stop here: what is synced, or what a topic with weaker durability has made visible."""
+        return max(self.end.visible_offset, self.sync.synced_offset)
+
+
+def empty_log_end(base_offset: int = 0) -> LogEnd:
+    """The state of a log that holds nothing and goes on at *base_offset*."""
+    return LogEnd(
+        log_start_offset=base_offset,
+        log_end_offset=base_offset,
+        visible_offset=base_offset,
+        active_base_offset=base_offset,
+        active_bytes=0,
+        indexed_bytes=0,
+        offset_index_bytes=0,
+        time_index_bytes=0,
+        indexed_timestamp_ms=-1,
+        max_timestamp_ms=-1,
+        max_timestamp_offset=-1,
+        active_created_ms=-1,
+        segments_version=0,
+    )

@@ -1,0 +1,264 @@
+"""The file-system seam: every byte that storage reads or writes passes through ``Files``.
+
+The methods are the system calls by their own names, with three promises that the calls do not make:
+
+    pread          short only at the end of the file
+    pwrite(v)      everything or an exception (what reached the file before it is unknown: truncate back)
+    fdatasync      on the disk, not in the drive's cache, also on macOS (F_FULLFSYNC)
+
+Nothing is translated: a failure is the ``OSError`` of the system call. The caller knows which
+partition it belongs to and turns it into ``StorageFailedError`` there. A failed sync is never tried
+again here, because the kernel reports success the second time while the data is gone.
+
+Descriptors are plain integers, opened close-on-exec. All methods are thread-safe as their calls are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+if sys.platform == "darwin":
+    import fcntl
+
+Buffer = bytes | bytearray | memoryview
+
+FILE_MODE = 0o644
+DIRECTORY_MODE = 0o755
+TEMPORARY_SUFFIX = ".tmp"  # leftovers of a killed replace_file(); safe to delete under the directory's lock
+
+# Linux takes 1024 buffers a call (UIO_MAXIOV), macOS too.
+_MAX_BUFFERS = 1024
+
+
+class Files(Protocol):
+    """What storage needs of a file system. Every method raises ``OSError`` when its call fails."""
+
+    def open(
+        self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
+    ) -> int:
+        """A descriptor for reading and writing; *exclusive* (with *create*) refuses an existing file."""
+
+    def close(self, fd: int) -> None: ...
+
+    def pread(self, fd: int, size: int, position: int) -> bytes:
+        """*size* bytes from *position*; fewer only where the file ends."""
+
+    def pwrite(self, fd: int, data: Buffer, position: int) -> None:
+        """All of *data* at *position*, or an exception with an unknown part of it written."""
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
+        """The buffers one behind the other, as ``pwrite`` of their concatenation."""
+
+    def fsync(self, fd: int) -> None:
+        """Data and metadata are on the disk. After an error the file must be taken for lost."""
+
+    def fdatasync(self, fd: int) -> None:
+        """Data, and what is needed to read it back (its length), are on the disk."""
+
+    def truncate(self, fd: int, size: int) -> None: ...
+
+    def size(self, fd: int) -> int: ...
+
+    def fsync_directory(self, path: str) -> None:
+        """Names created, renamed or removed in the directory *path* so far are on the disk."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Atomically; an existing file *target* is replaced."""
+
+    def unlink(self, path: str) -> None: ...
+
+    def rmdir(self, path: str) -> None: ...
+
+    def mkdir(self, path: str) -> None:
+        """One directory; ``FileExistsError`` when the name is taken."""
+
+    def listdir(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
+
+    def exists(self, path: str) -> bool: ...
+
+    def read_file(self, path: str) -> bytes: ...
+
+    def replace_file(self, path: str, data: Buffer) -> None:
+        """*path* holds *data*, durably, or what it held before: nothing between, whatever happens."""
+
+    def drop_cache(self, fd: int) -> None:
+        """A hint that cached pages of the file will not be wanted again; may do nothing."""
+
+
+class OsFiles:
+    """The real file system."""
+
+    def open(
+        self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
+    ) -> int:
+        flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
+        if create:
+            flags |= os.O_CREAT
+        if exclusive:
+            flags |= os.O_EXCL
+        return os.open(path, flags, FILE_MODE)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pread(self, fd: int, size: int, position: int) -> bytes:
+        data = os.pread(fd, size, position)
+        if len(data) == size or not data:
+            return data
+        return _read_rest(fd, data, size, position)
+
+    def pwrite(self, fd: int, data: Buffer, position: int) -> None:
+        written = os.pwrite(fd, data, position)
+        if written != len(data):
+            _write_rest(fd, memoryview(data)[written:], position + written)
+
+    def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
+        for first in range(0, len(buffers), _MAX_BUFFERS):
+            position = _write_buffers(fd, buffers[first : first + _MAX_BUFFERS], position)
+
+    def fsync(self, fd: int) -> None:
+        _sync(fd)
+
+    def fdatasync(self, fd: int) -> None:
+        if sys.platform == "darwin":
+            _sync(fd)
+        else:
+            os.fdatasync(fd)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def fsync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _sync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(path)
+
+    def mkdir(self, path: str) -> None:
+        os.mkdir(path, DIRECTORY_MODE)
+
+    def listdir(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def exists(self, path: str) -> bool:
+        return os.path.exists(path)
+
+    def read_file(self, path: str) -> bytes:
+        return read_file(self, path)
+
+    def replace_file(self, path: str, data: Buffer) -> None:
+        replace_file(self, path, data)
+
+    def drop_cache(self, fd: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_file(files: Files, path: str) -> bytes:
+    """The whole content of the file at *path*, by the calls of *files*."""
+    fd = files.open(path, readonly=True)
+    try:
+        return files.pread(fd, files.size(fd), 0)
+    finally:
+        files.close(fd)
+
+
+def replace_file(files: Files, path: str, data: Buffer) -> None:
+    """Give *path* the content *data*, durably and all at once, by the calls of *files*.
+
+    Safe against a crash at any instruction; of two callers at once, one wins whole.
+    """
+    temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}"
+    try:
+        _write_synced(files, temporary, data)
+        # Sync the file before its directory entry: a name that survives a crash must never point
+        # at bytes that did not.
+        files.rename(temporary, path)
+    except OSError:
+        _unlink_quietly(files, temporary)
+        raise
+    files.fsync_directory(os.path.dirname(path) or ".")
+
+
+def _write_synced(files: Files, path: str, data: Buffer) -> None:
+    fd = files.open(path, create=True)
+    try:
+        files.truncate(fd, 0)  # the name may be left over from a process that had our ids
+        files.pwrite(fd, data, 0)
+        files.fsync(fd)
+    finally:
+        files.close(fd)
+
+
+def _unlink_quietly(files: Files, path: str) -> None:
+    try:
+        files.unlink(path)
+    except OSError:
+        pass  # the first error is the one to report; a leftover is swept when the directory is next opened
+
+
+def _sync(fd: int) -> None:
+    """fsync(2) as it is meant; macOS's own stops at the drive's cache (its man page says so)."""
+    if sys.platform == "darwin":
+        try:
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+        except OSError as error:
+            # Network and FUSE volumes have no such command; their fsync is all there is.
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL, errno.ENOTTY):
+                raise
+    os.fsync(fd)
+
+
+def _read_rest(fd: int, data: bytes, size: int, position: int) -> bytes:
+    pieces = [data]
+    done = len(data)
+    while done < size:
+        piece = os.pread(fd, size - done, position + done)
+        if not piece:
+            break
+        pieces.append(piece)
+        done += len(piece)
+    return b"".join(pieces)
+
+
+def _write_rest(fd: int, rest: memoryview, position: int) -> None:
+    """Go on after a short write: the next call either writes more or says why it cannot."""
+    while rest:
+        written = os.pwrite(fd, rest, position)
+        if written == 0:
+            raise OSError(errno.EIO, "pwrite wrote nothing")
+        rest = rest[written:]
+        position += written
+
+
+def _write_buffers(fd: int, buffers: Sequence[Buffer], position: int) -> int:
+    """Write at most ``_MAX_BUFFERS`` buffers; the position behind them."""
+    if not hasattr(os, "pwritev"):  # macOS before 11
+        joined = b"".join(buffers)
+        _write_rest(fd, memoryview(joined), position)
+        return position + len(joined)
+    end_position = position + sum(map(len, buffers))
+    written = os.pwritev(fd, buffers, position)
+    if position + written != end_position:
+        _write_rest(fd, memoryview(b"".join(buffers))[written:], position + written)
+    return end_position

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from logbroker_storage.offset_index import IndexDefect
+from .offset_index import IndexDefect
 
 ENTRY = struct.Struct(">hqqqq")
 ENTRY_BYTES = ENTRY.size

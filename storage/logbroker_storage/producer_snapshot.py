@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from logbroker_storage.crc32c import crc32c
+from .crc32c import crc32c
 
 HEADER = struct.Struct(">hIi")
 ENTRY = struct.Struct(">qhiqiqiq")

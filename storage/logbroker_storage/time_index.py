@@ -17,7 +17,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from logbroker_storage.offset_index import IndexDefect
+from .offset_index import IndexDefect
 
 ENTRY = struct.Struct(">qi")
 ENTRY_BYTES = ENTRY.size

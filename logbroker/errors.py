@@ -1,0 +1,41 @@
+"""The errors of the public face: storage's tree, under the name that users import it by."""
+
+from logbroker_storage.errors import (
+    BufferFullError,
+    ClosedError,
+    CorruptionError,
+    DeliveryTimeoutError,
+    DirectoryInUseError,
+    FencedError,
+    ForkedError,
+    InvalidConfigError,
+    InvalidRequestError,
+    InvalidTopicError,
+    LogbrokerError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceError,
+    RecordTooLargeError,
+    StorageFailedError,
+    TopicExistsError,
+    TopicNotFoundError,
+    ViewError,
+    WriteFailedError,
+)
+
+__all__ = [
+    "LogbrokerError",
+    # name another topic
+    "TopicNotFoundError", "TopicExistsError", "InvalidTopicError",
+    # mend the call
+    "InvalidConfigError", "InvalidRequestError", "RecordTooLargeError",
+    # another holder took over
+    "FencedError", "OutOfOrderSequenceError",
+    # seek elsewhere
+    "OffsetOutOfRangeError", "CorruptionError",
+    # the disk
+    "WriteFailedError", "StorageFailedError", "DirectoryInUseError", "ViewError",
+    # the handle
+    "ClosedError", "ForkedError",
+    # wait, or send slower
+    "BufferFullError", "DeliveryTimeoutError",
+]  # fmt: skip

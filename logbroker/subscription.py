@@ -1,0 +1,59 @@
+"""Which topics a consumer wants: names, patterns, or both, and what they come to at a given moment.
+
+A name must exist when the consumer is made, because a misspelt name would otherwise wait for ever. A
+pattern may match nothing yet: it takes up topics when they are created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from logbroker_storage.errors import InvalidRequestError, TopicNotFoundError
+
+from .topic_names import check_topic_name, compiled_pattern, is_pattern, matches
+
+
+class Subscription(msgspec.Struct, frozen=True):
+    """The topics argument of a consumer, checked; both tuples ascending and without doubles."""
+
+    names: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, topics: str | Iterable[str]) -> Subscription:
+        """From a name, a pattern, or any iterable of them.
+
+        Raises:
+            InvalidTopicError: a name or pattern that no topic can have.
+            InvalidRequestError: no topic at all.
+        """
+        wanted = sorted({topics} if isinstance(topics, str) else set(topics))
+        if not wanted:
+            raise InvalidRequestError(
+                "give a consumer at least one topic: a name, a list of names, or a pattern"
+            )
+        for pattern in filter(is_pattern, wanted):
+            compiled_pattern(pattern)
+        names = tuple(check_topic_name(name) for name in wanted if not is_pattern(name))
+        return cls(names, tuple(filter(is_pattern, wanted)))
+
+    @property
+    def single_topic(self) -> str | None:
+        """The topic's name, when it is exactly one name; results are then keyed by partition alone."""
+        return self.names[0] if len(self.names) == 1 and not self.patterns else None
+
+    def resolve(self, existing: Collection[str]) -> list[str]:
+        """The topics of *existing* that are meant, ascending."""
+        return [name for name in sorted(existing) if self.wants(name)]
+
+    def wants(self, name: str) -> bool:
+        return name in self.names or any(matches(pattern, name) for pattern in self.patterns)
+
+    def check_names(self, existing: Collection[str]) -> None:
+        """Raises TopicNotFoundError for the first name that is not in *existing*."""
+        for name in self.names:
+            if name not in existing:
+                known = f" (topics here: {', '.join(sorted(existing)[:10])})" if existing else ""
+                raise TopicNotFoundError(name, known=known)

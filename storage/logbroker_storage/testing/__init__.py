@@ -1,0 +1,13 @@
+"""Stand-ins for tests: a clock that is moved, file systems that fail or forget, logs made to order.
+
+Shipped with the package because the tests of every layer, and of users, need them; nothing outside
+tests imports it.
+"""
+
+from .faulty_files import FaultyFiles, ProcessKilled
+from .log_builder import LogBuilder
+from .manual_clock import ManualClock
+from .memory_files import MemoryFiles
+from .recording_files import RecordingFiles
+
+__all__ = ["FaultyFiles", "LogBuilder", "ManualClock", "MemoryFiles", "ProcessKilled", "RecordingFiles"]

@@ -16,7 +16,7 @@ import struct
 import msgspec
 
 from .errors import BatchDefect, CorruptBatchError
-from .record_decoding import Record
+from .record import Record
 from .record_encoding import BatchFields, NewRecord, encode_batch
 
 VERSION = 0

@@ -33,7 +33,9 @@ class TopicNotFoundError(LogbrokerError):
         self.topic = topic
         self.partition = partition
         what = f"topic {topic!r}" if partition is None else f"partition {partition} of topic {topic!r}"
-        super().__init__(f"{what} does not exist{known}; create it with create_topic() or `logbroker topic create`")
+        super().__init__(
+            f"{what} does not exist{known}; create it with create_topic() or `logbroker topic create`"
+        )
 
 
 class TopicExistsError(LogbrokerError):
@@ -95,7 +97,9 @@ class OutOfOrderSequenceError(LogbrokerError):
 class OffsetOutOfRangeError(LogbrokerError):
     """The offset lies outside what the partition still (or already) holds."""
 
-    def __init__(self, topic: str, partition: int, *, offset: int, start_offset: int, end_offset: int) -> None:
+    def __init__(
+        self, topic: str, partition: int, *, offset: int, start_offset: int, end_offset: int
+    ) -> None:
         self.topic = topic
         self.partition = partition
         self.offset = offset
@@ -114,7 +118,15 @@ class CorruptionError(LogbrokerError):
     """
 
     def __init__(
-        self, topic: str, partition: int, *, start_offset: int, end_offset: int, path: str, position: int, reason: str
+        self,
+        topic: str,
+        partition: int,
+        *,
+        start_offset: int,
+        end_offset: int,
+        path: str,
+        position: int,
+        reason: str,
     ) -> None:
         self.topic = topic
         self.partition = partition
@@ -189,4 +201,6 @@ class CorruptBatchError(LogbrokerError):
     def __init__(self, defect: BatchDefect, *, position: int = 0, detail: str = "") -> None:
         self.defect = defect
         self.position = position
-        super().__init__(f"no sound record batch at byte {position}: {defect.value}{': ' if detail else ''}{detail}")
+        super().__init__(
+            f"no sound record batch at byte {position}: {defect.value}{': ' if detail else ''}{detail}"
+        )

@@ -47,6 +47,7 @@ class TopicEvent(Event, frozen=True, tag="topic"):
     """A topic: ``topic_id`` is 16 bytes; ``config`` holds only what differs from the defaults."""
 
     KIND: ClassVar[str] = "topic"
+    ALL: ClassVar[bytes] = b"topic\0"  # what the key of every such event begins with
 
     name: str
     topic_id: bytes
@@ -67,6 +68,7 @@ class OffsetEvent(Event, frozen=True, tag="offset"):
     """The group goes on at *offset* of this partition (every record below it is done)."""
 
     KIND: ClassVar[str] = "offset"
+    ALL: ClassVar[bytes] = b"offset\0"  # what the key of every such event begins with
 
     group: str
     topic: str
@@ -91,6 +93,7 @@ class GroupEvent(Event, frozen=True, tag="group"):
     """A consumer group and the topics it has subscribed to, ascending."""
 
     KIND: ClassVar[str] = "group"
+    ALL: ClassVar[bytes] = b"group\0"
 
     group: str
     topics: list[str]
@@ -144,6 +147,7 @@ class LogStartEvent(Event, frozen=True, tag="start"):
     """Records below *log_start_offset* of this partition were deleted on request."""
 
     KIND: ClassVar[str] = "start"
+    ALL: ClassVar[bytes] = b"start\0"
 
     topic: str
     partition: int

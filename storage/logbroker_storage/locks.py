@@ -65,11 +65,13 @@ class ProcessLock:
         """Give back what ``try_acquire`` took."""
         self.__exit__(None, None, None)
 
+    def ensure_file(self) -> None:
+        """Have the lock's file exist, so that it can be watched."""
+        if not self._files.exists(self.path):
+            self._files.close(self._files.open(self.path, create=True))
+
     def signal(self) -> None:
-        """Touch the lock's file, which wakes whoever watches it (``wakeup.Waiter``)."""
-        if self._fd < 0:
-            with self:
-                pass
+        """Touch the lock's file, which wakes whoever watches it (``wakeup.Waiter``). For the holder only."""
         self._files.pwrite(self._fd, b"\0", 0)
 
     def close(self) -> None:

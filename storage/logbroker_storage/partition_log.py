@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import offset_index, time_index
 from .clock import Clock
@@ -38,14 +38,15 @@ from .errors import (
 )
 from .files import Files
 from .locks import ProcessLock
-from .log_config import Durability, LogConfig
+from .log_config import Durability, LogConfig, TimestampType
 from .log_reader import LogReader, offset_for_timestamp
-from .producer_snapshot import write_snapshot
 from .producer_state import Decision, ProducerEntry, Verdict, advance, decide
-from .record_batch import BatchHeader, assign, read_header
+from .record_batch import BatchHeader, assign, read_header, stamp_append_time
 from .recovery import adopt_tail, cut_log, set_aside
-from .segment import SegmentFiles, list_segments
+from .segment_files import SegmentFiles, list_segments
+from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, SyncPoint, View, partition_key
+from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.storage")
 
@@ -92,14 +93,22 @@ class PartitionLog:
         self.partition = partition
         self.directory = directory
         self.config = config
+        self.topic_id = topic_id
         self.key = partition_key(topic_id, partition)
-        self.append_lock = ProcessLock(files, lock_path + ".append")
-        self.sync_lock = ProcessLock(files, lock_path + ".sync")
+        self.appends = 0  # by this process; guarded by append_lock
+        self.dirty_since: float | None = (
+            None  # monotonic time of this process's first append since its last sync
+        )
+        append_path, sync_path = self._signal_paths = signal_paths(lock_path)
+        self.append_lock = ProcessLock(files, append_path)
+        self.sync_lock = ProcessLock(files, sync_path)
         self.view = view
         self.files = files
         self._clock = clock
-        self._active: SegmentFiles | None = None  # open descriptors of the active segment; guarded by append_lock
-        self._sync_fd = (-1, -1)  # (base offset, descriptor) of the segment synced last; guarded by sync_lock
+        self._active: SegmentFiles | None = None  # the active segment's descriptors; guarded by append_lock
+        self._active_version = -1  # LogEnd.segments_version that they belong to; guarded by append_lock
+        self._sync_fd = -1  # a descriptor of the active segment for syncing; guarded by sync_lock
+        self._sync_version = -1  # LogEnd.segments_version that it belongs to; guarded by sync_lock
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -141,8 +150,16 @@ class PartitionLog:
     def size_bytes(self) -> int:
         """The bytes of all segments' log files."""
         end = self.state().end
-        sealed = [base for base in list_segments(self.files, self.directory) if base != end.active_base_offset]
+        sealed = [
+            base for base in list_segments(self.files, self.directory) if base != end.active_base_offset
+        ]
         return end.active_bytes + sum(self.segment(base).log_bytes() for base in sealed)
+
+    def signal_paths(self) -> tuple[str, str]:
+        """The files whose touch says that records became visible; they exist when this returns."""
+        self.append_lock.ensure_file()
+        self.sync_lock.ensure_file()
+        return self._signal_paths
 
     def segment(self, base_offset: int) -> SegmentFiles:
         return SegmentFiles(self.files, self.directory, base_offset)
@@ -163,6 +180,8 @@ class PartitionLog:
             StorageFailedError: an earlier sync of the partition failed.
             TopicNotFoundError: the topic was deleted.
         """
+        if self.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
+            stamp_append_time(batch, self._clock.now_ms())
         header = read_header(batch)
         with self.append_lock:
             end = self._writable_end()
@@ -175,15 +194,17 @@ class PartitionLog:
             end = self._rolled(end, header)
             assign(batch, end.log_end_offset, 0)
             end = self._written(end, batch, header)
-            base_offset = end.log_end_offset - header.last_offset_delta - 1
+            placed = read_header(batch)
             with self.view.write() as transaction:
                 self.view.put_log_end(transaction, self.key, end)
                 if header.producer_id >= 0:
-                    placed = header_at(header, base_offset)
                     self.view.put_producer(transaction, self.key, header.producer_id, advance(entry, placed))
+            self.appends += 1
             if self.config.durability is not Durability.FSYNC:
+                if self.dirty_since is None:
+                    self.dirty_since = self._clock.monotonic()
                 self.append_lock.signal()
-        return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, duplicate=False)
+        return AppendResult(placed.base_offset, placed.last_offset, placed.max_timestamp_ms, duplicate=False)
 
     def _writable_end(self) -> LogEnd:
         """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock."""
@@ -193,17 +214,26 @@ class PartitionLog:
                 f"{self.topic}-{self.partition} takes no writes since a disk sync failed; "
                 "open the directory again to verify it from the disk"
             )
-        active = self._active_files(end.active_base_offset)
-        if active.log_bytes() == end.active_bytes:
+        if self.active_files(end).log_bytes() == end.active_bytes:
             return end
         return adopt_tail(self, end)
 
-    def _active_files(self, base_offset: int) -> SegmentFiles:
-        if self._active is None or self._active.base_offset != base_offset:
-            if self._active is not None:
-                self._active.close()
-            self._active = self.segment(base_offset)
+    def active_files(self, end: LogEnd) -> SegmentFiles:
+        """The active segment's files. Under the append lock.
+
+        They are opened anew whenever the list of segments changed, because another process may have
+        removed and created a file of the same name.
+        """
+        if self._active is None or self._active_version != end.segments_version:
+            self._use_active(self.segment(end.active_base_offset), end.segments_version)
+        assert self._active is not None
         return self._active
+
+    def _use_active(self, active: SegmentFiles | None, version: int) -> None:
+        if self._active is not None:
+            self._active.close()
+        self._active = active
+        self._active_version = version
 
     def _refuse(self, header: BatchHeader, decision: Decision) -> AppendResult:
         if decision.duplicate_of is not None:
@@ -242,7 +272,10 @@ class PartitionLog:
             end.active_bytes + header.size_bytes > config.segment_bytes
             or end.offset_index_bytes + offset_index.ENTRY_BYTES > config.segment_index_bytes
             or next_relative_offset > INDEX_ROOM_OFFSETS
-            or (end.active_created_ms >= 0 and self._clock.now_ms() - end.active_created_ms >= config.segment_ms)
+            or (
+                end.active_created_ms >= 0
+                and self._clock.now_ms() - end.active_created_ms >= config.segment_ms
+            )
         )
 
     def roll(self, end: LogEnd) -> LogEnd:
@@ -259,9 +292,7 @@ class PartitionLog:
             # Another process died between its first write to this segment and publishing it.
             set_aside(self.files, fresh, "unpublished")
         fresh.create()
-        if self._active is not None:
-            self._active.close()
-        self._active = fresh
+        self._use_active(fresh, end.segments_version + 1)
         return end._replace(
             active_base_offset=end.log_end_offset,
             active_bytes=0,
@@ -275,12 +306,26 @@ class PartitionLog:
             segments_version=end.segments_version + 1,
         )
 
+    def roll_now(self) -> None:
+        """Begin a new segment, unless the active one is empty."""
+        with self.append_lock:
+            end = self._writable_end()
+            if end.active_bytes:
+                self.publish_end(self.roll(end))
+
+    def publish_end(self, end: LogEnd) -> None:
+        """Put LogEnd into the view. Under the append lock."""
+        with self.view.write() as transaction:
+            self.view.put_log_end(transaction, self.key, end)
+
     def seal(self, end: LogEnd) -> LogEnd:
         """Write the time index's last entry, as a segment has when it is rolled or closed."""
         if end.max_timestamp_ms <= end.indexed_timestamp_ms:
             return end
-        entry = time_index.encode_entry(end.max_timestamp_ms, end.max_timestamp_offset - end.active_base_offset)
-        self._active_files(end.active_base_offset).write_time_index(entry, end.time_index_bytes)
+        entry = time_index.encode_entry(
+            end.max_timestamp_ms, end.max_timestamp_offset - end.active_base_offset
+        )
+        self.active_files(end).write_time_index(entry, end.time_index_bytes)
         return end._replace(
             time_index_bytes=end.time_index_bytes + len(entry), indexed_timestamp_ms=end.max_timestamp_ms
         )
@@ -289,7 +334,7 @@ class PartitionLog:
 
     def _written(self, end: LogEnd, batch: bytearray, header: BatchHeader) -> LogEnd:
         """Write *batch* behind *end*; the LogEnd that says so."""
-        active = self._active_files(end.active_base_offset)
+        active = self.active_files(end)
         position = end.active_bytes
         try:
             active.write_log(batch, position)
@@ -310,7 +355,9 @@ class PartitionLog:
     def _indexed(self, active: SegmentFiles, end: LogEnd, position: int) -> LogEnd:
         """Index entries for the batch that starts at *position* and ends the log."""
         relative_offset = end.log_end_offset - 1 - end.active_base_offset
-        active.write_offset_index(offset_index.encode_entry(relative_offset, position), end.offset_index_bytes)
+        active.write_offset_index(
+            offset_index.encode_entry(relative_offset, position), end.offset_index_bytes
+        )
         end = end._replace(
             indexed_bytes=position, offset_index_bytes=end.offset_index_bytes + offset_index.ENTRY_BYTES
         )
@@ -346,6 +393,7 @@ class PartitionLog:
             except OSError as error:
                 self._publish_sync(state.sync._replace(failed=1))
                 raise self._sync_failed(str(error)) from error
+            self.dirty_since = None
             synced_offset = state.end.log_end_offset
             self._publish_sync(SyncPoint(synced_offset, state.end.active_base_offset, 0))
             self.sync_lock.signal()
@@ -358,27 +406,30 @@ class PartitionLog:
     def _sync_segments(self, state: PartitionState) -> None:
         end, sync = state
         if sync.synced_segment == end.active_base_offset:
-            self.files.fdatasync(self._descriptor_to_sync(end.active_base_offset))
+            self.files.fdatasync(self._descriptor_to_sync(end))
             return
         bases = list_segments(self.files, self.directory)
         for base, next_base in zip(bases, [*bases[1:], None], strict=True):
             if next_base is None or next_base > sync.synced_offset:
-                self.files.fdatasync(self._descriptor_to_sync(base))
+                self._sync_file(self.segment(base).log_path)
         # Sync the files before their directory entries: a name that survives a crash must never point
         # at bytes that did not.
         self.files.fsync_directory(self.directory)
 
-    def _descriptor_to_sync(self, base_offset: int) -> int:
-        """A descriptor of its own, because the append side closes its descriptor when it rolls."""
-        base, fd = self._sync_fd
-        if base == base_offset:
-            return fd
-        if fd >= 0:
+    def _sync_file(self, path: str) -> None:
+        fd = self.files.open(path)
+        try:
+            self.files.fdatasync(fd)
+        finally:
             self.files.close(fd)
-        self._sync_fd = (-1, -1)
-        fd = self.files.open(self.segment(base_offset).log_path)
-        self._sync_fd = (base_offset, fd)
-        return fd
+
+    def _descriptor_to_sync(self, end: LogEnd) -> int:
+        """A descriptor of its own, because the append side closes its descriptor when it rolls."""
+        if self._sync_fd < 0 or self._sync_version != end.segments_version:
+            self._close_sync_descriptor()
+            self._sync_fd = self.files.open(self.segment(end.active_base_offset).log_path)
+            self._sync_version = end.segments_version
+        return self._sync_fd
 
     def _sync_failed(self, reason: str) -> StorageFailedError:
         return StorageFailedError(
@@ -405,8 +456,7 @@ class PartitionLog:
         with self.append_lock:
             end, sync = self.state()
             start = max(end.log_start_offset, min(offset, max(end.visible_offset, sync.synced_offset)))
-            with self.view.write() as transaction:
-                self.view.put_log_end(transaction, self.key, end._replace(log_start_offset=start))
+            self.publish_end(end._replace(log_start_offset=start))
         return start
 
     # Descriptors ----------------------------------------------------------------------------------
@@ -416,9 +466,7 @@ class PartitionLog:
         if not self.append_lock.try_acquire():
             return False
         try:
-            if self._active is not None:
-                self._active.close()
-                self._active = None
+            self._use_active(None, -1)
         finally:
             self.append_lock.release()
         if self.sync_lock.try_acquire():
@@ -431,22 +479,35 @@ class PartitionLog:
         return True
 
     def _close_sync_descriptor(self) -> None:
-        if self._sync_fd[1] >= 0:
-            self.files.close(self._sync_fd[1])
-        self._sync_fd = (-1, -1)
+        if self._sync_fd >= 0:
+            self.files.close(self._sync_fd)
+            self._sync_fd = -1
 
-    def abandon(self) -> None:
-        """In a forked child: close inherited descriptors and never use the log again."""
+    def close_cleanly(self) -> None:
+        """Leave nothing for the next one to do: time index complete, producers saved, all on the disk.
+
+        Raises:
+            StorageFailedError: the last sync failed.
+        """
+        if self.appends:
+            with self.append_lock:
+                end, sync = self.state()
+                if not sync.failed:
+                    self.publish_end(self.seal(end))
+                    write_snapshot(
+                        self.files, self.directory, end.log_end_offset, self.view.producers(self.key)
+                    )
+            self.sync()
+        self.release_files()
+
+    def abandon(self, forked: Any) -> None:
+        """In a forked child: close inherited descriptors; every later use meets *forked*, which raises."""
         self.append_lock.abandon()
         self.sync_lock.abandon()
         if self._active is not None:
             self._active.close()
         self._close_sync_descriptor()
-
-
-def header_at(header: BatchHeader, base_offset: int) -> BatchHeader:
-    """The header with its base offset assigned (the field lies outside the checksum)."""
-    return BatchHeader(base_offset, *(getattr(header, name) for name in BatchHeader.__struct_fields__[1:]))
+        self.append_lock = self.sync_lock = self.view = forked
 
 
 def _behind_batch(end: LogEnd, header: BatchHeader, size_bytes: int, clock: Clock) -> LogEnd:

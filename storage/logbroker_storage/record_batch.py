@@ -30,7 +30,8 @@ from .batch_header import (
 )
 from .compression import Compression
 from .control_record import ControlRecord, ControlType, decode_control_record, encode_control_batch
-from .record_decoding import MAX_DECOMPRESSED_BYTES, Record, decode_records
+from .record import Record
+from .record_decoding import MAX_DECOMPRESSED_BYTES, decode_records
 from .record_encoding import (
     NO_TIMESTAMP,
     BatchFields,

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from .errors import BatchDefect, CorruptBatchError
 
-VARINT_MIN, VARINT_MAX = -(1 << 31), (1 << 31) - 1
 VARLONG_MIN, VARLONG_MAX = -(1 << 63), (1 << 63) - 1
 VARINT_MAX_BYTES = 5
 VARLONG_MAX_BYTES = 10
+_BITS = {VARINT_MAX_BYTES: 32, VARLONG_MAX_BYTES: 64}
 
 ONE_BYTE_END = 64  # values [0, 64) take one byte,
 TWO_BYTE_END = 8192  # [64, 8192) take two
@@ -56,23 +56,28 @@ def encode_varint(value: int) -> bytes:
 
 def decode_varint(data: bytes, position: int) -> tuple[int, int]:
     """The 32-bit value at *position* and the position behind it; ``CorruptBatchError`` when there is none."""
-    return _decode(data, position, VARINT_MAX_BYTES, VARINT_MAX)
+    zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
+    return zigzag >> 1 ^ -(zigzag & 1), position
 
 
 def decode_varlong(data: bytes, position: int) -> tuple[int, int]:
     """The 64-bit value at *position* and the position behind it; ``CorruptBatchError`` when there is none."""
-    return _decode(data, position, VARLONG_MAX_BYTES, VARLONG_MAX)
+    zigzag, position = decode_zigzag(data, position, VARLONG_MAX_BYTES)
+    return zigzag >> 1 ^ -(zigzag & 1), position
 
 
-def _decode(data: bytes, position: int, max_bytes: int, max_value: int) -> tuple[int, int]:
-    raw = shift = 0
+def decode_zigzag(data: bytes, position: int, max_bytes: int) -> tuple[int, int]:
+    """The value at *position* as it is stored (odd means negative) and the position behind it.
+
+    *max_bytes* is the type: ``VARINT_MAX_BYTES`` or ``VARLONG_MAX_BYTES``.
+    """
+    zigzag = shift = 0
     for index, byte in enumerate(data[position : position + max_bytes]):
-        raw |= (byte & 0x7F) << shift
+        zigzag |= (byte & 0x7F) << shift
         if byte < 0x80:
-            value = raw >> 1 ^ -(raw & 1)
-            if not ~max_value <= value <= max_value:
+            if zigzag >> _BITS[max_bytes]:
                 break
-            return value, position + index + 1
+            return zigzag, position + index + 1
         shift += 7
     raise CorruptBatchError(
         BatchDefect.BAD_RECORDS, detail=f"no whole integer at byte {position} of the records"

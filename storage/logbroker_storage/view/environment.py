@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import lmdb
@@ -63,6 +63,9 @@ class View:
                 map_size=MAP_BYTES,
                 max_dbs=len(_TABLES),
                 max_readers=MAX_READERS,
+                # A forked child that opens the directory must first close the environment it inherited,
+                # which frees its parent's reader slots: so no slot may be kept from one read to the next.
+                max_spare_txns=0,
                 sync=False,
                 metasync=False,
                 mode=0o644,
@@ -71,6 +74,7 @@ class View:
             tables = [self._env.open_db(name.encode()) for name in _TABLES]
         except lmdb.Error as error:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
+        self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, self._journal, self._volatile = tables
         self._env.reader_check()
 
@@ -119,6 +123,11 @@ class View:
             raise self._damaged(str(error)) from error
         return None if stored is None else self._unseal(key, stored)
 
+    def entries(self) -> int:
+        """How many values the view holds."""
+        with self._env.begin() as transaction:
+            return sum(transaction.stat(table)["entries"] for table in self._tables)
+
     def _items(self, prefix: bytes, table: object) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
         try:
@@ -141,6 +150,11 @@ class View:
     def meta_int(self, name: bytes) -> int:
         """A counter; 0 when it was never set."""
         payload = self._read(name, self._meta)
+        return 0 if payload is None else int(_INT.unpack(payload)[0])
+
+    def meta_int_in(self, transaction: Transaction, name: bytes) -> int:
+        """A counter as *transaction* sees it."""
+        payload = self._get(transaction, name, self._meta)
         return 0 if payload is None else int(_INT.unpack(payload)[0])
 
     def put_meta_bytes(self, transaction: Transaction, name: bytes, payload: bytes) -> None:
@@ -226,9 +240,7 @@ class View:
     def events(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         return self._items(prefix, self._journal)
 
-    def apply_events(
-        self, transaction: Transaction, items: Iterable[tuple[bytes, bytes | None]]
-    ) -> None:
+    def apply_events(self, transaction: Transaction, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Put each journal key's latest value; None deletes it."""
         for key, value in items:
             if value is None:
@@ -253,12 +265,16 @@ class View:
                 transaction.put(key, _seal(key, after), db=self._volatile)
         return after
 
+    def clear_volatile(self) -> None:
+        """Forget members, heartbeats and leases: nobody has the directory open."""
+        with self.write() as transaction:
+            transaction.drop(self._volatile, delete=False)
+
     def check(self) -> None:
         """Read every value once.
 
         Raises:
             ViewError: one of them fails its checksum, or LMDB cannot walk its own tree.
         """
-        tables: Sequence[object] = (self._meta, self._ends, self._syncs, self._producers, self._journal)
-        for table in tables:
+        for table in self._tables:
             self._items(b"", table)

@@ -1,0 +1,200 @@
+"""The topics of a directory: a cache of the journal's topic events, and the changes to them.
+
+Every process reads the cache; a version counter in the view says when it is stale. Changes are made
+under ``Journal.exclusive``, so two processes cannot create one topic twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from .clock import Clock
+from .errors import InvalidTopicError, TopicExistsError, TopicNotFoundError, WriteFailedError
+from .events import LogStartEvent, OffsetEvent, TopicEvent, decode_event, encode_event
+from .files import Files
+from .journal import TOPICS_VERSION, Item, Journal
+from .layout import DataLayout
+from .log_config import ConfigValue, LogConfig
+from .topic_folders import create_partition_folder, remove_partition_folder
+from .view import SyncPoint, View, partition_key
+from .view.partitions import empty_log_end
+
+MAX_PARTITIONS = 10_000
+SIGNAL = "topics"
+
+
+class Catalog:
+    """Topics by name. Safe across threads and processes."""
+
+    def __init__(
+        self,
+        *,
+        layout: DataLayout,
+        view: View,
+        journal: Journal,
+        files: Files,
+        clock: Clock,
+        signal: Callable[[str], None],
+    ) -> None:
+        self._layout = layout
+        self._view = view
+        self._journal = journal
+        self._files = files
+        self._clock = clock
+        self._signal = signal
+        self._cached: tuple[int, dict[str, TopicEvent]] = (-1, {})  # replaced whole, so it needs no lock
+
+    def version(self) -> int:
+        """Grows with every change to any topic."""
+        return self._view.meta_int(TOPICS_VERSION)
+
+    def all(self) -> dict[str, TopicEvent]:
+        """Every topic by name, also those being deleted. Do not change the result."""
+        version = self.version()
+        if self._cached[0] != version:
+            self._cached = (version, self._load())
+        return self._cached[1]
+
+    def _load(self) -> dict[str, TopicEvent]:
+        events = (decode_event(value) for _, value in self._view.events(TopicEvent.ALL))
+        return {event.name: event for event in events if isinstance(event, TopicEvent)}
+
+    def get(self, name: str) -> TopicEvent:
+        """The live topic of this name.
+
+        Raises:
+            TopicNotFoundError: there is none.
+        """
+        event = self.all().get(name)
+        if event is None or event.state != "live":
+            raise TopicNotFoundError(name)
+        return event
+
+    def names(self) -> list[str]:
+        """The live topics' names, ascending."""
+        return sorted(name for name, event in self.all().items() if event.state == "live")
+
+    # Changes --------------------------------------------------------------------------------------
+
+    def create(self, name: str, partitions: int, config: LogConfig) -> TopicEvent:
+        """Create a topic, durably.
+
+        Raises:
+            TopicExistsError: it is there already.
+            InvalidTopicError: the number of partitions is impossible.
+            WriteFailedError: the file system refused.
+        """
+        _check_partitions(partitions)
+        self.finish_deletions()
+        with self._journal.exclusive() as turn:
+            if name in self.all():
+                raise TopicExistsError(name)
+            event = TopicEvent(
+                name=name,
+                topic_id=secrets.token_bytes(16),
+                partitions=partitions,
+                config=config.overrides,
+                created_ms=self._clock.now_ms(),
+            )
+            self._make_partitions(event, range(partitions))
+            turn.record([event])
+        self._signal(SIGNAL)
+        return event
+
+    def _make_partitions(self, event: TopicEvent, numbers: range) -> None:
+        try:
+            for number in numbers:
+                create_partition_folder(
+                    self._files, self._layout.partition(event.name, number), event.topic_id
+                )
+            self._files.fsync_directory(self._layout.logs)
+        except OSError as error:
+            for number in numbers:
+                remove_partition_folder(
+                    self._files, self._layout.partition(event.name, number), event.topic_id
+                )
+            raise WriteFailedError(f"the folders of topic {event.name!r} cannot be made: {error}") from error
+        with self._view.write() as transaction:
+            for number in numbers:
+                key = partition_key(event.topic_id, number)
+                self._view.put_log_end(transaction, key, empty_log_end())
+                self._view.put_sync_point(transaction, key, SyncPoint(0, 0, 0))
+
+    def alter(self, name: str, changes: Mapping[str, ConfigValue | None]) -> TopicEvent:
+        """Change configuration keys of a topic, durably; None takes a key back to its default.
+
+        Raises:
+            TopicNotFoundError, InvalidConfigError: nothing was changed.
+        """
+        with self._journal.exclusive() as turn:
+            event = self.get(name)
+            config = LogConfig.parse(event.config).with_changes(changes)
+            changed = msgspec.structs.replace(event, config=config.overrides)
+            turn.record([changed])
+        self._signal(SIGNAL)
+        return changed
+
+    def add_partitions(self, name: str, total: int) -> TopicEvent:
+        """Give a topic *total* partitions; there is no way back.
+
+        Raises:
+            InvalidTopicError: it has as many or more already.
+        """
+        _check_partitions(total)
+        with self._journal.exclusive() as turn:
+            event = self.get(name)
+            if total <= event.partitions:
+                raise InvalidTopicError(
+                    f"topic {name!r} has {event.partitions} partitions; their number can only grow, not become {total}"
+                )
+            changed = msgspec.structs.replace(event, partitions=total)
+            self._make_partitions(changed, range(event.partitions, total))
+            turn.record([changed])
+        self._signal(SIGNAL)
+        return changed
+
+    def delete(self, name: str) -> None:
+        """Delete a topic with its records and the offsets that groups committed in it.
+
+        Raises:
+            TopicNotFoundError: there is none.
+        """
+        with self._journal.exclusive() as turn:
+            event = msgspec.structs.replace(self.get(name), state="deleting")
+            items: list[Item] = [(event.key(), encode_event(event))]
+            items += [(key, None) for key in self._keys_about(name)]
+            turn.write(items)
+        self.finish_deletions()
+        self._signal(SIGNAL)
+
+    def _keys_about(self, topic: str) -> list[bytes]:
+        offsets = (
+            key
+            for key, value in self._view.events(OffsetEvent.ALL)
+            if isinstance(event := decode_event(value), OffsetEvent) and event.topic == topic
+        )
+        starts = (key for key, _ in self._view.events(LogStartEvent.prefix_of(topic)))
+        return [*offsets, *starts]
+
+    def finish_deletions(self) -> None:
+        """Remove what is left of topics in state "deleting": ours, or a dead process's."""
+        for event in list(self.all().values()):
+            if event.state == "deleting":
+                self._remove_partitions(event)
+                self._journal.delete([event.key()])
+
+    def _remove_partitions(self, event: TopicEvent) -> None:
+        with self._view.write() as transaction:
+            for number in range(event.partitions):
+                self._view.drop_partition(transaction, partition_key(event.topic_id, number))
+        for number in range(event.partitions):
+            remove_partition_folder(self._files, self._layout.partition(event.name, number), event.topic_id)
+        self._files.fsync_directory(self._layout.logs)
+
+
+def _check_partitions(partitions: int) -> None:
+    if not 1 <= partitions <= MAX_PARTITIONS:
+        raise InvalidTopicError(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")

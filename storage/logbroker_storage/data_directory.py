@@ -1,0 +1,444 @@
+"""A data directory as one process sees it: its topics' logs, the journal, the view, and who else is there.
+
+One object a directory and process, however often it is opened (LMDB must not be opened twice in one
+process). It is counted by its users and closed with the last of them. Any number of processes may have
+the same directory open; what they share is on the disk and in the view.
+
+After ``fork`` the object is the parent's. In the child every use of it raises ``ForkedError``, and opening
+the directory again gives the child an object of its own.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from .catalog import Catalog
+from .checkpoints import PartitionOffset, encode_partition_offsets
+from .clock import SYSTEM_CLOCK, Clock
+from .errors import (
+    DirectoryInUseError,
+    FencedError,
+    ForkedError,
+    LogbrokerError,
+    TopicNotFoundError,
+)
+from .events import (
+    GroupEvent,
+    LogStartEvent,
+    NamedProducerEvent,
+    OffsetEvent,
+    ProducerIdsEvent,
+    TopicEvent,
+    decode_event,
+)
+from .files import Files, OsFiles
+from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
+from .layout import DataLayout
+from .locks import ProcessLock
+from .log_config import ConfigValue, Durability, LogConfig
+from .maintenance import Maintenance
+from .partition_log import PartitionLog
+from .processes import ProcessRegistry
+from .recovery import reopen_failed
+from .startup import make_folders, make_view_folders, rebuild_view, sound_view
+from .view import View, partition_key
+
+logger = logging.getLogger("logbroker.storage")
+
+RESERVED_PRODUCER_IDS = 1000  # ids that one journal event reserves for a process
+
+_open: dict[tuple[int, int], DataDirectory] = {}  # by device and inode; guarded by _open_lock
+_open_lock = threading.Lock()
+_inherited: list[DataDirectory] = []  # of the parent process, in a forked child
+
+
+class DataDirectory:
+    """Use ``DataDirectory.open``. Safe across threads and processes."""
+
+    def __init__(self, path: str, files: Files, clock: Clock) -> None:
+        self.path = path
+        self.clock = clock
+        self.files = files
+        self.layout = layout = DataLayout(path)
+        self._users = 0  # guarded by _open_lock
+        self._logs: dict[tuple[str, int], PartitionLog] = {}  # guarded by _logs_lock
+        self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
+        self._logs_lock = threading.Lock()
+        self._producer_ids = range(0)  # reserved and not given out yet; guarded by _logs_lock
+        self.closed = False
+        self._opening_lock, self._presence_fd, self.view = self._enter()
+        self._processes = ProcessRegistry(files, layout.processes)
+        self.process_id = self._processes.process_id
+        self._processes.sweep()
+        self.journal = self._make_journal(self.view)
+        self.catalog = Catalog(
+            layout=layout, view=self.view, journal=self.journal, files=files, clock=clock, signal=self.signal
+        )
+        self.catalog.finish_deletions()
+        self._verify_failed()
+        self.maintenance = Maintenance(self)
+
+    # Opening and closing --------------------------------------------------------------------------
+
+    @staticmethod
+    def open(path: str, *, files: Files | None = None, clock: Clock = SYSTEM_CLOCK) -> DataDirectory:
+        """The directory at *path*, which is created when it is not there.
+
+        Raises:
+            LogbrokerError: it cannot be created or opened; the message says why.
+        """
+        files = files or OsFiles()
+        path = os.path.abspath(path)
+        try:
+            make_folders(files, DataLayout(path))
+        except OSError as error:
+            raise LogbrokerError(f"the data directory {path} cannot be made: {error}") from error
+        status = os.stat(path)
+        identity = (status.st_dev, status.st_ino)
+        with _open_lock:
+            _close_inherited(identity)
+            directory = _open.get(identity)
+            if directory is None:
+                directory = _open[identity] = DataDirectory(path, files, clock)
+            directory._users += 1
+        return directory
+
+    def close(self) -> None:
+        """Leave the directory; with the last user of this process: sync, checkpoint and close everything."""
+        with _open_lock:
+            if self.closed:
+                return
+            self._users -= 1
+            if self._users:
+                return
+            for identity, directory in list(_open.items()):
+                if directory is self:
+                    del _open[identity]
+            self.closed = True
+            self._shut_down()
+
+    def _enter(self) -> tuple[ProcessLock, int, View]:
+        """Take our place among the processes, with a view that is true."""
+        opening_lock = ProcessLock(self.files, self.layout.opening_lock)
+        with opening_lock:
+            presence_fd = self.files.open(self.layout.presence_lock, create=True)
+            try:
+                view = self._first_view(presence_fd) if _alone(presence_fd) else self._shared_view()
+                fcntl.flock(presence_fd, fcntl.LOCK_SH)
+            except BaseException:
+                self.files.close(presence_fd)
+                raise
+        return opening_lock, presence_fd, view
+
+    def _first_view(self, presence_fd: int) -> View:
+        view = sound_view(self.files, self.layout)
+        if view is None:
+            return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
+        make_view_folders(self.files, self.layout)
+        view.clear_volatile()
+        return view
+
+    def _shared_view(self) -> View:
+        if not self.files.exists(f"{self.layout.view}/data.mdb"):
+            raise DirectoryInUseError(
+                f"{self.layout.view} was deleted while other processes use {self.path}; "
+                "close them, then open the directory again: the view is rebuilt from the logs"
+            )
+        return View(self.layout.view)
+
+    def _verify_failed(self) -> None:
+        failed = set(self.view.failed_partitions())
+        if not failed:
+            return
+        logs = [self.journal.log]
+        for name in self.catalog.names():
+            logs += [self.log(name, number) for number in range(self.catalog.get(name).partitions)]
+        for log in logs:
+            if log.key in failed:
+                reopen_failed(log)
+
+    def _shut_down(self) -> None:
+        self.maintenance.close()
+        logs = [self.journal.log, *self._logs.values()]
+        failure: LogbrokerError | None = None
+        for log in logs:
+            try:
+                log.close_cleanly()
+            except TopicNotFoundError:
+                pass  # deleted meanwhile
+            except LogbrokerError as error:
+                failure = failure or error
+        self.checkpoint()
+        self.journal.close()
+        self._processes.close()
+        with self._opening_lock:
+            self.view.close()
+            self.files.close(self._presence_fd)
+        self._opening_lock.close()
+        if failure is not None:
+            raise failure
+
+    def checkpoint(self) -> None:
+        """Write the recovery points: how much of each partition is known to be on the disk."""
+        with self._opening_lock:
+            points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
+            for name in self.catalog.names():
+                topic = self.catalog.get(name)
+                for number in range(topic.partitions):
+                    state = self.view.partition(partition_key(topic.topic_id, number))
+                    if state is not None:
+                        points.append(PartitionOffset(name, number, state.sync.synced_offset))
+            self.files.replace_file(self.layout.recovery_points, encode_partition_offsets(points))
+
+    # Logs -----------------------------------------------------------------------------------------
+
+    def _make_log(self, view: View, topic: str, partition: int, event: TopicEvent | None) -> PartitionLog:
+        return PartitionLog(
+            topic=topic,
+            partition=partition,
+            topic_id=event.topic_id if event is not None else JOURNAL_TOPIC_ID,
+            directory=self.layout.partition(topic, partition),
+            lock_path=self.layout.partition_lock(topic, partition),
+            config=LogConfig.parse(event.config) if event is not None else JOURNAL_CONFIG,
+            view=view,
+            files=self.files,
+            clock=self.clock,
+        )
+
+    def _make_journal(self, view: View) -> Journal:
+        log = self._make_log(view, JOURNAL_TOPIC, 0, None)
+        return Journal(log, view, self.clock, self.layout.lock("journal"))
+
+    def log(self, topic: str, partition: int) -> PartitionLog:
+        """The log of a partition; the same object each time, with the topic's current configuration.
+
+        Raises:
+            TopicNotFoundError: no such topic, or no such partition.
+        """
+        event = self.topic(topic)
+        if not 0 <= partition < event.partitions:
+            raise TopicNotFoundError(topic, partition=partition, known=f" (it has {event.partitions})")
+        with self._logs_lock:
+            self._refresh_logs()
+            log = self._logs.get((topic, partition))
+            if log is None:
+                log = self._logs[topic, partition] = self._make_log(self.view, topic, partition, event)
+        return log
+
+    def _refresh_logs(self) -> None:
+        """Bring open logs in line with changed topics. Under _logs_lock."""
+        version = self.catalog.version()
+        if version == self._logs_version:
+            return
+        topics = self.catalog.all()
+        for (topic, partition), log in list(self._logs.items()):
+            event = topics.get(topic)
+            if event is None or event.topic_id != log.topic_id:
+                del self._logs[topic, partition]
+                log.release_files()
+            else:
+                log.config = LogConfig.parse(event.config)
+        self._logs_version = version
+
+    def open_logs(self) -> list[PartitionLog]:
+        """The logs that this process has used, with their current configuration."""
+        with self._logs_lock:
+            self._refresh_logs()
+            return list(self._logs.values())
+
+    # Topics ---------------------------------------------------------------------------------------
+
+    def topic(self, name: str) -> TopicEvent:
+        """The live topic of this name; raises TopicNotFoundError."""
+        return self.catalog.get(name)
+
+    def topics(self) -> list[str]:
+        return self.catalog.names()
+
+    def topics_version(self) -> int:
+        return self.catalog.version()
+
+    def create_topic(self, name: str, partitions: int, config: LogConfig) -> TopicEvent:
+        return self.catalog.create(name, partitions, config)
+
+    def alter_topic(self, name: str, changes: Mapping[str, ConfigValue | None]) -> TopicEvent:
+        changed = self.catalog.alter(name, changes)
+        if LogConfig.parse(changed.config).durability is Durability.FSYNC:
+            for number in range(changed.partitions):
+                self.log(name, number).sync()
+        return changed
+
+    def add_partitions(self, name: str, total: int) -> TopicEvent:
+        return self.catalog.add_partitions(name, total)
+
+    def delete_topic(self, name: str) -> None:
+        self.catalog.delete(name)
+
+    def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
+        """Delete a partition's records below *before_offset*, durably; the new log start offset."""
+        log = self.log(topic, partition)
+        start = min(before_offset, log.offsets().high_watermark)
+        self.journal.record([LogStartEvent(topic, partition, start)])
+        return log.delete_before(start)
+
+    # Groups ---------------------------------------------------------------------------------------
+
+    def committed(self, group: str, topic: str, partition: int) -> OffsetEvent | None:
+        value = self.view.event(OffsetEvent.key_of(group, topic, partition))
+        event = decode_event(value) if value is not None else None
+        return event if isinstance(event, OffsetEvent) else None
+
+    def committed_offsets(self, group: str) -> list[OffsetEvent]:
+        """What the group has committed, by topic and partition."""
+        events = (decode_event(value) for _, value in self.view.events(OffsetEvent.prefix_of(group)))
+        offsets = [event for event in events if isinstance(event, OffsetEvent)]
+        return sorted(offsets, key=lambda event: (event.topic, event.partition))
+
+    def groups(self) -> list[str]:
+        """Every group that has subscribed or committed, ascending."""
+        subscribed = {event.group for event in self.subscriptions()}
+        committed = (key.split(b"\0")[1].decode() for key, _ in self.view.events(OffsetEvent.ALL))
+        return sorted(subscribed.union(committed))
+
+    def subscriptions(self) -> list[GroupEvent]:
+        """Which topics each group has subscribed to."""
+        events = (decode_event(value) for _, value in self.view.events(GroupEvent.ALL))
+        return [event for event in events if isinstance(event, GroupEvent)]
+
+    # Producers ------------------------------------------------------------------------------------
+
+    def allocate_producer_id(self) -> int:
+        """A producer id that nobody else has or will get."""
+        with self._logs_lock:
+            if not self._producer_ids:
+                self._producer_ids = self._reserve_producer_ids(RESERVED_PRODUCER_IDS)
+            first, self._producer_ids = self._producer_ids[0], self._producer_ids[1:]
+        return first
+
+    def _reserve_producer_ids(self, count: int) -> range:
+        with self.journal.exclusive() as turn:
+            value = self.view.event(ProducerIdsEvent.key_of())
+            event = decode_event(value) if value is not None else None
+            first = event.next_producer_id if isinstance(event, ProducerIdsEvent) else 0
+            turn.record([ProducerIdsEvent(first + count)])
+        return range(first, first + count)
+
+    def named_producer(self, name: str) -> NamedProducerEvent | None:
+        value = self.view.event(NamedProducerEvent.key_of(name))
+        event = decode_event(value) if value is not None else None
+        return event if isinstance(event, NamedProducerEvent) else None
+
+    def open_named_producer(self, name: str) -> NamedProducerEvent:
+        """Become the holder of a name: its epoch grows, so that the holder before is fenced. Durable."""
+        with self.journal.exclusive() as turn:
+            known = self.named_producer(name)
+            epoch = known.epoch + 1 if known is not None else 0
+            event = NamedProducerEvent(name, epoch, known.producer_ids if known is not None else {})
+            turn.record([event])
+        return event
+
+    def add_named_block(self, name: str, epoch: int, block: int) -> int:
+        """The producer id that carries the sequences of *block* (sequence >> 31) of a named producer.
+
+        Raises:
+            FencedError: a newer holder has the name.
+        """
+        producer_id = self.allocate_producer_id()
+        with self.journal.exclusive() as turn:
+            event = self.named_producer(name)
+            if event is None or event.epoch != epoch:
+                raise FencedError(f"producer {name!r} was opened again elsewhere; this holder must stop")
+            if block in event.producer_ids:
+                return event.producer_ids[block]
+            turn.record([NamedProducerEvent(name, epoch, event.producer_ids | {block: producer_id})])
+        return producer_id
+
+    # Other processes ------------------------------------------------------------------------------
+
+    def process_alive(self, process_id: str) -> bool:
+        return self._processes.alive(process_id)
+
+    def signal(self, name: str) -> None:
+        """Wake every waiter, in any process, that watches ``signal_path(name)``."""
+        fd = self.files.open(self.layout.signal(name), create=True)
+        try:
+            self.files.pwrite(fd, b"\0", 0)
+        finally:
+            self.files.close(fd)
+
+    def signal_path(self, name: str) -> str:
+        """The file that ``signal(name)`` touches; it exists when this returns."""
+        path = self.layout.signal(name)
+        if not self.files.exists(path):
+            self.signal(name)
+        return path
+
+    def volatile_get(self, key: bytes) -> bytes | None:
+        return self.view.volatile(key)
+
+    def volatile_update(self, key: bytes, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
+        return self.view.update_volatile(key, change)
+
+    def volatile_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        return self.view.volatile_items(prefix)
+
+    # Fork -----------------------------------------------------------------------------------------
+
+    def _abandon(self) -> None:
+        """In a forked child: give back what was inherited, and refuse every further use."""
+        forked: Any = _Forked()
+        for log in [self.journal.log, *self._logs.values()]:
+            log.abandon(forked)
+        self.journal.abandon()
+        self._processes.abandon()
+        self.files.close(self._presence_fd)
+        self._opening_lock.abandon()
+        self._inherited_view = self.view  # kept, because closing it is only right just before opening anew
+        self.view = self.journal = self.catalog = self.maintenance = self._processes = forked
+        self.closed = True
+
+
+class _Forked:
+    """Stands in for everything that a forked child inherited and must not use."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ForkedError("this broker")
+
+    def __enter__(self) -> NoReturn:
+        raise ForkedError("this broker")
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _alone(presence_fd: int) -> bool:
+    try:
+        fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _close_inherited(identity: tuple[int, int]) -> None:
+    """In a forked child that opens a directory of its parent's: LMDB takes each file once a process."""
+    for directory in list(_inherited):
+        status = os.stat(directory.path)
+        if (status.st_dev, status.st_ino) == identity:
+            directory._inherited_view.close()
+            _inherited.remove(directory)
+
+
+def _after_fork_in_child() -> None:
+    global _open_lock
+    _open_lock = threading.Lock()
+    for directory in _open.values():
+        directory._abandon()
+        _inherited.append(directory)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

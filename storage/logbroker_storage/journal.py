@@ -1,0 +1,209 @@
+"""The journal: what must last is a record here first, and then in the view.
+
+``__journal-0`` is a partition like any other; its records are typed events (``events``). The view's
+journal table mirrors the latest event of every key, up to the offset in ``meta``:
+
+    append   under the journal lock, after the caller's check
+    sync     without the lock, so that many callers share one
+    apply    in the order of the log, whoever comes first: from the applied offset to the synced one
+
+A process that dies between the steps leaves an event that the next caller applies. ``exclusive`` is for
+decisions that need to see everything: it holds the lock with all earlier events applied.
+
+Compaction needs no second mechanism: because an event is the whole state of its key, writing every live
+event again into a new segment makes all older segments superfluous. A crash in between leaves both.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from .clock import Clock
+from .errors import CorruptionError
+from .events import Event, TopicEvent, encode_event
+from .locks import ProcessLock
+from .log_config import LogConfig
+from .partition_log import PartitionLog
+from .record_batch import NewRecord, decode_records, encode_batch
+from .segment_removal import delete_segments_below
+from .view import View
+
+logger = logging.getLogger("logbroker.journal")
+
+JOURNAL_TOPIC = "__journal"
+JOURNAL_TOPIC_ID = bytes(15) + b"\x01"
+JOURNAL_CONFIG = LogConfig.parse(
+    {"segment.bytes": 1 << 30, "segment.ms": 1 << 62, "max.message.bytes": 64 << 20}
+)
+
+APPLIED = b"journal_applied_offset"
+COMPACTED_BYTES = b"journal_compacted_bytes"
+TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
+
+COMPACT_FROM_BYTES = 1 << 20
+COMPACT_GROWTH = 4
+EVENTS_PER_BATCH = 1000
+
+Item = tuple[bytes, bytes | None]
+
+
+class Journal:
+    """Durable events of the directory. Safe across threads and processes."""
+
+    def __init__(self, log: PartitionLog, view: View, clock: Clock, lock_path: str) -> None:
+        self.log = log
+        self._view = view
+        self._clock = clock
+        self._lock = ProcessLock(log.files, lock_path)
+
+    def record(self, events: Sequence[Event], *, check: Callable[[], None] | None = None) -> None:
+        """Make *events* last: durable and visible in the view when this returns.
+
+        *check* runs under the journal lock, so that nothing decided under ``exclusive`` can come between
+        it and the events; whatever it raises, nothing is written.
+
+        Raises:
+            StorageFailedError: the outcome is unknown.
+            WriteFailedError: nothing was written.
+        """
+        self.write([(event.key(), encode_event(event)) for event in events], check=check)
+
+    def delete(self, keys: Iterable[bytes], *, check: Callable[[], None] | None = None) -> None:
+        """Make the absence of *keys* last."""
+        self.write([(key, None) for key in keys], check=check)
+
+    def write(self, items: Sequence[Item], *, check: Callable[[], None] | None = None) -> None:
+        """Both of the above: a None value deletes the key."""
+        if not items:
+            return
+        with self._lock:
+            if check is not None:
+                check()
+            base_offset, end_offset = self._append(items)
+        self.log.sync(end_offset)
+        self._apply(items, base_offset, end_offset)
+        if self._compaction_is_due():
+            with self.exclusive() as turn:
+                turn.compact()
+
+    @contextmanager
+    def exclusive(self) -> Iterator[JournalTurn]:
+        """Hold the journal lock with every event so far applied to the view."""
+        with self._lock:
+            self.catch_up()
+            yield JournalTurn(self)
+
+    def catch_up(self) -> None:
+        """Sync and apply whatever is in the log."""
+        end_offset = self.log.state().end.log_end_offset
+        if self._view.meta_int(APPLIED) < end_offset:
+            self.log.sync(end_offset)
+            self._apply_from_log(end_offset)
+
+    def _append(self, items: Sequence[Item]) -> tuple[int, int]:
+        """Append the items as one batch; its base offset and the offset behind it."""
+        now_ms = self._clock.now_ms()
+        records = [NewRecord(value=value, key=key, timestamp_ms=now_ms) for key, value in items]
+        result = self.log.append(encode_batch(records))
+        return result.base_offset, result.last_offset + 1
+
+    def _apply(self, items: Sequence[Item], base_offset: int, end_offset: int) -> None:
+        applied = self._view.meta_int(APPLIED)
+        if applied == base_offset and self._put(items, base_offset, end_offset):
+            return
+        self._apply_from_log(end_offset)
+
+    def _put(self, items: Sequence[Item], from_offset: int, end_offset: int) -> bool:
+        """Apply the items of [from_offset, end_offset); False when somebody else has begun to."""
+        with self._view.write() as transaction:
+            if self._view.meta_int_in(transaction, APPLIED) != from_offset:
+                return False
+            self._view.apply_events(transaction, items)
+            if any(key.startswith(TopicEvent.ALL) for key, _ in items):
+                version = self._view.meta_int_in(transaction, TOPICS_VERSION)
+                self._view.put_meta_int(transaction, TOPICS_VERSION, version + 1)
+            self._view.put_meta_int(transaction, APPLIED, end_offset)
+        return True
+
+    def _apply_from_log(self, end_offset: int) -> None:
+        while (applied := self._view.meta_int(APPLIED)) < end_offset:
+            items, next_offset = self._read(applied)
+            self._put(items, applied, next_offset)
+
+    def _read(self, offset: int) -> tuple[list[Item], int]:
+        """Some events from *offset* on, and the offset behind them. Damaged ones are passed over."""
+        reader = self.log.reader(max(offset, self.log.state().end.log_start_offset))
+        try:
+            batches = reader.read()
+        except CorruptionError as error:
+            logger.error("events are lost: %s", error)
+            return [], error.end_offset
+        finally:
+            reader.close()
+        items = [
+            (record.key, record.value)
+            for batch in batches
+            for record in decode_records(batch, JOURNAL_TOPIC, 0)
+            if record.offset >= offset and record.key is not None
+        ]
+        return items, reader.position
+
+    def replay(self) -> None:
+        """Fill the view's journal table from the log alone; for a view that was just created."""
+        state = self.log.state()
+        with self._view.write() as transaction:
+            self._view.put_meta_int(transaction, APPLIED, state.end.log_start_offset)
+        self._apply_from_log(state.end.log_end_offset)
+
+    def _compaction_is_due(self) -> bool:
+        written = self.log.state().end.active_bytes
+        return written > max(COMPACT_FROM_BYTES, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES))
+
+    def _compact(self) -> None:
+        """Write every live event into a new segment, then remove the older ones. Under the lock."""
+        before = self.log.state().end
+        if before.active_bytes <= max(
+            COMPACT_FROM_BYTES, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES)
+        ):
+            return  # another process did it while we waited for the lock
+        self.log.roll_now()
+        start_offset = before.log_end_offset
+        live = self._view.events(b"")
+        end_offset = start_offset
+        for first in range(0, len(live), EVENTS_PER_BATCH):
+            _, end_offset = self._append(live[first : first + EVENTS_PER_BATCH])
+        self.log.sync()
+        with self._view.write() as transaction:
+            self._view.put_meta_int(transaction, APPLIED, end_offset)
+            self._view.put_meta_int(transaction, COMPACTED_BYTES, self.log.state().end.active_bytes)
+        delete_segments_below(self.log, start_offset)
+        logger.info("journal compacted: %d bytes became %d live events", before.active_bytes, len(live))
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def abandon(self) -> None:
+        self._lock.abandon()
+
+
+class JournalTurn:
+    """What the holder of ``Journal.exclusive`` may do without taking the lock again."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def record(self, events: Sequence[Event]) -> None:
+        """As ``Journal.record``."""
+        self.write([(event.key(), encode_event(event)) for event in events])
+
+    def write(self, items: Sequence[Item]) -> None:
+        """As ``Journal.write``."""
+        if items:
+            base_offset, end_offset = self._journal._append(items)
+            self._journal.log.sync(end_offset)
+            self._journal._apply(items, base_offset, end_offset)
+
+    def compact(self) -> None:
+        self._journal._compact()

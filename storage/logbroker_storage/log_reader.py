@@ -1,0 +1,271 @@
+"""A cursor over one partition: whole, checked batches below the high watermark, without a lock.
+
+Each read takes the bounds from the view (one LMDB read), then file bytes. The rules, in order:
+
+    the wanted offset is                            the read
+    below the log start offset, above the log end   raises OffsetOutOfRangeError
+    at or above the high watermark                  returns [] (nothing yet)
+    in a sound batch                                returns it and what follows, up to max_bytes
+    in a damaged batch                              raises CorruptionError with the range to skip
+
+A segment may be deleted or replaced by compaction at any time. An open descriptor goes on reading the
+old file, which is whole; a file that is gone by the time it is opened leads back to rule one with
+fresh bounds. So a reader gets records or a clean error, never garbage.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from typing import TYPE_CHECKING
+
+from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
+from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
+from .segment import locate, locate_timestamp, next_sound_batch
+from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, list_segments, segment_name
+from .time_index import last_timestamp_ms
+from .view import PartitionState
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+
+logger = logging.getLogger("logbroker.storage")
+
+DEFAULT_READ_BYTES = 1 << 20
+
+
+class LogReader:
+    """One reader's place in a partition. Not thread-safe: one reader a thread."""
+
+    def __init__(self, log: PartitionLog, offset: int) -> None:
+        self._log = log
+        self.position = offset  # the next offset to read
+        self._version = -1  # LogEnd.segments_version of what follows
+        self._bases: list[int] = []
+        self._base = -1  # the open segment's base offset, -1 without one
+        self._fd = -1
+        self._file_position = -1  # where the batch of self.position begins, -1 unknown
+
+    def seek(self, offset: int) -> None:
+        """Read on from *offset*; whether it can be read shows at the next read."""
+        if offset != self.position:
+            self.position = offset
+            self._file_position = -1
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._log.files.close(self._fd)
+        self._fd = self._base = self._file_position = -1
+
+    def read(self, max_bytes: int = DEFAULT_READ_BYTES) -> list[StoredBatch]:
+        """Batches from the one that holds ``position`` on, and move ``position`` behind them.
+
+        At least one whole batch, however large, else as many as fit in *max_bytes*; [] when nothing is
+        visible yet. The first batch may begin before the wanted offset.
+
+        Raises:
+            OffsetOutOfRangeError: the offset was deleted, or lies above the log's end.
+            CorruptionError: the bytes there are damaged.
+            TopicNotFoundError: the topic was deleted.
+        """
+        while True:
+            state = self._log.state()
+            high_watermark = state.high_watermark
+            if self.position >= high_watermark:
+                self._check_bounds(state)
+                return []
+            if self.position < state.end.log_start_offset:
+                self._check_bounds(state)
+            try:
+                batches = self._read_visible(state, high_watermark, max_bytes)
+            except FileNotFoundError:
+                self._forget()  # deleted between the view's answer and our open: ask the view again
+                continue
+            if batches:
+                return batches
+
+    def _check_bounds(self, state: PartitionState) -> None:
+        end = state.end
+        if not end.log_start_offset <= self.position <= end.log_end_offset:
+            raise OffsetOutOfRangeError(
+                self._log.topic,
+                self._log.partition,
+                offset=self.position,
+                start_offset=end.log_start_offset,
+                end_offset=state.high_watermark,
+            )
+
+    def _forget(self) -> None:
+        self.close()
+        self._version = -1
+
+    def _read_visible(self, state: PartitionState, high_watermark: int, max_bytes: int) -> list[StoredBatch]:
+        self._open_segment(state)
+        if self._file_position < 0:
+            self._file_position = self._locate(state)
+        data = self._log.files.pread(self._fd, max_bytes, self._file_position)
+        batches = self._whole_batches(data, high_watermark)
+        if batches:
+            return batches
+        return self._read_hard(state, data, high_watermark)
+
+    def _open_segment(self, state: PartitionState) -> None:
+        """Have the segment that holds ``position`` open."""
+        if self._version != state.end.segments_version:
+            self._bases = list_segments(self._log.files, self._log.directory)
+            self._version = state.end.segments_version
+            self.close()
+        index = bisect.bisect_right(self._bases, self.position) - 1
+        if index < 0:
+            raise FileNotFoundError(f"no segment of {self._log.directory} holds offset {self.position}")
+        base = self._bases[index]
+        if base != self._base:
+            self.close()
+            self._fd = self._log.files.open(self._log.segment(base).log_path, readonly=True)
+            self._base = base
+
+    def _locate(self, state: PartitionState) -> int:
+        index = self._index_bytes(state)
+        end_position = self._segment_bytes(state)
+        return locate(self._log.files, self._fd, index, self._base, self.position, end_position)
+
+    def _index_bytes(self, state: PartitionState) -> bytes:
+        used = state.end.offset_index_bytes if self._base == state.end.active_base_offset else None
+        return read_index(self._log, self._base, OFFSET_INDEX_SUFFIX, used)
+
+    def _segment_bytes(self, state: PartitionState) -> int:
+        if self._base == state.end.active_base_offset:
+            return state.end.active_bytes
+        return self._log.files.size(self._fd)
+
+    def _whole_batches(self, data: bytes, high_watermark: int) -> list[StoredBatch]:
+        """The sound batches at the start of *data*; stops at damage, at the end, at the high watermark."""
+        batches: list[StoredBatch] = []
+        position, size, expected = 0, len(data), self.position
+        view = memoryview(data)
+        while position + HEADER_BYTES <= size and expected < high_watermark:
+            try:
+                batch = read_batch(view, position)
+            except CorruptBatchError:
+                break
+            header = batch.header
+            if not self._follows(header.base_offset, header.next_offset, expected, first=not batches):
+                break
+            batches.append(batch)
+            expected = header.next_offset
+            position += header.size_bytes
+        if batches:
+            self.position = expected
+            self._file_position += position
+        return batches
+
+    def _follows(self, base_offset: int, next_offset: int, expected: int, *, first: bool) -> bool:
+        """Batches tile the offset space: each begins where the one before ended. The first holds the wanted offset."""
+        return base_offset <= expected < next_offset if first else base_offset == expected
+
+    # The rare cases: a batch larger than the read, the end of a segment, damage -----------------------
+
+    def _read_hard(self, state: PartitionState, data: bytes, high_watermark: int) -> list[StoredBatch]:
+        segment_bytes = self._segment_bytes(state)
+        if self._file_position >= segment_bytes and self._base != state.end.active_base_offset:
+            return self._next_segment(state)
+        try:
+            header = read_header(data)
+        except CorruptBatchError as error:
+            raise self._corruption(state, error.defect) from error
+        if not self._follows(header.base_offset, header.next_offset, self.position, first=True):
+            raise self._corruption(state, BatchDefect.BAD_OFFSET)
+        if self._file_position + header.size_bytes > segment_bytes:
+            raise self._corruption(state, BatchDefect.TRUNCATED)
+        if header.size_bytes <= len(data):
+            raise self._corruption(state, BatchDefect.BAD_CRC)
+        whole = self._log.files.pread(self._fd, header.size_bytes, self._file_position)
+        batches = self._whole_batches(whole, high_watermark)
+        if not batches:
+            raise self._corruption(state, BatchDefect.BAD_CRC)
+        return batches
+
+    def _next_segment(self, state: PartitionState) -> list[StoredBatch]:
+        """Go on in the segment behind; offsets missing between the two are damage."""
+        behind = bisect.bisect_right(self._bases, self._base)
+        if behind >= len(self._bases):
+            self._forget()  # another process rolled since the list was made
+            return []
+        if self._bases[behind] > self.position:
+            raise self._corruption(state, BatchDefect.TRUNCATED)
+        self.close()
+        return []
+
+    def _corruption(self, state: PartitionState, defect: BatchDefect) -> CorruptionError:
+        """The damage at the reader's place, with the first offset behind it that can be read again."""
+        path = self._log.segment(self._base).log_path
+        return CorruptionError(
+            self._log.topic,
+            self._log.partition,
+            start_offset=self.position,
+            end_offset=self._next_sound_offset(state),
+            path=path,
+            position=self._file_position,
+            reason=defect.value,
+        )
+
+    def _next_sound_offset(self, state: PartitionState) -> int:
+        end_position = self._segment_bytes(state)
+        found = next_sound_batch(
+            self._log.files,
+            self._fd,
+            self._file_position,
+            end_position=end_position,
+            min_offset=self.position + 1,
+        )
+        if found is not None:
+            return found.base_offset
+        behind = bisect.bisect_right(self._bases, self._base)
+        return self._bases[behind] if behind < len(self._bases) else state.high_watermark
+
+
+def read_index(log: PartitionLog, base_offset: int, suffix: str, used_bytes: int | None) -> bytes:
+    """An index file's content: *used_bytes* of it (the active segment's), or all; b"" when it is missing."""
+    path = f"{log.directory}/{segment_name(base_offset)}{suffix}"
+    try:
+        fd = log.files.open(path, readonly=True)
+    except FileNotFoundError:
+        return b""  # an index is a cache: without it the scan begins at the segment's start
+    try:
+        if used_bytes is None:
+            used_bytes = log.files.size(fd)
+        return log.files.pread(fd, used_bytes, 0)
+    finally:
+        log.files.close(fd)
+
+
+def offset_for_timestamp(log: PartitionLog, timestamp_ms: int) -> int | None:
+    """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
+    state = log.state()
+    end = state.end
+    for base in list_segments(log.files, log.directory):
+        is_active = base == end.active_base_offset
+        index = read_index(log, base, TIME_INDEX_SUFFIX, end.time_index_bytes if is_active else None)
+        largest_ms = end.max_timestamp_ms if is_active else last_timestamp_ms(index)
+        if largest_ms < timestamp_ms:
+            continue
+        found = _in_segment(log, state, base, index, timestamp_ms)
+        if found is not None:
+            found = max(found, end.log_start_offset)
+            return found if found < state.high_watermark else None
+    return None
+
+
+def _in_segment(
+    log: PartitionLog, state: PartitionState, base: int, time_index: bytes, timestamp_ms: int
+) -> int | None:
+    end = state.end
+    is_active = base == end.active_base_offset
+    offset_index = read_index(log, base, OFFSET_INDEX_SUFFIX, end.offset_index_bytes if is_active else None)
+    fd = log.files.open(log.segment(base).log_path, readonly=True)
+    try:
+        end_position = end.active_bytes if is_active else log.files.size(fd)
+        found = locate_timestamp(log.files, fd, time_index, offset_index, base, timestamp_ms, end_position)
+    finally:
+        log.files.close(fd)
+    return None if found is None else found[0]

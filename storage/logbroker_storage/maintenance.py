@@ -1,0 +1,90 @@
+"""The background work of one process: syncs that are due, recovery points, and the cleaner's turn.
+
+    task            when                                             for
+    interval sync   durability.interval.ms after the first append    logs this process appended to
+    checkpoint      every 3 s in which this process appended         the recovery points of all partitions
+    cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments
+
+One daemon thread, asleep most of the time. It logs what fails and goes on: a failed sync has marked its
+partition, so that everybody who cares is told, and a failed checkpoint or cleaning is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from .cleaner import Cleaner
+from .errors import LogbrokerError
+from .log_config import Durability
+
+if TYPE_CHECKING:
+    from .data_directory import DataDirectory
+
+logger = logging.getLogger("logbroker.maintenance")
+
+CHECKPOINT_INTERVAL_S = 3.0
+CLEANING_INTERVAL_S = 30.0
+IDLE_INTERVAL_S = 1.0
+
+
+class Maintenance:
+    """The thread and what it remembers; every field belongs to the thread but ``_stop``."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+        self._cleaner = Cleaner(directory)
+        self._stop = threading.Event()
+        now = directory.clock.monotonic()
+        self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
+        self._next_cleaning = now + CLEANING_INTERVAL_S
+        self._appended = 0  # appends of this process, as of the last checkpoint
+        self._thread = threading.Thread(target=self._run, name="logbroker-maintenance", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the thread and wait for what it is doing."""
+        self._stop.set()
+        self._thread.join()
+
+    def clean(self) -> bool:
+        """One pass of the cleaner now; False when another process is at it."""
+        return self._cleaner.run()
+
+    def _run(self) -> None:
+        pause = IDLE_INTERVAL_S
+        while not self._stop.wait(pause):
+            try:
+                pause = self._step(self._directory.clock.monotonic())
+            except (LogbrokerError, OSError) as error:
+                logger.warning("background work failed and is tried again: %s", error)
+                pause = IDLE_INTERVAL_S
+
+    def _step(self, now: float) -> float:
+        """Do what is due; seconds until something may be due again."""
+        pause = self._sync_intervals(now)
+        if now >= self._next_checkpoint:
+            self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
+            self._checkpoint()
+        if now >= self._next_cleaning:
+            self._next_cleaning = now + CLEANING_INTERVAL_S
+            self._cleaner.run()
+        return pause
+
+    def _sync_intervals(self, now: float) -> float:
+        pause = IDLE_INTERVAL_S
+        for log in self._directory.open_logs():
+            if log.config.durability is not Durability.INTERVAL:
+                continue
+            interval = log.config.durability_interval_ms / 1000
+            if log.dirty_since is not None and now - log.dirty_since >= interval:
+                log.sync()
+            pause = min(pause, interval)
+        return pause
+
+    def _checkpoint(self) -> None:
+        appended = sum(log.appends for log in [self._directory.journal.log, *self._directory.open_logs()])
+        if appended != self._appended:
+            self._directory.checkpoint()
+            self._appended = appended

@@ -1,0 +1,75 @@
+"""The producer snapshots of a partition folder: written at roll and close, the newest sound one read back.
+
+They save reading old batch headers, and they remember producers whose segments retention has removed.
+Written without a sync: a torn one fails its checksum and the one before it serves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from .errors import LogbrokerError
+from .files import Files
+from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
+from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
+from .segment_files import list_snapshots
+
+logger = logging.getLogger("logbroker.recovery")
+
+KEPT_SNAPSHOTS = 3
+
+
+def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
+    """Write the state of *producers* just before *offset*, and remove all but the newest snapshots."""
+    entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
+    fd = files.open(f"{directory}/{snapshot_name(offset)}", create=True)
+    try:
+        files.truncate(fd, 0)
+        files.pwrite(fd, encode(entries), 0)
+    finally:
+        files.close(fd)
+    for old in list_snapshots(files, directory)[:-KEPT_SNAPSHOTS]:
+        files.unlink(f"{directory}/{snapshot_name(old)}")
+
+
+def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, ProducerEntry] | None:
+    """The producers in the snapshot at *offset*; None when it is not sound."""
+    try:
+        entries = parse(files.read_file(f"{directory}/{snapshot_name(offset)}"))
+    except (ValueError, LogbrokerError) as error:
+        logger.warning("%s/%s is not sound, passed over: %s", directory, snapshot_name(offset), error)
+        return None
+    return {entry.producer_id: _producer_entry(entry) for entry in entries}
+
+
+def _snapshot_entry(producer_id: int, entry: ProducerEntry) -> ProducerSnapshotEntry:
+    last = entry.batches[-1] if entry.batches else None
+    return ProducerSnapshotEntry(
+        producer_id=producer_id,
+        producer_epoch=entry.epoch,
+        last_sequence=last.last_sequence if last else -1,
+        last_offset=last.last_offset if last else -1,
+        offset_delta=last.last_offset - last.base_offset if last else 0,
+        timestamp_ms=last.timestamp_ms if last else -1,
+        coordinator_epoch=entry.coordinator_epoch,
+        current_txn_first_offset=entry.txn_first_offset,
+    )
+
+
+def _producer_entry(entry: ProducerSnapshotEntry) -> ProducerEntry:
+    spans: tuple[BatchSpan, ...] = ()
+    if entry.last_offset >= 0:
+        base_sequence = (
+            (entry.last_sequence - entry.offset_delta) % SEQUENCE_LIMIT if entry.last_sequence >= 0 else -1
+        )
+        spans = (
+            BatchSpan(
+                base_sequence,
+                entry.last_sequence,
+                entry.last_offset - entry.offset_delta,
+                entry.last_offset,
+                entry.timestamp_ms,
+            ),
+        )
+    return ProducerEntry(entry.producer_epoch, spans, entry.coordinator_epoch, entry.current_txn_first_offset)

@@ -1,0 +1,238 @@
+"""Opening a data directory: is the view still true, and if not, build it from the logs.
+
+Under the opening lock, the first process to come (it can take the presence lock exclusively) decides:
+
+    the view                                       then
+    is missing, unreadable, or marked damaged      rebuild
+    is of another boot or another format           rebuild: it was never synced
+    fails its checksums                            rebuild
+    is sound                                       use it; forget volatile facts; verify failed partitions
+
+A later process finds the presence lock shared: the view is in use, so it is true.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+
+from .checkpoints import PartitionOffset, encode_meta_properties, parse_partition_offsets
+from .errors import ViewError
+from .events import LogStartEvent, TopicEvent, decode_event, encode_event
+from .files import Files
+from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
+from .layout import DataLayout, parse_partition_folder
+from .partition_log import PartitionLog
+from .recovery import publish, recover_log
+from .topic_folders import (
+    DELETED_SUFFIX,
+    create_partition_folder,
+    has_records,
+    remove_folder,
+    topic_id_of,
+)
+from .view import View
+from .view.environment import DAMAGED_MARK, VIEW_FORMAT
+
+logger = logging.getLogger("logbroker.recovery")
+
+BOOT_ID = b"boot_id"
+FORMAT = b"format"
+COMPLETE = b"complete"  # 1 when the rebuild that made the view came to its end
+CHECKED_ENTRIES = 100_000  # a larger view is checked value by value as it is read
+
+META_PROPERTIES = {"version": "1", "logbroker.format": "1"}
+
+MakeLog = Callable[[View, str, int, TopicEvent | None], PartitionLog]
+
+
+def boot_id() -> bytes:
+    """A value that changes when the machine is restarted."""
+    if sys.platform == "darwin":
+        command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+        return subprocess.run(command, capture_output=True, check=True).stdout.strip()  # noqa: S603 (a constant)
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().strip()
+
+
+def make_folders(files: Files, layout: DataLayout) -> None:
+    """Create what is missing of a data directory, durably."""
+    for path in (layout.path, layout.logs):
+        _mkdir(files, path)
+    if not files.exists(layout.meta_properties):
+        files.replace_file(layout.meta_properties, encode_meta_properties(META_PROPERTIES))
+        files.fsync_directory(layout.path)
+
+
+def make_view_folders(files: Files, layout: DataLayout) -> None:
+    for path in (layout.view, layout.locks, layout.processes, layout.signals):
+        _mkdir(files, path)
+
+
+def _mkdir(files: Files, path: str) -> None:
+    try:
+        files.mkdir(path)
+    except FileExistsError:
+        pass  # made by another process, or earlier
+
+
+def sound_view(files: Files, layout: DataLayout) -> View | None:
+    """The view if it can be believed; None when it must be rebuilt. For the only process."""
+    if not files.exists(f"{layout.view}/data.mdb"):
+        return None
+    if files.exists(f"{layout.view}/{DAMAGED_MARK}"):
+        logger.warning("%s is marked as damaged: rebuilding it from the logs", layout.view)
+        return None
+    try:
+        view = View(layout.view)
+    except ViewError as error:
+        logger.warning("%s: rebuilding it from the logs", error)
+        return None
+    try:
+        reason = _why_not(view)
+    except ViewError as error:
+        reason = str(error)
+    if reason is None:
+        return view
+    logger.info("%s is rebuilt from the logs: %s", layout.view, reason)
+    view.close()
+    return None
+
+
+def _why_not(view: View) -> str | None:
+    if view.meta_int(COMPLETE) != 1:
+        return "its making was not finished"
+    if view.meta_int(FORMAT) != VIEW_FORMAT:
+        return f"its format is {view.meta_int(FORMAT)}, not {VIEW_FORMAT}"
+    if view.meta_bytes(BOOT_ID) != boot_id():
+        return "the machine was restarted"
+    if view.entries() <= CHECKED_ENTRIES:
+        view.check()
+    return None
+
+
+def rebuild_view(
+    files: Files, layout: DataLayout, make_log: MakeLog, make_journal: Callable[[View], Journal]
+) -> View:
+    """Make the view from the logs, recovering every partition. For the only process."""
+    if files.exists(layout.view):
+        _remove_tree(files, layout.view)
+    make_view_folders(files, layout)
+    view = View(layout.view)
+    points = _recovery_points(files, layout)
+    if not files.exists(layout.partition(JOURNAL_TOPIC, 0)):
+        create_partition_folder(files, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
+        files.fsync_directory(layout.logs)
+    journal = make_journal(view)
+    _recover(journal.log, points, 0)
+    journal.replay()
+    topics = _topics(view)
+    _adopt_or_remove_strangers(files, layout, journal, topics)
+    for topic in topics.values():
+        if topic.state == "live":
+            for number in range(topic.partitions):
+                _recover_partition(files, layout, make_log(view, topic.name, number, topic), points)
+    with view.write() as transaction:
+        view.put_meta_bytes(transaction, BOOT_ID, boot_id())
+        view.put_meta_int(transaction, FORMAT, VIEW_FORMAT)
+        view.put_meta_int(transaction, COMPLETE, 1)
+    journal.close()
+    journal.log.release_files()
+    return view
+
+
+def _topics(view: View) -> dict[str, TopicEvent]:
+    events = (decode_event(value) for _, value in view.events(TopicEvent.ALL))
+    return {event.name: event for event in events if isinstance(event, TopicEvent)}
+
+
+def _recover_partition(
+    files: Files, layout: DataLayout, log: PartitionLog, points: dict[tuple[str, int], int]
+) -> None:
+    if not files.exists(log.directory):
+        logger.error("%s is missing: %s-%d begins empty", log.directory, log.topic, log.partition)
+        create_partition_folder(files, log.directory, log.topic_id)
+        files.fsync_directory(layout.logs)
+    start = log.view.event(LogStartEvent.key_of(log.topic, log.partition))
+    event = decode_event(start) if start is not None else None
+    _recover(log, points, event.log_start_offset if isinstance(event, LogStartEvent) else 0)
+    log.release_files()
+
+
+def _recover(log: PartitionLog, points: dict[tuple[str, int], int], log_start_offset: int) -> None:
+    point = points.get((log.topic, log.partition), 0)
+    publish(log, recover_log(log, recovery_point=point, log_start_offset=log_start_offset))
+
+
+def _recovery_points(files: Files, layout: DataLayout) -> dict[tuple[str, int], int]:
+    """Offsets below which a partition was known to be on the disk; nothing for what was never noted."""
+    try:
+        entries: list[PartitionOffset] = parse_partition_offsets(files.read_file(layout.recovery_points))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        logger.error(
+            "%s cannot be read (%s): every log is scanned from its start", layout.recovery_points, error
+        )
+        return {}
+    return {(entry.topic, entry.partition): entry.offset for entry in entries}
+
+
+def _adopt_or_remove_strangers(
+    files: Files, layout: DataLayout, journal: Journal, topics: dict[str, TopicEvent]
+) -> None:
+    """Folders that no topic event names: a topic's creation or removal that was cut short, or a log that
+    somebody put there. The first two are removed; records are never thrown away, so the last becomes a topic.
+    """
+    strangers: dict[str, list[int]] = {}
+    for name in files.listdir(layout.logs):
+        if name.endswith(DELETED_SUFFIX):
+            remove_folder(files, f"{layout.logs}/{name}")
+            continue
+        parsed = parse_partition_folder(name)
+        if parsed is None or parsed == (JOURNAL_TOPIC, 0):
+            continue
+        topic, number = parsed
+        known = topics.get(topic)
+        if known is None or number >= known.partitions:
+            strangers.setdefault(topic, []).append(number)
+        elif known.state == "deleting" and topic_id_of(files, f"{layout.logs}/{name}") == known.topic_id:
+            remove_folder(files, f"{layout.logs}/{name}")
+    for topic, numbers in strangers.items():
+        folders = [layout.partition(topic, number) for number in numbers]
+        if not any(has_records(files, folder) for folder in folders):
+            for folder in folders:
+                remove_folder(files, folder)
+            continue
+        adopted = _adopted(files, layout, topic, numbers, topics.get(topic))
+        logger.warning(
+            "folders of %s-%s hold records but the journal does not know them: adopted", topic, numbers
+        )
+        journal.write([(adopted.key(), encode_event(adopted))])
+        topics[topic] = adopted
+    files.fsync_directory(layout.logs)
+
+
+def _adopted(
+    files: Files, layout: DataLayout, topic: str, numbers: list[int], known: TopicEvent | None
+) -> TopicEvent:
+    topic_id = known.topic_id if known else topic_id_of(files, layout.partition(topic, numbers[0]))
+    return TopicEvent(
+        name=topic,
+        topic_id=topic_id or topic.encode()[:16].ljust(16, b"\0"),
+        partitions=max(numbers) + 1,
+        config=known.config if known else {},
+        created_ms=0,
+    )
+
+
+def _remove_tree(files: Files, path: str) -> None:
+    for name in files.listdir(path):
+        child = f"{path}/{name}"
+        try:
+            files.unlink(child)
+        except (IsADirectoryError, PermissionError):  # Linux, macOS
+            _remove_tree(files, child)
+    files.rmdir(path)

@@ -1,0 +1,75 @@
+"""The folders of a topic's partitions on disk: made before the topic is journaled, removed after it is gone.
+
+create   folders, files, syncs; then the journal's TopicEvent. Dying in between leaves folders without
+         records and without a topic: removed when the view is next rebuilt.
+delete   the journal's TopicEvent(state="deleting"); then each folder is renamed to
+         ``<topic>-<n>.<topic id>-delete`` and emptied; then the event is deleted. Dying in between
+         leaves the event, and whoever opens the directory next goes on.
+"""
+
+from __future__ import annotations
+
+from .checkpoints import (
+    LEADER_EPOCH_CHECKPOINT,
+    PARTITION_METADATA,
+    EpochStart,
+    encode_leader_epochs,
+    encode_partition_metadata,
+    parse_partition_metadata,
+)
+from .files import Files
+from .segment_files import SegmentFiles, list_segments
+
+DELETED_SUFFIX = "-delete"
+
+
+def create_partition_folder(files: Files, directory: str, topic_id: bytes) -> None:
+    """Make a partition's folder with an empty first segment, durable but for its own directory entry."""
+    files.mkdir(directory)
+    files.replace_file(f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
+    epochs = encode_leader_epochs([EpochStart(0, 0)])
+    fd = files.open(f"{directory}/{LEADER_EPOCH_CHECKPOINT}", create=True)
+    try:
+        files.pwrite(fd, epochs, 0)
+        files.fsync(fd)
+    finally:
+        files.close(fd)
+    segment = SegmentFiles(files, directory, 0)
+    segment.create()
+    segment.close()
+    files.fsync_directory(directory)
+
+
+def topic_id_of(files: Files, directory: str) -> bytes | None:
+    """The topic id in a partition folder; None when the file is missing or malformed."""
+    try:
+        return parse_partition_metadata(files.read_file(f"{directory}/{PARTITION_METADATA}"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def has_records(files: Files, directory: str) -> bool:
+    """Whether any log file of a partition folder holds bytes."""
+    for base in list_segments(files, directory):
+        segment = SegmentFiles(files, directory, base)
+        try:
+            if segment.log_bytes():
+                return True
+        finally:
+            segment.close()
+    return False
+
+
+def remove_partition_folder(files: Files, directory: str, topic_id: bytes) -> None:
+    """Rename the folder out of the way, then empty and remove it. A missing one is fine."""
+    doomed = f"{directory}.{topic_id.hex()}{DELETED_SUFFIX}"
+    if files.exists(directory):
+        files.rename(directory, doomed)
+    if files.exists(doomed):
+        remove_folder(files, doomed)
+
+
+def remove_folder(files: Files, directory: str) -> None:
+    for name in files.listdir(directory):
+        files.unlink(f"{directory}/{name}")
+    files.rmdir(directory)

@@ -1,0 +1,195 @@
+"""Waiting for news from any process: inotify on the files that writers touch.
+
+A writer that publishes something touches (one ``pwrite`` of one byte) a file in ``view/``: a partition's
+``.append`` or ``.sync`` file, or a named signal's. A waiter watches the files it cares about. The order
+is always: watch, then look, then wait; a touch between the last two ends the wait at once.
+
+Where there is no inotify (macOS), the waiter compares modification times, every millisecond at first and
+ever more slowly up to every 20.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .errors import ClosedError
+
+if TYPE_CHECKING:
+    from .data_directory import DataDirectory
+
+_IN_MODIFY = 0x00000002
+_EVENT = struct.Struct("iIII")
+_READ_BYTES = 16384
+
+APPEND_SUFFIX = ".append"
+SYNC_SUFFIX = ".sync"
+
+FIRST_POLL_S = 0.001
+LAST_POLL_S = 0.020
+
+
+def signal_paths(lock_path: str) -> tuple[str, str]:
+    """The files that are touched when a partition's records become visible: its two locks' own."""
+    return lock_path + APPEND_SUFFIX, lock_path + SYNC_SUFFIX
+
+
+class Waiter:
+    """Waits for touches of watched files, or for ``wake()``. One thread waits; any thread may wake."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if _LINUX else _pipe()
+        self._watcher: _Inotify | _Polling = _Inotify() if _LINUX else _Polling()
+        self._poll = select.poll()
+        self._poll.register(self._wake_read, select.POLLIN)
+        if self._watcher.fd >= 0:
+            self._poll.register(self._watcher.fd, select.POLLIN)
+        self._closed = False
+
+    def watch_partition(self, topic: str, partition: int) -> None:
+        """From now on a record that becomes visible there ends a wait. Watching twice is watching once."""
+        for path in self._directory.log(topic, partition).signal_paths():
+            self._watcher.watch(path)
+
+    def unwatch_partition(self, topic: str, partition: int) -> None:
+        """No longer watch a partition, which may be gone meanwhile."""
+        lock_path = self._directory.layout.partition_lock(topic, partition)
+        for path in signal_paths(lock_path):
+            self._watcher.unwatch(path)
+
+    def watch_signal(self, name: str) -> None:
+        """From now on ``DataDirectory.signal(name)``, by any process, ends a wait."""
+        self._watcher.watch(self._directory.signal_path(name))
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait until something was touched since the last wait, or ``wake()`` was called.
+
+        Returns False when *timeout_s* passed first; None waits for ever.
+        """
+        if self._closed:
+            raise ClosedError("the waiter is closed")
+        if self._watcher.fd < 0:
+            return self._wait_polling(timeout_s)
+        ready = self._poll.poll(None if timeout_s is None else max(0, timeout_s * 1000))
+        self._drain(fd for fd, _ in ready)
+        return bool(ready)
+
+    def wake(self) -> None:
+        """End the current wait, or the next one. Safe from any thread and from signal handlers."""
+        if self._closed:
+            return
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when a watched file was touched (-1 where there is no inotify)."""
+        return self._watcher.fd
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._watcher.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _drain(self, descriptors: Iterable[int]) -> None:
+        for fd in descriptors:
+            try:
+                while len(os.read(fd, _READ_BYTES)) == _READ_BYTES:
+                    pass
+            except BlockingIOError:
+                pass  # another event of the same batch was read with the last one
+
+    def _wait_polling(self, timeout_s: float | None) -> bool:
+        assert isinstance(self._watcher, _Polling)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        pause = FIRST_POLL_S
+        while True:
+            if self._watcher.touched():
+                return True
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            if self._poll.poll(left * 1000):
+                self._drain([self._wake_read])
+                return True
+            pause = min(pause * 1.5, LAST_POLL_S)
+
+
+_LINUX = sys.platform.startswith("linux")
+
+
+def _pipe() -> tuple[int, int]:
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    return read_end, write_end
+
+
+class _Inotify:
+    """inotify(7) through ctypes: the standard library has no binding."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            raise self._error("inotify_init1")
+        self._watches: dict[str, int] = {}
+
+    def watch(self, path: str) -> None:
+        if path in self._watches:
+            return
+        watch = self._libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_MODIFY)
+        if watch < 0:
+            raise self._error(f"inotify_add_watch {path}")
+        self._watches[path] = watch
+
+    def unwatch(self, path: str) -> None:
+        watch = self._watches.pop(path, None)
+        if watch is not None:
+            self._libc.inotify_rm_watch(self.fd, watch)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _error(self, what: str) -> OSError:
+        code = ctypes.get_errno()
+        return OSError(
+            code, f"{what}: {os.strerror(code)} (see fs.inotify.max_user_instances and max_user_watches)"
+        )
+
+
+class _Polling:
+    """Modification times compared with those of the last look."""
+
+    fd = -1
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def watch(self, path: str) -> None:
+        self._seen.setdefault(path, os.stat(path).st_mtime_ns)
+
+    def unwatch(self, path: str) -> None:
+        self._seen.pop(path, None)
+
+    def touched(self) -> bool:
+        found = False
+        for path, before in self._seen.items():
+            now = os.stat(path).st_mtime_ns
+            if now != before:
+                self._seen[path] = now
+                found = True
+        return found
+
+    def close(self) -> None:
+        self._seen.clear()

@@ -124,7 +124,8 @@ def scan(
                 block = memoryview(files.pread(fd, min(block_bytes, end_position - position), position))
                 block_start, at = position, 0
             if not _crc_matches(files, fd, position, header, block, at):
-                yield ScanStop(position, offset, BatchDefect.BAD_CRC)
+                is_short = not files.pread(fd, 1, next_position - 1)  # the file ends before end_position
+                yield ScanStop(position, offset, BatchDefect.TRUNCATED if is_short else BatchDefect.BAD_CRC)
                 return
         yield position, header
         position = next_position

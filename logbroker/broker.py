@@ -1,0 +1,286 @@
+"""The broker: what ``logbroker.open`` gives. Topics, producers, consumers and groups of one directory."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Literal
+
+from logbroker_storage.checkpoints import encode_topic_id
+from logbroker_storage.clock import SYSTEM_CLOCK, Clock
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import ClosedError, ForkedError, TopicExistsError
+from logbroker_storage.files import Files
+from logbroker_storage.log_config import ConfigValue, LogConfig
+
+from .consumer import Consumer, Start
+from .descriptions import GroupDescription, PartitionDescription, TopicDescription
+from .group_admin import delete_group, describe_group, reset_group
+from .producer import Producer
+from .topic_names import check_topic_name
+
+Delivery = Literal["at-least-once", "at-most-once", "manual"]
+
+
+def open(  # noqa: A001  (logbroker.open)
+    path: str | os.PathLike[str],
+    *,
+    files: Files | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Broker:
+    """Open the data directory at *path*, creating it when it is not there.
+
+    Any number of processes and threads may have it open at the same time. A first process to come after
+    a crash recovers it: what was acknowledged is there, what a dead process left half-written is cut.
+
+    Args:
+        path: the directory; it must be on a local file system (locks and memory maps are used).
+        files: every disk access goes through this object; for tests that inject faults.
+        clock: where wall time comes from; for tests that move it.
+
+    Raises:
+        LogbrokerError: the directory cannot be made or opened.
+
+    """
+    return Broker(DataDirectory.open(os.fspath(path), files=files, clock=clock))
+
+
+class Broker:
+    """A handle on a data directory. Safe across threads; after a fork, the child opens its own.
+
+    Closing it closes the directory but not the producers and consumers made from it: close those first,
+    or use ``with`` for each.
+    """
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory_or_none: DataDirectory | None = directory
+        self.path = directory.path
+
+    @property
+    def _directory(self) -> DataDirectory:
+        directory = self._directory_or_none
+        if directory is None:
+            raise ClosedError(f"the broker on {self.path} was closed; call logbroker.open() again")
+        if directory.closed:
+            raise ForkedError("this broker")
+        return directory
+
+    def close(self) -> None:
+        """Leave the directory; the last handle of the process syncs and checkpoints it. Idempotent."""
+        directory, self._directory_or_none = self._directory_or_none, None
+        if directory is not None:
+            directory.close()
+
+    def __enter__(self) -> Broker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Topics ---------------------------------------------------------------------------------------
+
+    def create_topic(
+        self,
+        name: str,
+        partitions: int = 1,
+        *,
+        config: Mapping[str, ConfigValue] | None = None,
+        exist_ok: bool = False,
+    ) -> None:
+        """Create a topic, durably.
+
+        Args:
+            name: 1 to 249 of the characters a-z A-Z 0-9 . _ -
+            partitions: 1 to 10,000; it can grow later, never shrink.
+            config: Kafka's topic keys and ours (see docs/config.md); values as numbers, bools or text.
+            exist_ok: an existing topic is accepted as it is, whatever its partitions and configuration.
+
+        Raises:
+            TopicExistsError, InvalidTopicError, InvalidConfigError: nothing was created.
+            WriteFailedError: the file system refused; nothing was created.
+
+        """
+        check_topic_name(name)
+        parsed = LogConfig.parse(config or {})
+        try:
+            self._directory.create_topic(name, partitions, parsed)
+        except TopicExistsError:
+            if not exist_ok:
+                raise
+
+    def topics(self) -> list[str]:
+        """The names of all topics, ascending."""
+        return self._directory.topics()
+
+    def topic(self, name: str) -> TopicDescription:
+        """A topic's partitions with offsets and sizes, and its configuration.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+        """
+        directory = self._directory
+        event = directory.topic(name)
+        config = LogConfig.parse(event.config)
+        return TopicDescription(
+            name=name,
+            topic_id=encode_topic_id(event.topic_id),
+            partitions=[_describe_partition(directory, name, number) for number in range(event.partitions)],
+            config=config.as_dict(),
+            overrides=config.overrides,
+        )
+
+    def alter_topic(
+        self,
+        name: str,
+        *,
+        config: Mapping[str, ConfigValue | None] | None = None,
+        partitions: int | None = None,
+    ) -> None:
+        """Change configuration keys (None: back to the default) or add partitions, durably.
+
+        Keys that are not named keep their values. With more partitions, keys may map to other ones.
+
+        Raises:
+            TopicNotFoundError, InvalidConfigError, InvalidTopicError: nothing was changed.
+        """
+        if config:
+            self._directory.alter_topic(name, config)
+        if partitions is not None:
+            self._directory.add_partitions(name, partitions)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic, its records, and what groups have committed in it.
+
+        Raises:
+            TopicNotFoundError: there is no such topic.
+        """
+        self._directory.delete_topic(name)
+
+    def delete_records(self, topic: str, before: Mapping[int, int]) -> dict[int, int]:
+        """Delete the records below an offset, for each partition in *before*, durably.
+
+        Returns the new log start offset of each; an offset above the high watermark means that one.
+        """
+        return {
+            partition: self._directory.delete_records(topic, partition, offset)
+            for partition, offset in before.items()
+        }
+
+    # Producers and consumers ----------------------------------------------------------------------
+
+    def producer(
+        self,
+        *,
+        name: str | None = None,
+        acks: Literal["all", "written", "none"] = "all",
+        linger: float = 0.005,
+        batch_bytes: int = 65_536,
+        compression: str | None = None,
+        buffer_bytes: int = 64 << 20,
+        max_block: float = 60.0,
+    ) -> Producer:
+        """A producer; see ``Producer`` for what the arguments mean."""
+        return Producer(
+            self._directory,
+            name=name,
+            acks=acks,
+            linger=linger,
+            batch_bytes=batch_bytes,
+            compression=compression,
+            buffer_bytes=buffer_bytes,
+            max_block=max_block,
+        )
+
+    def consumer(
+        self,
+        topics: str | Iterable[str],
+        *,
+        group: str | None = None,
+        start: Start = "earliest",
+        delivery: Delivery = "at-least-once",
+        session_timeout: float = 10.0,
+    ) -> Consumer:
+        """A consumer; see ``Consumer`` for what the arguments mean."""
+        return Consumer(
+            self._directory,
+            topics,
+            group=group,
+            start=start,
+            delivery=delivery,
+            session_timeout=session_timeout,
+        )
+
+    # Groups ---------------------------------------------------------------------------------------
+
+    def groups(self) -> list[str]:
+        """Every consumer group that has subscribed or committed, ascending."""
+        return self._directory.groups()
+
+    def group(self, name: str) -> GroupDescription:
+        """A group's live members, committed offsets and lag.
+
+        Raises:
+            InvalidRequestError: there is no such group.
+        """
+        return describe_group(self._directory, name)
+
+    def reset_group(
+        self,
+        name: str,
+        to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
+        *,
+        topics: Iterable[str] | None = None,
+        shift: bool = False,
+        dry_run: bool = False,
+    ) -> dict[tuple[str, int], int]:
+        """Move a group's committed offsets, durably; the new offset of each (topic, partition).
+
+        Args:
+            name: the group; it need not exist yet when *topics* are given.
+            to: the ends of each partition, an offset, a moment, or (timedelta) a moment that long ago.
+            topics: which topics; default: all in which the group has committed.
+            shift: *to* is a number added to each committed offset.
+            dry_run: only say what would be committed.
+
+        An offset outside a partition becomes the nearer end.
+
+        Raises:
+            InvalidRequestError: the group has live members, or nothing to reset.
+
+        """
+        return reset_group(self._directory, name, to, topics=topics, shift=shift, dry_run=dry_run)
+
+    def delete_group(self, name: str) -> None:
+        """Forget a group: its committed offsets and subscriptions.
+
+        Raises:
+            InvalidRequestError: it has live members, or there is no such group.
+        """
+        delete_group(self._directory, name)
+
+    # Housekeeping ---------------------------------------------------------------------------------
+
+    def clean(self) -> bool:
+        """Run the cleaner now (retention, compaction) instead of within 30 seconds.
+
+        Returns False when another process is at it.
+        """
+        return self._directory.maintenance.clean()
+
+
+def _describe_partition(directory: DataDirectory, topic: str, number: int) -> PartitionDescription:
+    log = directory.log(topic, number)
+    state = log.state()
+    return PartitionDescription(
+        partition=number,
+        log_start_offset=state.end.log_start_offset,
+        high_watermark=state.high_watermark,
+        log_end_offset=state.end.log_end_offset,
+        synced_offset=state.sync.synced_offset,
+        size_bytes=log.size_bytes(),
+        failed=bool(state.sync.failed),
+    )

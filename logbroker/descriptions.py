@@ -1,0 +1,81 @@
+"""What the broker says about a topic or a group: plain values, as of the moment they were asked for."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PartitionDescription(msgspec.Struct, frozen=True):
+    """One partition. Offsets are exclusive ends but ``log_start_offset``; sizes are bytes on disk.
+
+    Attributes:
+        log_start_offset: the first offset that can be read.
+        high_watermark: consumers see records below it.
+        log_end_offset: where the next record goes.
+        synced_offset: everything below it is on the disk.
+        failed: a disk sync failed; the partition takes no writes until the directory is opened again.
+    """
+
+    partition: int
+    log_start_offset: int
+    high_watermark: int
+    log_end_offset: int
+    synced_offset: int
+    size_bytes: int
+    failed: bool
+
+
+class TopicDescription(msgspec.Struct, frozen=True):
+    """A topic: its partitions in order, and every configuration key with its value as text."""
+
+    name: str
+    topic_id: str
+    partitions: list[PartitionDescription]
+    config: dict[str, str]
+    overrides: dict[str, str]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(partition.size_bytes for partition in self.partitions)
+
+    @property
+    def records(self) -> int:
+        """Offsets between start and end; compaction and control records make it an upper bound."""
+        return sum(partition.high_watermark - partition.log_start_offset for partition in self.partitions)
+
+
+class MemberDescription(msgspec.Struct, frozen=True):
+    """A live member of a consumer group; ``process_id`` begins with the operating system's pid."""
+
+    member_id: str
+    process_id: str
+    topics: list[str]
+    assignment: list[tuple[str, int]]
+
+
+class OffsetDescription(msgspec.Struct, frozen=True):
+    """A group's place in one partition; ``lag`` counts the visible offsets from it on.
+
+    ``committed_offset`` and ``lag`` are None while the group has committed nothing there.
+    """
+
+    topic: str
+    partition: int
+    committed_offset: int | None
+    high_watermark: int
+    lag: int | None
+    member_id: str | None
+
+
+class GroupDescription(msgspec.Struct, frozen=True):
+    """A consumer group: its live members and its place in each partition it reads."""
+
+    name: str
+    generation: int
+    members: list[MemberDescription]
+    offsets: list[OffsetDescription]
+
+    @property
+    def lag(self) -> int:
+        """The sum over the partitions whose lag is known."""
+        return sum(offset.lag for offset in self.offsets if offset.lag is not None)

@@ -71,10 +71,28 @@ class DataDirectory:
         self._logs_lock = threading.Lock()
         self._producer_ids = range(0)  # reserved and not given out yet; guarded by _logs_lock
         self.closed = False
-        self._opening_lock, self._presence_fd, self.view = self._enter()
-        self._processes = ProcessRegistry(files, layout.processes)
+        self._opening_lock = ProcessLock(files, layout.opening_lock)
+        self._presence_fd = files.open(layout.presence_lock, create=True)
+        try:
+            with self._opening_lock:
+                self.view = self._enter()
+                # Under the opening lock, so that no sweep sees our file before we have locked it.
+                self._processes = ProcessRegistry(files, layout.processes)
+                self._processes.sweep()
+        except BaseException:
+            files.close(self._presence_fd)
+            self._opening_lock.close()
+            raise
         self.process_id = self._processes.process_id
-        self._processes.sweep()
+        try:
+            self._begin()
+        except BaseException:
+            self._leave()
+            raise
+
+    def _begin(self) -> None:
+        """Finish what dead processes left, and start the background work."""
+        layout, files, clock = self.layout, self.files, self.clock
         self.journal = self._make_journal(self.view)
         self.catalog = Catalog(
             layout=layout, view=self.view, journal=self.journal, files=files, clock=clock, signal=self.signal
@@ -122,20 +140,13 @@ class DataDirectory:
             self.closed = True
             self._shut_down()
 
-    def _enter(self) -> tuple[ProcessLock, int, View]:
-        """Take our place among the processes, with a view that is true."""
-        opening_lock = ProcessLock(self.files, self.layout.opening_lock)
-        with opening_lock:
-            presence_fd = self.files.open(self.layout.presence_lock, create=True)
-            try:
-                view = self._first_view(presence_fd) if _alone(presence_fd) else self._shared_view()
-                fcntl.flock(presence_fd, fcntl.LOCK_SH)
-            except BaseException:
-                self.files.close(presence_fd)
-                raise
-        return opening_lock, presence_fd, view
+    def _enter(self) -> View:
+        """Take our place among the processes, with a view that is true. Under the opening lock."""
+        view = self._first_view() if _alone(self._presence_fd) else self._shared_view()
+        fcntl.flock(self._presence_fd, fcntl.LOCK_SH)
+        return view
 
-    def _first_view(self, presence_fd: int) -> View:
+    def _first_view(self) -> View:
         view = sound_view(self.files, self.layout)
         if view is None:
             return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
@@ -173,15 +184,19 @@ class DataDirectory:
                 pass  # deleted meanwhile
             except LogbrokerError as error:
                 failure = failure or error
-        self.checkpoint()
+        if any(log.appends for log in logs):
+            self.checkpoint()
         self.journal.close()
+        self._leave()
+        if failure is not None:
+            raise failure
+
+    def _leave(self) -> None:
         self._processes.close()
         with self._opening_lock:
             self.view.close()
             self.files.close(self._presence_fd)
         self._opening_lock.close()
-        if failure is not None:
-            raise failure
 
     def checkpoint(self) -> None:
         """Write the recovery points: how much of each partition is known to be on the disk."""

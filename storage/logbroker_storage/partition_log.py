@@ -255,10 +255,9 @@ class PartitionLog:
     # Rolling --------------------------------------------------------------------------------------
 
     def _rolled(self, end: LogEnd, header: BatchHeader) -> LogEnd:
-        if header.size_bytes > self.config.segment_bytes:
-            raise RecordTooLargeError(
-                self.topic, size_bytes=header.size_bytes, max_bytes=self.config.segment_bytes
-            )
+        max_bytes = min(self.config.max_message_bytes, self.config.segment_bytes)
+        if header.size_bytes > max_bytes:
+            raise RecordTooLargeError(self.topic, size_bytes=header.size_bytes, max_bytes=max_bytes)
         if not self._roll_is_due(end, header):
             return end
         return self.roll(end)

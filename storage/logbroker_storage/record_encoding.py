@@ -21,6 +21,7 @@ in the codec that was asked for even where compressing gains nothing, as Kafka's
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import TypedDict, Unpack
 
@@ -320,5 +321,8 @@ def _seal(
         base_sequence=base_sequence,
         record_count=record_count,
     )
-    write_header(batch, header)
+    try:
+        write_header(batch, header)
+    except struct.error as error:
+        raise InvalidRequestError(f"a field does not fit the batch header: {error} ({header})") from error
     return batch

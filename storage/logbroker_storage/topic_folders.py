@@ -24,7 +24,13 @@ DELETED_SUFFIX = "-delete"
 
 
 def create_partition_folder(files: Files, directory: str, topic_id: bytes) -> None:
-    """Make a partition's folder with an empty first segment, durable but for its own directory entry."""
+    """Make a partition's folder with an empty first segment, durable but for its own directory entry.
+
+    Raises:
+        FileExistsError: a folder is there that holds records of no known topic; it is left alone.
+    """
+    if files.exists(directory) and not has_records(files, directory):
+        remove_folder(files, directory)  # a creation that was cut short
     files.mkdir(directory)
     files.replace_file(f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
     epochs = encode_leader_epochs([EpochStart(0, 0)])
@@ -70,6 +76,17 @@ def remove_partition_folder(files: Files, directory: str, topic_id: bytes) -> No
 
 
 def remove_folder(files: Files, directory: str) -> None:
-    for name in files.listdir(directory):
-        files.unlink(f"{directory}/{name}")
-    files.rmdir(directory)
+    """Remove a folder and its files. Two processes may be at it at once: what is gone is fine."""
+    try:
+        for name in files.listdir(directory):
+            _unlink_if_there(files, f"{directory}/{name}")
+        files.rmdir(directory)
+    except FileNotFoundError:
+        pass  # the other process was faster
+
+
+def _unlink_if_there(files: Files, path: str) -> None:
+    try:
+        files.unlink(path)
+    except FileNotFoundError:
+        pass  # the other process was faster

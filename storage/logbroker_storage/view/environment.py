@@ -26,7 +26,7 @@ from contextlib import contextmanager
 import lmdb
 
 from ..crc32c import crc32c
-from ..errors import ViewError
+from ..errors import ClosedError, LogbrokerError, ViewError
 from ..producer_state import ProducerEntry, decode_entry, encode_entry
 from .partitions import LOG_END, SYNC_POINT, LogEnd, PartitionState, SyncPoint
 
@@ -57,6 +57,7 @@ class View:
             ViewError: LMDB cannot read what is there.
         """
         self.path = path
+        self._closed = False
         try:
             self._env = lmdb.open(
                 path,
@@ -79,6 +80,7 @@ class View:
         self._env.reader_check()
 
     def close(self) -> None:
+        self._closed = True
         self._env.close()
 
     # Transactions ---------------------------------------------------------------------------------
@@ -95,7 +97,13 @@ class View:
                 "it is rebuilt from the logs"
             ) from error
         except lmdb.Error as error:
-            raise self._damaged(str(error)) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: lmdb.Error) -> LogbrokerError:
+        """What an error of LMDB means: its reader was closed meanwhile, or its pages are damaged."""
+        if self._closed:
+            return ClosedError("the broker was closed while it was in use; call logbroker.open() again")
+        return self._damaged(str(error))
 
     def _damaged(self, what: str) -> ViewError:
         mark = os.open(os.path.join(self.path, DAMAGED_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
@@ -120,7 +128,7 @@ class View:
             with self._env.begin() as transaction:
                 stored = transaction.get(key, db=table)
         except lmdb.Error as error:
-            raise self._damaged(str(error)) from error
+            raise self._failed(error) from error
         return None if stored is None else self._unseal(key, stored)
 
     def entries(self) -> int:
@@ -139,7 +147,7 @@ class View:
                         break
                     found.append((key, stored))
         except lmdb.Error as error:
-            raise self._damaged(str(error)) from error
+            raise self._failed(error) from error
         return [(key, self._unseal(key, stored)) for key, stored in found]
 
     # Meta -----------------------------------------------------------------------------------------
@@ -172,7 +180,7 @@ class View:
                 end = transaction.get(key, db=self._ends)
                 sync = transaction.get(key, db=self._syncs)
         except lmdb.Error as error:
-            raise self._damaged(str(error)) from error
+            raise self._failed(error) from error
         if end is None or sync is None:
             return None
         return PartitionState(

@@ -261,14 +261,14 @@ def encode_empty_batch(
 ) -> bytearray:
     """A batch without records that stands for offsets [base_offset, last_offset], both inclusive.
 
-    Compaction leaves it where every record went, so that the offsets have no gap; with the producer
-    fields it also keeps the last sequence of that producer.
+    Compaction leaves it where every record went, so that the offsets have no gap; *timestamp_ms* is the
+    largest they had. With the producer fields it also keeps the last sequence of that producer.
     """
     return _seal(
         b"",
         record_count=0,
         last_offset_delta=last_offset - fields.get("base_offset", 0),
-        base_timestamp_ms=timestamp_ms,
+        base_timestamp_ms=NO_TIMESTAMP,  # as Kafka has it
         max_timestamp_ms=timestamp_ms,
         **fields,
     )

@@ -163,8 +163,12 @@ def _at_time(directory: DataDirectory, timestamp_ms: int) -> Callable[[str, int]
 
 
 def _clamped(directory: DataDirectory, place: tuple[str, int], offset: int) -> int:
-    offsets = directory.log(*place).offsets()
-    return min(max(offset, offsets.log_start_offset), offsets.high_watermark)
+    log = directory.log(*place)
+    offsets = log.offsets()
+    offset = min(max(offset, offsets.log_start_offset), offsets.high_watermark)
+    if offset > offsets.synced_offset:
+        log.sync()  # a committed offset never names a record that a power cut could take back
+    return offset
 
 
 def _check_no_members(directory: DataDirectory, group: str, what: str) -> None:

@@ -40,6 +40,7 @@ REMEMBERED_BATCHES = 5
 
 ENTRY_HEAD = struct.Struct(">hiq")
 ENTRY_BATCH = struct.Struct(">iiqqq")
+_pack_batch = ENTRY_BATCH.pack
 
 
 class BatchSpan(NamedTuple):
@@ -105,31 +106,36 @@ def decide(entry: ProducerEntry | None, header: BatchHeader, *, allow_gaps: bool
         return _APPEND
     if header.producer_epoch < entry.epoch:
         return Decision(Verdict.FENCED)
-    if not entry.batches or entry.last_sequence < 0:
+    last_sequence = entry.last_sequence
+    if last_sequence < 0:
+        return _APPEND
+    base_sequence = header.base_sequence
+    expected = next_sequence(last_sequence)
+    if base_sequence == expected:
         return _APPEND
     for span in reversed(entry.batches):
-        if span.base_sequence == header.base_sequence and span.last_sequence == header.last_sequence:
+        if span.base_sequence == base_sequence and span.last_sequence == header.last_sequence:
             return Decision(Verdict.DUPLICATE, duplicate_of=span)
-    expected = next_sequence(entry.last_sequence)
-    if header.base_sequence == expected or (allow_gaps and header.base_sequence > entry.last_sequence):
+    if allow_gaps and base_sequence > last_sequence:
         return _APPEND
     return Decision(Verdict.OUT_OF_ORDER, expected_sequence=expected)
 
 
-def advance(entry: ProducerEntry | None, header: BatchHeader) -> ProducerEntry:
-    """The entry after the batch with *header* (its base offset assigned) was appended."""
-    if header.is_control or header.base_sequence < 0:
+def advance(entry: ProducerEntry | None, header: BatchHeader, base_offset: int) -> ProducerEntry:
+    """The entry after the batch with *header* was appended at *base_offset*."""
+    if header.base_sequence < 0 or header.is_control:
         return _after_marker(entry, header)
     span = BatchSpan(
-        base_sequence=header.base_sequence,
-        last_sequence=header.last_sequence,
-        base_offset=header.base_offset,
-        last_offset=header.last_offset,
-        timestamp_ms=header.max_timestamp_ms,
+        header.base_sequence,
+        header.last_sequence,
+        base_offset,
+        base_offset + header.last_offset_delta,
+        header.max_timestamp_ms,
     )
     if entry is None or entry.epoch != header.producer_epoch:
         return ProducerEntry(header.producer_epoch, (span,))
-    return entry._replace(batches=(*entry.batches, span)[-REMEMBERED_BATCHES:])
+    batches = (*entry.batches, span)[-REMEMBERED_BATCHES:]
+    return ProducerEntry(entry.epoch, batches, entry.coordinator_epoch, entry.txn_first_offset)
 
 
 def _after_marker(entry: ProducerEntry | None, header: BatchHeader) -> ProducerEntry:
@@ -140,7 +146,7 @@ def _after_marker(entry: ProducerEntry | None, header: BatchHeader) -> ProducerE
 
 def encode_entry(entry: ProducerEntry) -> bytes:
     head = ENTRY_HEAD.pack(entry.epoch, entry.coordinator_epoch, entry.txn_first_offset)
-    return head + b"".join([ENTRY_BATCH.pack(*span) for span in entry.batches])
+    return head + b"".join([_pack_batch(*span) for span in entry.batches])
 
 
 def decode_entry(data: bytes) -> ProducerEntry:

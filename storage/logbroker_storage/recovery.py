@@ -105,7 +105,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         builder.add(position, header)
         if header.producer_id >= 0:
             known = producers.get(header.producer_id) or log.view.producer(log.key, header.producer_id)
-            producers[header.producer_id] = advance(known, header)
+            producers[header.producer_id] = advance(known, header, header.base_offset)
     if stop.position < size:
         _cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
     adopted = builder.end()
@@ -560,7 +560,8 @@ def rebuild_producers(log: PartitionLog, end_offset: int) -> dict[int, ProducerE
             break
     for header in headers_from(log, start_offset):
         if header.producer_id >= 0 and header.base_offset >= start_offset:
-            producers[header.producer_id] = advance(producers.get(header.producer_id), header)
+            known = producers.get(header.producer_id)
+            producers[header.producer_id] = advance(known, header, header.base_offset)
     return producers
 
 

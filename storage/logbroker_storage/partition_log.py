@@ -205,6 +205,24 @@ class PartitionLog:
                 self.append_lock.signal()
         return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, False)
 
+    def take_over(self, producer_id: int, epoch: int) -> int | None:
+        """Make *epoch* the producer's epoch here; its last sequence, None when it wrote nothing.
+
+        What a process left in mid-append counts, and no batch of another epoch comes in after it: the
+        sequence stays true until the caller appends. Holds in the view only, as long as any process has
+        the directory open; a holder who outlives that does not exist.
+
+        Raises:
+            StorageFailedError, TopicNotFoundError: as ``append``.
+        """
+        with self.append_lock:
+            self._writable_end()
+            entry = self.view.producer(self.key, producer_id)
+            entry = ProducerEntry(epoch) if entry is None else entry._replace(epoch=epoch)
+            with self.view.write() as transaction:
+                self.view.put_producer(transaction, self.key, producer_id, entry)
+        return entry.last_sequence if entry.last_sequence >= 0 else None
+
     def _writable_end(self) -> LogEnd:
         """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock."""
         end, sync = self.state()

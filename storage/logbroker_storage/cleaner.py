@@ -1,11 +1,340 @@
-"""placeholder until retention lands"""
+"""The cleaner: takes out of every log what its topic's configuration no longer wants kept.
+
+One process at a time (a lock that dies with its holder), every log in turn:
+
+    1. finish what a cleaner that died had begun
+    2. roll the active segment when all of it is due
+    3. remove whole segments from the front (``retention`` decides, and says why)
+    4. compact (``compaction`` decides), where cleanup.policy asks for it
+    5. forget producers that have been silent for a day
+
+What is due is decided by pure functions; this module gathers what they must know and does what they say.
+"""
+
 from __future__ import annotations
 
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
+
+import msgspec
+
+from .compaction import (
+    CleanedPoint,
+    CompactionRules,
+    Fate,
+    OffsetMap,
+    compact,
+    compactable,
+    due,
+    grouped,
+    map_offsets,
+    remembered,
+    tombstones_end,
+)
+from .errors import CorruptBatchError, LogbrokerError
+from .events import NamedProducerEvent, decode_event
+from .locks import ProcessLock
+from .log_config import LogConfig, RetentionPolicy
+from .log_reader import read_index
+from .partition_log import PartitionLog
+from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
+from .retention import RetentionPlan, SegmentInfo, plan
+from .segment_files import TIME_INDEX_SUFFIX, list_segments
+from .segment_removal import delete_segments_below
+from .segment_replacement import (
+    discard_replacement,
+    finish_replacements,
+    replace_segments,
+    write_replacement,
+)
+from .time_index import last_timestamp_ms, used_bytes
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
+
+logger = logging.getLogger("logbroker.cleaner")
+
+OFFSET_MAP_BYTES = 64 << 20
+READ_BYTES = 1 << 20
+PRODUCER_EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
+
+_POINTS = msgspec.msgpack.Decoder(list[CleanedPoint])
+
+
 class Cleaner:
-    def __init__(self, directory: DataDirectory) -> None: ...
+    """The cleaner of one process; ``run`` from any thread."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+        self._lock = ProcessLock(directory.files, directory.layout.lock("cleaner"))
+
     def run(self) -> bool:
+        """One pass over every log. False when another process (or thread) is cleaning now."""
+        if not self._lock.try_acquire():
+            return False
+        try:
+            for name in self._directory.topics():
+                for number in range(self._directory.topic(name).partitions):
+                    self._clean_in_peace(name, number)
+        finally:
+            self._lock.release()
         return True
+
+    def _clean_in_peace(self, topic: str, partition: int) -> None:
+        """Clean one log; what goes wrong there (a damaged or deleted topic) does not stop the others."""
+        try:
+            self._clean(self._directory.log(topic, partition))
+        except (LogbrokerError, OSError) as error:
+            logger.warning("%s-%d could not be cleaned: %s", topic, partition, error)
+
+    def _clean(self, log: PartitionLog) -> None:
+        finish_replacements(log.files, log.directory)
+        retention = self._plan(log)
+        if retention.rolls_active:
+            log.roll_now()
+            retention = self._plan(log)
+        self._remove(log, retention)
+        if log.config.cleanup_policy.compacts:
+            self._compact(log)
+        self._expire_producers(log)
+
+    # Retention ------------------------------------------------------------------------------------
+
+    def _plan(self, log: PartitionLog) -> RetentionPlan:
+        offsets = log.offsets()
+        consumed_offset = self._consumed_offset(log)
+        decided = plan(
+            segment_infos(log),
+            config=_with_time_limit(log.config),
+            now_ms=self._directory.clock.now_ms(),
+            log_start_offset=offsets.log_start_offset,
+            high_watermark=offsets.high_watermark,
+            consumed_offset=consumed_offset,
+        )
+        everything_consumed = (
+            log.config.retention_policy is RetentionPolicy.CONSUMED
+            and consumed_offset is not None
+            and consumed_offset >= offsets.log_end_offset
+            and log.state().end.active_bytes > 0
+        )
+        return RetentionPlan(decided.removals, decided.rolls_active or everything_consumed)
+
+    def _consumed_offset(self, log: PartitionLog) -> int | None:
+        """The lowest offset that a group subscribed to the topic has committed; None without groups."""
+        groups = [event.group for event in self._directory.subscriptions() if log.topic in event.topics]
+        committed = [self._directory.committed(group, log.topic, log.partition) for group in groups]
+        return min((event.offset if event is not None else 0 for event in committed), default=None)
+
+    def _remove(self, log: PartitionLog, retention: RetentionPlan) -> None:
+        if not retention.removals:
+            return
+        delete_segments_below(log, retention.removals[-1].segment.next_offset)
+        for removal in retention.removals:
+            logger.info(
+                "%s-%d: removed offsets %d to %d (%d bytes): %s",
+                log.topic,
+                log.partition,
+                removal.segment.base_offset,
+                removal.segment.next_offset - 1,
+                removal.segment.size_bytes,
+                removal.reason.value,
+            )
+
+    # Compaction -----------------------------------------------------------------------------------
+
+    def _compact(self, log: PartitionLog) -> None:
+        now_ms = self._directory.clock.now_ms()
+        config = log.config
+        points = self._cleaned_points(log)
+        cleaned_offset = max((point.offset for point in points), default=0)
+        segments = compactable(
+            segment_infos(log),
+            high_watermark=log.offsets().high_watermark,
+            now_ms=now_ms,
+            min_compaction_lag_ms=config.min_compaction_lag_ms,
+        )
+        reason = due(
+            segments,
+            cleaned_offset=cleaned_offset,
+            now_ms=now_ms,
+            min_cleanable_dirty_ratio=config.min_cleanable_dirty_ratio,
+            max_compaction_lag_ms=config.max_compaction_lag_ms,
+        )
+        if reason is None:
+            return
+        latest = OffsetMap(OFFSET_MAP_BYTES)
+        sound = _sound_prefix(log, segments)
+        all_batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in sound)
+        covered_offset = map_offsets(all_batches, latest, dirty_offset=cleaned_offset)
+        rules = CompactionRules(
+            latest=latest,
+            covered_offset=covered_offset,
+            now_ms=now_ms,
+            ttl_ms=config.message_ttl_ms,
+            tombstones_end=tombstones_end(
+                points, now_ms=now_ms, delete_retention_ms=config.delete_retention_ms
+            ),
+            producer_last_offsets={
+                producer_id: entry.last_offset for producer_id, entry in log.view.producers(log.key).items()
+            },
+        )
+        fates: Counter[Fate] = Counter()
+        for group in grouped(sound, segment_bytes=config.segment_bytes):
+            self._rewrite(log, group, rules, fates)
+        self._remember(log, [*points, CleanedPoint(covered_offset, now_ms)], now_ms)
+        logger.info(
+            "%s-%d: compacted up to offset %d (%s): %s",
+            log.topic,
+            log.partition,
+            covered_offset,
+            reason.value,
+            ", ".join(f"{count} {fate.value}" for fate, count in fates.items()),
+        )
+
+    def _rewrite(
+        self, log: PartitionLog, group: list[SegmentInfo], rules: CompactionRules, fates: Counter[Fate]
+    ) -> None:
+        base = group[0].base_offset
+        batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in group)
+        rewritten = write_replacement(log, base, compact(batches, rules, fates=fates))
+        unchanged = len(group) == 1 and rewritten.size_bytes == group[0].size_bytes
+        if unchanged:
+            discard_replacement(log, base)
+        else:
+            replace_segments(log, [segment.base_offset for segment in group])
+
+    def _cleaned_points(self, log: PartitionLog) -> list[CleanedPoint]:
+        stored = log.view.meta_bytes(_points_key(log))
+        return _POINTS.decode(stored) if stored is not None else []
+
+    def _remember(self, log: PartitionLog, points: list[CleanedPoint], now_ms: int) -> None:
+        kept = remembered(points, now_ms=now_ms, delete_retention_ms=log.config.delete_retention_ms)
+        with log.view.write() as transaction:
+            log.view.put_meta_bytes(transaction, _points_key(log), msgspec.msgpack.encode(kept))
+
+    # Producers ------------------------------------------------------------------------------------
+
+    def _expire_producers(self, log: PartitionLog) -> None:
+        """Forget producers that wrote nothing for a day; never those with a name, or in a transaction."""
+        deadline_ms = self._directory.clock.now_ms() - PRODUCER_EXPIRATION_MS
+        named = self._named_producer_ids()
+        silent = [
+            producer_id
+            for producer_id, entry in log.view.producers(log.key).items()
+            if entry.timestamp_ms < deadline_ms and entry.txn_first_offset < 0 and producer_id not in named
+        ]
+        if silent:
+            with log.append_lock, log.view.write() as transaction:
+                for producer_id in silent:
+                    log.view.drop_producer(transaction, log.key, producer_id)
+
+    def _named_producer_ids(self) -> set[int]:
+        events = (decode_event(value) for _, value in self._directory.view.events(NamedProducerEvent.ALL))
+        return {
+            producer_id
+            for event in events
+            if isinstance(event, NamedProducerEvent)
+            for producer_id in event.producer_ids.values()
+        }
+
+
+def _with_time_limit(config: LogConfig) -> LogConfig:
+    """With retention.policy=consumed a time limit applies only where retention.ms was set."""
+    if config.retention_policy is RetentionPolicy.CONSUMED and "retention.ms" not in config.overrides:
+        return dataclasses.replace(config, retention_ms=-1)
+    return config
+
+
+def _points_key(log: PartitionLog) -> bytes:
+    return b"cleaned\0" + log.key
+
+
+def segment_infos(log: PartitionLog) -> list[SegmentInfo]:
+    """The segments of a log, oldest first, the active one last."""
+    end = log.state().end
+    bases = [base for base in list_segments(log.files, log.directory) if base <= end.active_base_offset]
+    sealed = [_sealed_info(log, base, next_base) for base, next_base in zip(bases, bases[1:], strict=False)]
+    active = SegmentInfo(
+        base_offset=end.active_base_offset,
+        next_offset=end.log_end_offset,
+        size_bytes=end.active_bytes,
+        max_timestamp_ms=end.max_timestamp_ms,
+        is_active=True,
+    )
+    return [*sealed, active]
+
+
+def _sealed_info(log: PartitionLog, base_offset: int, next_offset: int) -> SegmentInfo:
+    segment = log.segment(base_offset)
+    index = read_index(log, base_offset, TIME_INDEX_SUFFIX, None)
+    try:
+        return SegmentInfo(
+            base_offset=base_offset,
+            next_offset=next_offset,
+            size_bytes=segment.log_bytes(),
+            max_timestamp_ms=last_timestamp_ms(index[: used_bytes(index)]),
+        )
+    finally:
+        segment.close()
+
+
+def segment_batches(log: PartitionLog, base_offset: int) -> Iterator[StoredBatch]:
+    """Every batch of a sealed segment, checked.
+
+    Raises:
+        CorruptBatchError: the segment is damaged.
+    """
+    fd = log.files.open(log.segment(base_offset).log_path, readonly=True)
+    try:
+        size = log.files.size(fd)
+        position = 0
+        while position < size:
+            data = log.files.pread(fd, READ_BYTES, position)
+            header = read_header(data)
+            if header.size_bytes > len(data):
+                data = log.files.pread(fd, header.size_bytes, position)
+            consumed = 0
+            for batch in _whole_batches(data, at_end=position + len(data) >= size):
+                consumed += batch.header.size_bytes
+                yield batch
+            position += consumed
+    finally:
+        log.files.close(fd)
+
+
+def _whole_batches(data: bytes, *, at_end: bool) -> Iterator[StoredBatch]:
+    """The batches in *data*; one that is cut off at its end is left for the next read, or an error there."""
+    view = memoryview(data)
+    position = 0
+    while position < len(data):
+        if not at_end and (
+            position + HEADER_BYTES > len(data)
+            or position + read_header(view, position).size_bytes > len(data)
+        ):
+            return
+        batch = read_batch(view, position)
+        yield batch
+        position += batch.header.size_bytes
+
+
+def _sound_prefix(log: PartitionLog, segments: list[SegmentInfo]) -> list[SegmentInfo]:
+    """The segments before the first damaged one: a key's later record may hide in the damage."""
+    sound: list[SegmentInfo] = []
+    for segment in segments:
+        try:
+            expected = segment.base_offset
+            for batch in segment_batches(log, segment.base_offset):
+                if batch.header.base_offset != expected:
+                    return sound
+                expected = batch.header.next_offset
+        except CorruptBatchError as error:
+            logger.warning("%s-%d: compaction stops at damage: %s", log.topic, log.partition, error)
+            return sound
+        if expected != segment.next_offset:
+            return sound
+        sound.append(segment)
+    return sound

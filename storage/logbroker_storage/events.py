@@ -115,6 +115,7 @@ class NamedProducerEvent(Event, frozen=True, tag="producer"):
     """
 
     KIND: ClassVar[str] = "producer"
+    ALL: ClassVar[bytes] = b"producer\0"
 
     name: str
     epoch: int

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import offset_index, time_index
 from .errors import BatchDefect, CorruptBatchError
-from .files import Files
+from .files import TEMPORARY_SUFFIX, Files
 from .producer_state import ProducerEntry, advance
 from .record_batch import HEADER_BYTES, BatchHeader, read_header
 from .segment import ScanStop, next_sound_batch, rebuild_indexes, scan, sound_headers
@@ -36,6 +36,7 @@ from .segment_files import (
     list_segments,
     list_snapshots,
 )
+from .segment_replacement import finish_replacements
 from .snapshot_files import read_snapshot
 from .view import LogEnd, SyncPoint
 from .view.partitions import empty_log_end
@@ -406,18 +407,11 @@ def _free_side_path(files: Files, path: str) -> str:
 
 
 def sweep_leftovers(files: Files, directory: str) -> None:
-    """Remove what unfinished work of a dead process left: temporary files, and replaced segments' files.
-
-    Compaction renames ``.cleaned`` files to ``.swap`` when they are complete and synced, and then into
-    place; deletion renames to ``.deleted`` first. So a ``.swap`` is finished and the others are dropped.
-    """
-    names = files.listdir(directory)
-    for name in names:
-        path = f"{directory}/{name}"
-        if name.endswith(".swap"):
-            files.rename(path, path.removesuffix(".swap"))
-        elif name.endswith((".cleaned", ".deleted", ".tmp")):
-            files.unlink(path)
+    """Finish or remove what a dead process left half-done in a partition folder."""
+    finish_replacements(files, directory)
+    for name in files.listdir(directory):
+        if name.endswith(TEMPORARY_SUFFIX):
+            files.unlink(f"{directory}/{name}")
 
 
 # Rebuilding -------------------------------------------------------------------------------------------

@@ -1,0 +1,140 @@
+"""Putting a rewritten segment in the place of one or several neighbours, so that a crash leaves old or new.
+
+    step                                                       a crash before the next step leaves
+    1. write ``<base>.{log,index,timeindex}.cleaned``, sync    rubbish, removed
+    2. write ``<base>.replaces``: the other segments' bases    the same
+    3. rename the .log over the old one, sync the directory    the new log; step 4 is done again
+    4. rename the indexes, remove the others and the list      (done)
+
+After step 3 both the new segment and the others it replaces hold the same offsets. That is sound to read:
+the others' records are only superseded, not wrong.
+
+Readers that have an old file open read it to its end; the version in LogEnd makes them look anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from .files import Buffer, Files
+from .record_batch import read_header
+from .segment import IndexBuilder
+from .segment_files import (
+    LOG_SUFFIX,
+    OFFSET_INDEX_SUFFIX,
+    SEGMENT_SUFFIXES,
+    TIME_INDEX_SUFFIX,
+    SegmentFiles,
+    parse_segment_name,
+)
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+
+CLEANED_SUFFIX = ".cleaned"
+REPLACES_SUFFIX = ".replaces"
+WRITE_BYTES = 1 << 20
+
+
+class Rewritten(NamedTuple):
+    """A complete, synced replacement that waits beside the log."""
+
+    base_offset: int
+    size_bytes: int
+
+
+def write_replacement(log: PartitionLog, base_offset: int, batches: Iterable[Buffer]) -> Rewritten:
+    """Step 1: the batches as a segment of its own, under names that nobody reads."""
+    segment = log.segment(base_offset)
+    indexes = IndexBuilder(base_offset, log.config.index_interval_bytes)
+    fd = _create(log.files, segment.path(LOG_SUFFIX) + CLEANED_SUFFIX)
+    position = written = 0
+    pending: list[Buffer] = []
+    try:
+        for batch in batches:
+            indexes.add(position, read_header(batch))
+            pending.append(batch)
+            position += len(batch)
+            if position - written >= WRITE_BYTES:
+                log.files.pwritev(fd, pending, written)
+                pending.clear()
+                written = position
+        log.files.pwritev(fd, pending, written)
+        log.files.fsync(fd)
+    finally:
+        log.files.close(fd)
+    sealed = indexes.seal()
+    _write(log.files, segment.path(OFFSET_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.offset_index)
+    _write(log.files, segment.path(TIME_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.time_index)
+    return Rewritten(base_offset, position)
+
+
+def discard_replacement(log: PartitionLog, base_offset: int) -> None:
+    """Remove what step 1 made."""
+    segment = log.segment(base_offset)
+    for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+        _remove(log.files, segment.path(suffix) + CLEANED_SUFFIX)
+
+
+def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
+    """Steps 2 to 4: what ``write_replacement`` made for the first of *bases* takes the place of them all."""
+    segment = log.segment(bases[0])
+    with log.append_lock:
+        content = "".join(f"{base}\n" for base in bases[1:]).encode()
+        log.files.replace_file(segment.path(REPLACES_SUFFIX), content)
+        cleaned = segment.path(LOG_SUFFIX) + CLEANED_SUFFIX
+        log.files.rename(cleaned, segment.path(LOG_SUFFIX))
+        log.files.fsync_directory(log.directory)
+        _finish(log.files, segment, log.directory)
+        end = log.state().end
+        log.publish_end(end._replace(segments_version=end.segments_version + 1))
+
+
+def finish_replacements(files: Files, directory: str) -> None:
+    """Go on where a dead process stopped: finish step 4, or remove what it had not put in place."""
+    names = files.listdir(directory)
+    for name in names:
+        base = parse_segment_name(name, REPLACES_SUFFIX)
+        if (
+            base is not None
+            and f"{name.removesuffix(REPLACES_SUFFIX)}{LOG_SUFFIX}{CLEANED_SUFFIX}" not in names
+        ):
+            _finish(files, SegmentFiles(files, directory, base), directory)
+    for name in files.listdir(directory):
+        if name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)):
+            _remove(files, f"{directory}/{name}")
+
+
+def _finish(files: Files, segment: SegmentFiles, directory: str) -> None:
+    for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+        cleaned = segment.path(suffix) + CLEANED_SUFFIX
+        if files.exists(cleaned):
+            files.rename(cleaned, segment.path(suffix))
+    replaces = segment.path(REPLACES_SUFFIX)
+    for line in files.read_file(replaces).decode().split():
+        replaced = SegmentFiles(files, directory, int(line))
+        for suffix in SEGMENT_SUFFIXES:
+            _remove(files, replaced.path(suffix))
+    files.fsync_directory(directory)
+    files.unlink(replaces)
+
+
+def _create(files: Files, path: str) -> int:
+    fd = files.open(path, create=True)
+    files.truncate(fd, 0)
+    return fd
+
+
+def _write(files: Files, path: str, content: bytes) -> None:
+    fd = _create(files, path)
+    try:
+        files.pwrite(fd, content, 0)
+        files.fsync(fd)
+    finally:
+        files.close(fd)
+
+
+def _remove(files: Files, path: str) -> None:
+    if files.exists(path):
+        files.unlink(path)

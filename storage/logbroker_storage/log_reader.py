@@ -103,7 +103,7 @@ class LogReader:
         self._open_segment(state)
         if self._file_position < 0:
             self._file_position = self._locate(state)
-        data = self._log.files.pread(self._fd, max_bytes, self._file_position)
+        data = self._log.files.pread(self._fd, max(max_bytes, HEADER_BYTES), self._file_position)
         batches = self._whole_batches(data, high_watermark)
         if batches:
             return batches

@@ -175,7 +175,7 @@ class PartitionLog:
         Raises:
             FencedError: the batch's producer epoch is older than the last one seen.
             OutOfOrderSequenceError: a batch of this producer is missing before it.
-            RecordTooLargeError: the batch is larger than a segment may be.
+            RecordTooLargeError: the batch is larger than max.message.bytes.
             WriteFailedError: the file system refused (full disk, I/O error); nothing was appended.
             StorageFailedError: an earlier sync of the partition failed.
             TopicNotFoundError: the topic was deleted.
@@ -272,7 +272,7 @@ class PartitionLog:
     # Rolling --------------------------------------------------------------------------------------
 
     def _rolled(self, end: LogEnd, header: BatchHeader) -> LogEnd:
-        max_bytes = min(self.config.max_message_bytes, self.config.segment_bytes)
+        max_bytes = self.config.max_message_bytes
         if header.size_bytes > max_bytes:
             raise RecordTooLargeError(self.topic, size_bytes=header.size_bytes, max_bytes=max_bytes)
         if not self._roll_is_due(end, header):

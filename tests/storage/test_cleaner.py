@@ -68,10 +68,6 @@ def fixture(tmp_path: object) -> Iterator[Fixture]:
     made.directory.close()
 
 
-def segment_count(log: PartitionLog) -> int:
-    return sum(name.endswith(".log") for name in os.listdir(log.directory))
-
-
 def test_segments_older_than_retention_ms_go_and_younger_ones_stay(fixture: Fixture) -> None:
     log = fixture.topic(retention_ms=HOUR_MS, segment_bytes=200)
     fixture.put(log, (None, b"old" * 40))
@@ -168,13 +164,22 @@ def test_compaction_keeps_the_latest_value_of_each_key_at_its_offset(fixture: Fi
         fixture.put(log, (b"k%d" % (number % 3), b"%02d" % number))
     before = {record.key: (record.offset, record.value) for record in fixture.records(log)}
     log.roll_now()
-    bytes_before, segments_before = log.size_bytes(), segment_count(log)
+    bytes_before = log.size_bytes()
     fixture.clean()
     after = {record.key: (record.offset, record.value) for record in fixture.records(log)}
     assert after == before
     assert len(fixture.records(log)) == 3
     assert log.size_bytes() < bytes_before / 3
-    assert segment_count(log) < segments_before
+
+
+def test_neighbouring_segments_that_became_small_are_joined(fixture: Fixture) -> None:
+    log = fixture.topic(cleanup_policy="compact", segment_bytes=1000, min_cleanable_dirty_ratio=0)
+    for _ in range(6):
+        fixture.put(log, (b"same", b"value"))
+        log.roll_now()
+    fixture.clean()
+    assert [record.offset for record in fixture.records(log)] == [5]
+    assert sum(name.endswith(".log") for name in os.listdir(log.directory)) == 2  # and the active one
 
 
 def test_compaction_survives_the_loss_of_the_view_and_leaves_no_gap(fixture: Fixture) -> None:

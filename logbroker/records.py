@@ -5,8 +5,8 @@ are stored as pairs, in order, a key as often as it was given. Header keys that 
 belong to the broker: users cannot send them, and never see them on delivery.
 
 A time to live is such a header, ``logbroker.ttl.ms``: int64 big-endian, milliseconds after the record's
-timestamp at which it expires. The batch header does not know of it, so a reader looks for the key's bytes
-in the batch (``may_have_reserved_headers``) before it looks at each record.
+timestamp at which it expires. The batch header does not know of it, so a reader first asks whether any
+record of a batch has headers at all (``may_have_reserved_headers``).
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.record_batch import (
     RESERVED_HEADER_PREFIX,
     TTL_HEADER,
-    Compression,
     Record,
-    StoredBatch,
 )
 
 HeaderValue = bytes | str | None
@@ -39,7 +37,6 @@ MILLISECOND = datetime.timedelta(milliseconds=1)
 INT64_MAX = (1 << 63) - 1
 
 _TTL = struct.Struct(">q")
-_RESERVED_BYTES = RESERVED_HEADER_PREFIX.encode()
 _headers_of = attrgetter("headers")
 
 __all__ = ["Message", "Record", "RecordMetadata"]
@@ -165,22 +162,12 @@ def timestamp_ms_of(timestamp: TimestampArgument) -> int:
 # On the way out -----------------------------------------------------------------------------------------
 
 
-def may_have_reserved_headers(batch: StoredBatch, records: Sequence[Record]) -> bool:
-    """Whether any of *records* (all of *batch*) can have a header of the broker's; False is certain.
+def may_have_reserved_headers(records: Sequence[Record]) -> bool:
+    """Whether any of *records* can have a header of the broker's; False is certain.
 
-    Searching the bytes of an uncompressed batch takes 0.01 µs a record, a look at each record 0.03 µs.
+    0.03 µs a record; searching the batch's bytes for the prefix takes 0.05 µs.
     """
-    if batch.header.compression is not Compression.NONE:
-        return any(map(_headers_of, records))
-    return holds_reserved_key(batch.data)
-
-
-def holds_reserved_key(data: memoryview) -> bool:
-    whole = data.obj
-    # A read's batches are views into one buffer: searching that needs no copy.
-    if isinstance(whole, (bytes, bytearray)) and whole.find(_RESERVED_BYTES) < 0:
-        return False
-    return _RESERVED_BYTES in bytes(data)
+    return any(map(_headers_of, records))
 
 
 def record_ttl_ms(record: Record) -> int:

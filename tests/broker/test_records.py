@@ -101,7 +101,7 @@ def test_a_batch_with_reserved_headers_is_found_compressed_or_not(compression, t
     headers = stored_headers({} if ttl is None else {"a": b"1"}, ttl)
     encoded = encode_batch([NewRecord(b"v", None, headers, 1000)], compression=compression)
     batch = read_batch(bytes(encoded))
-    assert may_have_reserved_headers(batch, decode_records(batch)) is (ttl is not None)
+    assert may_have_reserved_headers(decode_records(batch)) is (ttl is not None)
 
 
 # Timestamps -----------------------------------------------------------------------------------------------

@@ -1,0 +1,523 @@
+"""The way of batches from a producer to the disk, one queue a partition.
+
+    open ──close──► closed ──append──► written ──sync──► settled
+         (full, linger,   (in order, one      (group commit: one sync for
+          result, flush)   thread at a time)   all that is written by then)
+
+Nobody waits for a thread that is not working for him. A sender that fills a batch appends it itself;
+whoever asks for a result appends and syncs the batch itself, as *leader* of its partition, unless another
+thread leads: then it waits, and finds its batch settled or leads next. While the leader syncs, records
+gather in the next batch: so concurrent durable sends share appends and syncs. The producer's own thread
+(``linger``) does what nobody asked for: batches whose linger ran out, syncs of full batches.
+
+    field                                              guard                  held during I/O
+    Delivery: all; PartitionQueue: open, closed,       Delivery.lock          never
+      written, leading, waiters, written_end,
+      durable_end, last_sequence, failure
+    PartitionQueue: next_sequence, in_doubt, and       PartitionQueue.sending encoding and append,
+      removing from closed                                                    never a sync
+
+Lock order: ``sending``, then ``lock``; log locks come inside ``sending``. ``lock`` is held for microseconds.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from logbroker_storage.errors import (
+    BufferFullError,
+    ClosedError,
+    DeliveryTimeoutError,
+    ForkedError,
+    LogbrokerError,
+    RecordTooLargeError,
+    StorageFailedError,
+)
+from logbroker_storage.log_config import TimestampType, TopicCompression
+from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.record_batch import HEADER_BYTES, Compression
+
+from .accumulator import Batch, BatchState
+from .linger import LingerThread
+from .named_producer import NEVER_WROTE
+from .sequences import FIRST_SEQUENCE, Sequences
+
+logger = logging.getLogger("logbroker.producer")
+
+REMEMBERED_FAILURES = 1000  # batches; failures beyond them are only counted
+
+
+class Acks(enum.Enum):
+    """What a record is acknowledged after."""
+
+    ALL = "all"
+    WRITTEN = "written"
+    NONE = "none"
+
+
+class HandleState(enum.Enum):
+    """Whether the producer takes records."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    FORKED = "forked"
+
+
+class PartitionQueue:
+    """The batches of one partition of one topic; what guards which field is in the module's table."""
+
+    def __init__(self, delivery: Delivery, log: PartitionLog, compression: Compression) -> None:
+        self.delivery = delivery
+        self.topic = log.topic
+        self.partition = log.partition
+        self.log = log
+        self.sending = threading.Lock()
+        self.open: Batch | None = None
+        self.closed: deque[Batch] = deque()
+        self.written: deque[Batch] = deque()  # with acks=all: not yet settled
+        self.leading = False
+        self.waiters: list[Waiting] = []
+        self.written_end = 0  # our batches end here, exclusive
+        self.durable_end = 0  # as of our last sync
+        self.next_sequence = FIRST_SEQUENCE
+        self.in_doubt = False  # ask the log for next_sequence
+        self.looked_s = 0.0  # when the clock was last looked at (wall seconds), and
+        self.pace_s = 1.0  # seconds between records then; both guarded by Delivery.lock
+        self.claimed = False
+        self.last_sequence = NEVER_WROTE  # named producers: given to a record, whether written yet or not
+        self.failure: LogbrokerError | None = None  # named producers: takes nothing more
+        self._producer_compression = compression
+        self.settled = _settled_batch(self)  # what receipts of duplicates show when nothing is under way
+
+    @property
+    def compression(self) -> Compression:
+        """The topic's codec, or the producer's where the topic leaves it to that."""
+        choice = self.log.config.compression_type
+        return self._producer_compression if choice is TopicCompression.PRODUCER else _CODECS[choice]
+
+    def last_batch(self) -> Batch | None:
+        """The newest batch that is not settled; all others of the partition settle before it."""
+        if self.open is not None:
+            return self.open
+        if self.closed:
+            return self.closed[-1]
+        return self.written[-1] if self.written else None
+
+    @property
+    def needs_sync(self) -> bool:
+        return self.written_end > self.durable_end
+
+
+def _settled_batch(queue: PartitionQueue) -> Batch:
+    batch = Batch(queue, limit_bytes=0, opened_s=0.0)
+    batch.state = BatchState.SETTLED
+    return batch
+
+
+_CODECS = {
+    TopicCompression.UNCOMPRESSED: Compression.NONE,
+    TopicCompression.GZIP: Compression.GZIP,
+    TopicCompression.SNAPPY: Compression.SNAPPY,
+    TopicCompression.LZ4: Compression.LZ4,
+    TopicCompression.ZSTD: Compression.ZSTD,
+}
+
+
+class Waiting:
+    """A thread that waits for *batch*: released when it is settled, or when the thread shall lead."""
+
+    __slots__ = ("batch", "turn")
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.turn = threading.Lock()
+        self.turn.acquire()
+
+
+class Delivery:
+    """Everything of a producer behind ``send``. Safe across threads."""
+
+    def __init__(
+        self,
+        *,
+        sequences: Sequences,
+        acks: Acks,
+        linger: float,
+        batch_bytes: int,
+        buffer_bytes: int,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.acks = acks
+        self.fire_and_forget = acks is Acks.NONE
+        self.linger = linger
+        self.state = HandleState.OPEN
+        self.open: dict[Batch, None] = {}  # oldest first
+        self.unsynced: dict[PartitionQueue, None] = {}  # left to the linger thread
+        self._sequences = sequences
+        self._batch_bytes = batch_bytes
+        self._buffer_bytes = buffer_bytes
+        self._queues: dict[PartitionQueue, None] = {}
+        self._buffered_bytes = 0  # open batches by their limit, others by their size
+        self._space = threading.Condition(self.lock)
+        self.space_wanted = 0  # threads that wait for space
+        self._failed: list[Batch] = []
+        self._background_failure: LogbrokerError | None = None
+        self._thread = LingerThread(self)
+
+    # Under the lock: collecting ---------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise unless the producer takes records."""
+        if self.state is HandleState.FORKED:
+            raise ForkedError("this producer")
+        if self.state is HandleState.CLOSED:
+            raise ClosedError("the producer is closed; open another with broker.producer()")
+
+    def add_queue(self, queue: PartitionQueue) -> None:
+        self._queues[queue] = None
+
+    def drop_queue(self, queue: PartitionQueue) -> None:
+        """The partition is gone: what is still under way fails when it is appended."""
+        if queue.open is not None:
+            self.close_batch(queue.open)
+            self.unsynced[queue] = None
+            self._thread.wake()
+
+    def limit_bytes(self, queue: PartitionQueue, needed_bytes: int) -> int:
+        """The limit of a new batch that begins with a record of *needed_bytes*."""
+        return max(needed_bytes, min(self._batch_bytes, queue.log.config.max_message_bytes - HEADER_BYTES))
+
+    def open_batch(self, queue: PartitionQueue, needed_bytes: int) -> Batch | None:
+        """A new open batch of *queue*; None when the buffer has no room for it."""
+        limit_bytes = self.limit_bytes(queue, needed_bytes)
+        if not self._fits(limit_bytes):
+            return None
+        batch = Batch(queue, limit_bytes=limit_bytes, opened_s=time.monotonic())
+        self._buffered_bytes += limit_bytes
+        queue.open = batch
+        self.open[batch] = None
+        self._thread.arm()
+        return batch
+
+    def close_batch(self, batch: Batch) -> None:
+        """*batch* takes no more records; somebody has to call ``append_closed`` after this."""
+        batch.close()
+        self._buffered_bytes += batch.size_bytes - batch.limit_bytes
+        del self.open[batch]
+        batch.queue.open = None
+        batch.queue.closed.append(batch)
+
+    def _fits(self, limit_bytes: int) -> bool:
+        return not self._buffered_bytes or self._buffered_bytes + limit_bytes <= self._buffer_bytes
+
+    def _release_bytes(self, batch: Batch) -> None:
+        self._buffered_bytes -= batch.size_bytes
+        if self.space_wanted:
+            self._space.notify_all()
+
+    # Backpressure -----------------------------------------------------------------------------------
+
+    def wait_for_space(self, limit_bytes: int, *, deadline_s: float, max_block: float) -> None:
+        """Wait until a batch of *limit_bytes* fits into the buffer.
+
+        Raises:
+            BufferFullError: *deadline_s* (monotonic) passed first.
+        """
+        self.append_open()
+        with self.lock:
+            self.check_open()
+            self.space_wanted += 1
+            self._thread.wake()
+            try:
+                fits = self._space.wait_for(
+                    lambda: self._fits(limit_bytes), timeout=max(0.0, deadline_s - time.monotonic())
+                )
+            finally:
+                self.space_wanted -= 1
+        if not fits:
+            raise BufferFullError(
+                f"{self._buffered_bytes} bytes wait for the disk, and no room came up within "
+                f"max_block={max_block} s; send more slowly, or open the producer with a larger buffer_bytes="
+            )
+
+    def append_open(self) -> None:
+        """Append every batch that is open now."""
+        with self.lock:
+            batches = list(self.open)
+            for batch in batches:
+                self.close_batch(batch)
+        for batch in batches:
+            self.append_closed(batch.queue)
+
+    # Appending --------------------------------------------------------------------------------------
+
+    def append_closed(self, queue: PartitionQueue, deadline_s: float | None = None) -> None:
+        """Append the closed batches of *queue*, in order. Failures go into the batches.
+
+        Raises:
+            DeliveryTimeoutError: another thread was appending until *deadline_s* (monotonic).
+        """
+        with _Held(queue.sending, deadline_s):
+            while queue.closed:
+                self._append(queue, queue.closed[0])
+
+    def _append(self, queue: PartitionQueue, batch: Batch) -> None:
+        """Append *batch*, the oldest closed one. Under ``sending``."""
+        try:
+            end_offset = self._written_end(queue, batch) if batch.count else queue.written_end
+        except LogbrokerError as error:
+            self._append_failed(queue, batch, error)
+            return
+        except BaseException as error:
+            outcome = StorageFailedError(
+                f"the append to {queue.topic}-{queue.partition} was broken off by {error!r}: "
+                "whether it happened is unknown until the log is read"
+            )
+            outcome.__cause__ = error
+            self._append_failed(queue, batch, outcome)
+            raise
+        batch.release_records()
+        with self.lock:
+            if batch.is_over:
+                return  # failed meanwhile, with all of the partition
+            queue.closed.popleft()
+            batch.end_offset = queue.written_end = end_offset
+            if self.acks is Acks.ALL:
+                batch.state = BatchState.WRITTEN
+                queue.written.append(batch)
+            else:
+                batch.state = BatchState.SETTLED
+                self._release_bytes(batch)
+            if not queue.leading or self.acks is not Acks.ALL:
+                self.unsynced[queue] = None
+                self._thread.wake()
+
+    def _written_end(self, queue: PartitionQueue, batch: Batch) -> int:
+        """Have *batch* in the page cache; the offset behind its last record."""
+        number = self._sequences.number(queue, batch)
+        config = queue.log.config
+        data = batch.encode(
+            compression=queue.compression,
+            producer_id=number.producer_id,
+            producer_epoch=number.producer_epoch,
+            base_sequence=number.base_sequence,
+        )
+        if len(data) > config.max_message_bytes:
+            raise RecordTooLargeError(queue.topic, size_bytes=len(data), max_bytes=config.max_message_bytes)
+        result = queue.log.append(data, allow_sequence_gaps=self._sequences.allow_gaps)
+        self._sequences.appended(queue, batch)
+        if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
+            batch.take_append_time(result.timestamp_ms)
+        batch.base_offset = result.base_offset
+        return result.last_offset + 1
+
+    def _append_failed(self, queue: PartitionQueue, batch: Batch, error: LogbrokerError) -> None:
+        with self.lock:
+            if batch.is_over:
+                return
+            queue.closed.popleft()
+            self._fail(queue, [batch], error)
+
+    # Settling ---------------------------------------------------------------------------------------
+
+    def settle(self, batch: Batch, timeout: float | None) -> None:
+        """Have *batch* settled or failed when this returns.
+
+        Raises:
+            DeliveryTimeoutError: it is neither after *timeout* seconds.
+        """
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        queue = batch.queue
+        while True:
+            waiting: Waiting | None = None
+            with self.lock:
+                if batch.is_over:
+                    return
+                if self.state is HandleState.FORKED:
+                    raise ForkedError("this producer")
+                if deadline_s is not None and time.monotonic() >= deadline_s:
+                    raise _not_settled(queue)
+                if queue.leading:
+                    waiting = Waiting(batch)
+                    queue.waiters.append(waiting)
+                else:
+                    queue.leading = True
+                    if batch.state is BatchState.OPEN:
+                        self.close_batch(batch)
+            if waiting is None:
+                self._lead(queue, deadline_s)
+            else:
+                self._await_turn(queue, waiting, deadline_s)
+
+    def lead_if_free(self, queue: PartitionQueue) -> None:
+        """Append and sync what *queue* has, unless another thread does: that one sees to the rest."""
+        with self.lock:
+            if queue.leading:
+                return
+            queue.leading = True
+        self._lead(queue, None)
+
+    def _lead(self, queue: PartitionQueue, deadline_s: float | None) -> None:
+        try:
+            self.append_closed(queue, deadline_s)
+            if self.acks is Acks.ALL:
+                self.sync(queue)
+        finally:
+            self._hand_over(queue)
+
+    def _hand_over(self, queue: PartitionQueue) -> None:
+        """Stop leading: wake those who are served, and one of the others to lead next."""
+        with self.lock:
+            queue.leading = False
+            served = [waiting for waiting in queue.waiters if waiting.batch.is_over]
+            queue.waiters = [waiting for waiting in queue.waiters if not waiting.batch.is_over]
+            if queue.waiters:
+                served.append(queue.waiters.pop(0))
+            elif queue.needs_sync:
+                self.unsynced[queue] = None
+                self._thread.wake()
+        for waiting in served:
+            waiting.turn.release()
+
+    def _await_turn(self, queue: PartitionQueue, waiting: Waiting, deadline_s: float | None) -> None:
+        timeout = -1 if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        try:
+            waiting.turn.acquire(timeout=timeout)
+        except BaseException:
+            if not self._withdraw(queue, waiting):
+                self._hand_over(queue)
+            raise
+        self._withdraw(queue, waiting)
+
+    def _withdraw(self, queue: PartitionQueue, waiting: Waiting) -> bool:
+        """Wait no longer; False when it was already woken."""
+        with self.lock:
+            if waiting not in queue.waiters:
+                return False
+            queue.waiters.remove(waiting)
+            return True
+
+    def sync(self, queue: PartitionQueue) -> None:
+        """Wait until all that is written is as durable as the topic asks, and settle it."""
+        end_offset = queue.written_end
+        if end_offset <= queue.durable_end:
+            return
+        try:
+            queue.log.wait_durable(end_offset)
+        except LogbrokerError as error:
+            with self.lock:
+                self._sync_failed(queue, end_offset, error)
+            return
+        with self.lock:
+            queue.durable_end = max(queue.durable_end, end_offset)
+            written = queue.written
+            while written and written[0].end_offset <= end_offset:
+                batch = written.popleft()
+                batch.state = BatchState.SETTLED
+                self._release_bytes(batch)
+
+    def _sync_failed(self, queue: PartitionQueue, end_offset: int, error: LogbrokerError) -> None:
+        queue.durable_end = max(queue.durable_end, end_offset)  # never tried again
+        batches = list(queue.written)
+        queue.written.clear()
+        self._fail(queue, batches, error)
+        if self.acks is Acks.WRITTEN:
+            self._background_failure = self._background_failure or error
+
+    # Failures ---------------------------------------------------------------------------------------
+
+    def _fail(self, queue: PartitionQueue, batches: Iterable[Batch], error: LogbrokerError) -> None:
+        """*batches*, which are in no queue any more, failed. Under the lock."""
+        self._sequences.failed(queue, error)
+        failed = list(batches)
+        if self._sequences.fails_together:
+            if queue.open is not None:
+                self.close_batch(queue.open)
+            failed += queue.closed
+            queue.closed.clear()
+        for batch in failed:
+            batch.state = BatchState.FAILED
+            batch.error = error
+            batch.observed = set()
+            batch.release_records()
+            self._release_bytes(batch)
+        if self.acks is Acks.NONE:
+            logger.warning("records to %s-%d were lost: %s", queue.topic, queue.partition, error)
+            return
+        self._failed = [batch for batch in self._failed if not batch.is_observed]
+        if len(self._failed) < REMEMBERED_FAILURES:
+            self._failed += failed
+        else:
+            self._background_failure = self._background_failure or error
+
+    def raise_unobserved(self) -> None:
+        """Raise the first failure that no receipt has told; it counts as told from now on."""
+        with self.lock:
+            failed = [batch for batch in self._failed if not batch.is_observed]
+            error = failed[0].error if failed else self._background_failure
+            self._failed = []
+            self._background_failure = None
+        if error is not None:
+            raise error.with_traceback(None)
+
+    # Flushing and closing ---------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Have every record that was taken before settled or failed."""
+        deadline_s = None if timeout is None else time.monotonic() + timeout
+        with self.lock:
+            if self.state is HandleState.FORKED:
+                raise ForkedError("this producer")
+            for batch in list(self.open):
+                self.close_batch(batch)
+            last_batches = [last for queue in self._queues if (last := queue.last_batch()) is not None]
+        for batch in last_batches:
+            self.append_closed(batch.queue, deadline_s)
+        for batch in last_batches:
+            self.settle(batch, None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+
+    def close(self) -> None:
+        """Settle everything, sync what was only written, and take nothing more."""
+        with self.lock:
+            if self.state is not HandleState.OPEN:
+                return
+            self.state = HandleState.CLOSED
+        self.flush()
+        self._thread.stop()
+        for queue in list(self._queues):
+            self.sync(queue)
+
+    def abandon(self) -> None:
+        """In a forked child: nothing here is ours, and the locks may be held by threads that do not exist."""
+        self.state = HandleState.FORKED
+        self.lock = threading.Lock()
+        self._space = threading.Condition(self.lock)
+
+
+class _Held:
+    """A lock held in a ``with``, waited for at most until a deadline."""
+
+    __slots__ = ("_deadline_s", "_lock")
+
+    def __init__(self, lock: threading.Lock, deadline_s: float | None) -> None:
+        self._lock = lock
+        self._deadline_s = deadline_s
+
+    def __enter__(self) -> None:
+        timeout = -1 if self._deadline_s is None else max(0.0, self._deadline_s - time.monotonic())
+        if not self._lock.acquire(timeout=timeout):
+            raise DeliveryTimeoutError("another thread is still appending to the partition; ask again")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _not_settled(queue: PartitionQueue) -> DeliveryTimeoutError:
+    return DeliveryTimeoutError(
+        f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; it may still be: ask again"
+    )

@@ -184,10 +184,11 @@ class PartitionLog:
             stamp_append_time(batch, self._clock.now_ms())
         header = read_header(batch)
         with self.append_lock:
-            end = self._writable_end()
-            entry: ProducerEntry | None = None
+            state, entry = self.view.append_state(self.key, header.producer_id)
+            end = self._writable_end(state)
             if header.producer_id >= 0:
-                entry = self.view.producer(self.key, header.producer_id)
+                if state is None or end is not state.end:
+                    entry = self.view.producer(self.key, header.producer_id)  # it may be in what was adopted
                 decision = decide(entry, header, allow_gaps=allow_sequence_gaps)
                 if decision.verdict is not Verdict.APPEND:
                     return self._refuse(header, decision)
@@ -223,9 +224,12 @@ class PartitionLog:
                 self.view.put_producer(transaction, self.key, producer_id, entry)
         return entry.last_sequence if entry.last_sequence >= 0 else None
 
-    def _writable_end(self) -> LogEnd:
-        """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock."""
-        end, sync = self.state()
+    def _writable_end(self, state: PartitionState | None = None) -> LogEnd:
+        """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock.
+
+        *state* is the partition's, when the caller has read it; the same LogEnd is returned if it holds.
+        """
+        end, sync = state or self.state()
         if sync.failed:
             raise StorageFailedError(
                 f"{self.topic}-{self.partition} takes no writes since a disk sync failed; "

@@ -48,6 +48,7 @@ from .varint import NULL_LENGTH, SMALL_VARINTS, TWO_BYTE_END, encode_varint
 NO_TIMESTAMP = -1
 NO_ATTRIBUTES = b"\x00"
 NO_HEADERS = b"\x00"
+NO_DELTAS = b"\x00\x00"  # of a batch's first record: timestamp and offset
 HEADER_KEY_ERRORS = "surrogateescape"  # header keys that are not UTF-8 survive decoding and encoding
 
 
@@ -183,6 +184,8 @@ def _encode_values(
     # Between two values lies only framing: the header count 0 that ends the one record, and all that
     # precedes the value of the next. Both ways below write it as one with the value behind it. So there
     # is a header count too many at the start, and one too few at the end.
+    if len(values) == 1:
+        return _encode_one(values[0])
     pieces: list[Buffer] = []
     for first, end, timestamp_ms in _runs(timestamps, len(values)):
         timestamp_delta = encode_varint(timestamp_ms - base_timestamp_ms)
@@ -194,6 +197,16 @@ def _encode_values(
     del body[0]
     body += NO_HEADERS
     return body
+
+
+def _encode_one(value: bytes | None) -> bytearray:
+    """The only record of a batch: its deltas are 0. The shortest way for one durable record at a time."""
+    fields = NO_ATTRIBUTES + NO_DELTAS + NULL_LENGTH
+    if value is None:
+        fields += NULL_LENGTH + NO_HEADERS
+        return bytearray(encode_varint(len(fields)) + fields)
+    fields += encode_varint(len(value))
+    return bytearray(b"".join((encode_varint(len(fields) + len(value) + 1), fields, value, NO_HEADERS)))
 
 
 def _encode_run(values: Sequence[bytes | None], first: int, timestamp_delta: bytes) -> Buffer:

@@ -31,6 +31,7 @@ from .segment_files import (
     LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
     SEGMENT_SUFFIXES,
+    SNAPSHOT_SUFFIX,
     TIME_INDEX_SUFFIX,
     SegmentFiles,
     list_segments,
@@ -170,8 +171,16 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     end = end._replace(visible_offset=end.log_end_offset, segments_version=len(bases) + 1)
     if end.log_end_offset != recovery_point or cuts:
         _sync_recovered(log, [base for base in bases if first_scanned <= base <= end.active_base_offset])
+    _drop_snapshots_above(log, end.log_end_offset)
     producers = rebuild_producers(log, end.log_end_offset)
     return Recovered(end, producers, damages, cuts)
+
+
+def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> None:
+    """A snapshot of records that were cut must not be taken for one of those that come in their place."""
+    for offset in list_snapshots(log.files, log.directory):
+        if offset > end_offset:
+            log.files.unlink(log.segment(offset).path(SNAPSHOT_SUFFIX))
 
 
 def publish(log: PartitionLog, recovered: Recovered) -> None:
@@ -344,9 +353,6 @@ def cut_log(log: PartitionLog, offset: int) -> int:
         _cut_file(log.files, segment, position, BatchDefect.TRUNCATED)
     finally:
         segment.close()
-    for snapshot in list_snapshots(log.files, log.directory):
-        if snapshot > offset:
-            log.files.unlink(log.segment(snapshot).path(".snapshot"))
     recovered = recover_log(log, recovery_point=0, log_start_offset=min(end.log_start_offset, offset))
     publish(log, recovered)
     return recovered.end.log_end_offset

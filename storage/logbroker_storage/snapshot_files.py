@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from .errors import LogbrokerError
 from .files import Files
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
 from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
@@ -37,7 +36,7 @@ def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, Produc
     """The producers in the snapshot at *offset*; None when it is not sound."""
     try:
         entries = parse(files.read_file(f"{directory}/{snapshot_name(offset)}"))
-    except (ValueError, LogbrokerError) as error:
+    except (ValueError, FileNotFoundError) as error:
         logger.warning("%s/%s is not sound, passed over: %s", directory, snapshot_name(offset), error)
         return None
     return {entry.producer_id: _producer_entry(entry) for entry in entries}

@@ -82,7 +82,7 @@ class View:
         # item is replaced whole, so threads need no lock.
         self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
         self._known_syncs: dict[bytes, tuple[bytes, SyncPoint]] = {}
-        self._known_producers: dict[bytes, tuple[int, bytes, ProducerEntry]] = {}
+        self._known_producers: dict[bytes, tuple[bytes, bytes, ProducerEntry]] = {}
 
     def close(self) -> None:
         self._closed = True
@@ -228,7 +228,7 @@ class View:
             raise self._failed(error) from error
         self._known_ends[key] = (stored_end, end)
         if entry is not None:
-            self._known_producers[key] = (producer_id, stored_entry, entry)
+            self._known_producers[key] = (producer_key, stored_entry, entry)
 
     def publish_sync(self, key: bytes, sync: SyncPoint) -> None:
         """Put what is on the disk of a partition."""
@@ -269,12 +269,34 @@ class View:
                 stored = transaction.get(key, db=self._producers)
         except lmdb.Error as error:
             raise self._failed(error) from error
+        return self._producer_entry(key, stored)
+
+    def _producer_entry(self, key: bytes, stored: bytes | None) -> ProducerEntry | None:
         if stored is None:
             return None
-        known = self._known_producers.get(partition)
-        if known is not None and known[0] == producer_id and known[1] == stored:
+        known = self._known_producers.get(key[: -_PRODUCER_ID.size])
+        if known is not None and known[0] == key and known[1] == stored:
             return known[2]
         return decode_entry(self._unseal(key, stored))
+
+    def append_state(
+        self, partition: bytes, producer_id: int
+    ) -> tuple[PartitionState | None, ProducerEntry | None]:
+        """Both of the above in one transaction; no producer is asked for where *producer_id* is negative."""
+        if producer_id < 0:
+            return self.partition(partition), None
+        key = partition + _PRODUCER_ID.pack(producer_id)
+        try:
+            with self._env.begin() as transaction:
+                end = transaction.get(partition, db=self._ends)
+                sync = transaction.get(partition, db=self._syncs)
+                entry = transaction.get(key, db=self._producers)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        if end is None or sync is None:
+            return None, None
+        state = PartitionState(self._log_end(partition, end), self._sync_point(partition, sync))
+        return state, self._producer_entry(key, entry)
 
     def producers(self, partition: bytes) -> dict[int, ProducerEntry]:
         """Every producer that the partition remembers, by producer id."""

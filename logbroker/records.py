@@ -12,7 +12,6 @@ record of a batch has headers at all (``may_have_reserved_headers``).
 from __future__ import annotations
 
 import datetime
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
@@ -24,6 +23,7 @@ from logbroker_storage.record_batch import (
     TTL_HEADER,
     Record,
 )
+from logbroker_storage.record_expiry import TTL
 
 HeaderValue = bytes | str | None
 HeadersArgument = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
@@ -31,12 +31,10 @@ StoredHeaders = tuple[tuple[str, bytes | None], ...]
 TimestampArgument = datetime.datetime | int
 
 NO_HEADERS: StoredHeaders = ()
-NO_TTL = -1
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MILLISECOND = datetime.timedelta(milliseconds=1)
 INT64_MAX = (1 << 63) - 1
 
-_TTL = struct.Struct(">q")
 _headers_of = attrgetter("headers")
 
 __all__ = ["Message", "Record", "RecordMetadata"]
@@ -91,7 +89,7 @@ def stored_headers(headers: HeadersArgument | None, ttl: datetime.timedelta | No
         return NO_HEADERS
     pairs = [_stored_header(pair) for pair in _pairs(headers)] if headers else []
     if ttl is not None:
-        pairs.append((TTL_HEADER, _TTL.pack(_ttl_ms(ttl))))
+        pairs.append((TTL_HEADER, TTL.pack(_ttl_ms(ttl))))
     return tuple(pairs)
 
 
@@ -168,23 +166,6 @@ def may_have_reserved_headers(records: Sequence[Record]) -> bool:
     0.03 µs a record; searching the batch's bytes for the prefix takes 0.05 µs.
     """
     return any(map(_headers_of, records))
-
-
-def record_ttl_ms(record: Record) -> int:
-    """The record's own time to live in milliseconds, ``NO_TTL`` without one."""
-    for key, value in record.headers:
-        if key == TTL_HEADER and value is not None and len(value) == _TTL.size:
-            return int(_TTL.unpack(value)[0])
-    return NO_TTL
-
-
-def is_expired(record: Record, *, topic_ttl_ms: int, now_ms: int) -> bool:
-    """Whether the topic's time to live (-1: none) or the record's own has passed."""
-    age_ms = now_ms - record.timestamp_ms
-    if topic_ttl_ms >= 0 and age_ms >= topic_ttl_ms:
-        return True
-    ttl_ms = record_ttl_ms(record)
-    return ttl_ms >= 0 and age_ms >= ttl_ms
 
 
 def without_reserved_headers(record: Record) -> Record:

@@ -10,9 +10,7 @@ from logbroker.errors import InvalidRequestError, InvalidTopicError, TopicNotFou
 from logbroker.records import (
     Record,
     RecordMetadata,
-    is_expired,
     may_have_reserved_headers,
-    record_ttl_ms,
     stored_headers,
     timestamp_ms_of,
     without_reserved_headers,
@@ -20,6 +18,7 @@ from logbroker.records import (
 from logbroker.subscription import Subscription
 from logbroker.topic_names import check_group_name, check_topic_name, matches
 from logbroker_storage.record_batch import Compression, NewRecord, decode_records, encode_batch, read_batch
+from logbroker_storage.record_expiry import is_expired, record_ttl_ms
 
 # Headers --------------------------------------------------------------------------------------------------
 
@@ -84,7 +83,7 @@ def record(timestamp_ms=1000, headers=()):
 )
 def test_a_record_expires_when_the_shorter_time_to_live_has_passed(topic_ttl_ms, own, now_ms, expired):
     sent = record(headers=stored_headers(None, own))
-    assert is_expired(sent, topic_ttl_ms=topic_ttl_ms, now_ms=now_ms) is expired
+    assert is_expired(sent, ttl_ms=topic_ttl_ms, now_ms=now_ms) is expired
 
 
 def test_the_brokers_headers_are_hidden_on_delivery():

@@ -1,0 +1,95 @@
+"""What a consumer waits for: records that become visible, changes of the group and of the topics.
+
+Nothing is watched before there is something to wait for: a consumer that only polls without a timeout
+costs no inotify instance. Watching begins before the last look, so that nothing falls in between.
+
+A record is visible when it is synced, and its writer's sync wakes us. A writer may also die before it, or
+ask for none (``acks="written"``): a waiter looks for such records now and then, and after a grace period
+syncs them itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+from logbroker_storage.wakeup import Waiter
+
+from .cursor import Cursor
+from .groups import TopicPartition
+
+logger = logging.getLogger("logbroker.consumer")
+
+SYNC_CHECK_S = 0.2  # how often a waiter looks for records that nobody synced
+SYNC_GRACE_S = 0.05  # how long it then lets their writer sync them
+
+
+class Arrivals:
+    """One consumer's waiting. ``wait`` from the thread that polls, ``wake`` from any."""
+
+    def __init__(self, directory: DataDirectory, signals: Iterable[str]) -> None:
+        self._directory = directory
+        self._signals = tuple(signals)
+        self._waiter: Waiter | None = None
+        self._behind: dict[TopicPartition, float] = {}  # since when the log end is above the high watermark
+
+    def begin(self, cursors: Iterable[Cursor]) -> bool:
+        """Watch *cursors* from now on; False when they were watched already.
+
+        After a True the caller looks once more before it waits.
+        """
+        if self._waiter is not None:
+            return False
+        self._waiter = Waiter(self._directory)
+        for signal in self._signals:
+            self._waiter.watch_signal(signal)
+        for cursor in cursors:
+            self.watch(cursor)
+        return True
+
+    def watch(self, cursor: Cursor) -> None:
+        """One partition more, if anything is watched."""
+        if self._waiter is not None:
+            try:
+                self._waiter.watch_partition(*cursor.place)
+            except TopicNotFoundError:
+                pass  # deleted a moment ago: the next look at the topics says so
+
+    def unwatch(self, cursor: Cursor) -> None:
+        if self._waiter is not None:
+            self._waiter.unwatch_partition(*cursor.place)
+
+    def wait(self, timeout: float | None, cursors: Sequence[Cursor]) -> None:
+        """Wait at most *timeout* seconds for news of *cursors*, the signals or ``wake``; may return early."""
+        assert self._waiter is not None
+        step = SYNC_GRACE_S if self._behind else SYNC_CHECK_S
+        if not self._waiter.wait(step if timeout is None else min(step, timeout)):
+            self._sync_what_nobody_did(cursors)
+
+    def wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.wake()
+
+    def close(self) -> None:
+        if self._waiter is not None:
+            self._waiter.close()
+
+    def _sync_what_nobody_did(self, cursors: Sequence[Cursor]) -> None:
+        now = time.monotonic()
+        before, self._behind = self._behind, {}
+        for cursor in cursors:
+            try:
+                offsets = cursor.log.offsets()
+                if offsets.log_end_offset <= offsets.high_watermark:
+                    continue
+                since = self._behind[cursor.place] = before.get(cursor.place, now)
+                if now - since >= SYNC_GRACE_S:
+                    cursor.log.sync()
+            except TopicNotFoundError:
+                pass  # deleted a moment ago: there is nothing to wait for
+            except LogbrokerError as error:
+                logger.warning("records of %s-%d cannot be synced: %s", *cursor.place, error)

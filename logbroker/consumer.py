@@ -1,0 +1,809 @@
+"""A consumer: reads topics alone or as a member of a group, and remembers how far the group got.
+
+    poll / iteration                                    commit
+    ────────────────                                    ──────
+    1  what was handed out before is done               1  sync the logs as far as needed: a committed
+    2  commit it (at-least-once)                           offset is never above what is on the disk
+    3  follow the group: take partitions, let them go   2  journal the offsets, if this member owns the
+    4  take records, partition after partition             partitions at that moment; else FencedError
+    5  commit them (at-most-once), hand them out
+    6  nothing there: wait for a signal, from 3
+
+A poll commits each time. An iteration hands out slices that take about a tenth of a second (from one
+record to thousands), and commits between them as often as that costs at most a twentieth of the time;
+a crash therefore delivers again a fraction of a second's work. It always commits before it waits.
+
+Locks: ``_turn`` is held by the thread that polls, for as long as it does (a second one is refused);
+``_lock`` guards all state and is not held while waiting or while the user's code runs. The coordinator's
+thread only ever tries it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Literal
+
+import msgspec
+
+from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import (
+    ClosedError,
+    FencedError,
+    ForkedError,
+    InvalidRequestError,
+    LogbrokerError,
+    OffsetOutOfRangeError,
+    TopicNotFoundError,
+)
+from logbroker_storage.events import OffsetEvent
+from logbroker_storage.record_batch import Record
+
+from .arrivals import Arrivals
+from .cursor import NEVER_MS, Cursor, Handout, Origin
+from .groups import Slot, TopicPartition
+from .membership import Membership, group_signal, join_group
+from .records import timestamp_ms_of
+from .rotation import Rotation, Taken
+from .start import Start, StartPolicy, check_start
+from .subscription import Subscription
+from .topic_names import check_group_name
+
+logger = logging.getLogger("logbroker.consumer")
+
+Delivery = Literal["at-least-once", "at-most-once", "manual"]
+Place = int | TopicPartition
+
+DELIVERIES: tuple[Delivery, ...] = ("at-least-once", "at-most-once", "manual")
+
+LARGEST_SLICE = 4096  # records that an iteration hands out between two looks at the clock
+SLICE_S = 0.1  # how long a slice should take at most
+COMMIT_SHARE = 20  # an iteration commits when this many times a commit's cost has passed
+STALE_SLICE_S = 0.25  # a slice that takes longer is cut short by the coordinator
+
+
+class PendingCommit(msgspec.Struct, frozen=True):
+    """Offsets to be committed with other events: journal *events* with *check*, then call *settle*."""
+
+    events: list[OffsetEvent]
+    check: Callable[[], None]
+    settle: Callable[[], None]
+
+
+class Consumer:
+    """Reads records of one or more topics, in offset order within each partition.
+
+    One thread at a time may poll or iterate; ``wakeup`` and ``close`` may be called from any. A process
+    that forks has to open a broker and consumers of its own in the child.
+
+    Used as ``with broker.consumer(…) as consumer:``; leaving it closes the consumer.
+    """
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        topics: str | Iterable[str],
+        *,
+        group: str | None = None,
+        start: Start = "earliest",
+        delivery: Delivery = "at-least-once",
+        session_timeout: float = 10.0,
+        max_poll_interval: float = 300.0,
+        max_poll_records: int = 500,
+    ) -> None:
+        """Subscribe to *topics*, and join *group* if one is given.
+
+        Args:
+            directory: where the topics are.
+            topics: a name, a pattern such as ``"orders.*"`` (it takes up topics created later), or several.
+            group: partitions are shared out among the consumers of a group, which remembers how far it got.
+                None: this consumer reads all partitions, and nothing is remembered.
+            start: where to begin in a partition for which the group has no committed offset (or one that was
+                deleted meanwhile): ``"earliest"``, ``"latest"``, the first record not older than an aware
+                datetime, or a mapping of partitions to offsets (the others: earliest). With several topics
+                the keys of the mapping are (topic, partition). Partitions and topics that are created
+                while the consumer runs are read from their beginning with ``"latest"``, too.
+            delivery: ``"at-least-once"`` commits what was handed out when the next is asked for,
+                ``"at-most-once"`` commits before it hands out, ``"manual"`` leaves it to ``commit()``.
+            session_timeout: seconds after which a member that shows no sign of life loses its partitions (a
+                dead process loses them at once), and which a member has to finish with records of a partition
+                that is to move to another member.
+            max_poll_interval: a member that holds records for so many seconds without asking for more leaves.
+            max_poll_records: how many records ``poll`` returns at most when it is not told.
+
+        Raises:
+            TopicNotFoundError: a named topic does not exist (a pattern need not match anything yet).
+            InvalidTopicError, InvalidRequestError: an argument that cannot be used; the message says why.
+
+        """
+        self._subscription = Subscription.parse(topics)
+        check_start(start)
+        self._delivery = _checked_delivery(delivery)
+        self._session_timeout_ms = _milliseconds("session_timeout", session_timeout)
+        self._max_poll_interval_s = _milliseconds("max_poll_interval", max_poll_interval) / 1000
+        self._max_poll_records = _positive("max_poll_records", max_poll_records)
+        self.group = check_group_name(group) if group is not None else None
+        self._subscription.check_names(directory.topics())
+
+        self._turn_lock = threading.Lock()
+        self._turn_thread: int | None = None  # the thread that holds _turn_lock
+        self._closing = False  # set by any thread, never taken back
+        self._woken = False  # set by any thread, taken back by the one that polls
+        self._lock = threading.Lock()  # guards everything below
+        self._gave_back = False  # the last step of closing
+        self._cursors: dict[TopicPartition, Cursor] = {}
+        self._rotation = Rotation()
+        self._followed: object = None  # the assignment that _cursors follow
+        self._topics_version = -1
+        self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
+        self._handout: Handout | None = None  # what an iteration is handing out
+        self._slice = 1  # records in the next handout
+        self._last_poll = time.monotonic()
+        self._next_commit = 0.0  # from when on an iteration commits
+        self._membership: Membership | None = None
+
+        # A user of the directory of its own: the view must not be closed while the consumer reads.
+        self._directory = DataDirectory.open(directory.path)
+        signals = [TOPICS_SIGNAL] if self.group is None else [TOPICS_SIGNAL, group_signal(self.group)]
+        self._arrivals = Arrivals(self._directory, signals)
+        try:
+            with self._lock:
+                self._start = StartPolicy(start, self._existing_partitions())
+                if self.group is not None:
+                    self._membership = self._join(self.group)
+                self._follow()
+        except BaseException:
+            self.close()
+            raise
+
+    # Reading --------------------------------------------------------------------------------------
+
+    def poll(self, max_records: int | None = None, timeout: float | None = 0.0) -> list[Record]:
+        """The next records, up to *max_records*; waits up to *timeout* seconds (None: for ever) for some.
+
+        Returns [] when there are none in time, and after ``wakeup()``; never raises a time-out error.
+
+        Raises:
+            CorruptionError: the next records of a partition are damaged. Again at each poll that comes to
+                this partition until ``seek(error.partition, error.end_offset)``; others are read on.
+            OffsetOutOfRangeError: the next records were deleted (by retention, say) while they were being
+                read; seek to a place in the range that the error names.
+            TopicNotFoundError: a topic that was subscribed by name was deleted.
+            InvalidRequestError: another thread is polling.
+            ClosedError, ForkedError: the consumer cannot be used any more, or not in this process.
+
+        """
+        wanted = self._max_poll_records if max_records is None else _positive("max_records", max_records)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._turn():
+            while True:
+                with self._lock:
+                    self._ask_on(commit=True)
+                    records = self._collect(wanted)
+                if records or self._interrupted():
+                    return records
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return []
+                self._wait(left)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Records one after the other, for ever: waits for more, ends when the consumer is closed.
+
+        ``commit()`` inside the loop commits everything up to and including the current record. Raises as
+        ``poll``; iterating again after ``seek`` goes on.
+        """
+        self._check_usable()
+        while (handout := self._next_handout()) is not None:
+            cursor = handout.cursor
+            if cursor.expires_ms == NEVER_MS:
+                yield from handout.iterator
+            else:
+                for record in handout.iterator:
+                    if not cursor.is_expired(record):
+                        yield record
+
+    def wakeup(self) -> None:
+        """Make a poll that waits in another thread (or the next one) return at once. Thread-safe."""
+        self._woken = True
+        self._arrivals.wake()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Be the one thread that polls."""
+        self._check_usable()
+        if not self._turn_lock.acquire(blocking=False):
+            raise InvalidRequestError(
+                "this consumer is being polled by another thread; give each thread a consumer of its own"
+            )
+        self._turn_thread = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._turn_thread = None
+            self._turn_lock.release()
+            if self._closing:
+                self.close()
+
+    def _check_usable(self) -> None:
+        if self._closing:
+            raise ClosedError("the consumer was closed; make another with broker.consumer()")
+        if self._directory.closed:
+            raise ForkedError("this consumer")
+
+    def _interrupted(self) -> bool:
+        woken, self._woken = self._woken, False
+        return woken or self._closing
+
+    def _ask_on(self, *, commit: bool) -> None:
+        """The next is asked for: what was handed out before is done. Under the lock."""
+        self._last_poll = time.monotonic()
+        self._settle_handout()
+        for cursor in self._cursors.values():
+            cursor.done = cursor.position
+        if commit and self._delivery == "at-least-once" and self.group is not None:
+            self._commit_quietly()
+        self._follow()
+
+    def _settle_handout(self) -> None:
+        handout, self._handout = self._handout, None
+        if handout is not None:
+            handout.cut()
+
+    def _collect(self, wanted: int) -> list[Record]:
+        """Up to *wanted* records of all partitions; for at-most-once already committed. Under the lock."""
+        taken = self._rotation.take(wanted)
+        if not taken or not self._committed_first(taken):
+            return []
+        if len(taken) == 1:
+            return taken[0].records
+        return [record for one in taken for record in one.records]
+
+    def _committed_first(self, taken: list[Taken]) -> bool:
+        """With at-most-once: commit before the records go out; False when a partition was lost meanwhile."""
+        if self.group is None or self._delivery != "at-most-once":
+            return True
+        try:
+            self._write_commit(self._uncommitted())
+        except LogbrokerError as error:
+            for one in taken:
+                one.cursor.give_back(len(one.records))
+            if not isinstance(error, FencedError):
+                raise
+            self._follow()
+            return False
+        return True
+
+    # Iterating ------------------------------------------------------------------------------------
+
+    def _next_handout(self) -> Handout | None:
+        """The next slice for an iteration, as soon as there is one; None when the consumer is closed."""
+        if self._closing:
+            return None
+        with self._turn():
+            while True:
+                with self._lock:
+                    self._size_slice()
+                    self._ask_on(commit=self._commit_is_due())
+                    handout = self._slice_of_next()
+                    if handout is None:
+                        self._ask_on(commit=True)  # before it waits
+                if handout is not None or self._closing:
+                    return handout
+                self._woken = False
+                self._wait(None)
+
+    def _slice_of_next(self) -> Handout | None:
+        taken = self._rotation.take_one(self._slice)
+        if taken is None or not self._committed_first([taken]):
+            return None
+        self._handout = Handout(taken.cursor, taken.records, started=time.monotonic())
+        return self._handout
+
+    def _size_slice(self) -> None:
+        """Slices that take neither much longer than SLICE_S nor much less."""
+        handout = self._handout
+        if handout is None:
+            return
+        took_s = time.monotonic() - handout.started
+        if took_s > SLICE_S:
+            self._slice = max(1, int(len(handout.records) * SLICE_S / took_s))
+        elif took_s < SLICE_S / 4:
+            self._slice = min(LARGEST_SLICE, 2 * self._slice)
+
+    def _commit_is_due(self) -> bool:
+        return time.monotonic() >= self._next_commit or any(
+            cursor.leaving for cursor in self._cursors.values()
+        )
+
+    # Waiting --------------------------------------------------------------------------------------
+
+    def _wait(self, timeout: float | None) -> None:
+        """Wait for records, for the group, for the topics, for ``wakeup``; may return early."""
+        with self._lock:
+            if self._arrivals.begin(self._cursors.values()):
+                return
+            cursors = list(self._rotation.cursors)
+        if not self._closing and not self._woken:
+            self._arrivals.wait(timeout, cursors)
+
+    # The group and the topics ---------------------------------------------------------------------
+
+    def _join(self, group: str) -> Membership:
+        return join_group(
+            self._directory,
+            group,
+            self._subscription,
+            session_timeout_ms=self._session_timeout_ms,
+            holder=self,
+        )
+
+    def _existing_partitions(self) -> dict[TopicPartition, int]:
+        """Every partition that is subscribed to; a consumer alone owns them all since generation 0."""
+        return {
+            (topic, partition): 0
+            for topic in self._subscription.resolve(self._directory.topics())
+            for partition in range(self._directory.topic(topic).partitions)
+        }
+
+    def _follow(self) -> None:
+        """Bring the cursors in line with the topics and the group. Under the lock."""
+        self._follow_topics()
+        if self._membership is not None:
+            self._follow_group(self._membership)
+        self._release_idle()
+
+    def _follow_topics(self) -> None:
+        version = self._directory.topics_version()
+        if version != self._topics_version:
+            self._topics_version = version
+            self._directory.open_logs()  # brings changed configurations to the cursors' logs
+            try:
+                self._subscription.check_names(self._directory.topics())
+                self._missing = None
+            except TopicNotFoundError as error:
+                self._missing = error
+            if self.group is None:
+                self._reconcile(self._existing_partitions())
+        if self._missing is not None:
+            raise self._missing
+
+    def _follow_group(self, membership: Membership) -> None:
+        owned = membership.owned()
+        if owned is None:
+            membership, owned = self._join_again(membership)
+        if owned is self._followed:
+            return
+        self._reconcile({place: slot.since for place, slot in owned.items()})
+        for place, cursor in self._cursors.items():
+            cursor.leaving = owned[place].target != membership.member_id
+        self._rotation.follow(self._cursors.values())
+        self._followed = owned
+
+    def _join_again(self, membership: Membership) -> tuple[Membership, dict[TopicPartition, Slot]]:
+        logger.warning("%s was removed from group %r; it joins again", membership.member_id, self.group)
+        self._reconcile({})
+        self._membership = self._join(membership.group)
+        membership.leave()
+        return self._membership, self._membership.owned() or {}
+
+    def _reconcile(self, owned: Mapping[TopicPartition, int]) -> None:
+        """Close the cursors of partitions that are not owned any more, open those of new ones."""
+        lost = [cursor for cursor in self._cursors.values() if not self._is_current(cursor, owned)]
+        for cursor in lost:
+            self._drop(cursor)
+        gained = [place for place in owned if place not in self._cursors]
+        for place in gained:
+            self._open(place, owned[place])
+        self._rotation.follow(self._cursors.values())
+        if self._membership is not None and (lost or gained):
+            changes = [*(f"-{_name(cursor.place)}" for cursor in lost), *(f"+{_name(p)}" for p in gained)]
+            logger.info("%s in group %r: %s", self._membership.member_id, self.group, ", ".join(changes))
+            self._keep_starts(gained)
+
+    def _is_current(self, cursor: Cursor, owned: Mapping[TopicPartition, int]) -> bool:
+        if owned.get(cursor.place) != cursor.since:
+            return False
+        try:
+            return self._directory.topic(cursor.place[0]).topic_id == cursor.log.topic_id
+        except TopicNotFoundError:
+            return False
+
+    def _drop(self, cursor: Cursor) -> None:
+        del self._cursors[cursor.place]
+        if self._handout is not None and self._handout.cursor is cursor:
+            self._handout.cut()
+            self._handout = None
+        cursor.close()
+        if cursor.handed_out and self._delivery != "at-most-once" and self.group is not None:
+            logger.warning(
+                "%s moved to another member before what was handed out was committed: "
+                "offsets %s to %d are delivered again",
+                _name(cursor.place),
+                cursor.committed if cursor.committed is not None else "the start",
+                cursor.position - 1,
+            )
+        self._arrivals.unwatch(cursor)
+
+    def _open(self, place: TopicPartition, since: int) -> None:
+        try:
+            log = self._directory.log(*place)
+            event = self._directory.committed(self.group, *place) if self.group is not None else None
+            cursor = Cursor(
+                log,
+                since=since,
+                position=event.offset if event is not None else self._start.offset(log),
+                origin=Origin.START if event is None else Origin.COMMITTED,
+                committed=None if event is None else event.offset,
+                restart=self._start.offset,
+                now_ms=self._directory.clock.now_ms,
+            )
+        except TopicNotFoundError:
+            return  # deleted a moment ago: the group will be told
+        self._cursors[place] = cursor
+        self._arrivals.watch(cursor)
+
+    def _keep_starts(self, gained: list[TopicPartition]) -> None:
+        """Commit where a group starts when that is not the log's start.
+
+        Else a member that takes the partition over before the first commit would start at another
+        "latest", and skip what came in between.
+        """
+        if self._start.is_log_start:
+            return
+        cursors = [self._cursors[place] for place in gained if place in self._cursors]
+        fresh = {cursor: cursor.position for cursor in cursors if cursor.committed is None}
+        try:
+            self._write_commit(fresh)
+        except (FencedError, TopicNotFoundError) as error:
+            logger.info("the start of group %r is left to another member: %s", self.group, error)
+
+    def _release_idle(self) -> None:
+        """Let go of partitions that are to move and of which nothing handed out awaits its commit."""
+        membership = self._membership
+        if membership is None:
+            return
+        busy = self._handout.cursor if self._handout is not None else None
+        idle = [
+            place
+            for place, cursor in self._cursors.items()
+            if cursor.leaving and cursor is not busy and not (cursor.handed_out and self._commits_later)
+        ]
+        if idle:
+            membership.release(idle)
+            self._follow_group(membership)
+
+    @property
+    def _commits_later(self) -> bool:
+        return self._delivery != "at-most-once"
+
+    def tend(self) -> bool:
+        """For the coordinator: release partitions while the user's code runs, and keep slices short.
+
+        Returns False when records were handed out and the next was not asked for in max_poll_interval.
+        """
+        if self._closing or not self._lock.acquire(blocking=False):
+            return True  # at work: it follows the group by itself
+        try:
+            if self._gave_back:
+                return True
+            handout = self._handout
+            now = time.monotonic()
+            if handout is not None and now - handout.started > STALE_SLICE_S and self._commits_later:
+                self._slice = max(1, handout.yielded)
+                handout.cut()
+            if self._turn_thread is None and now - self._last_poll > self._max_poll_interval_s:
+                return not self._owes_a_commit()
+            self._follow()
+        except TopicNotFoundError:
+            pass  # the next poll raises it
+        finally:
+            self._lock.release()
+        return True
+
+    def _owes_a_commit(self) -> bool:
+        is_member = self._membership is not None and self._membership.owned() is not None
+        return is_member and any(cursor.handed_out for cursor in self._cursors.values())
+
+    # Committing -----------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Commit everything handed out so far; durable when this returns.
+
+        In an iteration that includes the current record. After a ``seek`` the new place is committed.
+
+        Raises:
+            FencedError: a partition moved to another member meanwhile; nothing was committed.
+            InvalidRequestError: the consumer has no group.
+            StorageFailedError: whether it was committed is unknown.
+
+        """
+        self._check_usable()
+        if self.group is None:
+            raise InvalidRequestError(
+                "a consumer without a group has nowhere to commit to; make it with group='…'"
+            )
+        with self._lock:
+            self._write_commit(self._uncommitted())
+            if self._membership is not None and self._followed is not None:
+                self._release_idle()
+
+    def pending_commit(self) -> PendingCommit:
+        """What ``commit()`` would write, for a caller that journals it together with events of its own."""
+        self._check_usable()
+        with self._lock:
+            return self._prepare_commit(self._uncommitted())
+
+    def _uncommitted(self) -> dict[Cursor, int]:
+        """The offset to commit for each partition that moved. Under the lock."""
+        return {
+            cursor: self._handed_out_position(cursor)
+            for cursor in self._cursors.values()
+            if cursor.moved and self._handed_out_position(cursor) != cursor.committed
+        }
+
+    def _handed_out_position(self, cursor: Cursor) -> int:
+        handout = self._handout
+        return handout.position if handout is not None and handout.cursor is cursor else cursor.position
+
+    def _done_position(self, cursor: Cursor) -> int:
+        handout = self._handout
+        return handout.done if handout is not None and handout.cursor is cursor else cursor.done
+
+    def _prepare_commit(self, offsets: Mapping[Cursor, int]) -> PendingCommit:
+        membership, group = self._membership, self.group
+        assert membership is not None
+        assert group is not None
+        for cursor, offset in offsets.items():
+            if cursor.log.offsets().synced_offset < offset:
+                cursor.log.sync(offset)
+        now_ms = self._directory.clock.now_ms()
+        since = {cursor.place: cursor.since for cursor in offsets}
+
+        def check() -> None:
+            membership.check(since)
+            for topic, _ in since:
+                self._directory.topic(topic)
+
+        def settle() -> None:
+            for cursor, offset in offsets.items():
+                cursor.committed = offset
+                if offset == cursor.position:
+                    cursor.moved = cursor.handed_out = False
+
+        events = [OffsetEvent(group, *cursor.place, offset, "", now_ms) for cursor, offset in offsets.items()]
+        return PendingCommit(events=events, check=check, settle=settle)
+
+    def _write_commit(self, offsets: Mapping[Cursor, int]) -> None:
+        if not offsets:
+            return
+        began = time.monotonic()
+        commit = self._prepare_commit(offsets)
+        self._directory.journal.record(commit.events, check=commit.check)
+        commit.settle()
+        now = time.monotonic()
+        self._next_commit = now + COMMIT_SHARE * (now - began)
+
+    def _commit_quietly(self) -> None:
+        """Commit by ourselves: what moved to another member is delivered again there, which is no error."""
+        try:
+            self._write_commit(self._uncommitted())
+        except (FencedError, TopicNotFoundError):
+            self._topics_version = -1
+            self._follow()
+            self._write_commit(self._uncommitted())
+
+    # Places ---------------------------------------------------------------------------------------
+
+    def assignment(self) -> list[TopicPartition]:
+        """The partitions that this consumer reads now, as (topic, partition), ascending."""
+        self._check_usable()
+        with self._lock:
+            self._follow()
+            return sorted(self._cursors)
+
+    def position(self) -> dict[Place, int]:
+        """The next offset that will be handed out, for each assigned partition.
+
+        Keyed by partition if the consumer was made for one topic by name, else by (topic, partition).
+        """
+        self._check_usable()
+        with self._lock:
+            self._follow()
+            return {
+                self._label(place): self._handed_out_position(cursor)
+                for place, cursor in sorted(self._cursors.items())
+            }
+
+    def committed(self) -> dict[Place, int | None]:
+        """What the group has committed in each assigned partition, or None; keys as ``position``."""
+        self._check_usable()
+        with self._lock:
+            self._follow()
+            return {self._label(place): cursor.committed for place, cursor in sorted(self._cursors.items())}
+
+    def lag(self) -> dict[Place, int]:
+        """How many offsets each assigned partition has from ``position`` on; keys as ``position``."""
+        self._check_usable()
+        with self._lock:
+            self._follow()
+            return {
+                self._label(place): max(
+                    0, cursor.log.offsets().high_watermark - self._handed_out_position(cursor)
+                )
+                for place, cursor in sorted(self._cursors.items())
+            }
+
+    def _label(self, place: TopicPartition) -> Place:
+        return place[1] if self._subscription.single_topic is not None else place
+
+    def seek(self, partition: Place, offset: int, *, topic: str | None = None) -> None:
+        """Go on at *offset* in an assigned partition: a number, or (topic, number) with several topics.
+
+        Records that were handed out of it before count as abandoned: the next commit takes the new place.
+
+        Raises:
+            OffsetOutOfRangeError: the partition does not have that offset; its end is allowed.
+            InvalidRequestError: the partition is not assigned to this consumer, or is ambiguous.
+
+        """
+        self._check_usable()
+        with self._lock:
+            self._follow()
+            self._seek(self._assigned(partition, topic), offset)
+
+    def seek_to(self, moment: datetime.datetime) -> None:
+        """Go on, in every assigned partition, at the first record that is not older than *moment* (aware).
+
+        Where all are older, at the end.
+        """
+        self._check_usable()
+        timestamp_ms = timestamp_ms_of(moment)
+        with self._lock:
+            self._follow()
+            for cursor in self._cursors.values():
+                found = cursor.log.offset_for_timestamp(timestamp_ms)
+                self._seek(cursor, cursor.log.offsets().high_watermark if found is None else found)
+
+    def _assigned(self, partition: Place, topic: str | None) -> Cursor:
+        if isinstance(partition, tuple):
+            topic, partition = partition
+        found = [
+            cursor
+            for place, cursor in self._cursors.items()
+            if place[1] == partition and topic in (None, place[0])
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InvalidRequestError(
+                f"several topics have a partition {partition}; say which: seek((topic, {partition}), offset)"
+            )
+        raise InvalidRequestError(
+            f"partition {partition} is not assigned to this consumer, which reads "
+            f"{', '.join(map(_name, sorted(self._cursors))) or 'nothing now'}"
+        )
+
+    def _seek(self, cursor: Cursor, offset: int) -> None:
+        offsets = cursor.log.offsets()
+        if not offsets.log_start_offset <= offset <= offsets.log_end_offset:
+            raise OffsetOutOfRangeError(
+                *cursor.place,
+                offset=offset,
+                start_offset=offsets.log_start_offset,
+                end_offset=offsets.high_watermark,
+            )
+        self._settle_handout()
+        cursor.seek(offset)
+
+    # Closing --------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Leave the group at once and close; with at-least-once, commit what was handed out. Idempotent.
+
+        From another thread it ends a poll or an iteration first.
+        """
+        self._close(self._handed_out_position)
+
+    def __enter__(self) -> Consumer:
+        self._check_usable()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close. When an exception passes, at-least-once commits only what was done before.
+
+        That is what was handed out before the last record of an iteration, or before the last poll.
+        """
+        self._close(self._handed_out_position if error is None else self._done_position)
+
+    def _close(self, commit_up_to: Callable[[Cursor], int]) -> None:
+        self._closing = True
+        if self._directory.closed:
+            return  # closed before, or a forked child's copy: there is nothing that is ours to give back
+        self._arrivals.wake()
+        if self._turn_thread == threading.get_ident():
+            return  # called inside a poll, by a signal handler: the poll closes when it returns
+        with self._turn_lock, self._lock:
+            if self._gave_back:
+                return
+            self._gave_back = True
+            try:
+                self._commit_on_closing(commit_up_to)
+            finally:
+                self._give_everything_back()
+
+    def _commit_on_closing(self, commit_up_to: Callable[[Cursor], int]) -> None:
+        if self._membership is None or self._delivery == "manual":
+            return
+        if self._delivery == "at-most-once":
+            commit_up_to = self._handed_out_position  # takes back what was committed but never handed out
+        offsets = {
+            cursor: commit_up_to(cursor)
+            for cursor in self._cursors.values()
+            if cursor.moved and commit_up_to(cursor) != cursor.committed
+        }
+        if commit_up_to == self._done_position:  # an explicit commit may have been ahead of it
+            offsets = {
+                cursor: offset for cursor, offset in offsets.items() if offset > (cursor.committed or 0)
+            }
+        try:
+            self._write_commit(offsets)
+        except (FencedError, TopicNotFoundError) as error:
+            logger.warning("the last commit of group %r came too late: %s", self.group, error)
+
+    def _give_everything_back(self) -> None:
+        if self._handout is not None:
+            self._handout.cut()
+        for cursor in self._cursors.values():
+            cursor.close()
+        try:
+            if self._membership is not None:
+                self._membership.leave()
+        finally:
+            self._arrivals.close()
+            self._directory.close()
+
+    def __repr__(self) -> str:
+        topics = ", ".join([*self._subscription.names, *self._subscription.patterns])
+        state = "closed" if self._closing else ", ".join(map(_name, sorted(self._cursors))) or "no partitions"
+        return f"<Consumer of {topics} in group {self.group!r}: {state}>"
+
+
+# Arguments ------------------------------------------------------------------------------------------------
+
+
+def _name(place: TopicPartition) -> str:
+    return f"{place[0]}-{place[1]}"
+
+
+def _checked_delivery(delivery: str) -> Delivery:
+    if delivery == "exactly-once":
+        raise InvalidRequestError(
+            "a consumer alone cannot deliver exactly once: what the application does with a record is not "
+            "part of its commit. Use broker.transform(), or a transaction: broker.transaction() with "
+            "tx.commit_offsets(consumer) and a consumer of delivery='manual'"
+        )
+    for known in DELIVERIES:
+        if delivery == known:
+            return known
+    raise InvalidRequestError(f"delivery={delivery!r} is not known; use one of {', '.join(DELIVERIES)}")
+
+
+def _milliseconds(name: str, seconds: float) -> int:
+    if not seconds > 0:
+        raise InvalidRequestError(f"{name}={seconds!r}: give it a positive number of seconds")
+    return max(1, int(seconds * 1000))
+
+
+def _positive(name: str, number: int) -> int:
+    if number < 1:
+        raise InvalidRequestError(f"{name}={number!r}: give it a number from 1 on")
+    return number

@@ -1,0 +1,287 @@
+"""A consumer's place in one partition: reads batches, decodes them as they are wanted, hands records out.
+
+    log ──read()──► batches ──decode──► records ──take()──► the consumer
+                    (bytes)             not handed out yet      │
+                                                                ▼
+        committed  ≤  done  ≤  position  =  offset behind the last record handed out
+
+Batches stay bytes until records are asked for, so that a consumer of many partitions holds bytes of each
+but records of few. What consumers must not see goes here: control batches are passed over whole; a record
+is dropped when its time to live (the topic's, or its own) has passed, be it after it was decoded; headers
+of the broker's are taken off. ``position`` moves past all of these.
+
+All work is done per batch: a record costs its decoding and a place in a list.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from operator import attrgetter, length_hint
+
+from logbroker_storage.errors import CorruptBatchError, CorruptionError, OffsetOutOfRangeError
+from logbroker_storage.log_reader import LogReader
+from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.record_batch import Record, StoredBatch, decode_records
+from logbroker_storage.record_expiry import record_ttl_ms
+
+from .records import may_have_reserved_headers, without_reserved_headers
+
+logger = logging.getLogger("logbroker.consumer")
+
+NEVER_MS = 1 << 63
+UNKNOWN_POSITION = -1
+
+_offset_of = attrgetter("offset")
+
+
+class Origin(enum.Enum):
+    """Why a cursor stands where it stands; decides what happens when that offset is not in the log."""
+
+    START = "the start= argument"
+    COMMITTED = "the committed offset"
+    READ = "reading"
+    SOUGHT = "seek"
+
+
+class Cursor:
+    """One partition as one consumer reads it. The consumer's lock guards it."""
+
+    def __init__(
+        self,
+        log: PartitionLog,
+        *,
+        since: int,
+        position: int,
+        origin: Origin,
+        committed: int | None,
+        restart: Callable[[PartitionLog], int],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """*since* is the generation of the ownership; *restart* finds the offset that start= stands for."""
+        self.log = log
+        self.place = (log.topic, log.partition)
+        self.since = since
+        self.position = position  # the next offset to hand out
+        self.done = position  # everything below was asked on from: the user is through with it
+        self.committed = committed  # what this member knows to be the group's offset
+        self.moved = False  # position is news to the group: handed out, passed over or sought, not committed
+        self.handed_out = False  # records were handed out and not committed yet
+        self.leaving = False  # the group wants the partition for another member: read no more
+        self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
+        self._origin = origin
+        self._restart = restart
+        self._now_ms = now_ms
+        self._reader: LogReader | None = None
+        self._batches: deque[StoredBatch] = deque()
+        self._records: list[Record] = []
+        self._next = 0  # index in _records of the next to hand out
+        self._end = position  # the position when all of _records were handed out
+        self._deadlines: dict[int, int] = {}  # offset -> when it expires, of records with a ttl of their own
+
+    def take(self, count: int, read_bytes: int) -> list[Record]:
+        """Up to *count* records, [] when there are none now; moves ``position``.
+
+        Raises:
+            CorruptionError: the log is damaged at ``position``; again at each call until a seek.
+            OffsetOutOfRangeError: the records at ``position`` were deleted after some were handed out.
+            TopicNotFoundError: the topic was deleted.
+        """
+        if self.expires_ms <= self._now_ms():
+            self._drop_expired()
+        if self._next >= len(self._records) and not self._refill(count, read_bytes):
+            return []
+        begin, self._next = self._next, min(self._next + count, len(self._records))
+        taken = self._records[begin : self._next]
+        self._origin = Origin.READ
+        self.moved = self.handed_out = True
+        self.position = self._end if self._next == len(self._records) else taken[-1].offset + 1
+        return taken
+
+    def give_back(self, count: int) -> None:
+        """The last *count* records of the last ``take`` were not handed out after all."""
+        if count:
+            self._next -= count
+            behind = self._records[self._next - 1].offset + 1 if self._next else self._records[0].offset
+            self.position = behind
+
+    def seek(self, offset: int, origin: Origin = Origin.SOUGHT) -> None:
+        """Go on at *offset*."""
+        self.position = self.done = offset
+        self.moved = True
+        self._origin = origin
+        self._forget_buffer()
+
+    def is_expired(self, record: Record) -> bool:
+        """Whether *record*, of the last ``take``, has expired by now."""
+        return self._deadline_ms(record) <= self._now_ms()
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # Reading ahead --------------------------------------------------------------------------------
+
+    def _forget_buffer(self) -> None:
+        self._batches.clear()
+        self._records = []
+        self._next = 0
+        self._end = self.position
+        self._deadlines = {}
+        self.expires_ms = NEVER_MS
+        if self._reader is not None:
+            self._reader.seek(self.position)
+
+    def _refill(self, count: int, read_bytes: int) -> bool:
+        """Decode until there are *count* records or no more batch was read; whether there is any."""
+        records: list[Record] = []
+        self._records = records
+        self._next = 0
+        self._deadlines = {}
+        self.expires_ms = NEVER_MS
+        while len(records) < count:
+            if not self._batches and (records or not self._read(read_bytes)):
+                break
+            decoded = self._decoded(self._batches[0], is_first=not records)
+            if decoded is None:
+                break
+            self._end = self._batches.popleft().header.next_offset
+            records += decoded
+        if not records and self.position < self._end:
+            self.position = self._end  # only records that consumers do not see: the group may know of it
+            self.moved = True
+        return bool(records)
+
+    def _read(self, read_bytes: int) -> bool:
+        if self._reader is None:
+            self._reader = self.log.reader(self.position)
+        try:
+            self._batches.extend(self._reader.read(read_bytes))
+        except OffsetOutOfRangeError as error:
+            if self._origin in (Origin.READ, Origin.SOUGHT):
+                raise
+            self._start_over(error)
+            self._batches.extend(self._reader.read(read_bytes))
+        return bool(self._batches)
+
+    def _start_over(self, error: OffsetOutOfRangeError) -> None:
+        """Nothing was handed out here yet, so start= decides, as for a group without a committed offset."""
+        offset = min(max(self._restart(self.log), error.start_offset), error.end_offset)
+        logger.warning(
+            "%s of %s-%d is %d, outside of [%d, %d]: it goes on at %d",
+            self._origin.value,
+            *self.place,
+            error.offset,
+            error.start_offset,
+            error.end_offset,
+            offset,
+        )
+        self.seek(offset, Origin.START)
+
+    def _decoded(self, batch: StoredBatch, *, is_first: bool) -> list[Record] | None:
+        """The records of *batch* that may be handed out; None puts damage off until those before are."""
+        header = batch.header
+        ttl_ms = self.log.config.message_ttl_ms
+        if header.is_control or not header.record_count:
+            return []
+        if ttl_ms >= 0 <= header.base_timestamp_ms and header.max_timestamp_ms + ttl_ms <= self._now_ms():
+            return []
+        try:
+            records = decode_records(batch, *self.place)
+        except CorruptBatchError as error:
+            if not is_first:
+                return None
+            raise self._corruption(batch, error) from error
+        if header.base_offset < self.position:
+            del records[: bisect_left(records, self.position, key=_offset_of)]
+        if may_have_reserved_headers(records):
+            records = self._without_ttl_headers(records)
+        if ttl_ms >= 0 or self._deadlines:
+            records = self._unexpired(records)
+        return records
+
+    def _without_ttl_headers(self, records: list[Record]) -> list[Record]:
+        """Note when records with a time to live of their own expire, and take the broker's headers off."""
+        for record in records:
+            ttl_ms = record_ttl_ms(record)
+            if ttl_ms >= 0 <= record.timestamp_ms:
+                self._deadlines[record.offset] = record.timestamp_ms + ttl_ms
+        return [without_reserved_headers(record) for record in records]
+
+    def _deadline_ms(self, record: Record) -> int:
+        own_ms = self._deadlines.get(record.offset, NEVER_MS)
+        ttl_ms = self.log.config.message_ttl_ms
+        if ttl_ms < 0 or record.timestamp_ms < 0:
+            return own_ms
+        return min(own_ms, record.timestamp_ms + ttl_ms)
+
+    def _unexpired(self, records: list[Record]) -> list[Record]:
+        """Those that have not expired; ``expires_ms`` takes note of when the first of them will."""
+        now_ms = self._now_ms()
+        deadlines = list(map(self._deadline_ms, records))
+        if min(deadlines, default=NEVER_MS) <= now_ms:
+            pairs = zip(records, deadlines, strict=True)
+            records = [record for record, deadline_ms in pairs if deadline_ms > now_ms]
+            deadlines = [deadline_ms for deadline_ms in deadlines if deadline_ms > now_ms]
+        self.expires_ms = min(self.expires_ms, min(deadlines, default=NEVER_MS))
+        return records
+
+    def _drop_expired(self) -> None:
+        """Look at each record that is not handed out yet; the first of them has expired."""
+        self.expires_ms = NEVER_MS
+        self._records = self._unexpired(self._records[self._next :])
+        self._next = 0
+        if not self._records and self.position != self._end:
+            self.position = self._end
+            self.moved = True
+
+    def _corruption(self, batch: StoredBatch, error: CorruptBatchError) -> CorruptionError:
+        """The checksum was right but the records do not parse: the batch was written so."""
+        return CorruptionError(
+            *self.place,
+            start_offset=max(batch.header.base_offset, self.position),
+            end_offset=batch.header.next_offset,
+            path=self.log.directory,
+            position=UNKNOWN_POSITION,
+            reason=str(error),
+        )
+
+
+class Handout:
+    """Records that an iteration hands out one by one, without a line of Python for each.
+
+    The list iterator itself knows how far it is; ``length_hint`` asks it. Emptying it from anywhere ends
+    the iteration behind the record that was last handed out.
+    """
+
+    def __init__(self, cursor: Cursor, records: list[Record], *, started: float) -> None:
+        self.cursor = cursor
+        self.records = records
+        self.iterator = iter(records)
+        self.started = started
+
+    @property
+    def yielded(self) -> int:
+        return len(self.records) - length_hint(self.iterator)
+
+    @property
+    def position(self) -> int:
+        """The offset behind the record last handed out."""
+        yielded = self.yielded
+        if yielded == len(self.records):
+            return self.cursor.position
+        return self.records[yielded - 1].offset + 1 if yielded else self.records[0].offset
+
+    @property
+    def done(self) -> int:
+        """The offset of the record last handed out: all before it were asked on from."""
+        yielded = self.yielded
+        return self.records[max(yielded - 1, 0)].offset
+
+    def cut(self) -> None:
+        """Hand out no more of these records; the rest goes back to the cursor."""
+        self.cursor.give_back(len(list(self.iterator)))

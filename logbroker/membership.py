@@ -1,0 +1,424 @@
+"""Membership in consumer groups: the group state machine (``groups``) run over a data directory.
+
+A group's state is one volatile value of the view. Every change to it is made under ``Journal.exclusive``,
+and every offset commit checks it under the same lock: when a partition has a new owner, all commits of the
+old one are visible and no later one is accepted.
+
+    key                            value                     life
+    group NUL <group>              GroupState, msgpack       gone with the view
+    heartbeat NUL <process id>     monotonic ms, int64       gone with the view
+
+One daemon thread a process and directory, the coordinator, looks after all members of this process: twice a
+second, and at once when the group or the topics change.
+
+    it sees                                              it does
+    a fifth of the shortest session timeout passed       writes the heartbeat of this process
+    the next process (in a ring by process id) is dead   expires its members
+    a heartbeat older than a member's session timeout    expires that member
+    a partition not released in time                     takes it from its owner
+    topics came, went or grew                            changes the group's partitions
+    a member of ours is to release partitions            lets the consumer do it, if it is not at work
+    a member of ours holds records for too long          leaves the group for it
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Protocol
+
+from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import FencedError, ForkedError, LogbrokerError
+from logbroker_storage.events import GroupEvent, decode_event
+from logbroker_storage.wakeup import Waiter
+
+from .groups import (
+    Expire,
+    GroupEventKind,
+    GroupState,
+    Join,
+    Leave,
+    Member,
+    Release,
+    Slot,
+    Tick,
+    TopicPartition,
+    TopicsChanged,
+    TopicShape,
+    apply,
+    decode_group,
+    encode_group,
+)
+from .subscription import Subscription
+
+logger = logging.getLogger("logbroker.groups")
+
+TICK_S = 0.5
+HEARTBEATS_PER_SESSION = 5
+
+_HEARTBEAT = struct.Struct(">q")
+_HEARTBEAT_PREFIX = b"heartbeat\0"
+
+_coordinators: dict[int, Coordinator] = {}  # by id of their DataDirectory; guarded by _coordinators_lock
+_coordinators_lock = threading.Lock()
+_member_numbers = count(1)
+
+
+class Holder(Protocol):
+    """Who reads for a member; the coordinator's thread calls it and must not be kept waiting."""
+
+    def tend(self) -> bool:
+        """Release what can be released; False when the member holds records for too long and must leave."""
+
+
+def group_key(group: str) -> bytes:
+    return b"group\0" + group.encode()
+
+
+def group_signal(group: str) -> str:
+    return f"group-{group}"
+
+
+def monotonic_ms(directory: DataDirectory) -> int:
+    return int(directory.clock.monotonic() * 1000)
+
+
+def group_state(directory: DataDirectory, group: str) -> GroupState:
+    """The group as it is now, dead members included until somebody noticed them."""
+    return decode_group(directory.volatile_get(group_key(group)))
+
+
+def live_members(directory: DataDirectory, group: str) -> dict[str, Member]:
+    """The members whose process is alive."""
+    members = group_state(directory, group).members
+    return {name: member for name, member in members.items() if directory.process_alive(member.process_id)}
+
+
+# Changing a group -------------------------------------------------------------------------------------------
+
+
+def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEventKind]) -> GroupState:
+    """Apply *events* to the group, tell every process, and journal topics that it subscribed to anew."""
+    with directory.journal.exclusive() as turn:
+        before = group_state(directory, group)
+        state = before
+        for event in events:
+            state = apply(state, event, now_ms=monotonic_ms(directory))
+        if state is before:
+            return state
+        subscribed = _subscribed(directory, group, state)
+        if subscribed is not None:
+            turn.record([subscribed])
+        encoded = encode_group(state)
+        directory.volatile_update(group_key(group), lambda _: encoded)
+    directory.signal(group_signal(group))
+    _log_change(group, before, state)
+    return state
+
+
+def _subscribed(directory: DataDirectory, group: str, state: GroupState) -> GroupEvent | None:
+    """The event that says which topics the group reads, when the journal does not say so yet."""
+    stored = directory.view.event(GroupEvent.key_of(group))
+    known = decode_event(stored) if stored is not None else None
+    if isinstance(known, GroupEvent):
+        if set(state.topics) <= set(known.topics):
+            return None
+        existing = set(known.topics).intersection(directory.topics())
+        return GroupEvent(group, sorted(existing.union(state.topics)), known.created_ms)
+    return GroupEvent(group, sorted(state.topics), directory.clock.now_ms())
+
+
+def _log_change(group: str, before: GroupState, after: GroupState) -> None:
+    came, went = set(after.members) - set(before.members), set(before.members) - set(after.members)
+    moving = sum(1 for _, slot in after.slots() if slot.release_by_ms)
+    logger.info(
+        "group %r, generation %d: %d members (%s), %d partitions still to move",
+        group,
+        after.generation,
+        len(after.members),
+        ", ".join([f"+{name}" for name in sorted(came)] + [f"-{name}" for name in sorted(went)])
+        or "the same",
+        moving,
+    )
+
+
+def topic_shapes(directory: DataDirectory) -> dict[str, TopicShape]:
+    """What groups have to know of the live topics."""
+    return {
+        name: TopicShape(event.topic_id, event.partitions)
+        for name, event in directory.catalog.all().items()
+        if event.state == "live"
+    }
+
+
+# A member ---------------------------------------------------------------------------------------------------
+
+
+class Membership:
+    """One consumer's place in a group, from joining to leaving. Safe across threads."""
+
+    def __init__(self, directory: DataDirectory, group: str, member_id: str, holder: Holder) -> None:
+        self.group = group
+        self.member_id = member_id
+        self.holder = weakref.ref(holder)
+        self._directory = directory
+        self._key = group_key(group)
+        self._seen: tuple[bytes | None, dict[TopicPartition, Slot] | None] = (b"", None)  # replaced whole
+
+    def owned(self) -> dict[TopicPartition, Slot] | None:
+        """The partitions that the member owns now; None when the group no longer has it as a member.
+
+        The same object until something changes.
+        """
+        stored = self._directory.volatile_get(self._key)
+        seen, owned = self._seen
+        if stored == seen:
+            return owned
+        state = decode_group(stored)
+        fresh = state.owned_by(self.member_id) if self.member_id in state.members else None
+        if fresh != owned:
+            owned = fresh
+        self._seen = (stored, owned)
+        return owned
+
+    def check(self, places: Mapping[TopicPartition, int]) -> None:
+        """Hold that the member owns *places* since the given generations; for use under the journal lock.
+
+        Raises:
+            FencedError: one of them has another owner now, or this member got it anew.
+        """
+        owned = self.owned() or {}
+        lost = [place for place, since in places.items() if place not in owned or owned[place].since != since]
+        if lost:
+            names = ", ".join(f"{topic}-{partition}" for topic, partition in sorted(lost))
+            raise FencedError(
+                f"{self.member_id} no longer owns {names} in group {self.group!r}: another member reads on "
+                "from the last committed offset; nothing of this commit was written. Poll again to go on "
+                "with what this member owns, and keep the time between polls below session_timeout"
+            )
+
+    def release(self, places: Iterable[TopicPartition]) -> None:
+        """Let go of partitions that are to move to other members."""
+        change_group(self._directory, self.group, [Release(self.member_id, tuple(places))])
+
+    def leave(self) -> None:
+        """Leave the group: what the member owned goes to the others at once. Idempotent."""
+        Coordinator.leave(self._directory, self)
+
+
+def join_group(
+    directory: DataDirectory,
+    group: str,
+    subscription: Subscription,
+    *,
+    session_timeout_ms: int,
+    holder: Holder,
+) -> Membership:
+    """Become a member of *group*, which exists from then on; its dead members are removed on the way."""
+    member_id = f"consumer-{directory.process_id}-{next(_member_numbers)}"
+    membership = Membership(directory, group, member_id, holder)
+    coordinator = Coordinator.enter(directory, membership, session_timeout_ms)
+    coordinator.beat()
+    member = Member(directory.process_id, subscription, session_timeout_ms)
+    dead = _members_of_dead_processes(directory, group_state(directory, group))
+    try:
+        change_group(directory, group, [Expire(dead), Join(member_id, member, topic_shapes(directory))])
+    except BaseException:
+        Coordinator.forget(directory, membership)
+        raise
+    return membership
+
+
+def _members_of_dead_processes(directory: DataDirectory, state: GroupState) -> tuple[str, ...]:
+    processes = {member.process_id for member in state.members.values()}
+    dead = {process_id for process_id in processes if not directory.process_alive(process_id)}
+    return tuple(name for name, member in state.members.items() if member.process_id in dead)
+
+
+# The thread -------------------------------------------------------------------------------------------------
+
+
+class Coordinator:
+    """Looks after the members that this process has in a directory's groups. See the module's table."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        # A user of the directory of its own: the view must not be closed under the thread.
+        self._directory = DataDirectory.open(directory.path)
+        self._members: dict[str, Membership] = {}  # by member id; guarded by _coordinators_lock
+        self._session_timeout_ms = 1 << 31  # the shortest of the members'; guarded by _coordinators_lock
+        self._topics_version = -1  # that the groups were told of; the thread's own
+        self._states: dict[str, tuple[bytes | None, GroupState]] = {}  # as decoded last; the thread's own
+        self._next_beat_ms = 0  # the thread's own
+        self._waiter = Waiter(self._directory)
+        self._waiter.watch_signal(TOPICS_SIGNAL)
+        self._thread = threading.Thread(target=self._run, name="logbroker-coordinator", daemon=True)
+
+    @staticmethod
+    def enter(directory: DataDirectory, membership: Membership, session_timeout_ms: int) -> Coordinator:
+        """Have the coordinator of *directory*, which is started for its first member, look after one more."""
+        with _coordinators_lock:
+            coordinator = _coordinators.get(id(directory))
+            if coordinator is None:
+                coordinator = _coordinators[id(directory)] = Coordinator(directory)
+                coordinator._thread.start()
+            coordinator._waiter.watch_signal(group_signal(membership.group))
+            coordinator._members[membership.member_id] = membership
+            shortest = min(coordinator._session_timeout_ms, session_timeout_ms)
+            coordinator._session_timeout_ms = shortest
+        return coordinator
+
+    @staticmethod
+    def leave(directory: DataDirectory, membership: Membership) -> None:
+        with _coordinators_lock:
+            coordinator = _coordinators.get(id(directory))
+            if coordinator is None or membership.member_id not in coordinator._members:
+                return
+        try:
+            change_group(directory, membership.group, [Leave(membership.member_id)])
+        finally:
+            Coordinator.forget(directory, membership)
+
+    @staticmethod
+    def forget(directory: DataDirectory, membership: Membership) -> None:
+        """No longer look after a member; the thread ends with the last."""
+        with _coordinators_lock:
+            coordinator = _coordinators.get(id(directory))
+            if coordinator is None:
+                return
+            coordinator._members.pop(membership.member_id, None)
+            last = not coordinator._members and _coordinators.get(id(directory)) is coordinator
+            if last:
+                del _coordinators[id(directory)]
+        if last:
+            coordinator._stop()
+
+    def _stop(self) -> None:
+        self._waiter.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._has_members():
+                try:
+                    self._step()
+                except ForkedError:
+                    return
+                except (LogbrokerError, OSError) as error:
+                    logger.warning("looking after consumer groups failed and is tried again: %s", error)
+                self._waiter.wait(TICK_S)
+        finally:
+            self._waiter.close()
+            self._directory.close()
+
+    def _has_members(self) -> bool:
+        with _coordinators_lock:
+            return bool(self._members)
+
+    def beat(self) -> None:
+        """Say that this process is alive and not stopped."""
+        key = _HEARTBEAT_PREFIX + self._directory.process_id.encode()
+        value = _HEARTBEAT.pack(monotonic_ms(self._directory))
+        self._directory.volatile_update(key, lambda _: value)
+
+    def _step(self) -> None:
+        with _coordinators_lock:
+            members = list(self._members.values())
+            timeout_ms = self._session_timeout_ms
+        now_ms = monotonic_ms(self._directory)
+        if now_ms >= self._next_beat_ms:
+            self._next_beat_ms = now_ms + timeout_ms // HEARTBEATS_PER_SESSION
+            self.beat()
+        version = self._directory.topics_version()
+        for group in {membership.group for membership in members}:
+            events = self._due(group, now_ms, topics_changed=version != self._topics_version)
+            if events:
+                change_group(self._directory, group, events)
+        self._topics_version = version
+        for membership in members:
+            self._tend(membership)
+
+    def _state(self, group: str) -> GroupState:
+        stored = self._directory.volatile_get(group_key(group))
+        seen = self._states.get(group)
+        if seen is None or seen[0] != stored:
+            seen = self._states[group] = (stored, decode_group(stored))
+        return seen[1]
+
+    def _due(self, group: str, now_ms: int, *, topics_changed: bool) -> list[GroupEventKind]:
+        """What has to happen to the group now."""
+        state = self._state(group)
+        events: list[GroupEventKind] = []
+        gone = self._dead_neighbours(state) + self._silent(state, now_ms)
+        if gone:
+            logger.warning("group %r: %s died or stopped; their partitions move on", group, ", ".join(gone))
+            events.append(Expire(gone))
+        if topics_changed:
+            events.append(TopicsChanged(topic_shapes(self._directory)))
+        if any(0 < slot.release_by_ms <= now_ms for _, slot in state.slots()):
+            events.append(Tick())
+        return events
+
+    def _dead_neighbours(self, state: GroupState) -> tuple[str, ...]:
+        """Members of the dead processes between ours and the next living one in the ring.
+
+        Every living process has one that looks at it, so a group of any size is watched for one probe
+        (5 µs) a process and tick.
+        """
+        others = sorted(
+            {member.process_id for member in state.members.values()} - {self._directory.process_id}
+        )
+        ring = [name for name in others if name > self._directory.process_id]
+        ring += [name for name in others if name < self._directory.process_id]
+        dead = set()
+        for process_id in ring:
+            if self._directory.process_alive(process_id):
+                break
+            dead.add(process_id)
+            self._directory.volatile_update(_HEARTBEAT_PREFIX + process_id.encode(), lambda _: None)
+        return tuple(name for name, member in state.members.items() if member.process_id in dead)
+
+    def _silent(self, state: GroupState, now_ms: int) -> tuple[str, ...]:
+        """Members whose process is there but wrote no heartbeat for a session timeout: stopped, or hung."""
+        if len({member.process_id for member in state.members.values()}) < 2:
+            return ()
+        beats = {
+            key[len(_HEARTBEAT_PREFIX) :].decode(): int(_HEARTBEAT.unpack(value)[0])
+            for key, value in self._directory.volatile_items(_HEARTBEAT_PREFIX)
+        }
+        return tuple(
+            name
+            for name, member in state.members.items()
+            if member.process_id != self._directory.process_id
+            and member.process_id in beats
+            and now_ms - beats[member.process_id] > member.session_timeout_ms
+        )
+
+    def _tend(self, membership: Membership) -> None:
+        holder = membership.holder()
+        if holder is None:
+            logger.warning("%s was dropped without close(); it leaves its group", membership.member_id)
+            Coordinator.leave(self._directory, membership)
+        elif not holder.tend():
+            logger.warning(
+                "%s holds records and did not poll for too long; it leaves group %r until it polls again",
+                membership.member_id,
+                membership.group,
+            )
+            change_group(self._directory, membership.group, [Leave(membership.member_id)])
+
+
+def _forget_in_child() -> None:
+    """The coordinators belong to the parent: their threads are not here, and their lock may be held."""
+    global _coordinators_lock
+    _coordinators_lock = threading.Lock()
+    _coordinators.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

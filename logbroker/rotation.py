@@ -1,0 +1,88 @@
+"""The partitions of a consumer, read in turn, so that a busy one does not keep the others from being read.
+
+A partition whose read fails has its turn like the others: its error is raised when there is nothing else to
+hand out, and the next time another partition comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+from logbroker_storage.record_batch import Record
+
+from .cursor import Cursor
+
+READ_BYTES = 1 << 20  # of one partition at a time
+ALL_READ_BYTES = 16 << 20  # of all partitions together
+LEAST_READ_BYTES = 64 << 10
+
+
+class Taken(NamedTuple):
+    """Records of one partition."""
+
+    cursor: Cursor
+    records: list[Record]
+
+
+class Rotation:
+    """Whose turn it is. The consumer's lock guards it."""
+
+    def __init__(self) -> None:
+        self.cursors: list[Cursor] = []
+        self._next = 0
+        self._read_bytes = READ_BYTES
+
+    def follow(self, cursors: Iterable[Cursor]) -> None:
+        """Read *cursors* from now on, and of them those that are not to move to another member."""
+        self.cursors = [cursor for cursor in cursors if not cursor.leaving]
+        self._next = 0
+        share = ALL_READ_BYTES // max(1, len(self.cursors))
+        self._read_bytes = max(LEAST_READ_BYTES, min(READ_BYTES, share))
+
+    def take_one(self, count: int) -> Taken | None:
+        """Up to *count* records of the next partition that has any.
+
+        Raises:
+            LogbrokerError: the read of the partition whose turn it is failed.
+        """
+        for _ in range(len(self.cursors)):
+            cursor = self._turn()
+            try:
+                records = cursor.take(count, self._read_bytes)
+            except TopicNotFoundError:
+                continue  # deleted a moment ago: the next look at the topics says what that means
+            if records:
+                return Taken(cursor, records)
+        return None
+
+    def take(self, count: int) -> list[Taken]:
+        """Up to *count* records of all partitions that have any, one after the other.
+
+        Raises:
+            LogbrokerError: the read of a partition failed before any record was taken.
+        """
+        taken: list[Taken] = []
+        left = count
+        for _ in range(len(self.cursors)):
+            try:
+                one = self.take_one(left)
+            except LogbrokerError:
+                if taken:
+                    self._next -= 1  # it comes first the next time
+                    break
+                raise
+            if one is None:
+                break
+            taken.append(one)
+            left -= len(one.records)
+            if not left:
+                break
+        return taken
+
+    def _turn(self) -> Cursor:
+        self._next %= len(self.cursors)
+        cursor = self.cursors[self._next]
+        self._next += 1
+        return cursor

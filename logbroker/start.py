@@ -1,0 +1,72 @@
+"""Where a consumer begins in a partition for which nothing is committed: the start= argument.
+
+start                    offset
+"earliest"               the log start offset
+"latest"                 the high watermark; but a partition that came to be after the consumer is read
+                         from its beginning, because all of it is later than "latest"
+an aware datetime        of the first record that is not older; the high watermark when all are
+{partition: offset}      that one; the log start offset for partitions that are not in the mapping
+{(topic, partition): …}  the same, for several topics
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+from logbroker_storage.errors import InvalidRequestError
+from logbroker_storage.partition_log import PartitionLog
+
+from .groups import TopicPartition
+from .records import timestamp_ms_of
+
+Start = Literal["earliest", "latest"] | datetime.datetime | Mapping[int, int] | Mapping[TopicPartition, int]
+
+
+def check_start(start: Start) -> Start:
+    """*start*, if it is one of the table's.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if isinstance(start, datetime.datetime):
+        timestamp_ms_of(start)
+    elif isinstance(start, Mapping):
+        for place, offset in start.items():
+            if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+                raise InvalidRequestError(f"start={{{place!r}: {offset!r}}}: an offset is an integer >= 0")
+    elif start not in ("earliest", "latest"):
+        raise InvalidRequestError(
+            f"start={start!r} is not known; use 'earliest', 'latest', an aware datetime "
+            "or {partition: offset}"
+        )
+    return start
+
+
+class StartPolicy:
+    """The start= argument of one consumer."""
+
+    def __init__(self, start: Start, existing: Collection[TopicPartition]) -> None:
+        """*existing* are the partitions that there were when the consumer was made."""
+        self._start = start
+        self._existing = existing
+
+    @property
+    def is_log_start(self) -> bool:
+        """Whether every partition is read from its beginning, whenever one asks."""
+        return self._start == "earliest"
+
+    def offset(self, log: PartitionLog) -> int:
+        """The offset to begin at in *log*, as of now."""
+        start, place = self._start, (log.topic, log.partition)
+        offsets = log.offsets()
+        if isinstance(start, datetime.datetime):
+            found = log.offset_for_timestamp(timestamp_ms_of(start))
+            return offsets.high_watermark if found is None else found
+        if isinstance(start, Mapping):
+            by_place: dict[object, int] = dict(start.items())
+            return by_place.get(place, by_place.get(log.partition, offsets.log_start_offset))
+        if start == "latest" and place in self._existing:
+            return offsets.high_watermark
+        return offsets.log_start_offset

@@ -1,0 +1,28 @@
+"""Options of the whole suite: ``--long`` runs the long form of the end-to-end proofs, ``--seed`` repeats one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the long form of the end-to-end tests")
+    parser.addoption("--seed", type=int, default=None, help="the seed of random tests (default: a new one)")
+
+
+@pytest.fixture
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form was asked for."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> random.Random:
+    """A source of randomness whose seed is printed when the test fails."""
+    seed = request.config.getoption("--seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed: {seed} (repeat with --seed {seed})")
+    return random.Random(seed)

@@ -1,0 +1,54 @@
+"""The processes that the end-to-end tests start and kill: ``python worker.py ROLE DATA NAME …``.
+
+A producer prints ``partition sequence`` for each acknowledged record, a consumer what it read. Both print
+whole lines only, so that what a killed one printed is true.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import logbroker
+
+
+def say(line: str) -> None:
+    """One line in one write: whole or not at all, for pipes take up to 4096 bytes at once."""
+    os.write(1, line.encode() + b"\n")
+
+
+def produce(path: str, name: str) -> None:
+    """Append ``name:sequence`` to every partition in turn until killed, from where the log says it stopped."""
+    with logbroker.open(path) as broker, broker.producer(name=name) as producer:
+        partitions = len(broker.topic("t").partitions)
+        last = [producer.last_sequence("t", partition=number) for number in range(partitions)]
+        following = [0 if sequence is None else sequence + 1 for sequence in last]
+        say("ready")
+        while True:
+            receipts = []
+            for partition in range(partitions):
+                for _ in range(20):
+                    sequence = following[partition]
+                    value = f"{name}:{sequence}".encode()
+                    receipts.append(
+                        (partition, sequence, producer.send("t", value, partition=partition, sequence=sequence))
+                    )
+                    following[partition] += 1
+            for partition, sequence, receipt in receipts:
+                receipt.result(timeout=30)
+                say(f"{partition} {sequence}")
+
+
+def consume(path: str, group: str) -> None:
+    """Print ``partition offset value`` of everything that the group gives us, until killed."""
+    with logbroker.open(path) as broker, broker.consumer("t", group=group, start="earliest") as consumer:
+        say("ready")
+        while True:
+            for record in consumer.poll(max_records=500, timeout=0.5):
+                assert record.value is not None
+                say(f"{record.partition} {record.offset} {record.value.decode()}")
+
+
+if __name__ == "__main__":
+    role, data, who = sys.argv[1:]
+    {"produce": produce, "consume": consume}[role](data, who)

@@ -29,7 +29,9 @@ class Worker:
     def start(self) -> None:
         self.process = subprocess.Popen(self._arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert self.process.stdout is not None
-        assert self.process.stdout.readline() == b"ready\n", self.process.stderr and self.process.stderr.read()
+        assert self.process.stdout.readline() == b"ready\n", (
+            self.process.stderr and self.process.stderr.read()
+        )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 

@@ -28,7 +28,9 @@ def answers(data: Path) -> dict[str, object]:
 
 def work(data: Path, round_number: int) -> None:
     with logbroker.open(data) as broker:
-        broker.create_topic("a", partitions=3, config={"retention.ms": 10**9, "segment.bytes": 2000}, exist_ok=True)
+        broker.create_topic(
+            "a", partitions=3, config={"retention.ms": 10**9, "segment.bytes": 2000}, exist_ok=True
+        )
         broker.create_topic("b.1", config={"cleanup.policy": "compact"}, exist_ok=True)
         broker.create_topic(f"gone-{round_number}")
         broker.delete_topic(f"gone-{round_number}")

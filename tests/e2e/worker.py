@@ -31,7 +31,11 @@ def produce(path: str, name: str) -> None:
                     sequence = following[partition]
                     value = f"{name}:{sequence}".encode()
                     receipts.append(
-                        (partition, sequence, producer.send("t", value, partition=partition, sequence=sequence))
+                        (
+                            partition,
+                            sequence,
+                            producer.send("t", value, partition=partition, sequence=sequence),
+                        )
                     )
                     following[partition] += 1
             for partition, sequence, receipt in receipts:

@@ -1,0 +1,49 @@
+"""Shared pieces of the benchmarks: directories on the disk under test, and ratios to a peer."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import logbroker
+
+VALUE = b"x" * 100
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--records", type=int, default=500_000, help="records of a bulk benchmark")
+
+
+@pytest.fixture
+def records(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--records"))
+
+
+@pytest.fixture
+def cached_broker(tmp_path: Path) -> logbroker.Broker:
+    """A broker with a topic ``t`` that does not wait for the disk."""
+    broker = logbroker.open(tmp_path / "data")
+    broker.create_topic("t", config={"durability": "os"})
+    return broker
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def in_turn(
+    ours: Callable[[], object], peer: Callable[[], object], rounds: int
+) -> tuple[float, float, float]:
+    """Run the two in turn; the medians of ours, of the peer, and of the ratio ours / peer (seconds)."""
+    pairs = [(seconds(ours), seconds(peer)) for _ in range(rounds)]
+    return (
+        statistics.median(first for first, _ in pairs),
+        statistics.median(second for _, second in pairs),
+        statistics.median(first / second for first, second in pairs),
+    )

@@ -1,0 +1,109 @@
+"""Many records: sending to the page cache beside sqlite3's bulk insert, consuming, and memory."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import logbroker
+
+from .conftest import VALUE, seconds
+
+ROUNDS = 5
+
+
+def insert_into_sqlite(path: Path, records: int) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=OFF")
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, value BLOB)")
+    with connection:
+        connection.executemany("INSERT INTO t (value) VALUES (?)", itertools.repeat((VALUE,), records))
+    connection.close()
+
+
+def send_each(broker: logbroker.Broker, records: int) -> None:
+    with broker.producer() as producer:
+        send = producer.send
+        for _ in range(records):
+            send("t", VALUE)
+
+
+def send_many(broker: logbroker.Broker, values: list[bytes]) -> None:
+    with broker.producer() as producer:
+        producer.send_many("t", values)
+
+
+@pytest.mark.parametrize("way", ["send", "send_many"])
+def test_send_to_the_page_cache(
+    benchmark: Any, cached_broker: logbroker.Broker, tmp_path: Path, records: int, way: str
+) -> None:
+    numbers = itertools.count()
+    values = [VALUE] * records
+    sqlite_seconds: list[float] = []
+    our_seconds: list[float] = []
+
+    def ours() -> None:
+        if way == "send":
+            send_each(cached_broker, records)
+        else:
+            send_many(cached_broker, values)
+
+    def pair() -> None:
+        our_seconds.append(seconds(ours))
+
+    def setup() -> None:
+        path = tmp_path / f"{next(numbers)}.sqlite"
+        sqlite_seconds.append(seconds(lambda: insert_into_sqlite(path, records)))
+
+    benchmark.pedantic(pair, setup=setup, rounds=ROUNDS)
+    ratios = sorted(theirs / mine for theirs, mine in zip(sqlite_seconds, our_seconds, strict=True))
+    benchmark.extra_info["records_per_s"] = round(records / sorted(our_seconds)[len(our_seconds) // 2])
+    benchmark.extra_info["times_sqlite_bulk_insert"] = round(ratios[len(ratios) // 2], 2)
+    cached_broker.close()
+
+
+@pytest.mark.parametrize("group", [None, "g"])
+def test_consume_from_the_start(
+    benchmark: Any, cached_broker: logbroker.Broker, records: int, group: str | None
+) -> None:
+    send_many(cached_broker, [VALUE] * records)
+    numbers = itertools.count()
+
+    def consume() -> None:
+        name = group and f"{group}{next(numbers)}"
+        with cached_broker.consumer("t", group=name, start="earliest") as consumer:
+            for _ in zip(range(records), consumer, strict=False):
+                pass
+
+    benchmark.pedantic(consume, rounds=ROUNDS)
+    benchmark.extra_info["records_per_s"] = round(records / benchmark.stats.stats.median)
+    cached_broker.close()
+
+
+def peak_bytes() -> int:
+    """The largest size that this process's memory had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def test_memory_stays_flat(benchmark: Any, cached_broker: logbroker.Broker, records: int) -> None:
+    send_each(cached_broker, 200_000)
+    before = peak_bytes()
+
+    def work() -> None:
+        send_each(cached_broker, 20 * records)
+        with cached_broker.consumer("t", start="earliest") as consumer:
+            for _ in zip(range(20 * records), consumer, strict=False):
+                pass
+
+    benchmark.pedantic(work, rounds=1)
+    benchmark.extra_info["records"] = 20 * records
+    benchmark.extra_info["peak_grew_by_MiB"] = round((peak_bytes() - before) / 2**20, 1)
+    cached_broker.close()

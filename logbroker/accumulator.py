@@ -11,15 +11,16 @@ Values are kept as columns: most records are a value and nothing else, so a batc
 runs of timestamps ``(first_index, timestamp_ms)``. The first record with a key or headers turns the batch
 into a list of whole records.
 
-**The lock-free append.** ``Producer.send`` adds a plain value without a lock and without looking at the clock:
-an uncontended ``threading.Lock`` costs 0.1 µs here and 0.25 µs in a ``with``, ``time.time()`` 0.1 µs, the whole
-short way 0.3 µs. It may leave out the lock because CPython lets another thread (or a signal handler) in only
-where a function is called or a loop jumps back: reading and writing ``count`` and ``values.append`` have neither
-between them, so they are one step for everybody else. It may leave out the clock and the bytes because the
-long way has granted it so many records: ``grant`` allows indices below ``granted_until``, of values up to
-``granted_bytes`` each, so that the batch's limit holds, and no more than come in within ``LOOK_SECONDS`` at the
-present pace. ``freeze`` takes the grant back, in one step as well; what it sees is complete. Without a GIL
-nothing is granted (see ``Producer``). ``encode`` checks that ``count`` and the values agree.
+**The lock-free append.** ``Producer.send`` adds most records without a lock and without looking at the
+clock: an uncontended ``threading.Lock`` costs 0.1 µs here and 0.25 µs in a ``with``, ``time.time()`` 0.1 µs,
+the whole short way 0.3 µs. It may leave out the lock because CPython lets another thread (or a signal
+handler) in only where a function is called or a loop jumps back: reading and writing ``count`` and appending
+to the list have neither between them, so they are one step for everybody else. It may leave out the clock
+and the bytes because the long way has granted it so many records: ``grant`` allows indices below
+``granted_until``, of keys and values up to ``granted_bytes`` each, so that the batch's limit holds, and no
+more than come in within ``LOOK_SECONDS`` at the present pace. ``freeze`` takes the grant back, in one step as
+well; what it sees is complete. Without a GIL nothing is granted (see ``Producer``). ``encode`` checks that
+``count`` and the lists agree.
 
 A timestamp is therefore true to ``LOOK_SECONDS``, but for records that follow a burst after a pause: they may
 be stamped as early as the burst, at most ``linger`` before.
@@ -48,7 +49,8 @@ NO_SEQUENCE = -1
 LAST_INDEX = (1 << 31) - 1
 
 LOOK_SECONDS = 0.0002
-MOST_GRANTED = 128
+MOST_GRANTED = 512
+MOST_SLACK = 16
 
 # An upper bound of what the format adds to a value: length and value length (varints, 4 bytes up to
 # 128 MiB), attributes, timestamp and offset deltas (3 each), null key, header count.
@@ -88,8 +90,10 @@ class Batch:
         "records",
         "runs",
         "size_bytes",
+        "slack",
         "spare",
         "state",
+        "timestamp_ms",
         "until",
         "values",
     )
@@ -100,7 +104,9 @@ class Batch:
         self.limit_bytes = limit_bytes
         self.opened_s = opened_s
         self.granted_until = 0  # lock-free senders may add records of indices below this
-        self.granted_bytes = 0  # and of values up to this size
+        self.granted_bytes = 0  # and of values (with their keys) up to this size
+        self.slack = 1  # granted_bytes is this many quarters above the average
+        self.timestamp_ms = 0  # which is to be theirs
         self.until = 0.0  # wall-clock seconds at which the last run of timestamps ends
         self.count = 0
         self.looked_count = 0  # so many there were when the clock was last looked at
@@ -128,16 +134,26 @@ class Batch:
         """Keep lock-free senders out until the next ``grant``; ``spare`` and ``count`` are then true."""
         self.granted_until = 0
         if self.accounted < self.count:
-            self.spare -= _plain_bytes(self.values[self.accounted :])
+            if self.records is None:
+                self.spare -= _plain_bytes(self.values[self.accounted :])
+            else:
+                self.spare -= _keyed_bytes(self.records[self.accounted :])
             self.accounted = self.count
 
     def grant(self, pace_s: float) -> None:
-        """Let lock-free senders in again, if the batch is one of plain values that arrive every *pace_s*."""
-        if self.records is None and pace_s < LOOK_SECONDS:
-            average_bytes = (self.limit_bytes - self.spare) // self.count
-            self.granted_bytes = 2 * average_bytes
-            most = self.spare // (self.granted_bytes + VALUE_OVERHEAD_BYTES)
+        """Let lock-free senders in again; records arrive every *pace_s*."""
+        if pace_s < LOOK_SECONDS:
+            overhead_bytes = VALUE_OVERHEAD_BYTES if self.records is None else RECORD_OVERHEAD_BYTES
+            average_bytes = max(1, (self.limit_bytes - self.spare) // self.count - overhead_bytes)
+            self.granted_bytes = average_bytes + average_bytes * self.slack // 4
+            self.timestamp_ms = self.runs[-1][1]
+            most = self.spare // (self.granted_bytes + overhead_bytes)
             self.granted_until = self.count + min(most, MOST_GRANTED, int(LOOK_SECONDS / pace_s))
+
+    def widen(self, size_bytes: int) -> None:
+        """Grant more bytes a record from now on, if it was *size_bytes* that the last grant refused."""
+        if size_bytes > self.granted_bytes and self.slack < MOST_SLACK:
+            self.slack *= 2
 
     def stamp(self, timestamp_ms: int) -> None:
         """Records from here on have this timestamp, until the next stamp."""
@@ -232,3 +248,9 @@ class Batch:
 def _plain_bytes(values: Sequence[bytes | None]) -> int:
     """What values that lock-free senders added take in a batch."""
     return sum(map(len, values)) + len(values) * VALUE_OVERHEAD_BYTES  # type: ignore[arg-type]
+
+
+def _keyed_bytes(records: Sequence[NewRecord]) -> int:
+    """The same for records of a key and a value."""
+    sizes = [len(record.value) + len(record.key) for record in records]  # type: ignore[arg-type]
+    return sum(sizes) + len(sizes) * RECORD_OVERHEAD_BYTES

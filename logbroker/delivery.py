@@ -262,9 +262,20 @@ class Delivery:
         Raises:
             DeliveryTimeoutError: another thread was appending until *deadline_s* (monotonic).
         """
-        with _Held(queue.sending, deadline_s):
-            while queue.closed:
-                self._append(queue, queue.closed[0])
+        if deadline_s is None:
+            with queue.sending:
+                self._append_all(queue)
+            return
+        if not queue.sending.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
+            raise DeliveryTimeoutError("another thread is still appending to the partition; ask again")
+        try:
+            self._append_all(queue)
+        finally:
+            queue.sending.release()
+
+    def _append_all(self, queue: PartitionQueue) -> None:
+        while queue.closed:
+            self._append(queue, queue.closed[0])
 
     def _append(self, queue: PartitionQueue, batch: Batch) -> None:
         """Append *batch*, the oldest closed one. Under ``sending``."""
@@ -374,6 +385,8 @@ class Delivery:
         """Stop leading: wake those who are served, and one of the others to lead next."""
         with self.lock:
             queue.leading = False
+            if not queue.waiters and not queue.needs_sync:
+                return
             served = [waiting for waiting in queue.waiters if waiting.batch.is_over]
             queue.waiters = [waiting for waiting in queue.waiters if not waiting.batch.is_over]
             if queue.waiters:
@@ -497,24 +510,6 @@ class Delivery:
         self.state = HandleState.FORKED
         self.lock = threading.Lock()
         self._space = threading.Condition(self.lock)
-
-
-class _Held:
-    """A lock held in a ``with``, waited for at most until a deadline."""
-
-    __slots__ = ("_deadline_s", "_lock")
-
-    def __init__(self, lock: threading.Lock, deadline_s: float | None) -> None:
-        self._lock = lock
-        self._deadline_s = deadline_s
-
-    def __enter__(self) -> None:
-        timeout = -1 if self._deadline_s is None else max(0.0, self._deadline_s - time.monotonic())
-        if not self._lock.acquire(timeout=timeout):
-            raise DeliveryTimeoutError("another thread is still appending to the partition; ask again")
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 def _not_settled(queue: PartitionQueue) -> DeliveryTimeoutError:

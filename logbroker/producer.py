@@ -4,7 +4,7 @@
 short way, which takes no lock (see ``accumulator``); everything else takes ``_send``. What happens to
 batches is ``delivery``'s business, which sequences they carry that of ``sequences`` and ``named_producer``.
 
-Guards: ``delivery.lock`` for every field; ``_plain`` is also read without it.
+Guards: ``delivery.lock`` for every field; ``_plain`` and ``_keyed`` are also read without it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from logbroker_storage.record_batch import HEADER_BYTES, Compression, NewRecord,
 from .accumulator import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, VALUE_OVERHEAD_BYTES, Batch, BatchState
 from .delivery import Acks, Delivery, HandleState, PartitionQueue
 from .named_producer import NEVER_WROTE, NamedSequences, block_of
-from .partitioner import StickyPartitioner, partition_for_key
+from .partitioner import StickyPartitioner, partition_for_key, positive_hash
 from .receipts import DUPLICATE, Receipt
-from .records import HeadersArgument, Message, TimestampArgument, stored_headers, timestamp_ms_of
+from .records import NO_HEADERS, HeadersArgument, Message, TimestampArgument, stored_headers, timestamp_ms_of
 from .sequences import AnonymousSequences, Sequences
 
 DEFAULT_LINGER = 0.005
-DEFAULT_BATCH_BYTES = 64 * 1024
+DEFAULT_BATCH_BYTES = 128 * 1024
 DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024
 DEFAULT_MAX_BLOCK = 60.0
 SLOW_PACE_S = 1.0
@@ -180,6 +180,8 @@ class Producer:
         self._topics_version = -1
         # Topic -> the open batch for its plain values.
         self._plain: dict[str, Batch] = {}
+        # Topic -> partition -> its open batch of whole records.
+        self._keyed: dict[str, list[Batch | None]] = {}
         self._appends_at_once = linger == 0
         self._short_way = _SHORT_WAY_IS_SAFE and self._named is None and not self._appends_at_once
         _producers.add(self)
@@ -238,14 +240,15 @@ class Producer:
             ClosedError, ForkedError: this producer takes nothing more.
         """
         if (
-            key is None
-            and headers is None
+            headers is None
             and partition is None
             and timestamp is None
             and ttl is None
             and sequence is None
             and type(value) is bytes
         ):
+            if key is not None:
+                return self._send_keyed(topic, value, key)
             try:
                 batch = self._plain[topic]
             except KeyError:
@@ -258,6 +261,9 @@ class Producer:
                     batch.count = index + 1
                     batch.values.append(value)
                     return Receipt(batch, index)
+                receipt = self._send_plain(batch, value)
+                if receipt is not None:
+                    return receipt
         return self._send(
             topic,
             _Pending(
@@ -270,6 +276,38 @@ class Producer:
                 sequence=sequence,
             ),
         )
+
+    def _send_keyed(self, topic: str, value: bytes, key: bytes) -> Receipt:
+        """The short way of a record with a key and nothing else."""
+        batches = self._keyed.get(topic)
+        if batches is not None and type(key) is bytes:
+            batch = batches[positive_hash(key) % len(batches)]
+            if batch is not None:
+                size_bytes = len(value) + len(key)
+                record = NewRecord(value, key, NO_HEADERS, batch.timestamp_ms)
+                # No call from here to append: see accumulator, "The lock-free append".
+                index = batch.count
+                records = batch.records
+                if records is not None and index < batch.granted_until and size_bytes <= batch.granted_bytes:
+                    batch.count = index + 1
+                    records.append(record)
+                    return Receipt(batch, index)
+        return self._send(topic, _Pending(value, key=key))
+
+    def _send_plain(self, batch: Batch, value: bytes) -> Receipt | None:
+        """The short way's look at the clock and the room; None when the batch is full or gone."""
+        size_bytes = len(value) + VALUE_OVERHEAD_BYTES
+        with self._delivery.lock:
+            if batch.state is not BatchState.OPEN:
+                return None
+            batch.freeze()
+            if size_bytes > batch.spare:
+                return None
+            batch.widen(len(value))
+            batch.stamp_now(self._look(batch))
+            index = batch.add(value, None, NO_HEADERS, size_bytes)
+            batch.grant(batch.queue.pace_s)
+        return Receipt(batch, index)
 
     def send_many(
         self,
@@ -334,6 +372,8 @@ class Producer:
                 if batch.count < batch.granted_until and size_bytes <= batch.granted_bytes:
                     batch.count += 1
                     batch.values.append(item)
+                    continue
+                if self._send_plain(batch, item) is not None:
                     continue
             self._send_item(topic, item, None, None)
         return count
@@ -491,11 +531,18 @@ class Producer:
         return now_s
 
     def _thaw(self, batch: Batch, pending: _Pending) -> None:
-        """Let ``send`` find the batch for plain values, where it may go without the lock."""
-        if self._short_way and pending.timestamp_ms is None and batch.records is None:
-            batch.grant(batch.queue.pace_s)
+        """Let senders find the batch by the short way, where it may be taken."""
+        if not self._short_way or pending.timestamp_ms is not None:
+            return
+        queue = batch.queue
+        batch.grant(queue.pace_s)
+        if batch.records is None:
             if pending.key is None and pending.partition is None:
-                self._plain[batch.queue.topic] = batch
+                self._plain[queue.topic] = batch
+        else:
+            if self._plain.get(queue.topic) is batch:
+                del self._plain[queue.topic]
+            self._keyed[queue.topic][queue.partition] = batch
 
     def _append_now(self, batch: Batch) -> None:
         """Without linger a record is appended before ``send`` returns."""
@@ -551,6 +598,7 @@ class Producer:
             raise InvalidRequestError(f"a topic is named by text, not by {name!r}")
         self._refresh_topics()
         topic = self._topics[name] = _Topic(self._directory.topic(name))
+        self._keyed[name] = [None] * topic.event.partitions
         return topic
 
     def _load_queue(self, name: str, number: int) -> PartitionQueue:
@@ -583,11 +631,13 @@ class Producer:
                 event = None
             if event is not None and event.topic_id == topic.event.topic_id:
                 topic.event = event
+                self._keyed[name] = [None] * event.partitions
                 for number in topic.queues:
                     self._directory.log(name, number)  # takes up a changed configuration
                 continue
             del self._topics[name]
             self._plain.pop(name, None)
+            self._keyed.pop(name, None)
             for queue in topic.queues.values():
                 self._delivery.drop_queue(queue)
         self._topics_version = version
@@ -658,6 +708,7 @@ class Producer:
     def _abandon(self) -> None:
         """In a forked child: the batches are the parent's."""
         self._plain = {}
+        self._keyed = {}
         self._delivery.abandon()
 
 

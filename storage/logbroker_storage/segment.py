@@ -159,12 +159,13 @@ def next_sound_batch(
 ) -> SoundBatch | None:
     """The first sound batch behind the damaged one at *damaged_position*; None when there is none.
 
-    Its base offset is at least *min_offset*. The damaged batch's own length is tried first: a search byte
-    by byte could take a batch that a user stored as a record's value for one of the log's.
+    Its base offset is at least *min_offset*. Where the damaged batch's own length leads to the batch that its
+    offsets lead to, that is it: a search byte by byte could take a batch that a user stored as a record's
+    value for one of the log's.
     """
-    claimed = _claimed_end(files, fd, damaged_position)
-    if claimed is not None and _is_sound(files, fd, claimed, end_position, min_offset):
-        return SoundBatch(claimed, read_header(files.pread(fd, HEADER_BYTES, claimed)).base_offset)
+    following = _claimed_following(files, fd, damaged_position, end_position, min_offset)
+    if following is not None:
+        return following
     position = damaged_position + 1
     while position + HEADER_BYTES <= end_position:
         block = files.pread(fd, min(SCAN_BLOCK_BYTES, end_position - position), position)
@@ -177,11 +178,19 @@ def next_sound_batch(
     return None
 
 
-def _claimed_end(files: Files, fd: int, position: int) -> int | None:
+def _claimed_following(
+    files: Files, fd: int, position: int, end_position: int, min_offset: int
+) -> SoundBatch | None:
+    """The batch behind the one at *position*, if that one's length and offsets agree on it."""
     try:
-        return position + read_header(files.pread(fd, HEADER_BYTES, position)).size_bytes
+        claimed = read_header(files.pread(fd, HEADER_BYTES, position))
     except CorruptBatchError:
         return None
+    following = position + claimed.size_bytes
+    if not _is_sound(files, fd, following, end_position, min_offset):
+        return None
+    base_offset = read_header(files.pread(fd, HEADER_BYTES, following)).base_offset
+    return SoundBatch(following, base_offset) if base_offset == claimed.next_offset else None
 
 
 def _header_candidates(block: bytes) -> Iterator[int]:
@@ -210,9 +219,14 @@ def _is_sound(files: Files, fd: int, position: int, end_position: int, min_offse
 def sound_headers(
     files: Files, fd: int, *, start_position: int, end_position: int, expected_offset: int
 ) -> Iterator[tuple[int, BatchHeader]]:
-    """The position and header of every batch, going on behind damage; CRCs are checked only there."""
+    """The position and header of every batch, going on behind damage.
+
+    A header is believed when the batch that follows begins where it says, by position and by offset.
+    Where none does, the CRC decides which of the two is damaged.
+    """
     while start_position < end_position:
-        stop = None
+        held: tuple[int, BatchHeader] | None = None
+        stop = ScanStop(start_position, expected_offset, None)
         for item in scan(
             files,
             fd,
@@ -224,10 +238,21 @@ def sound_headers(
             if isinstance(item, ScanStop):
                 stop = item
                 break
-            yield item
-        if stop is None or stop.defect is None:
-            return
-        sound = next_sound_batch(files, fd, stop.position, end_position=end_position, min_offset=stop.offset)
+            if held is not None:
+                yield held
+            held = item
+        damaged_position, due_offset = stop.position, stop.offset
+        if held is not None:
+            position, header = held
+            if _crc_matches(files, fd, position, header, memoryview(b""), 0):
+                yield held
+                if stop.defect is None:
+                    return
+            else:
+                damaged_position, due_offset = position, header.base_offset
+        sound = next_sound_batch(
+            files, fd, damaged_position, end_position=end_position, min_offset=due_offset
+        )
         if sound is None:
             return
         start_position, expected_offset = sound

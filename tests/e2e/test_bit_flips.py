@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import logbroker
+from logbroker_storage.record_batch import read_header
 
 BATCHES = 12
 PER_BATCH = 5
@@ -20,6 +21,14 @@ def write_batches(data: Path) -> Path:
             with broker.producer(compression="lz4" if number % 3 == 2 else None) as producer:
                 producer.send_many("t", [b"%d.%d" % (number, index) * 20 for index in range(PER_BATCH)])
     return data / "logs" / "t-0" / "00000000000000000000.log"
+
+
+def in_leader_epoch(segment: bytes, position: int) -> bool:
+    """Whether the byte at *position* belongs to the leader epoch of a batch."""
+    start = 0
+    while start + read_header(segment, start).size_bytes <= position:
+        start += read_header(segment, start).size_bytes
+    return 12 <= position - start < 16
 
 
 def read_around_damage(data: Path) -> tuple[list[int], list[tuple[int, int]]]:
@@ -50,6 +59,11 @@ def test_all_other_batches_stay_readable_behind_any_flipped_bit(tmp_path: Path, 
         damaged[bit // 8] ^= 1 << bit % 8
         segment.write_bytes(damaged)
         offsets, ranges = read_around_damage(data)
+        if in_leader_epoch(sound, bit // 8):
+            assert (offsets, ranges) == (intact, []), (
+                f"bit {bit}"
+            )  # no record depends on it; verify reports it
+            continue
         assert len(ranges) == 1, f"bit {bit}"
         start, end = ranges[0]
         assert (start % PER_BATCH, end - start) == (0, PER_BATCH), f"bit {bit}"

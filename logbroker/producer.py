@@ -9,7 +9,9 @@ Guards: ``delivery.lock`` for every field; ``_plain`` and ``_keyed`` are also re
 
 from __future__ import annotations
 
+import atexit
 import datetime
+import logging
 import os
 import sys
 import time
@@ -38,6 +40,8 @@ from .partitioner import StickyPartitioner, partition_for_key, positive_hash
 from .receipts import DUPLICATE, Receipt
 from .records import NO_HEADERS, HeadersArgument, Message, TimestampArgument, stored_headers, timestamp_ms_of
 from .sequences import AnonymousSequences, Sequences
+
+logger = logging.getLogger("logbroker.producer")
 
 DEFAULT_LINGER = 0.005
 DEFAULT_BATCH_BYTES = 128 * 1024
@@ -164,8 +168,14 @@ class Producer:
         ):
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= least:
                 raise InvalidRequestError(f"{option} is a number not below {least}, not {number!r}")
-        self._directory = directory
-        self._named = NamedSequences(directory, _checked_name(name)) if name is not None else None
+        checked_name = None if name is None else _checked_name(name)
+        # A user of the directory of its own: closing the broker first must not pull it away from under sends.
+        self._directory = directory = DataDirectory.open(directory.path)
+        try:
+            self._named = None if checked_name is None else NamedSequences(directory, checked_name)
+        except BaseException:
+            directory.close()
+            raise
         sequences: Sequences = self._named if self._named is not None else AnonymousSequences(directory)
         self._delivery = Delivery(
             sequences=sequences,
@@ -686,9 +696,12 @@ class Producer:
         Raises:
             LogbrokerError: as ``flush``. The producer is closed all the same.
         """
-        if self._delivery.state is HandleState.FORKED:
+        if self._delivery.state is not HandleState.OPEN:
             return
-        self._delivery.close()
+        try:
+            self._delivery.close()
+        finally:
+            self._directory.close()
         self._delivery.raise_unobserved()
 
     def __enter__(self) -> Producer:
@@ -749,4 +762,14 @@ def _after_fork_in_child() -> None:
         producer._abandon()
 
 
+def _close_at_exit() -> None:
+    """What was sent goes out, also when the user forgot to close."""
+    for producer in list(_producers):
+        try:
+            producer.close()
+        except LogbrokerError as error:
+            logger.warning("%r could not deliver everything at exit: %s", producer, error)
+
+
 os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_close_at_exit)

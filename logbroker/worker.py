@@ -1,0 +1,82 @@
+"""One thread that does an event loop's blocking calls, one after the other, in order.
+
+    loop                                   thread
+    submit(call) ──► SimpleQueue ────────► call()
+    future ◄── call_soon_threadsafe ◄───── result or exception
+
+A future that was cancelled does not stop its call: what the call returns is then dropped, unless the
+caller shielded the future and looks at it later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+class Worker:
+    """Started by the first call, ended by ``stop``. Belongs to the loop that uses it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[tuple[asyncio.Future[Any] | None, Callable[[], Any]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None  # used by the loop's thread only
+
+    def submit(self, call: Callable[[], Result]) -> asyncio.Future[Result]:
+        """Have *call* done in the thread; its result or exception comes through the future."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._put(future, call)
+        return future
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Have *call* done, which reports by itself and never raises."""
+        self._put(None, call)
+
+    def _put(self, future: asyncio.Future[Any] | None, call: Callable[[], Any]) -> None:
+        self._calls.put((future, call))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread behind the calls that were submitted before. Does not wait."""
+        if self._thread is not None:
+            self._thread = None
+            self._calls.put(None)
+
+    def _run(self) -> None:
+        while (item := self._calls.get()) is not None:
+            future, call = item
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 (whatever it is, it belongs to who called)
+                if future is not None:
+                    post(future.get_loop(), _fail, future, error)
+            else:
+                if future is not None:
+                    post(future.get_loop(), _succeed, future, result)
+            del item, future, call  # not kept alive until the next call
+
+
+def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
+    """Have *callback* called in the loop, unless the loop was closed: then nobody waits any more."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise
+
+
+def _succeed(future: asyncio.Future[Result], result: Result) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

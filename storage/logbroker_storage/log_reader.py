@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
-from .segment import locate, locate_timestamp, next_sound_batch
+from .segment import Located, locate, locate_timestamp, next_sound_batch
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, list_segments, segment_name
 from .time_index import last_timestamp_ms
 from .view import PartitionState
@@ -44,7 +44,8 @@ class LogReader:
         self._bases: list[int] = []
         self._base = -1  # the open segment's base offset, -1 without one
         self._fd = -1
-        self._file_position = -1  # where the batch of self.position begins, -1 unknown
+        self._file_position = -1  # where the batch that holds self.position begins, -1 unknown
+        self._due_offset = -1  # the base offset that this batch must have
 
     def seek(self, offset: int) -> None:
         """Read on from *offset*; whether it can be read shows at the next read."""
@@ -102,7 +103,7 @@ class LogReader:
     def _read_visible(self, state: PartitionState, high_watermark: int, max_bytes: int) -> list[StoredBatch]:
         self._open_segment(state)
         if self._file_position < 0:
-            self._file_position = self._locate(state)
+            self._file_position, self._due_offset = self._locate(state)
         data = self._log.files.pread(self._fd, max(max_bytes, HEADER_BYTES), self._file_position)
         batches = self._whole_batches(data, high_watermark)
         if batches:
@@ -124,7 +125,7 @@ class LogReader:
             self._fd = self._log.files.open(self._log.segment(base).log_path, readonly=True)
             self._base = base
 
-    def _locate(self, state: PartitionState) -> int:
+    def _locate(self, state: PartitionState) -> Located:
         index = self._index_bytes(state)
         end_position = self._segment_bytes(state)
         return locate(self._log.files, self._fd, index, self._base, self.position, end_position)
@@ -141,27 +142,23 @@ class LogReader:
     def _whole_batches(self, data: bytes, high_watermark: int) -> list[StoredBatch]:
         """The sound batches at the start of *data*; stops at damage, at the end, at the high watermark."""
         batches: list[StoredBatch] = []
-        position, size, expected = 0, len(data), self.position
+        position, size, due_offset = 0, len(data), self._due_offset
         view = memoryview(data)
-        while position + HEADER_BYTES <= size and expected < high_watermark:
+        while position + HEADER_BYTES <= size and due_offset < high_watermark:
             try:
                 batch = read_batch(view, position)
             except CorruptBatchError:
                 break
             header = batch.header
-            if not self._follows(header.base_offset, header.next_offset, expected, first=not batches):
-                break
+            if header.base_offset != due_offset:
+                break  # batches tile the offset space: each begins where the one before ended
             batches.append(batch)
-            expected = header.next_offset
+            due_offset = header.next_offset
             position += header.size_bytes
         if batches:
-            self.position = expected
+            self.position = self._due_offset = due_offset
             self._file_position += position
         return batches
-
-    def _follows(self, base_offset: int, next_offset: int, expected: int, *, first: bool) -> bool:
-        """Batches tile the offset space: each begins where the one before ended. The first holds the wanted offset."""
-        return base_offset <= expected < next_offset if first else base_offset == expected
 
     # The rare cases: a batch larger than the read, the end of a segment, damage -----------------------
 
@@ -173,7 +170,7 @@ class LogReader:
             header = read_header(data)
         except CorruptBatchError as error:
             raise self._corruption(state, error.defect) from error
-        if not self._follows(header.base_offset, header.next_offset, self.position, first=True):
+        if header.base_offset != self._due_offset:
             raise self._corruption(state, BatchDefect.BAD_OFFSET)
         if self._file_position + header.size_bytes > segment_bytes:
             raise self._corruption(state, BatchDefect.TRUNCATED)
@@ -202,7 +199,7 @@ class LogReader:
         return CorruptionError(
             self._log.topic,
             self._log.partition,
-            start_offset=self.position,
+            start_offset=self._due_offset,
             end_offset=self._next_sound_offset(state),
             path=path,
             position=self._file_position,

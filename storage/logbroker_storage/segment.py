@@ -61,6 +61,13 @@ class SoundBatch(NamedTuple):
     base_offset: int
 
 
+class Located(NamedTuple):
+    """Where a batch begins, and the base offset that it must have there."""
+
+    position: int
+    base_offset: int
+
+
 class TimestampOffset(NamedTuple):
     """A record's offset and its own timestamp."""
 
@@ -268,21 +275,24 @@ def locate(
     base_offset: int,
     offset: int,
     end_position: int,
-) -> int:
-    """The position of the batch that holds *offset*, else of the first one behind it, else *end_position*.
+) -> Located:
+    """Where the batch that holds *offset* is, else the first one behind it, else *end_position*.
 
     *index* is the content of the segment's offset index; a wrong or missing one costs time, never the
-    answer. Where *offset* lies in a damaged stretch, the position of the damage.
+    answer. Where *offset* lies in a damaged stretch, the place of the damage.
     """
-    start_position, start_offset = _indexed_start(files, fd, index, base_offset, offset, end_position)
-    behind = start_position
+    behind = Located(*_indexed_start(files, fd, index, base_offset, offset, end_position))
     for position, header in sound_headers(
-        files, fd, start_position=start_position, end_position=end_position, expected_offset=start_offset
+        files,
+        fd,
+        start_position=behind.position,
+        end_position=end_position,
+        expected_offset=behind.base_offset,
     ):
         if header.last_offset >= offset:
             # A gap before this batch is damage: report where it starts, not what lies behind it.
-            return position if header.base_offset <= offset else behind
-        behind = position + header.size_bytes
+            return Located(position, header.base_offset) if header.base_offset <= offset else behind
+        behind = Located(position + header.size_bytes, header.next_offset)
     return behind
 
 

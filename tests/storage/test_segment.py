@@ -184,7 +184,7 @@ def locate(log: LogBuilder, offset: int, index: bytes | None = None, end: int | 
         index = log.files.read_file(log.log_path.replace(".log", ".index"))
     end = log.size_bytes() if end is None else end
     try:
-        return segment.locate(log.files, fd, index, log.base_offset, offset, end)
+        return segment.locate(log.files, fd, index, log.base_offset, offset, end).position
     finally:
         log.files.close(fd)
 
@@ -246,7 +246,7 @@ def test_a_lookup_reads_only_the_neighbourhood_that_the_index_names(log):
 
     fd = log.files.open(log.log_path, readonly=True)
     index = log.files.read_file(log.log_path.replace(".log", ".index"))
-    assert segment.locate(Counting(), fd, index, 0, 900, log.size_bytes()) == log.positions[900]
+    assert segment.locate(Counting(), fd, index, 0, 900, log.size_bytes()) == (log.positions[900], 900)
     assert sum(reads) <= segment.HEADER_BLOCK_BYTES + 100
 
 

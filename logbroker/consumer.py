@@ -423,8 +423,8 @@ class Consumer:
         cursor.close()
         if cursor.handed_out and self._delivery != "at-most-once" and self.group is not None:
             logger.warning(
-                "%s moved to another member before what was handed out was committed: "
-                "offsets %s to %d are delivered again",
+                "%s is no longer this member's, and what it handed out of it was not committed: offsets %s "
+                "to %d are delivered again",
                 _name(cursor.place),
                 cursor.committed if cursor.committed is not None else "the start",
                 cursor.position - 1,
@@ -748,7 +748,7 @@ class Consumer:
         offsets = {
             cursor: commit_up_to(cursor)
             for cursor in self._cursors.values()
-            if cursor.moved and commit_up_to(cursor) != cursor.committed
+            if (cursor.moved or cursor.committed is not None) and commit_up_to(cursor) != cursor.committed
         }
         if commit_up_to == self._done_position:  # an explicit commit may have been ahead of it
             offsets = {

@@ -92,7 +92,7 @@ class Cursor:
         """
         if self.expires_ms <= self._now_ms():
             self._drop_expired()
-        if self._next >= len(self._records) and not self._refill(count, read_bytes):
+        if len(self._records) - self._next < count and not self._refill(count, read_bytes):
             return []
         begin, self._next = self._next, min(self._next + count, len(self._records))
         taken = self._records[begin : self._next]
@@ -138,11 +138,12 @@ class Cursor:
 
     def _refill(self, count: int, read_bytes: int) -> bool:
         """Decode until there are *count* records or no more batch was read; whether there is any."""
-        records: list[Record] = []
-        self._records = records
+        records = self._records[self._next :]
+        if not records:
+            self._deadlines = {}
+            self.expires_ms = NEVER_MS
+        self._records = []
         self._next = 0
-        self._deadlines = {}
-        self.expires_ms = NEVER_MS
         while len(records) < count:
             if not self._batches and (records or not self._read(read_bytes)):
                 break
@@ -151,6 +152,7 @@ class Cursor:
                 break
             self._end = self._batches.popleft().header.next_offset
             records += decoded
+        self._records = records
         if not records and self.position < self._end:
             self.position = self._end  # only records that consumers do not see: the group may know of it
             self.moved = True

@@ -142,6 +142,7 @@ class Consumer:
         self._followed: object = None  # the assignment that _cursors follow
         self._topics_version = -1
         self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
+        self._lost: set[TopicPartition] = set()  # moved away before what was handed out was committed
         self._handout: Handout | None = None  # what an iteration is handing out
         self._slice = 1  # records in the next handout
         self._last_poll = time.monotonic()
@@ -421,7 +422,8 @@ class Consumer:
             self._handout.cut()
             self._handout = None
         cursor.close()
-        if cursor.handed_out and self._delivery != "at-most-once" and self.group is not None:
+        if cursor.handed_out and self._commits_later and self.group is not None:
+            self._lost.add(cursor.place)
             logger.warning(
                 "%s is no longer this member's, and what it handed out of it was not committed: offsets %s "
                 "to %d are delivered again",
@@ -530,14 +532,22 @@ class Consumer:
                 "a consumer without a group has nowhere to commit to; make it with group='…'"
             )
         with self._lock:
+            self._refuse_lost()
             self._write_commit(self._uncommitted())
-            if self._membership is not None and self._followed is not None:
-                self._release_idle()
+            self._release_idle()
+
+    def _refuse_lost(self) -> None:
+        """A commit means everything handed out; when some of it is lost, say so, once."""
+        lost = self._lost
+        if lost and self._membership is not None:
+            self._lost = set()
+            raise self._membership.fenced(lost)
 
     def pending_commit(self) -> PendingCommit:
         """What ``commit()`` would write, for a caller that journals it together with events of its own."""
         self._check_usable()
         with self._lock:
+            self._refuse_lost()
             return self._prepare_commit(self._uncommitted())
 
     def _uncommitted(self) -> dict[Cursor, int]:
@@ -598,6 +608,7 @@ class Consumer:
             self._topics_version = -1
             self._follow()
             self._write_commit(self._uncommitted())
+        self._lost.clear()
 
     # Places ---------------------------------------------------------------------------------------
 

@@ -196,12 +196,16 @@ class Membership:
         owned = self.owned() or {}
         lost = [place for place, since in places.items() if place not in owned or owned[place].since != since]
         if lost:
-            names = ", ".join(f"{topic}-{partition}" for topic, partition in sorted(lost))
-            raise FencedError(
-                f"{self.member_id} no longer owns {names} in group {self.group!r}: another member reads on "
-                "from the last committed offset; nothing of this commit was written. Poll again to go on "
-                "with what this member owns, and keep the time between polls below session_timeout"
-            )
+            raise self.fenced(lost)
+
+    def fenced(self, lost: Iterable[TopicPartition]) -> FencedError:
+        """The error of a commit for partitions that the member no longer owns."""
+        names = ", ".join(f"{topic}-{partition}" for topic, partition in sorted(lost))
+        return FencedError(
+            f"{self.member_id} no longer owns {names} in group {self.group!r}: another member reads on "
+            "from the last committed offset; nothing of this commit was written. Poll again to go on "
+            "with what this member owns, and keep the time between polls below session_timeout"
+        )
 
     def release(self, places: Iterable[TopicPartition]) -> None:
         """Let go of partitions that are to move to other members."""

@@ -18,40 +18,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .aio import AsyncBroker, AsyncConsumer, AsyncProducer, open_async
-    from .broker import Broker, open  # noqa: A004  (logbroker.open, as the modules of the standard library have)
-    from .consumer import Consumer
-    from .descriptions import (
-        GroupDescription,
-        MemberDescription,
-        OffsetDescription,
-        PartitionDescription,
-        TopicDescription,
-    )
-    from .errors import (
-        BufferFullError,
-        ClosedError,
-        CorruptionError,
-        DeliveryTimeoutError,
-        DirectoryInUseError,
-        FencedError,
-        ForkedError,
-        InvalidConfigError,
-        InvalidRequestError,
-        InvalidTopicError,
-        LogbrokerError,
-        OffsetOutOfRangeError,
-        OutOfOrderSequenceError,
-        RecordTooLargeError,
-        StorageFailedError,
-        TopicExistsError,
-        TopicNotFoundError,
-        ViewError,
-        WriteFailedError,
-    )
-    from .producer import Producer
-    from .receipts import Receipt
-    from .records import Message, Record, RecordMetadata
+    from .aio import AsyncBroker as AsyncBroker
+    from .aio import AsyncConsumer as AsyncConsumer
+    from .aio import AsyncProducer as AsyncProducer
+    from .aio import open_async as open_async
+    from .broker import Broker as Broker
+    from .broker import open as open  # noqa: A004  (as the standard library's modules have)
+    from .consumer import Consumer as Consumer
+    from .descriptions import GroupDescription as GroupDescription
+    from .descriptions import MemberDescription as MemberDescription
+    from .descriptions import OffsetDescription as OffsetDescription
+    from .descriptions import PartitionDescription as PartitionDescription
+    from .descriptions import TopicDescription as TopicDescription
+    from .errors import BufferFullError as BufferFullError
+    from .errors import ClosedError as ClosedError
+    from .errors import CorruptionError as CorruptionError
+    from .errors import DeliveryTimeoutError as DeliveryTimeoutError
+    from .errors import DirectoryInUseError as DirectoryInUseError
+    from .errors import FencedError as FencedError
+    from .errors import ForkedError as ForkedError
+    from .errors import InvalidConfigError as InvalidConfigError
+    from .errors import InvalidRequestError as InvalidRequestError
+    from .errors import InvalidTopicError as InvalidTopicError
+    from .errors import LogbrokerError as LogbrokerError
+    from .errors import OffsetOutOfRangeError as OffsetOutOfRangeError
+    from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
+    from .errors import RecordTooLargeError as RecordTooLargeError
+    from .errors import StorageFailedError as StorageFailedError
+    from .errors import TopicExistsError as TopicExistsError
+    from .errors import TopicNotFoundError as TopicNotFoundError
+    from .errors import ViewError as ViewError
+    from .errors import WriteFailedError as WriteFailedError
+    from .producer import Producer as Producer
+    from .receipts import Receipt as Receipt
+    from .records import Message as Message
+    from .records import Record as Record
+    from .records import RecordMetadata as RecordMetadata
 
 __version__ = "0.1.0"
 

@@ -15,10 +15,11 @@ from logbroker_storage.errors import ClosedError, ForkedError, TopicExistsError
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
-from .consumer import Consumer, Start
+from .consumer import Consumer
 from .descriptions import GroupDescription, PartitionDescription, TopicDescription
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
+from .start import Start
 from .topic_names import check_topic_name
 
 Delivery = Literal["at-least-once", "at-most-once", "manual"]

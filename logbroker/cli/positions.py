@@ -76,6 +76,6 @@ def parse_position(text: str, *, option: str, now: datetime.datetime, names: tup
     except ValueError:
         choices = ", ".join(names)
         raise typer.BadParameter(
-            f"{option} {text!r}: use {choices}, an offset, -N records from the end, -1h, or a time like 2026-11-23T10:00"
+            f"{option} {text!r}: use {choices}, an offset, -N from the end, -1h, or a time like 2026-11-23T10:00"
         ) from None
     return Moment(moment.astimezone() if moment.tzinfo is None else moment)

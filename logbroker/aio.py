@@ -243,12 +243,14 @@ class AsyncProducer:
         """Send one record and wait until it is acknowledged; see ``Producer.send`` and ``Receipt.result``."""
         if self._producer is None or self._closed:
             await self._opened()
-        future: asyncio.Future[RecordMetadata] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[RecordMetadata] = loop.create_future()
         arguments = (topic, value, key, headers, partition, timestamp, ttl, sequence)
         self._sendings.append(_Sending(arguments, future))
         if not self._drain_is_due:
             self._drain_is_due = True
-            self._worker.do(self._drain)
+            # Not at once: the tasks that are ready to run now have something to send, too.
+            loop.call_soon(self._worker.do, self._drain)
         return await future
 
     def _drain(self) -> None:
@@ -289,6 +291,7 @@ class AsyncProducer:
     async def _call(self, call: Callable[[Producer], Result]) -> Result:
         """Have *call* done behind the sends before it."""
         producer = await self._opened()
+        self._worker.do(self._drain)
         return await asyncio.shield(self._worker.submit(lambda: call(producer)))
 
     async def send_many(
@@ -326,6 +329,7 @@ class AsyncProducer:
         self._closed = True
         if self._producer is None:
             return
+        self._worker.do(self._drain)
         try:
             await asyncio.shield(self._worker.submit(self._producer.close))
         finally:

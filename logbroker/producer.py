@@ -60,12 +60,13 @@ _SHORT_WAY_IS_SAFE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
 class _Topic:
     """What a producer remembers of a topic, as of one version of the catalog."""
 
-    __slots__ = ("event", "partitioner", "queues")
+    __slots__ = ("event", "partitioner", "queues", "sticky")
 
     def __init__(self, event: TopicEvent) -> None:
         self.event = event
         self.partitioner = StickyPartitioner()
         self.queues: dict[int, PartitionQueue] = {}
+        self.sticky: Batch | None = None  # the batch that took the last record without a key
 
 
 class _Pending:
@@ -470,6 +471,9 @@ class Producer:
             if pending.key is not None:
                 number = partition_for_key(pending.key, partitions)
             else:
+                if topic.sticky is not None and topic.sticky.state is not BatchState.OPEN:
+                    topic.sticky = None
+                    topic.partitioner.batch_completed(partitions)
                 number = topic.partitioner.partition(partitions)
         queue = topic.queues.get(number)
         if queue is None or (queue.open is None and self._directory.topics_version() != self._topics_version):
@@ -497,9 +501,6 @@ class Producer:
         if pending.size_bytes <= batch.spare and self._same_block(batch, pending):
             return batch
         self._delivery.close_batch(batch)
-        topic = self._topics[queue.topic]
-        if topic.partitioner.partition(topic.event.partitions) == queue.partition:
-            topic.partitioner.batch_completed(topic.event.partitions)
         return partial(self._delivery.append_closed, queue)
 
     def _new_batch(self, queue: PartitionQueue, pending: _Pending) -> Batch | Callable[[], None]:
@@ -542,6 +543,8 @@ class Producer:
 
     def _thaw(self, batch: Batch, pending: _Pending) -> None:
         """Let senders find the batch by the short way, where it may be taken."""
+        if pending.key is None and pending.partition is None:
+            self._topics[batch.queue.topic].sticky = batch
         if not self._short_way or pending.timestamp_ms is not None:
             return
         queue = batch.queue

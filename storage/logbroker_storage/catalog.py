@@ -18,7 +18,13 @@ from .files import Files
 from .journal import TOPICS_VERSION, Item, Journal
 from .layout import DataLayout
 from .log_config import ConfigValue, LogConfig
-from .topic_folders import create_partition_folder, remove_partition_folder
+from .topic_folders import (
+    check_free,
+    create_partition_folder,
+    move_aside,
+    remove_folder,
+    remove_partition_folder,
+)
 from .view import SyncPoint, View, partition_key
 from .view.partitions import empty_log_end
 
@@ -38,13 +44,16 @@ class Catalog:
         files: Files,
         clock: Clock,
         signal: Callable[[str], None],
+        checkpoint: Callable[[], None],
     ) -> None:
+        """*signal* wakes who waits for changed topics; *checkpoint* writes the live partitions' recovery points."""
         self._layout = layout
         self._view = view
         self._journal = journal
         self._files = files
         self._clock = clock
         self._signal = signal
+        self._checkpoint = checkpoint
         self._cached: tuple[int, dict[str, TopicEvent]] = (-1, {})  # replaced whole, so it needs no lock
 
     def version(self) -> int:
@@ -105,17 +114,17 @@ class Catalog:
         return event
 
     def _make_partitions(self, event: TopicEvent, numbers: range) -> None:
+        made: list[str] = []
         try:
             for number in numbers:
-                create_partition_folder(
-                    self._files, self._layout.partition(event.name, number), event.topic_id
-                )
+                folder = self._layout.partition(event.name, number)
+                check_free(self._files, folder)
+                made.append(folder)
+                create_partition_folder(self._files, folder, event.topic_id)
             self._files.fsync_directory(self._layout.logs)
         except OSError as error:
-            for number in numbers:
-                remove_partition_folder(
-                    self._files, self._layout.partition(event.name, number), event.topic_id
-                )
+            for folder in made:
+                remove_partition_folder(self._files, folder, event.topic_id)
             raise WriteFailedError(f"the folders of topic {event.name!r} cannot be made: {error}") from error
         with self._view.write() as transaction:
             for number in numbers:
@@ -181,18 +190,33 @@ class Catalog:
 
     def finish_deletions(self) -> None:
         """Remove what is left of topics in state "deleting": ours, or a dead process's."""
-        for event in list(self.all().values()):
-            if event.state == "deleting":
-                self._remove_partitions(event)
-                self._journal.delete([event.key()])
+        if not self._deleting():
+            return
+        # A topic of the same name must not begin with the recovery points of this one. The name is
+        # not free before the event is gone.
+        self._checkpoint()
+        doomed: list[str] = []
+        with self._journal.exclusive() as turn:
+            for event in self._deleting():
+                doomed += self._move_partitions_aside(event)
+                turn.write([(event.key(), None)])
+        for folder in doomed:
+            remove_folder(self._files, folder)
 
-    def _remove_partitions(self, event: TopicEvent) -> None:
+    def _deleting(self) -> list[TopicEvent]:
+        return [event for event in self.all().values() if event.state == "deleting"]
+
+    def _move_partitions_aside(self, event: TopicEvent) -> list[str]:
+        """Under the journal lock, because as soon as the event is gone the folders' names may be taken anew."""
         with self._view.write() as transaction:
             for number in range(event.partitions):
                 self._view.drop_partition(transaction, partition_key(event.topic_id, number))
-        for number in range(event.partitions):
-            remove_partition_folder(self._files, self._layout.partition(event.name, number), event.topic_id)
+        doomed = [
+            move_aside(self._files, self._layout.partition(event.name, number), event.topic_id)
+            for number in range(event.partitions)
+        ]
         self._files.fsync_directory(self._layout.logs)
+        return doomed
 
 
 def _check_partitions(partitions: int) -> None:

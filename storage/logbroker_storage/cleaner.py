@@ -72,6 +72,10 @@ class Cleaner:
         self._directory = directory
         self._lock = ProcessLock(directory.files, directory.layout.lock("cleaner"))
 
+    def abandon(self) -> None:
+        """In a forked child: drop our copy of the lock."""
+        self._lock.abandon()
+
     def run(self) -> bool:
         """One pass over every log. False when another process (or thread) is cleaning now."""
         if not self._lock.try_acquire():

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from .catalog import Catalog
 from .checkpoints import PartitionOffset, encode_partition_offsets
 from .clock import SYSTEM_CLOCK, Clock
+from .descriptors import Descriptors
 from .errors import (
     DirectoryInUseError,
     FencedError,
@@ -46,6 +47,7 @@ from .partition_log import PartitionLog
 from .processes import ProcessRegistry
 from .recovery import reopen_failed
 from .startup import make_folders, make_view_folders, rebuild_view, sound_view
+from .topic_folders import remove_deleted_folders
 from .view import View, partition_key
 
 logger = logging.getLogger("logbroker.storage")
@@ -66,6 +68,7 @@ class DataDirectory:
         self.files = files
         self.layout = layout = DataLayout(path)
         self._users = 0  # guarded by _open_lock
+        self._descriptors = Descriptors()
         self._logs: dict[tuple[str, int], PartitionLog] = {}  # guarded by _logs_lock
         self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
         self._logs_lock = threading.Lock()
@@ -76,8 +79,12 @@ class DataDirectory:
         try:
             with self._opening_lock:
                 self.view = self._enter()
-                # Under the opening lock, so that no sweep sees our file before we have locked it.
-                self._processes = ProcessRegistry(files, layout.processes)
+                try:
+                    # Under the opening lock, so that no sweep sees our file before we have locked it.
+                    self._processes = ProcessRegistry(files, layout.processes)
+                except BaseException:
+                    self.view.close()
+                    raise
                 self._processes.sweep()
         except BaseException:
             files.close(self._presence_fd)
@@ -95,10 +102,17 @@ class DataDirectory:
         layout, files, clock = self.layout, self.files, self.clock
         self.journal = self._make_journal(self.view)
         self.catalog = Catalog(
-            layout=layout, view=self.view, journal=self.journal, files=files, clock=clock, signal=self.signal
+            layout=layout,
+            view=self.view,
+            journal=self.journal,
+            files=files,
+            clock=clock,
+            signal=self.signal,
+            checkpoint=self.checkpoint,
         )
-        self.catalog.finish_deletions()
         self._verify_failed()
+        self.journal.finish()
+        self.catalog.finish_deletions()
         self.maintenance = Maintenance(self)
 
     # Opening and closing --------------------------------------------------------------------------
@@ -151,6 +165,7 @@ class DataDirectory:
         if view is None:
             return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
         make_view_folders(self.files, self.layout)
+        remove_deleted_folders(self.files, self.layout.logs)
         view.clear_volatile()
         return view
 
@@ -176,27 +191,32 @@ class DataDirectory:
     def _shut_down(self) -> None:
         self.maintenance.close()
         logs = [self.journal.log, *self._logs.values()]
-        failure: LogbrokerError | None = None
+        failures: list[LogbrokerError | OSError] = []
         for log in logs:
             try:
                 log.close_cleanly()
             except TopicNotFoundError:
                 pass  # deleted meanwhile
-            except LogbrokerError as error:
-                failure = failure or error
-        if any(log.appends for log in logs):
-            self.checkpoint()
+            except (LogbrokerError, OSError) as error:
+                failures.append(error)
+        try:
+            if any(log.appends for log in logs):
+                self.checkpoint()
+        except (LogbrokerError, OSError) as error:
+            failures.append(error)
         self.journal.close()
         self._leave()
-        if failure is not None:
-            raise failure
+        if failures:
+            raise failures[0]
 
     def _leave(self) -> None:
-        self._processes.close()
-        with self._opening_lock:
-            self.view.close()
-            self.files.close(self._presence_fd)
-        self._opening_lock.close()
+        try:
+            self._processes.close()
+        finally:
+            with self._opening_lock:
+                self.view.close()
+                self.files.close(self._presence_fd)
+            self._opening_lock.close()
 
     def checkpoint(self) -> None:
         """Write the recovery points: how much of each partition is known to be on the disk."""
@@ -223,6 +243,7 @@ class DataDirectory:
             view=view,
             files=self.files,
             clock=self.clock,
+            descriptors=self._descriptors,
         )
 
     def _make_journal(self, view: View) -> Journal:
@@ -297,9 +318,13 @@ class DataDirectory:
     def delete_records(self, topic: str, partition: int, before_offset: int) -> int:
         """Delete a partition's records below *before_offset*, durably; the new log start offset."""
         log = self.log(topic, partition)
-        start = min(before_offset, log.offsets().high_watermark)
-        self.journal.record([LogStartEvent(topic, partition, start)])
-        return log.delete_before(start)
+        with self.journal.exclusive() as turn:
+            offsets = log.offsets()
+            start = min(before_offset, offsets.high_watermark)
+            if start <= offsets.log_start_offset:
+                return offsets.log_start_offset
+            turn.record([LogStartEvent(topic, partition, start)])
+            return log.delete_before(start)
 
     # Groups ---------------------------------------------------------------------------------------
 
@@ -404,8 +429,11 @@ class DataDirectory:
 
     # Fork -----------------------------------------------------------------------------------------
 
-    def _abandon(self) -> None:
-        """In a forked child: give back what was inherited, and refuse every further use."""
+    def abandon(self) -> None:
+        """In a forked child: give back what was inherited, and refuse every further use.
+
+        No lock is taken: a thread that did not come along may have it.
+        """
         forked: Any = _Forked()
         for log in [self.journal.log, *self._logs.values()]:
             log.abandon(forked)
@@ -414,7 +442,9 @@ class DataDirectory:
         self.files.close(self._presence_fd)
         self._opening_lock.abandon()
         self._inherited_view = self.view  # kept, because closing it is only right just before opening anew
+        self.maintenance.abandon()
         self.view = self.journal = self.catalog = self.maintenance = self._processes = forked
+        self.files = self._opening_lock = self._logs_lock = forked
         self.closed = True
 
 
@@ -451,7 +481,7 @@ def _after_fork_in_child() -> None:
     global _open_lock
     _open_lock = threading.Lock()
     for directory in _open.values():
-        directory._abandon()
+        directory.abandon()
         _inherited.append(directory)
     _open.clear()
 

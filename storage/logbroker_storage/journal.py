@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .clock import Clock
-from .errors import CorruptionError
+from .errors import CorruptionError, LogbrokerError
 from .events import Event, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
@@ -85,8 +85,7 @@ class Journal:
         self.log.sync(end_offset)
         self._apply(items, base_offset, end_offset)
         if self._compaction_is_due():
-            with self.exclusive() as turn:
-                turn.compact()
+            self._compact_in_passing()
 
     @contextmanager
     def exclusive(self) -> Iterator[JournalTurn]:
@@ -95,9 +94,14 @@ class Journal:
             self.catch_up()
             yield JournalTurn(self)
 
+    def finish(self) -> None:
+        """Apply what dead processes appended and did not get to apply."""
+        with self.exclusive():
+            pass
+
     def catch_up(self) -> None:
-        """Sync and apply whatever is in the log."""
-        end_offset = self.log.state().end.log_end_offset
+        """Sync and apply whatever is in the log, also what a dead process wrote and did not publish."""
+        end_offset = self.log.adopt().log_end_offset
         if self._view.meta_int(APPLIED) < end_offset:
             self.log.sync(end_offset)
             self._apply_from_log(end_offset)
@@ -160,6 +164,14 @@ class Journal:
     def _compaction_is_due(self) -> bool:
         written = self.log.state().end.active_bytes
         return written > max(COMPACT_FROM_BYTES, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES))
+
+    def _compact_in_passing(self) -> None:
+        """Compact after a write that is done: what goes wrong here is no failure of that write."""
+        try:
+            with self.exclusive() as turn:
+                turn.compact()
+        except (LogbrokerError, OSError) as error:
+            logger.warning("the journal could not be compacted, and will be later: %s", error)
 
     def _compact(self) -> None:
         """Write every live event into a new segment, then remove the older ones. Under the lock."""

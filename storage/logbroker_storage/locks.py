@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from .files import Files
@@ -20,9 +21,11 @@ from .files import Files
 class ProcessLock:
     """A lock that one thread of one process holds at a time. Not reentrant."""
 
-    def __init__(self, files: Files, path: str) -> None:
+    def __init__(self, files: Files, path: str, *, opened: Callable[[], None] | None = None) -> None:
+        """*opened* is called whenever the descriptor was opened, by a thread that has the lock or is about to."""
         self.path = path
         self._files = files
+        self._opened = opened
         self._thread_lock = threading.Lock()
         self._fd = -1  # guarded by _thread_lock
 
@@ -30,12 +33,17 @@ class ProcessLock:
         self._thread_lock.acquire()
         try:
             if self._fd < 0:
-                self._fd = self._files.open(self.path, create=True)
+                self._open()
             fcntl.flock(self._fd, fcntl.LOCK_EX)
         except BaseException:
             self._thread_lock.release()
             raise
         return self
+
+    def _open(self) -> None:
+        self._fd = self._files.open(self.path, create=True)
+        if self._opened is not None:
+            self._opened()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -51,7 +59,7 @@ class ProcessLock:
             return False
         try:
             if self._fd < 0:
-                self._fd = self._files.open(self.path, create=True)
+                self._open()
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._thread_lock.release()
@@ -77,12 +85,24 @@ class ProcessLock:
     def close(self) -> None:
         """Close the descriptor; the lock opens it again when it is next taken."""
         with self._thread_lock:
-            if self._fd >= 0:
-                self._files.close(self._fd)
-                self._fd = -1
+            self._close()
 
-    def abandon(self) -> None:
-        """In a forked child: close the inherited descriptor, so that the parent's death frees the lock."""
+    def _close(self) -> None:
         if self._fd >= 0:
             self._files.close(self._fd)
             self._fd = -1
+
+    def close_if_idle(self, action: Callable[[], None]) -> bool:
+        """``close``, after *action*, unless a thread of this process has the lock; never waits."""
+        if not self._thread_lock.acquire(blocking=False):
+            return False
+        try:
+            action()
+            self._close()
+        finally:
+            self._thread_lock.release()
+        return True
+
+    def abandon(self) -> None:
+        """In a forked child: close the inherited descriptor, so that the parent's death frees the lock."""
+        self._close()

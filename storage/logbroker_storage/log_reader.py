@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
 from .segment import Located, locate, locate_timestamp, next_sound_batch
-from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, list_segments, segment_name
-from .time_index import last_timestamp_ms
+from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
+from .time_index import last_timestamp_ms, used_bytes
 from .view import PartitionState
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("logbroker.storage")
 
 DEFAULT_READ_BYTES = 1 << 20
+MAX_TIMESTAMP_MS = (1 << 63) - 1
 
 
 class LogReader:
@@ -44,6 +45,7 @@ class LogReader:
         self._bases: list[int] = []
         self._base = -1  # the open segment's base offset, -1 without one
         self._fd = -1
+        self._keeps_open = True  # False: too many readers are open, so close after each read
         self._file_position = -1  # where the batch that holds self.position begins, -1 unknown
         self._due_offset = -1  # the base offset that this batch must have
 
@@ -56,6 +58,7 @@ class LogReader:
     def close(self) -> None:
         if self._fd >= 0:
             self._log.files.close(self._fd)
+            self._log.descriptors.reader_closed()
         self._fd = self._base = self._file_position = -1
 
     def read(self, max_bytes: int = DEFAULT_READ_BYTES) -> list[StoredBatch]:
@@ -69,6 +72,7 @@ class LogReader:
             CorruptionError: the bytes there are damaged.
             TopicNotFoundError: the topic was deleted.
         """
+        missed_version = -1
         while True:
             state = self._log.state()
             high_watermark = state.high_watermark
@@ -79,9 +83,15 @@ class LogReader:
                 self._check_bounds(state)
             try:
                 batches = self._read_visible(state, high_watermark, max_bytes)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
                 self._forget()  # deleted between the view's answer and our open: ask the view again
+                if missed_version == state.end.segments_version:
+                    raise self._missing(state) from error
+                missed_version = state.end.segments_version
                 continue
+            finally:
+                if not self._keeps_open:
+                    self.close()
             if batches:
                 return batches
 
@@ -113,7 +123,7 @@ class LogReader:
     def _open_segment(self, state: PartitionState) -> None:
         """Have the segment that holds ``position`` open."""
         if self._version != state.end.segments_version:
-            self._bases = list_segments(self._log.files, self._log.directory)
+            self._bases = self._log.segments(state.end)
             self._version = state.end.segments_version
             self.close()
         index = bisect.bisect_right(self._bases, self.position) - 1
@@ -123,6 +133,7 @@ class LogReader:
         if base != self._base:
             self.close()
             self._fd = self._log.files.open(self._log.segment(base).log_path, readonly=True)
+            self._keeps_open = self._log.descriptors.reader_opened()
             self._base = base
 
     def _locate(self, state: PartitionState) -> Located:
@@ -206,6 +217,19 @@ class LogReader:
             reason=defect.value,
         )
 
+    def _missing(self, state: PartitionState) -> CorruptionError:
+        """The segment that holds ``position`` is not there, and nobody has removed it on purpose."""
+        behind = [base for base in self._log.segments(state.end) if base > self.position]
+        return CorruptionError(
+            self._log.topic,
+            self._log.partition,
+            start_offset=self.position,
+            end_offset=min(behind, default=state.high_watermark),
+            path=self._log.directory,
+            position=0,
+            reason="the segment's file is missing",
+        )
+
     def _next_sound_offset(self, state: PartitionState) -> int:
         end_position = self._segment_bytes(state)
         found = next_sound_batch(
@@ -221,29 +245,39 @@ class LogReader:
         return self._bases[behind] if behind < len(self._bases) else state.high_watermark
 
 
-def read_index(log: PartitionLog, base_offset: int, suffix: str, used_bytes: int | None) -> bytes:
-    """An index file's content: *used_bytes* of it (the active segment's), or all; b"" when it is missing."""
+def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:
+    """An index file's content: *size_bytes* of it (the active segment's), or all; b"" when it is missing."""
     path = f"{log.directory}/{segment_name(base_offset)}{suffix}"
     try:
         fd = log.files.open(path, readonly=True)
     except FileNotFoundError:
         return b""  # an index is a cache: without it the scan begins at the segment's start
     try:
-        if used_bytes is None:
-            used_bytes = log.files.size(fd)
-        return log.files.pread(fd, used_bytes, 0)
+        if size_bytes is None:
+            size_bytes = log.files.size(fd)
+        return log.files.pread(fd, size_bytes, 0)
     finally:
         log.files.close(fd)
 
 
 def offset_for_timestamp(log: PartitionLog, timestamp_ms: int) -> int | None:
     """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
-    state = log.state()
+    while True:
+        state = log.state()
+        try:
+            return _search(log, state, timestamp_ms)
+        except FileNotFoundError:
+            # A segment was removed between the list and our open: look anew.
+            if not log.files.exists(log.directory):
+                raise
+
+
+def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> int | None:
     end = state.end
-    for base in list_segments(log.files, log.directory):
+    for base in log.segments(end):
         is_active = base == end.active_base_offset
         index = read_index(log, base, TIME_INDEX_SUFFIX, end.time_index_bytes if is_active else None)
-        largest_ms = end.max_timestamp_ms if is_active else last_timestamp_ms(index)
+        largest_ms = end.max_timestamp_ms if is_active else _largest_timestamp_ms(index)
         if largest_ms < timestamp_ms:
             continue
         found = _in_segment(log, state, base, index, timestamp_ms)
@@ -251,6 +285,12 @@ def offset_for_timestamp(log: PartitionLog, timestamp_ms: int) -> int | None:
             found = max(found, end.log_start_offset)
             return found if found < state.high_watermark else None
     return None
+
+
+def _largest_timestamp_ms(index: bytes) -> int:
+    """Of a sealed segment; an index that is missing or holds nothing rules nothing out."""
+    used = index[: used_bytes(index)]
+    return last_timestamp_ms(used) if used else MAX_TIMESTAMP_MS
 
 
 def _in_segment(

@@ -21,6 +21,7 @@ from .log_config import Durability
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
+    from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.maintenance")
 
@@ -47,6 +48,10 @@ class Maintenance:
         """Stop the thread and wait for what it is doing."""
         self._stop.set()
         self._thread.join()
+
+    def abandon(self) -> None:
+        """In a forked child, where the thread is not: drop our copy of its lock."""
+        self._cleaner.abandon()
 
     def clean(self) -> bool:
         """One pass of the cleaner now; False when another process is at it."""
@@ -79,9 +84,16 @@ class Maintenance:
                 continue
             interval = log.config.durability_interval_ms / 1000
             if log.dirty_since is not None and now - log.dirty_since >= interval:
-                log.sync()
+                self._sync(log)
             pause = min(pause, interval)
         return pause
+
+    def _sync(self, log: PartitionLog) -> None:
+        """Sync one log; the others do not wait for one that cannot be synced."""
+        try:
+            log.sync()
+        except LogbrokerError as error:
+            logger.warning("%s", error)
 
     def _checkpoint(self) -> None:
         appended = sum(log.appends for log in [self._directory.journal.log, *self._directory.open_logs()])

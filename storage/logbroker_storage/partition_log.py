@@ -5,12 +5,13 @@ An append, under the partition's append lock (a ``flock``, so across processes):
     1. read LogEnd from the view; a file longer than it says was left by a process that died in
        mid-append: whole batches are adopted, the rest is cut into a side file
     2. decide by the producer's entry: append, duplicate, out of order, fenced
-    3. roll to a new segment if one is due
+    3. roll to a new segment if one is due, and publish that: a segment that holds bytes is a known one
     4. write the batch at LogEnd's position (one write), then index entries
     5. publish LogEnd and the producer's entry in one LMDB transaction: now the batch is in the log
 
-Dying before 5 leaves bytes that the next append finds in 1. Readers never look above the high
-watermark, which is published after 5, so they need no lock.
+Dying before 5 leaves bytes that the next append finds in 1. Dying in 3 leaves an empty segment above the
+active one, which nobody looks at (``segments``) and the next roll removes. Readers never look above the
+high watermark, which is published after 5, so they need no lock.
 
 Durability is a second step with a lock of its own, so that appends go on while the disk syncs:
 whoever gets the sync lock syncs everything appended so far, and those who waited for the lock
@@ -22,13 +23,17 @@ The partition is marked failed for every process; ``reopen_failed`` in recovery 
 
 from __future__ import annotations
 
+import bisect
 import errno
 import logging
 from typing import Any, NamedTuple
 
 from . import offset_index, time_index
 from .clock import Clock
+from .descriptors import Descriptors
 from .errors import (
+    BatchDefect,
+    CorruptBatchError,
     FencedError,
     OutOfOrderSequenceError,
     RecordTooLargeError,
@@ -42,8 +47,14 @@ from .log_config import Durability, LogConfig, TimestampType
 from .log_reader import LogReader, offset_for_timestamp
 from .producer_state import Decision, ProducerEntry, Verdict, advance, decide
 from .record_batch import BatchHeader, assign, read_header, stamp_append_time
-from .recovery import adopt_tail, cut_log, set_aside
-from .segment_files import SegmentFiles, list_segments
+from .recovery import adopt_tail, cut_log, remove_unpublished
+from .segment_files import (
+    LOG_SUFFIX,
+    OFFSET_INDEX_SUFFIX,
+    TIME_INDEX_SUFFIX,
+    SegmentFiles,
+    list_segments,
+)
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, SyncPoint, View, partition_key
 from .wakeup import signal_paths
@@ -72,6 +83,10 @@ class LogOffsets(NamedTuple):
     synced_offset: int
 
 
+class _SyncRefusedError(Exception):
+    """The disk refused a sync: what was to be synced must be taken for lost."""
+
+
 class PartitionLog:
     """The log of one partition. Safe across threads and processes."""
 
@@ -87,6 +102,7 @@ class PartitionLog:
         view: View,
         files: Files,
         clock: Clock,
+        descriptors: Descriptors,
     ) -> None:
         """*directory* holds the segments; *lock_path* is the path that ``.append`` and ``.sync`` are added to."""
         self.topic = topic
@@ -100,10 +116,12 @@ class PartitionLog:
             None  # monotonic time of this process's first append since its last sync
         )
         append_path, sync_path = self._signal_paths = signal_paths(lock_path)
-        self.append_lock = ProcessLock(files, append_path)
-        self.sync_lock = ProcessLock(files, sync_path)
+        self.append_lock = ProcessLock(files, append_path, opened=self._opened)
+        self.sync_lock = ProcessLock(files, sync_path, opened=self._opened)
         self.view = view
         self.files = files
+        self.descriptors = descriptors
+        self.used = False  # since the last look of descriptors; written by any user, no guard needed
         self._clock = clock
         self._active: SegmentFiles | None = None  # the active segment's descriptors; guarded by append_lock
         self._active_version = -1  # LogEnd.segments_version that they belong to; guarded by append_lock
@@ -150,10 +168,23 @@ class PartitionLog:
     def size_bytes(self) -> int:
         """The bytes of all segments' log files."""
         end = self.state().end
-        sealed = [
-            base for base in list_segments(self.files, self.directory) if base != end.active_base_offset
-        ]
-        return end.active_bytes + sum(self.segment(base).log_bytes() for base in sealed)
+        return end.active_bytes + sum(self.segment_bytes(base) for base in self.segments(end)[:-1])
+
+    def segment_bytes(self, base_offset: int) -> int:
+        """The bytes of one segment's log file; 0 when it is not there."""
+        segment = self.segment(base_offset)
+        try:
+            return segment.log_bytes()
+        finally:
+            segment.close()
+
+    def segments(self, end: LogEnd) -> list[int]:
+        """The base offsets of the segments, ascending; the last is the active one of *end*.
+
+        A file above that is what a process left that died while it rolled.
+        """
+        bases = list_segments(self.files, self.directory)
+        return bases[: bisect.bisect_right(bases, end.active_base_offset)]
 
     def signal_paths(self) -> tuple[str, str]:
         """The files whose touch says that records became visible; they exist when this returns."""
@@ -179,32 +210,55 @@ class PartitionLog:
             WriteFailedError: the file system refused (full disk, I/O error); nothing was appended.
             StorageFailedError: an earlier sync of the partition failed.
             TopicNotFoundError: the topic was deleted.
+            CorruptBatchError: *batch* is not exactly one batch.
         """
         if self.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
             stamp_append_time(batch, self._clock.now_ms())
         header = read_header(batch)
-        with self.append_lock:
-            state, entry = self.view.append_state(self.key, header.producer_id)
-            end = self._writable_end(state)
-            if header.producer_id >= 0:
-                if state is None or end is not state.end:
-                    entry = self.view.producer(self.key, header.producer_id)  # it may be in what was adopted
-                decision = decide(entry, header, allow_gaps=allow_sequence_gaps)
-                if decision.verdict is not Verdict.APPEND:
-                    return self._refuse(header, decision)
-            end = self._rolled(end, header)
-            assign(batch, end.log_end_offset, 0)
-            base_offset = end.log_end_offset
-            end = self._written(end, batch, header)
-            if header.producer_id >= 0:
-                entry = advance(entry, header, base_offset)
-            self.view.publish_append(self.key, end, header.producer_id, entry)
-            self.appends += 1
-            if self.config.durability is not Durability.FSYNC:
-                if self.dirty_since is None:
-                    self.dirty_since = self._clock.monotonic()
-                self.append_lock.signal()
+        if header.size_bytes != len(batch):
+            raise CorruptBatchError(
+                BatchDefect.BAD_LENGTH, detail=f"{len(batch)} bytes were given as one batch"
+            )
+        try:
+            with self.append_lock:
+                return self._append(batch, header, allow_sequence_gaps)
+        except OSError as error:
+            self.state()  # a folder that is gone because the topic is has an error of its own
+            raise self._write_refused(error) from error
+
+    def _append(self, batch: bytearray, header: BatchHeader, allow_sequence_gaps: bool) -> AppendResult:
+        state, entry = self.view.append_state(self.key, header.producer_id)
+        end = self._writable_end(state)
+        if header.producer_id >= 0:
+            if state is None or end is not state.end:
+                entry = self.view.producer(self.key, header.producer_id)  # it may be in what was adopted
+            decision = decide(entry, header, allow_gaps=allow_sequence_gaps)
+            if decision.verdict is not Verdict.APPEND:
+                return self._refuse(header, decision)
+        end = self._rolled(end, header)
+        assign(batch, end.log_end_offset, 0)
+        base_offset = end.log_end_offset
+        end = self._written(end, batch, header)
+        if header.producer_id >= 0:
+            entry = advance(entry, header, base_offset)
+        self._publish_append(end, header.producer_id, entry)
+        self.appends += 1
+        if self.config.durability is not Durability.FSYNC:
+            if self.dirty_since is None:
+                self.dirty_since = self._clock.monotonic()
+            self.append_lock.signal()
         return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, False)
+
+    def _publish_append(self, end: LogEnd, producer_id: int = -1, entry: ProducerEntry | None = None) -> None:
+        if not self.view.publish_append(self.key, end, producer_id, entry):
+            raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
+
+    def _write_refused(self, error: OSError) -> WriteFailedError:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+        return WriteFailedError(
+            f"nothing was appended to {self.topic}-{self.partition}: {reason}; "
+            "mend the cause (free space, limits, permissions) and send again"
+        )
 
     def take_over(self, producer_id: int, epoch: int) -> int | None:
         """Make *epoch* the producer's epoch here; its last sequence, None when it wrote nothing.
@@ -239,6 +293,11 @@ class PartitionLog:
             return end
         return adopt_tail(self, end)
 
+    def adopt(self) -> LogEnd:
+        """LogEnd, with what a dead process appended but did not publish; as every append finds it."""
+        with self.append_lock:
+            return self._writable_end()
+
     def active_files(self, end: LogEnd) -> SegmentFiles:
         """The active segment's files. Under the append lock.
 
@@ -247,6 +306,7 @@ class PartitionLog:
         """
         if self._active is None or self._active_version != end.segments_version:
             self._use_active(self.segment(end.active_base_offset), end.segments_version)
+        self.used = True
         assert self._active is not None
         return self._active
 
@@ -299,21 +359,18 @@ class PartitionLog:
         )
 
     def roll(self, end: LogEnd) -> LogEnd:
-        """Seal the active segment and go on in a new, empty one. Under the append lock; publishes nothing.
+        """Seal the active segment and go on in a new, empty one, which is published. Under the append lock.
 
         What the old segment still owes the disk is paid by the next sync, which covers every segment
-        from the synced offset on.
+        from the synced one on.
         """
         self.seal(end)
         snapshot = self.view.producers(self.key)
         write_snapshot(self.files, self.directory, end.log_end_offset, snapshot)
+        remove_unpublished(self, end)
         fresh = self.segment(end.log_end_offset)
-        if fresh.log_bytes() > 0:
-            # Another process died between its first write to this segment and publishing it.
-            set_aside(self.files, fresh, "unpublished")
         fresh.create()
-        self._use_active(fresh, end.segments_version + 1)
-        return end._replace(
+        rolled = end._replace(
             active_base_offset=end.log_end_offset,
             active_bytes=0,
             indexed_bytes=0,
@@ -325,17 +382,24 @@ class PartitionLog:
             active_created_ms=-1,
             segments_version=end.segments_version + 1,
         )
+        try:
+            self.publish_end(rolled)
+        except BaseException:
+            fresh.close()
+            raise
+        self._use_active(fresh, rolled.segments_version)
+        return rolled
 
     def roll_now(self) -> None:
         """Begin a new segment, unless the active one is empty."""
         with self.append_lock:
             end = self._writable_end()
             if end.active_bytes:
-                self.publish_end(self.roll(end))
+                self.roll(end)
 
     def publish_end(self, end: LogEnd) -> None:
         """Put LogEnd into the view. Under the append lock."""
-        self.view.publish_append(self.key, end)
+        self._publish_append(end)
 
     def seal(self, end: LogEnd) -> LogEnd:
         """Write the time index's last entry, as a segment has when it is rolled or closed."""
@@ -354,20 +418,33 @@ class PartitionLog:
     def _written(self, end: LogEnd, batch: bytearray, header: BatchHeader) -> LogEnd:
         """Write *batch* behind *end*; the LogEnd that says so."""
         active = self.active_files(end)
-        position = end.active_bytes
+        before, position = end, end.active_bytes
         try:
             active.write_log(batch, position)
             end = self._behind_batch(end, header)
             if position - end.indexed_bytes > self.config.index_interval_bytes:
                 end = self._indexed(active, end, position)
         except OSError as error:
-            active.truncate_log_quietly(position)
-            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-            raise WriteFailedError(
-                f"nothing was appended to {self.topic}-{self.partition}: {reason}; "
-                "mend the cause (free space, limits, permissions) and send again"
-            ) from error
+            self._take_back(active, before, error)
+            raise
         return end
+
+    def _take_back(self, active: SegmentFiles, end: LogEnd, cause: OSError) -> None:
+        """Cut what a failed write left behind *end*."""
+        try:
+            active.truncate(
+                log_bytes=end.active_bytes,
+                offset_index_bytes=end.offset_index_bytes,
+                time_index_bytes=end.time_index_bytes,
+            )
+        except OSError:
+            if active.log_bytes() == end.active_bytes:
+                return  # only an index could not be cut; what lies behind its end is not looked at
+            # The next append adopts the batch if it is whole, and else cuts it.
+            raise StorageFailedError(
+                f"a write to {self.topic}-{self.partition} failed ({cause}) and could not be taken back: whether "
+                "the records are in the log shows with the next append"
+            ) from cause
 
     def _behind_batch(self, end: LogEnd, header: BatchHeader) -> LogEnd:
         """LogEnd moved behind a batch; built by position, because ``_replace`` takes three times as long."""
@@ -425,39 +502,60 @@ class PartitionLog:
                 raise self._sync_failed("an earlier sync failed")
             if state.sync.synced_offset >= end_offset:
                 return state.sync.synced_offset
+            if self.dirty_since is not None:
+                self.dirty_since = None  # before the state is read: an append behind it sets this again
+                state = self.state()
             try:
                 self._sync_segments(state)
-            except OSError as error:
+            except _SyncRefusedError as refused:
                 self._publish_sync(state.sync._replace(failed=1))
-                raise self._sync_failed(str(error)) from error
-            self.dirty_since = None
+                raise self._sync_failed(str(refused)) from refused.__cause__
+            except OSError as error:  # no sync was tried: nothing is lost yet
+                raise StorageFailedError(
+                    f"{self.topic}-{self.partition} could not be synced ({error}): whether the last records are on "
+                    "the disk is unknown; mend the cause (limits, permissions) and sync again"
+                ) from error
             synced_offset = state.end.log_end_offset
             self._publish_sync(SyncPoint(synced_offset, state.end.active_base_offset, 0))
             self.sync_lock.signal()
         return synced_offset
 
     def _publish_sync(self, sync: SyncPoint) -> None:
-        self.view.publish_sync(self.key, sync)
+        if not self.view.publish_sync(self.key, sync):
+            raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
 
     def _sync_segments(self, state: PartitionState) -> None:
+        """Sync what was written since the last sync. A segment sealed since then owes its indexes too."""
         end, sync = state
         if sync.synced_segment == end.active_base_offset:
-            self.files.fdatasync(self._descriptor_to_sync(end))
+            self._sync_descriptor(self._descriptor_to_sync(end))
             return
-        bases = list_segments(self.files, self.directory)
-        for base, next_base in zip(bases, [*bases[1:], None], strict=True):
-            if next_base is None or next_base > sync.synced_offset:
-                self._sync_file(self.segment(base).log_path)
+        for base in self.segments(end):
+            if base >= sync.synced_segment:
+                self._sync_segment(self.segment(base), is_sealed=base != end.active_base_offset)
         # Sync the files before their directory entries: a name that survives a crash must never point
         # at bytes that did not.
-        self.files.fsync_directory(self.directory)
+        try:
+            self.files.fsync_directory(self.directory)
+        except OSError as error:
+            raise _SyncRefusedError(str(error)) from error
 
-    def _sync_file(self, path: str) -> None:
-        fd = self.files.open(path)
+    def _sync_segment(self, segment: SegmentFiles, *, is_sealed: bool) -> None:
+        for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX) if is_sealed else (LOG_SUFFIX,):
+            try:
+                fd = self.files.open(segment.path(suffix))
+            except FileNotFoundError:
+                continue  # removed by retention or compaction meanwhile
+            try:
+                self._sync_descriptor(fd)
+            finally:
+                self.files.close(fd)
+
+    def _sync_descriptor(self, fd: int) -> None:
         try:
             self.files.fdatasync(fd)
-        finally:
-            self.files.close(fd)
+        except OSError as error:
+            raise _SyncRefusedError(str(error)) from error
 
     def _descriptor_to_sync(self, end: LogEnd) -> int:
         """A descriptor of its own, because the append side closes its descriptor when it rolls."""
@@ -465,6 +563,7 @@ class PartitionLog:
             self._close_sync_descriptor()
             self._sync_fd = self.files.open(self.segment(end.active_base_offset).log_path)
             self._sync_version = end.segments_version
+        self.used = True
         return self._sync_fd
 
     def _sync_failed(self, reason: str) -> StorageFailedError:
@@ -498,21 +597,17 @@ class PartitionLog:
     # Descriptors ----------------------------------------------------------------------------------
 
     def release_files(self) -> bool:
-        """Close the descriptors if nobody is using the log now; they open again by themselves."""
-        if not self.append_lock.try_acquire():
-            return False
-        try:
-            self._use_active(None, -1)
-        finally:
-            self.append_lock.release()
-        if self.sync_lock.try_acquire():
-            try:
-                self._close_sync_descriptor()
-            finally:
-                self.sync_lock.release()
-        self.append_lock.close()
-        self.sync_lock.close()
-        return True
+        """Close the descriptors if no thread is using the log now; they open again by themselves."""
+        return self.append_lock.close_if_idle(self._close_active) and self.sync_lock.close_if_idle(
+            self._close_sync_descriptor
+        )
+
+    def _opened(self) -> None:
+        """A lock, with which every use begins, has opened its file."""
+        self.descriptors.log_opened(self)
+
+    def _close_active(self) -> None:
+        self._use_active(None, -1)
 
     def _close_sync_descriptor(self) -> None:
         if self._sync_fd >= 0:
@@ -525,16 +620,24 @@ class PartitionLog:
         Raises:
             StorageFailedError: the last sync failed.
         """
-        if self.appends:
-            with self.append_lock:
-                end, sync = self.state()
-                if not sync.failed:
-                    self.publish_end(self.seal(end))
-                    write_snapshot(
-                        self.files, self.directory, end.log_end_offset, self.view.producers(self.key)
-                    )
-            self.sync()
-        self.release_files()
+        try:
+            if self.appends:
+                self._leave_caches()
+                self.sync()
+        finally:
+            self.release_files()
+
+    def _leave_caches(self) -> None:
+        """What spares the next recovery some reading."""
+        with self.append_lock:
+            end, sync = self.state()
+            if sync.failed:
+                return
+            try:
+                self.publish_end(self.seal(end))
+                write_snapshot(self.files, self.directory, end.log_end_offset, self.view.producers(self.key))
+            except OSError as error:
+                logger.warning("%s: closed without its time index or snapshot: %s", self.directory, error)
 
     def abandon(self, forked: Any) -> None:
         """In a forked child: close inherited descriptors; every later use meets *forked*, which raises."""

@@ -57,8 +57,12 @@ class ProcessRegistry:
                     pass  # another process swept it
 
     def close(self) -> None:
-        self._files.unlink(self._path(self.process_id))
-        self._files.close(self._fd)
+        try:
+            self._files.unlink(self._path(self.process_id))
+        except FileNotFoundError:
+            pass  # somebody deleted the view
+        finally:
+            self._files.close(self._fd)
 
     def abandon(self) -> None:
         """In a forked child: the entry is the parent's; drop our copy of its lock."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import offset_index, time_index
 from .errors import BatchDefect, CorruptBatchError
 from .files import TEMPORARY_SUFFIX, Files
+from .log_config import Durability
 from .producer_state import ProducerEntry, advance
 from .record_batch import HEADER_BYTES, BatchHeader, read_header
 from .segment import ScanStop, next_sound_batch, rebuild_indexes, scan, sound_headers
@@ -112,6 +113,8 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         _cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
     adopted = builder.end()
     builder.write_indexes(active, keep=end)
+    if log.config.durability is not Durability.FSYNC:
+        adopted = adopted._replace(visible_offset=adopted.log_end_offset)
     with log.view.write() as transaction:
         log.view.put_log_end(transaction, log.key, adopted)
         for producer_id, entry in producers.items():
@@ -131,7 +134,8 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
 def _recover_shrunken(log: PartitionLog) -> LogEnd:
     """The file is shorter than the view says: files were replaced behind our back. The files are the truth."""
     logger.error("%s-%d: the log is shorter than the view says; recovering it", log.topic, log.partition)
-    recovered = recover_log(log, recovery_point=0)
+    end, sync = log.state()
+    recovered = recover_log(log, recovery_point=sync.synced_offset, log_start_offset=end.log_start_offset)
     publish(log, recovered)
     return recovered.end
 
@@ -150,7 +154,7 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     bases = list_segments(files, directory)
     if not bases:
         return _begin_empty(log, max(recovery_point, log_start_offset))
-    first_scanned = max([base for base in bases if base <= recovery_point], default=bases[0])
+    first_scanned = _first_to_scan(log, bases, recovery_point)
     damages: list[Damage] = []
     cuts: list[Cut] = []
     builder = _EndBuilder(empty_log_end(bases[0]), log.config.index_interval_bytes, now_ms=-1)
@@ -160,6 +164,10 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
             if base < first_scanned:
                 _check_sealed_indexes(log, segment)
                 continue
+            if base > first_scanned and base < builder.log_end_offset:
+                # The log has gone on in the segment before: nobody has used this one (``remove_unpublished``).
+                cuts += _remove_overlapping(log, segment)
+                continue
             next_base = bases[index + 1] if index + 1 < len(bases) else None
             ends_here = _recover_segment(log, segment, builder, recovery_point, next_base, damages, cuts)
         finally:
@@ -167,13 +175,67 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         if ends_here:
             cuts.extend(_drop_segment(log, later) for later in bases[index + 1 :])
             break
-    end = builder.end()._replace(log_start_offset=max(bases[0], log_start_offset))
-    end = end._replace(visible_offset=end.log_end_offset, segments_version=len(bases) + 1)
-    if end.log_end_offset != recovery_point or cuts:
-        _sync_recovered(log, [base for base in bases if first_scanned <= base <= end.active_base_offset])
+    end = builder.end()
+    if end.log_end_offset < recovery_point:
+        path = log.segment(end.active_base_offset).log_path
+        lost = Damage(path, end.active_bytes, end.log_end_offset, recovery_point, BatchDefect.TRUNCATED)
+        damages.append(lost)
+    end = _at_least(log, end, max(recovery_point, log_start_offset))
+    end = end._replace(
+        log_start_offset=max(bases[0], log_start_offset),
+        visible_offset=end.log_end_offset,
+        segments_version=len(bases) + 1,
+    )
+    if end.log_end_offset != recovery_point or cuts or damages:
+        _sync_recovered(log, [base for base in log.segments(end) if base >= first_scanned])
     _drop_snapshots_above(log, end.log_end_offset)
     producers = rebuild_producers(log, end.log_end_offset)
     return Recovered(end, producers, damages, cuts)
+
+
+def _first_to_scan(log: PartitionLog, bases: list[int], recovery_point: int) -> int:
+    """The newest segment that is known to have been in use when the recovery point was noted.
+
+    Not an empty one: the process that created it may have died before it used it.
+    """
+    below = [base for base in bases if base <= recovery_point and log.segment_bytes(base) > 0]
+    return max(below, default=bases[0])
+
+
+def _remove_overlapping(log: PartitionLog, segment: SegmentFiles) -> list[Cut]:
+    if segment.log_bytes() > 0:
+        return [_drop_segment(log, segment.base_offset)]
+    _remove_segment(log.files, segment)
+    return []
+
+
+def remove_unpublished(log: PartitionLog, end: LogEnd) -> None:
+    """Remove what a process left that died while it rolled: a segment above the active one.
+
+    A roll is published before the first write, so it is empty; one that is not is set aside all the same.
+    """
+    for base in list_segments(log.files, log.directory):
+        if base > end.active_base_offset:
+            segment = log.segment(base)
+            try:
+                _remove_overlapping(log, segment)
+            finally:
+                segment.close()
+
+
+def _at_least(log: PartitionLog, end: LogEnd, offset: int) -> LogEnd:
+    """A log that ends below what was known to be in it goes on behind that, in a new segment.
+
+    Offsets that consumers have seen must not come to name other records.
+    """
+    if end.log_end_offset >= offset:
+        return end
+    segment = log.segment(offset)
+    try:
+        segment.create()
+    finally:
+        segment.close()
+    return empty_log_end(offset)
 
 
 def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> None:
@@ -339,10 +401,13 @@ def reopen_failed(log: PartitionLog) -> None:
 
 def cut_log(log: PartitionLog, offset: int) -> int:
     """Remove every batch that ends at or behind *offset*; the new log end. Under both locks."""
-    end = log.state().end
+    end, sync = log.state()
     if offset >= end.log_end_offset:
         return end.log_end_offset
-    bases = list_segments(log.files, log.directory)
+    if offset < sync.synced_offset:
+        # First, so that whoever finds our work half done does not take what is cut for lost.
+        log.view.publish_sync(log.key, sync._replace(synced_offset=offset))
+    bases = log.segments(end)
     holding = max([base for base in bases if base <= offset], default=bases[0])
     for base in bases:
         if base > holding:
@@ -398,11 +463,15 @@ def set_aside(files: Files, segment: SegmentFiles, why: str) -> str:
     """Move a whole log file to a side file and remove its indexes; the side file's path."""
     side_path = _free_side_path(files, f"{segment.log_path}.{why}-0")
     files.rename(segment.log_path, side_path)
+    _remove_segment(files, segment)
+    return side_path
+
+
+def _remove_segment(files: Files, segment: SegmentFiles) -> None:
     segment.close()
-    for suffix in SEGMENT_SUFFIXES[1:]:
+    for suffix in SEGMENT_SUFFIXES:
         if files.exists(segment.path(suffix)):
             files.unlink(segment.path(suffix))
-    return side_path
 
 
 def _free_side_path(files: Files, path: str) -> str:

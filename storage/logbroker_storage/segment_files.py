@@ -98,13 +98,6 @@ class SegmentFiles:
         self._files.truncate(self.descriptor(OFFSET_INDEX_SUFFIX), offset_index_bytes)
         self._files.truncate(self.descriptor(TIME_INDEX_SUFFIX), time_index_bytes)
 
-    def truncate_log_quietly(self, log_bytes: int) -> None:
-        """Take back a failed write. If that fails too, the next append finds the bytes and cuts them."""
-        try:
-            self._files.truncate(self.descriptor(), log_bytes)
-        except OSError:
-            pass  # the write's own error is the one to report
-
     def close(self) -> None:
         for fd in self._descriptors.values():
             self._files.close(fd)

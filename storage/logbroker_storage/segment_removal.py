@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .segment_files import SEGMENT_SUFFIXES, list_segments
+from .segment_files import SEGMENT_SUFFIXES
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
@@ -21,7 +21,7 @@ def delete_segments_below(log: PartitionLog, offset: int) -> list[int]:
     """
     with log.append_lock:
         end = log.state().end
-        bases = list_segments(log.files, log.directory)
+        bases = log.segments(end)
         behind = bases[1:]
         removed = [base for base, next_base in zip(bases, behind, strict=False) if next_base <= offset]
         if not removed:

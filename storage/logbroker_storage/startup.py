@@ -27,9 +27,9 @@ from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
 from .recovery import publish, recover_log
 from .topic_folders import (
-    DELETED_SUFFIX,
     create_partition_folder,
     has_records,
+    remove_deleted_folders,
     remove_folder,
     topic_id_of,
 )
@@ -187,10 +187,8 @@ def _adopt_or_remove_strangers(
     somebody put there. The first two are removed; records are never thrown away, so the last becomes a topic.
     """
     strangers: dict[str, list[int]] = {}
+    remove_deleted_folders(files, layout.logs)
     for name in files.listdir(layout.logs):
-        if name.endswith(DELETED_SUFFIX):
-            remove_folder(files, f"{layout.logs}/{name}")
-            continue
         parsed = parse_partition_folder(name)
         if parsed is None or parsed == (JOURNAL_TOPIC, 0):
             continue

@@ -3,11 +3,13 @@
 create   folders, files, syncs; then the journal's TopicEvent. Dying in between leaves folders without
          records and without a topic: removed when the view is next rebuilt.
 delete   the journal's TopicEvent(state="deleting"); then each folder is renamed to
-         ``<topic>-<n>.<topic id>-delete`` and emptied; then the event is deleted. Dying in between
-         leaves the event, and whoever opens the directory next goes on.
+         ``<topic>-<n>.<topic id>-delete``; then the event is deleted, and the folders are emptied. Dying
+         in between leaves the event or such folders, and whoever opens the directory next goes on.
 """
 
 from __future__ import annotations
+
+import errno
 
 from .checkpoints import (
     LEADER_EPOCH_CHECKPOINT,
@@ -27,9 +29,10 @@ def create_partition_folder(files: Files, directory: str, topic_id: bytes) -> No
     """Make a partition's folder with an empty first segment, durable but for its own directory entry.
 
     Raises:
-        FileExistsError: a folder is there that holds records of no known topic; it is left alone.
+        FileExistsError: see ``check_free``.
     """
-    if files.exists(directory) and not has_records(files, directory):
+    check_free(files, directory)
+    if files.exists(directory):
         remove_folder(files, directory)  # a creation that was cut short
     files.mkdir(directory)
     files.replace_file(f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
@@ -44,6 +47,16 @@ def create_partition_folder(files: Files, directory: str, topic_id: bytes) -> No
     segment.create()
     segment.close()
     files.fsync_directory(directory)
+
+
+def check_free(files: Files, directory: str) -> None:
+    """Whether a partition's folder can be made there.
+
+    Raises:
+        FileExistsError: a folder is there that holds records of no known topic; it must be left alone.
+    """
+    if files.exists(directory) and has_records(files, directory):
+        raise FileExistsError(errno.EEXIST, "a folder with records of no known topic is there", directory)
 
 
 def topic_id_of(files: Files, directory: str) -> bytes | None:
@@ -68,11 +81,26 @@ def has_records(files: Files, directory: str) -> bool:
 
 def remove_partition_folder(files: Files, directory: str, topic_id: bytes) -> None:
     """Rename the folder out of the way, then empty and remove it. A missing one is fine."""
-    doomed = f"{directory}.{topic_id.hex()}{DELETED_SUFFIX}"
-    if files.exists(directory):
-        files.rename(directory, doomed)
+    doomed = move_aside(files, directory, topic_id)
     if files.exists(doomed):
         remove_folder(files, doomed)
+
+
+def move_aside(files: Files, directory: str, topic_id: bytes) -> str:
+    """Rename a partition's folder out of the way, for removal; the new path. A missing one is fine."""
+    doomed = f"{directory}.{topic_id.hex()}{DELETED_SUFFIX}"
+    try:
+        files.rename(directory, doomed)
+    except FileNotFoundError:
+        pass  # a process that died had come this far
+    return doomed
+
+
+def remove_deleted_folders(files: Files, logs: str) -> None:
+    """Remove the folders that a process moved aside and died before it had removed them."""
+    for name in files.listdir(logs):
+        if name.endswith(DELETED_SUFFIX):
+            remove_folder(files, f"{logs}/{name}")
 
 
 def remove_folder(files: Files, directory: str) -> None:

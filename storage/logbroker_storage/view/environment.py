@@ -22,6 +22,7 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import lmdb
 
@@ -40,7 +41,10 @@ _CRC = struct.Struct(">I")
 _INT = struct.Struct(">q")
 _PRODUCER_ID = struct.Struct(">q")
 
-Transaction = lmdb.Transaction
+if TYPE_CHECKING:
+    from lmdb import _Database as Table
+
+    Transaction = lmdb.Transaction[bytes]
 
 
 def _seal(key: bytes, payload: bytes) -> bytes:
@@ -121,7 +125,7 @@ class View:
             "open it again: the view is rebuilt from the logs"
         )
 
-    def _get(self, transaction: Transaction, key: bytes, table: object) -> bytes | None:
+    def _get(self, transaction: Transaction, key: bytes, table: Table) -> bytes | None:
         stored = transaction.get(key, db=table)
         return None if stored is None else self._unseal(key, stored)
 
@@ -131,7 +135,7 @@ class View:
             raise self._damaged(f"the value of key {key!r} fails its checksum")
         return payload
 
-    def _read(self, key: bytes, table: object) -> bytes | None:
+    def _read(self, key: bytes, table: Table) -> bytes | None:
         try:
             with self._env.begin() as transaction:
                 stored = transaction.get(key, db=table)
@@ -141,10 +145,13 @@ class View:
 
     def entries(self) -> int:
         """How many values the view holds."""
-        with self._env.begin() as transaction:
-            return sum(transaction.stat(table)["entries"] for table in self._tables)
+        try:
+            with self._env.begin() as transaction:
+                return sum(transaction.stat(table)["entries"] for table in self._tables)
+        except lmdb.Error as error:
+            raise self._failed(error) from error
 
-    def _items(self, prefix: bytes, table: object) -> list[tuple[bytes, bytes]]:
+    def _items(self, prefix: bytes, table: Table) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
         try:
             with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
@@ -212,11 +219,16 @@ class View:
 
     def publish_append(
         self, key: bytes, end: LogEnd, producer_id: int = -1, entry: ProducerEntry | None = None
-    ) -> None:
-        """Put a log's new end, and the entry of the producer who appended, in one transaction."""
+    ) -> bool:
+        """Put a log's new end, and the entry of the producer who appended, in one transaction.
+
+        False, and nothing is put, when there is no such partition: its topic was deleted meanwhile.
+        """
         stored_end = _seal(key, LOG_END.pack(*end))
         try:
             with self._env.begin(write=True) as transaction:
+                if transaction.get(key, db=self._ends) is None:
+                    return False
                 transaction.put(key, stored_end, db=self._ends)
                 if entry is not None:
                     producer_key = key + _PRODUCER_ID.pack(producer_id)
@@ -229,18 +241,22 @@ class View:
         self._known_ends[key] = (stored_end, end)
         if entry is not None:
             self._known_producers[key] = (producer_key, stored_entry, entry)
+        return True
 
-    def publish_sync(self, key: bytes, sync: SyncPoint) -> None:
-        """Put what is on the disk of a partition."""
+    def publish_sync(self, key: bytes, sync: SyncPoint) -> bool:
+        """Put what is on the disk of a partition; False, and nothing is put, when there is no such partition."""
         stored = _seal(key, SYNC_POINT.pack(*sync))
         try:
             with self._env.begin(write=True) as transaction:
+                if transaction.get(key, db=self._syncs) is None:
+                    return False
                 transaction.put(key, stored, db=self._syncs)
         except lmdb.MapFullError as error:
             raise self._full() from error
         except lmdb.Error as error:
             raise self._failed(error) from error
         self._known_syncs[key] = (stored, sync)
+        return True
 
     def put_log_end(self, transaction: Transaction, key: bytes, end: LogEnd) -> None:
         transaction.put(key, _seal(key, LOG_END.pack(*end)), db=self._ends)

@@ -73,8 +73,12 @@ class PartitionState(NamedTuple):
 
     @property
     def high_watermark(self) -> int:
-        """Readers stop here: what is synced, or what a topic with weaker durability has made visible."""
-        return max(self.end.visible_offset, self.sync.synced_offset)
+        """Readers stop here: what is synced, or what a topic with weaker durability has made visible.
+
+        After a failed sync only what is synced counts, as the rest may be gone from the disk.
+        """
+        synced_offset = self.sync.synced_offset
+        return synced_offset if self.sync.failed else max(self.end.visible_offset, synced_offset)
 
 
 def empty_log_end(base_offset: int = 0) -> LogEnd:

@@ -1,0 +1,73 @@
+"""How many descriptors the logs of a directory may keep open, out of what the process is allowed.
+
+A log opens up to six (two locks, three segment files, one to sync with), a reader one. A process with
+many partitions would meet its limit (``ulimit -n``, often 1,024) long before it runs out of anything
+else. So half of the limit is for logs and a quarter for readers; the rest is the user's.
+
+    who       within the share          above it
+    logs      keep theirs open          the one that was not used since the last look closes its own
+    readers   keep theirs open          close theirs after each read, and look the place up again
+
+The first is the second-chance algorithm: nearly least recently used, at the cost of one attribute a use.
+"""
+
+from __future__ import annotations
+
+import resource
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+
+DESCRIPTORS_OF_A_LOG = 6
+LOGS_SHARE = 2  # one part in ...
+READERS_SHARE = 4
+LEAST = 4
+UNLIMITED = 1 << 20
+
+
+def descriptor_limit() -> int:
+    """How many descriptors this process may have open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return UNLIMITED if limit == resource.RLIM_INFINITY else limit
+
+
+class Descriptors:
+    """The logs and readers of one directory and process that have descriptors open. Thread-safe."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """*limit* is the number of descriptors to share out, the process's own by default."""
+        limit = descriptor_limit() if limit is None else limit
+        self.logs_limit = max(LEAST, limit // LOGS_SHARE // DESCRIPTORS_OF_A_LOG)
+        self.readers_limit = max(LEAST, limit // READERS_SHARE)
+        self._logs: dict[PartitionLog, None] = {}  # in the order of their next look; guarded by _lock
+        self._readers = 0  # guarded by _lock
+        self._lock = threading.Lock()
+
+    def log_opened(self, log: PartitionLog) -> None:
+        """*log*, whose lock the caller holds, has opened a descriptor: another one may have to close its own."""
+        with self._lock:
+            self._logs[log] = None
+            looks = 2 * len(self._logs)  # a log in use is passed over, so two rounds find every idle one
+            while len(self._logs) > self.logs_limit and looks:
+                looks -= 1
+                self._look(log)
+
+    def _look(self, opened: PartitionLog) -> None:
+        """Close the descriptors of the log that is next, or give it a second chance. Under _lock."""
+        log = next(iter(self._logs))
+        del self._logs[log]
+        if log is opened or log.used or not log.release_files():
+            log.used = False
+            self._logs[log] = None
+
+    def reader_opened(self) -> bool:
+        """Count a reader's descriptor; False when it is one too many and must be closed after the read."""
+        with self._lock:
+            self._readers += 1
+            return self._readers <= self.readers_limit
+
+    def reader_closed(self) -> None:
+        with self._lock:
+            self._readers -= 1

@@ -1,0 +1,264 @@
+"""``verify`` reports whatever is wrong with its place, and goes on behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import logbroker
+from logbroker_storage.files import OsFiles
+from logbroker_storage.record_batch import (
+    Compression,
+    NewRecord,
+    encode_batch,
+    encode_control_batch,
+    encode_values,
+    read_header,
+)
+from logbroker_storage.segment import rebuild_indexes
+from logbroker_tools.cli import run
+from logbroker_tools.findings import Code, Finding, Severity
+from logbroker_tools.layout import find
+from logbroker_tools.verify import verify
+
+NOW_MS = 1_700_000_000_000
+
+
+def batches() -> list[bytes]:
+    """Batches of different kinds that tile the offset space from 0."""
+    made = [
+        encode_values([b"a", b"bb", None], [(0, NOW_MS)]),
+        encode_batch([NewRecord(b"v", b"k", (("h", b"x"), ("n", None)), NOW_MS + 1)]),
+        encode_batch(
+            [NewRecord(b"z" * 50, b"k%d" % n, (), NOW_MS + 2 + n) for n in range(4)],
+            compression=Compression.GZIP,
+            producer_id=7,
+            producer_epoch=0,
+            base_sequence=0,
+        ),
+        encode_values([b"last", b"one"], [(0, NOW_MS + 9)]),
+    ]
+    offset, placed = 0, []
+    for batch in made:
+        data = bytearray(batch)
+        data[:8] = offset.to_bytes(8, "big")
+        placed.append(bytes(data))
+        offset = read_header(data).next_offset
+    return placed
+
+
+def write_partition(folder: Path, content: bytes) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "00000000000000000000.log"
+    path.write_bytes(content)
+    return path
+
+
+def errors(path: Path) -> list[Finding]:
+    return [finding for finding in verify(find(str(path))) if finding.severity is Severity.ERROR]
+
+
+def test_every_flipped_bit_is_reported_at_the_batch_that_holds_it(tmp_path: Path) -> None:
+    made = batches()
+    content = b"".join(made)
+    starts = [sum(map(len, made[:number])) for number in range(len(made))]
+    path = write_partition(tmp_path / "t-0", content)
+    assert errors(path.parent) == []
+    for bit in range(len(content) * 8):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        found = errors(path.parent)
+        holder = max(start for start in starts if start <= bit // 8)
+        number = starts.index(holder)
+        assert found, f"bit {bit} went unseen"
+        assert found[0].position == holder, f"bit {bit}: {found}"
+        # All others are still seen: the damage ends where the next batch begins, and nothing else is wrong.
+        assert len(found) == 1, f"bit {bit}: {found}"
+        if number + 1 < len(made):
+            assert found[0].end_offset == read_header(made[number + 1]).base_offset, f"bit {bit}: {found}"
+
+
+@pytest.mark.parametrize("cut", [1, 60, 61, 70])
+def test_a_torn_tail_is_reported_as_such(tmp_path: Path, cut: int) -> None:
+    content = b"".join(batches())
+    path = write_partition(tmp_path / "t-0", content[:-cut])
+    (finding,) = errors(path.parent)
+    assert finding.code in (Code.TRUNCATED, Code.BAD_CRC)
+    assert finding.position == len(content) - len(batches()[-1])
+    assert "side file" in (finding.advice or "")
+
+
+def test_zeros_behind_the_last_batch_are_reported(tmp_path: Path) -> None:
+    content = b"".join(batches())
+    path = write_partition(tmp_path / "t-0", content + bytes(4096))
+    (finding,) = errors(path.parent)
+    assert (finding.code, finding.position) == (Code.ZEROS, len(content))
+
+
+def test_offsets_missing_between_two_segments_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "t-0"
+    write_partition(folder, b"".join(batches()))
+    second = bytearray(encode_values([b"x"], [(0, NOW_MS)]))
+    second[:8] = (15).to_bytes(8, "big")
+    (folder / "00000000000000000015.log").write_bytes(second)
+    (finding,) = errors(folder)
+    assert (finding.code, finding.start_offset, finding.end_offset) == (Code.MISSING_OFFSETS, 10, 15)
+
+
+def test_gaps_and_epochs_are_no_damage_in_a_log_of_kafkas(tmp_path: Path) -> None:
+    made = batches()
+    first, last = bytearray(made[0]), bytearray(made[3])
+    last[12:16] = (5).to_bytes(4, "big")
+    path = write_partition(tmp_path / "t-0", bytes(first + last))
+    assert errors(path.parent)
+    assert [f for f in verify(find(str(path.parent), kafka=True)) if f.severity is Severity.ERROR] == []
+
+
+def test_control_batches_are_sound(tmp_path: Path) -> None:
+    from logbroker_storage.record_batch import ControlType
+
+    marker = encode_control_batch(ControlType.COMMIT, producer_id=3, producer_epoch=0, timestamp_ms=NOW_MS)
+    path = write_partition(tmp_path / "t-0", bytes(marker))
+    assert errors(path.parent) == []
+
+
+@pytest.mark.parametrize("suffix", [".index", ".timeindex"])
+def test_every_flipped_bit_of_an_index_is_reported(tmp_path: Path, suffix: str) -> None:
+    path = write_partition(tmp_path / "t-0", b"".join(batches()))
+    rebuild_indexes(OsFiles(), str(path.parent), 0, path.stat().st_size, 10)
+    assert errors(path.parent) == []
+    index = path.with_suffix(suffix)
+    content = index.read_bytes()
+    assert content
+    for bit in range(len(content) * 8):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        index.write_bytes(damaged)
+        assert {Path(finding.path) for finding in errors(path.parent)} == {index}, f"bit {bit}"
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_random_damage_never_makes_it_fail(tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray(b"".join(batches()))
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(content)))
+        junk = data.draw(st.binary(max_size=80))
+        if data.draw(st.booleans()):
+            content[at : at + len(junk)] = junk
+        else:
+            content[at:at] = junk
+    path = write_partition(tmp_path / "t-0", bytes(content))
+    list(verify(find(str(path.parent))))
+    list(verify(find(str(path))))
+
+
+@pytest.fixture
+def data_directory(tmp_path: Path) -> Path:
+    """A directory that the broker made: topics, a group, a named producer, several segments."""
+    data = tmp_path / "data"
+    with logbroker.open(data) as broker:
+        broker.create_topic("t", partitions=2, config={"segment.bytes": 3000})
+        with broker.producer(name="loader") as producer:
+            for number in range(200):
+                producer.send("t", b"%d" % number * 10, partition=0, sequence=number)
+                if number % 10 == 9:
+                    producer.flush()
+        with broker.consumer("t", group="g", start="earliest") as consumer:
+            consumer.poll(50, timeout=2.0)
+            consumer.commit()
+    return data
+
+
+def test_a_directory_of_the_brokers_is_sound(
+    data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", str(data_directory)]) == 0
+    assert capsys.readouterr().out == "3 partitions checked: 0 errors, 0 notes\n"
+
+
+def test_damage_makes_verify_exit_with_1_and_name_the_place(
+    data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment = sorted((data_directory / "logs" / "t-0").glob("*.log"))[1]
+    content = bytearray(segment.read_bytes())
+    content[100] ^= 1
+    segment.write_bytes(content)
+    assert run(["verify", str(data_directory), "--json"]) == 1
+    finding = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (finding["severity"], finding["code"], finding["path"]) == ("error", "bad-crc", str(segment))
+    assert finding["position"] == 0
+
+
+def test_the_commands_say_what_is_there(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def output(*arguments: str) -> object:
+        assert run([*arguments, str(data_directory), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    summary = output("summary")
+    assert [(row["topic"], row["partition"], row["records"]) for row in summary] == [  # type: ignore[attr-defined]
+        ("__journal", 0, summary[0]["records"]),  # type: ignore[index]
+        ("t", 0, 200),
+        ("t", 1, 0),
+    ]
+    offsets = output("offsets")
+    assert [(row["group"], row["topic"], row["partition"], row["offset"]) for row in offsets] == [  # type: ignore[attr-defined]
+        ("g", "t", 0, 50)
+    ]
+    (producer,) = output("producers")  # type: ignore[misc]
+    assert (producer["name"], producer["last_sequence"], producer["last_offset"]) == ("loader", 199, 199)
+    assert len(output("segments")) > 3  # type: ignore[arg-type]
+
+
+def test_records_come_out_as_json_lines(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["export", str(data_directory), "--topic", "t", "--from-offset", "5", "--to-offset", "8"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["offset"], line["value"]) for line in lines] == [(n, str(n) * 10) for n in (5, 6, 7)]
+
+
+def test_repair_cuts_a_torn_tail_keeps_it_and_finds_nothing_the_second_time(
+    data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment = max((data_directory / "logs" / "t-0").glob("*.log"))
+    sound = segment.read_bytes()
+    segment.write_bytes(sound + b"\1" * 77)
+    index = segment.with_suffix(".timeindex")
+    index.write_bytes(index.read_bytes() + b"junk")
+    assert run(["repair", str(data_directory)]) == 0
+    assert segment.read_bytes() == sound + b"\1" * 77  # a plan changes nothing
+    assert run(["repair", str(data_directory), "--write"]) == 0
+    assert segment.read_bytes() == sound
+    assert Path(f"{segment}.cut-{len(sound)}").read_bytes() == b"\1" * 77
+    assert Path(f"{index}.old").read_bytes().endswith(b"junk")
+    assert run(["verify", str(data_directory)]) == 0
+    capsys.readouterr()
+    assert run(["repair", str(data_directory), "--write"]) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+
+
+def test_a_side_file_of_recoverys_is_a_note(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    segment = min((data_directory / "logs" / "t-0").glob("*.log"))
+    Path(f"{segment}.cut-17").write_bytes(b"x")
+    assert run(["verify", str(data_directory)]) == 0
+    assert "note: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["verify", "/nothing/there"], ["summary", os.devnull]])
+def test_what_cannot_be_inspected_is_one_line_on_stderr(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify"]) == 2
+    assert run(["nonsense"]) == 2

@@ -1,0 +1,74 @@
+"""How the inspector prints: JSON, a table on a terminal, tab-separated lines on a pipe.
+
+In JSON, bytes are text when they are UTF-8; otherwise base64, and a second field says so.
+"""
+
+from __future__ import annotations
+
+import base64
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from logbroker_storage.record_batch import Record
+
+
+def print_json(value: Any) -> None:
+    """One document."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_json_line(value: Any) -> None:
+    """One document on one line, of a stream."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Rows as they come on a pipe; a table on a terminal."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            sys.stdout.write("\t".join(map(_text, row)) + "\n")
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(escape(_text(cell)) for cell in row))
+    Console().print(table)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, bytes):
+        return cell.decode(errors="backslashreplace")
+    return str(cell)
+
+
+def record_fields(record: Record) -> dict[str, object]:
+    """A record for JSON."""
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp_ms": record.timestamp_ms,
+        **_bytes(record.key, "key", "key_encoding"),
+        **_bytes(record.value, "value", "encoding"),
+        "headers": [
+            {"key": key.encode(errors="replace").decode(), **_bytes(value, "value", "encoding")}
+            for key, value in record.headers
+        ],
+    }
+
+
+def _bytes(data: bytes | None, field: str, encoding_field: str) -> dict[str, str | None]:
+    if data is None:
+        return {field: None}
+    try:
+        return {field: data.decode()}
+    except UnicodeDecodeError:
+        return {field: base64.b64encode(data).decode(), encoding_field: "base64"}

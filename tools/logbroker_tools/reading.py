@@ -1,0 +1,81 @@
+"""Sound batches and records of partitions, for the commands that show them; damage is handed to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from logbroker_storage.errors import CorruptBatchError
+from logbroker_storage.events import AnyEvent, decode_event
+from logbroker_storage.files import OsFiles
+from logbroker_storage.record_batch import Record, decode_records
+
+from .layout import Partition, Segment, Target
+from .walk import Damaged, Sound, walk
+
+JOURNAL_TOPIC = "__journal"
+
+
+def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Damaged]:
+    """The batches and the damage of one segment."""
+    files = OsFiles()
+    fd = files.open(segment.path, readonly=True)
+    try:
+        yield from walk(
+            files,
+            fd,
+            end_position=segment.size_bytes,
+            base_offset=segment.base_offset,
+            ours=partition.is_ours,
+        )
+    finally:
+        files.close(fd)
+
+
+def items(partition: Partition, *, from_offset: int = 0) -> Iterator[tuple[Segment, Sound | Damaged]]:
+    """The batches and the damage of a partition, but for segments that end at or below *from_offset*."""
+    behind = [segment.base_offset for segment in partition.segments[1:]]
+    for segment, next_base in zip(partition.segments, [*behind, None], strict=True):
+        if next_base is None or next_base > from_offset:
+            for item in segment_items(partition, segment):
+                yield segment, item
+
+
+def records_of(partition: Partition, batch: Sound) -> list[Record] | None:
+    """The records of a batch; None when they do not parse."""
+    try:
+        return decode_records(batch.stored(), partition.topic, partition.partition)
+    except CorruptBatchError:
+        return None
+
+
+def journal_partition(target: Target) -> Partition | None:
+    for partition in target.partitions:
+        if partition.topic == JOURNAL_TOPIC:
+            return partition
+    return None
+
+
+def journal_records(target: Target) -> Iterator[tuple[Record, AnyEvent | None]]:
+    """Every record of the journal with its event; None for a tombstone. Unreadable ones are left out."""
+    partition = journal_partition(target)
+    if partition is None:
+        return
+    for _, item in items(partition):
+        if isinstance(item, Damaged):
+            continue
+        for record in records_of(partition, item) or []:
+            try:
+                yield record, None if record.value is None else decode_event(record.value)
+            except CorruptBatchError:
+                continue  # `verify` reports it
+
+
+def live_events(target: Target) -> dict[bytes, AnyEvent]:
+    """What the journal says in the end: the latest event of each key."""
+    events: dict[bytes, AnyEvent] = {}
+    for record, event in journal_records(target):
+        if event is None:
+            events.pop(record.key or b"", None)
+        else:
+            events[event.key()] = event
+    return events

@@ -370,12 +370,10 @@ def repair(
 ) -> None:
     """Show what could be set right; with --write do it, keeping every byte that is replaced."""
     from .output import print_json
-    from .repair import carry_out, plan
+    from .repair import plan, repair_all
 
-    steps = plan(_find(directory, kafka))
-    if write:
-        for step in steps:
-            carry_out(step)
+    target = _find(directory, kafka)
+    steps = repair_all(target) if write else plan(target)
     if json:
         print_json({"written": write, "steps": steps})
         return

@@ -95,6 +95,19 @@ def _free(path: str) -> str:
     return candidate
 
 
+def repair_all(target: Target) -> list[Step]:
+    """Plan and carry out until nothing is left to do; what was done. Nobody may have the directory open.
+
+    More than once, because an index can be judged only when its log is sound.
+    """
+    done: list[Step] = []
+    while steps := plan(target):
+        for step in steps:
+            carry_out(step)
+        done += steps
+    return done
+
+
 def carry_out(step: Step) -> None:
     """Do one step, durably: what is replaced is in its side file before anything changes."""
     files = OsFiles()

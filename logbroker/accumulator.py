@@ -70,6 +70,10 @@ class BatchState(enum.Enum):
     FAILED = "failed"
 
 
+# The members by names of their own: looking them up in the class takes 0.05 µs each time.
+OPEN, CLOSED, WRITTEN, SETTLED, FAILED = BatchState
+
+
 class Batch:
     """Records of one partition that are appended together."""
 
@@ -81,6 +85,7 @@ class Batch:
         "error",
         "granted_bytes",
         "granted_until",
+        "is_over",
         "last_sequence",
         "limit_bytes",
         "looked_count",
@@ -115,18 +120,14 @@ class Batch:
         self.runs: list[tuple[int, int]] = []
         self.records: list[NewRecord] | None = None  # instead of values, once a record has more than a value
         self.spare = limit_bytes  # bytes left, behind the records that are accounted
-        self.state = BatchState.OPEN
+        self.state = OPEN
+        self.is_over = False  # SETTLED or FAILED; may be read without the lock
         self.size_bytes = 0  # what it counts for in the producer's buffer, once closed
         self.last_sequence = NO_SEQUENCE  # named producers: of the last record
         self.base_offset = NO_OFFSET
         self.end_offset = NO_OFFSET
         self.error: LogbrokerError | None = None
         self.observed: set[int] | None = None  # of a failed batch: indices whose receipts were asked
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more will happen to it."""
-        return self.state is BatchState.SETTLED or self.state is BatchState.FAILED
 
     # Taking records, under the producer's lock ------------------------------------------------------
 
@@ -207,7 +208,12 @@ class Batch:
         """No more records; ``size_bytes`` is what it holds."""
         self.freeze()
         self.size_bytes = self.limit_bytes - self.spare
-        self.state = BatchState.CLOSED
+        self.state = CLOSED
+
+    def end(self, state: BatchState) -> None:
+        """It is SETTLED, or FAILED."""
+        self.state = state
+        self.is_over = True
 
     # Going out, in the thread that holds the queue's sending lock --------------------------------------
 

@@ -24,32 +24,41 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.errors import ClosedError, InvalidRequestError, LogbrokerError, OffsetOutOfRangeError
-from logbroker_storage.files import Files
-from logbroker_storage.log_config import ConfigValue
 
-from .broker import Broker
-from .broker import open as open_blocking
-from .consumer import Consumer, Place
-from .cursor import NEVER_MS, Handout
-from .descriptions import GroupDescription, TopicDescription
-from .groups import TopicPartition
-from .producer import Producer
-from .receipts import Receipt
-from .records import HeadersArgument, Message, Record, RecordMetadata, TimestampArgument
 from .worker import Worker, post
+
+# The engine is imported by the worker: that takes a tenth of a second, which the loop should not wait for.
+if TYPE_CHECKING:
+    from logbroker_storage.clock import Clock
+    from logbroker_storage.files import Files
+    from logbroker_storage.log_config import ConfigValue
+
+    from .broker import Broker
+    from .consumer import Consumer, Place
+    from .cursor import Handout
+    from .descriptions import GroupDescription, TopicDescription
+    from .groups import TopicPartition
+    from .producer import Producer
+    from .receipts import Receipt
+    from .records import HeadersArgument, Message, Record, RecordMetadata, TimestampArgument
 
 Result = TypeVar("Result")
 
 
 def open_async(
-    path: str | os.PathLike[str], *, files: Files | None = None, clock: Clock = SYSTEM_CLOCK
+    path: str | os.PathLike[str], *, files: Files | None = None, clock: Clock | None = None
 ) -> AsyncBroker:
     """The data directory at *path*, for ``async with``; see ``logbroker.open``."""
-    return AsyncBroker(partial(open_blocking, path, files=files, clock=clock))
+
+    def make() -> Broker:
+        from .broker import open as open_blocking
+
+        return open_blocking(path, files=files, **({} if clock is None else {"clock": clock}))
+
+    return AsyncBroker(make)
 
 
 class AsyncBroker:
@@ -114,7 +123,7 @@ class AsyncBroker:
 
     async def topics(self) -> list[str]:
         """The names of all topics, ascending."""
-        return await self._call(Broker.topics)
+        return await self._call(lambda broker: broker.topics())
 
     async def topic(self, name: str) -> TopicDescription:
         """A topic's partitions with offsets and sizes, and its configuration."""
@@ -152,7 +161,7 @@ class AsyncBroker:
 
     async def groups(self) -> list[str]:
         """Every consumer group that has subscribed or committed, ascending."""
-        return await self._call(Broker.groups)
+        return await self._call(lambda broker: broker.groups())
 
     async def group(self, name: str) -> GroupDescription:
         """A group's live members, committed offsets and lag."""
@@ -168,7 +177,7 @@ class AsyncBroker:
 
     async def clean(self) -> bool:
         """Run the cleaner now; False when another process is at it."""
-        return await self._call(Broker.clean)
+        return await self._call(lambda broker: broker.clean())
 
 
 class _Sending:
@@ -316,7 +325,7 @@ class AsyncProducer:
 
     async def flush(self) -> None:
         """Wait until every record that was handed over is acknowledged; see ``Producer.flush``."""
-        await self._call(Producer.flush)
+        await self._call(lambda producer: producer.flush())
 
     async def last_sequence(self, topic: str, partition: int = 0) -> int | None:
         """The last sequence of this producer's name in the partition; see ``Producer.last_sequence``."""
@@ -352,8 +361,8 @@ class AsyncConsumer:
         self._reading = False  # a task is in poll or in an iteration's wait
         self._polling: asyncio.Future[list[Record]] | None = None  # of a poll that was cancelled
         self._returned: list[Record] = []  # by such a poll, and not handed out yet
-        self._next: asyncio.Future[Handout | None] | None = None  # the slice that an iteration waits for
-        self._handout: Handout | None = None  # what an iteration is handing out
+        self._next: asyncio.Future[_Slice | None] | None = None  # what an iteration waits for
+        self._slice: _Slice | None = None  # what an iteration is handing out
         self._woken = False
 
     async def __aenter__(self) -> AsyncConsumer:
@@ -384,7 +393,7 @@ class AsyncConsumer:
         consumer = await self._opened()
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._turn():
-            self._handout = None  # the blocking poll takes back what an iteration left of it
+            self._slice = None  # the blocking poll takes back what an iteration left of it
             while True:
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 await self._receive(consumer, max_records, left)
@@ -402,9 +411,9 @@ class AsyncConsumer:
             # An iteration was cancelled here: its wait goes on in the thread, and brings the next records.
             await asyncio.wait([self._next], timeout=left)
             if self._next.done():
-                handout, self._next = self._next.result(), None
-                if handout is not None:
-                    self._returned += [record for record in handout.iterator if _is_live(handout, record)]
+                slice_, self._next = self._next.result(), None
+                if slice_ is not None:
+                    self._returned += list(iter(slice_.next_live, None))
             return
         if self._polling is None:
             self._polling = self._reader.submit(partial(consumer.poll, max_records, left))
@@ -461,27 +470,25 @@ class AsyncConsumer:
     async def __anext__(self) -> Record:
         """The next record; waits for it, and ends the iteration when the consumer is closed."""
         while True:
-            handout = self._handout
-            if handout is not None:
-                for record in handout.iterator:
-                    if _is_live(handout, record):
-                        return record
-                self._handout = None
+            if self._slice is not None:
+                record = self._slice.next_live()
+                if record is not None:
+                    return record
             if self._closed:
                 raise StopAsyncIteration
-            self._handout = await self._next_slice(await self._opened())
-            if self._handout is None:
+            self._slice = await self._next_slice(await self._opened())
+            if self._slice is None:
                 raise StopAsyncIteration
 
-    async def _next_slice(self, consumer: Consumer) -> Handout | None:
+    async def _next_slice(self, consumer: Consumer) -> _Slice | None:
         if self._polling is not None or self._returned:
             await self._put_all_back(consumer)
         with self._turn():
             if self._next is None:
-                self._next = self._reader.submit(consumer._next_handout)
+                self._next = self._reader.submit(partial(_next_slice, consumer))
             await asyncio.wait([self._next])  # cancelled, it is taken up again by the next call
-            handout, self._next = self._next.result(), None
-        return handout
+            slice_, self._next = self._next.result(), None
+        return slice_
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -511,23 +518,23 @@ class AsyncConsumer:
 
     async def commit(self) -> None:
         """Commit everything that was handed out; durable when it returns. See ``Consumer.commit``."""
-        await self._call(Consumer.commit)
+        await self._call(lambda consumer: consumer.commit())
 
     async def assignment(self) -> list[TopicPartition]:
         """The partitions that this consumer reads now, as (topic, partition), ascending."""
-        return await self._call(Consumer.assignment)
+        return await self._call(lambda consumer: consumer.assignment())
 
     async def position(self) -> dict[Place, int]:
         """The next offset that will be handed out, for each assigned partition."""
-        return await self._call(Consumer.position)
+        return await self._call(lambda consumer: consumer.position())
 
     async def committed(self) -> dict[Place, int | None]:
         """What the group has committed in each assigned partition, or None."""
-        return await self._call(Consumer.committed)
+        return await self._call(lambda consumer: consumer.committed())
 
     async def lag(self) -> dict[Place, int]:
         """How many offsets each assigned partition has from ``position`` on."""
-        return await self._call(Consumer.lag)
+        return await self._call(lambda consumer: consumer.lag())
 
     async def seek(self, partition: Place, offset: int, *, topic: str | None = None) -> None:
         """Go on at *offset* in an assigned partition; see ``Consumer.seek``."""
@@ -539,7 +546,7 @@ class AsyncConsumer:
 
     async def close(self) -> None:
         """Leave the group and close, as ``Consumer.close``; ends an iteration. Idempotent."""
-        await self._close(Consumer.close)
+        await self._close(lambda consumer: consumer.close())
 
     async def _close(self, close: Callable[[Consumer], None]) -> None:
         if self._closed:
@@ -560,6 +567,27 @@ class AsyncConsumer:
                 self._control.stop()
 
 
-def _is_live(handout: Handout, record: Record) -> bool:
-    cursor = handout.cursor
-    return cursor.expires_ms == NEVER_MS or not cursor.is_expired(record)
+class _Slice:
+    """Records of one partition for an iteration; the consumer knows from the handout how many were taken."""
+
+    __slots__ = ("_expire", "_handout")
+
+    def __init__(self, handout: Handout, *, expire: bool) -> None:
+        """*expire*: whether records of the partition have a time to live."""
+        self._handout = handout
+        self._expire = expire
+
+    def next_live(self) -> Record | None:
+        """The next record that has not expired; None at the end."""
+        for record in self._handout.iterator:
+            if not self._expire or not self._handout.cursor.is_expired(record):
+                return record
+        return None
+
+
+def _next_slice(consumer: Consumer) -> _Slice | None:
+    """In the worker: wait for records; None when the consumer is closed."""
+    from .cursor import NEVER_MS
+
+    handout = consumer._next_handout()
+    return None if handout is None else _Slice(handout, expire=handout.cursor.expires_ms != NEVER_MS)

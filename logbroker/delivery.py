@@ -14,7 +14,7 @@ gather in the next batch: so concurrent durable sends share appends and syncs. T
     Delivery: all; PartitionQueue: open, closed,       Delivery.lock          never
       written, leading, waiters, written_end,
       durable_end, last_sequence, failure
-    PartitionQueue: next_sequence, in_doubt, and       PartitionQueue.sending encoding and append,
+    PartitionQueue: next_sequence, clearing in_doubt,  PartitionQueue.sending encoding and append,
       removing from closed                                                    never a sync
 
 Lock order: ``sending``, then ``lock``; log locks come inside ``sending``. ``lock`` is held for microseconds.
@@ -42,7 +42,7 @@ from logbroker_storage.log_config import TimestampType, TopicCompression
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import HEADER_BYTES, Compression
 
-from .accumulator import Batch, BatchState
+from .accumulator import FAILED, OPEN, SETTLED, WRITTEN, Batch
 from .linger import LingerThread
 from .named_producer import NEVER_WROTE
 from .sequences import FIRST_SEQUENCE, Sequences
@@ -88,6 +88,7 @@ class PartitionQueue:
         self.in_doubt = False  # ask the log for next_sequence
         self.looked_s = 0.0  # when the clock was last looked at (wall seconds), and
         self.pace_s = 1.0  # seconds between records then; both guarded by Delivery.lock
+        self.is_gone = False  # the topic was deleted
         self.claimed = False
         self.last_sequence = NEVER_WROTE  # named producers: given to a record, whether written yet or not
         self.failure: LogbrokerError | None = None  # named producers: takes nothing more
@@ -115,7 +116,7 @@ class PartitionQueue:
 
 def _settled_batch(queue: PartitionQueue) -> Batch:
     batch = Batch(queue, limit_bytes=0, opened_s=0.0)
-    batch.state = BatchState.SETTLED
+    batch.end(SETTLED)
     return batch
 
 
@@ -154,6 +155,7 @@ class Delivery:
         self.lock = threading.Lock()
         self.acks = acks
         self.fire_and_forget = acks is Acks.NONE
+        self.waits_for_disk = acks is Acks.ALL
         self.linger = linger
         self.state = HandleState.OPEN
         self.open: dict[Batch, None] = {}  # oldest first
@@ -183,6 +185,10 @@ class Delivery:
 
     def drop_queue(self, queue: PartitionQueue) -> None:
         """The partition is gone: what is still under way fails when it is appended."""
+        queue.is_gone = True
+        for known in list(self._queues):
+            if known.is_gone and known.last_batch() is None:
+                del self._queues[known]
         if queue.open is not None:
             self.close_batch(queue.open)
             self.unsynced[queue] = None
@@ -285,26 +291,23 @@ class Delivery:
             self._append_failed(queue, batch, error)
             return
         except BaseException as error:
-            outcome = StorageFailedError(
-                f"the append to {queue.topic}-{queue.partition} was broken off by {error!r}: "
-                "whether it happened is unknown until the log is read"
-            )
-            outcome.__cause__ = error
-            self._append_failed(queue, batch, outcome)
-            raise
+            self._append_failed(queue, batch, _broken_off("append to", queue, error))
+            if not isinstance(error, Exception):
+                raise
+            return
         batch.release_records()
         with self.lock:
             if batch.is_over:
                 return  # failed meanwhile, with all of the partition
             queue.closed.popleft()
             batch.end_offset = queue.written_end = end_offset
-            if self.acks is Acks.ALL:
-                batch.state = BatchState.WRITTEN
+            if self.waits_for_disk:
+                batch.state = WRITTEN
                 queue.written.append(batch)
             else:
-                batch.state = BatchState.SETTLED
+                batch.end(SETTLED)
                 self._release_bytes(batch)
-            if not queue.leading or self.acks is not Acks.ALL:
+            if not queue.leading or not self.waits_for_disk:
                 self.unsynced[queue] = None
                 self._thread.wake()
 
@@ -344,26 +347,30 @@ class Delivery:
         """
         deadline_s = None if timeout is None else time.monotonic() + timeout
         queue = batch.queue
-        while True:
+        while not batch.is_over:
             waiting: Waiting | None = None
             with self.lock:
-                if batch.is_over:
-                    return
                 if self.state is HandleState.FORKED:
                     raise ForkedError("this producer")
                 if deadline_s is not None and time.monotonic() >= deadline_s:
-                    raise _not_settled(queue)
+                    break
                 if queue.leading:
                     waiting = Waiting(batch)
                     queue.waiters.append(waiting)
                 else:
                     queue.leading = True
-                    if batch.state is BatchState.OPEN:
+                    if batch.state is OPEN:
                         self.close_batch(batch)
             if waiting is None:
                 self._lead(queue, deadline_s)
             else:
                 self._await_turn(queue, waiting, deadline_s)
+        else:
+            return
+        self._pass_on(queue)  # this thread may just have been called to lead
+        raise DeliveryTimeoutError(
+            f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; it may still be: ask again"
+        )
 
     def lead_if_free(self, queue: PartitionQueue) -> None:
         """Append and sync what *queue* has, unless another thread does: that one sees to the rest."""
@@ -376,7 +383,7 @@ class Delivery:
     def _lead(self, queue: PartitionQueue, deadline_s: float | None) -> None:
         try:
             self.append_closed(queue, deadline_s)
-            if self.acks is Acks.ALL:
+            if self.waits_for_disk:
                 self.sync(queue)
         finally:
             self._hand_over(queue)
@@ -385,16 +392,23 @@ class Delivery:
         """Stop leading: wake those who are served, and one of the others to lead next."""
         with self.lock:
             queue.leading = False
-            if not queue.waiters and not queue.needs_sync:
+            if not queue.waiters and not queue.closed and not queue.needs_sync:
                 return
-            served = [waiting for waiting in queue.waiters if waiting.batch.is_over]
+        self._pass_on(queue)
+
+    def _pass_on(self, queue: PartitionQueue) -> None:
+        """Unless somebody leads *queue*, see that somebody does who has to, and wake those who are served."""
+        with self.lock:
+            if queue.leading:
+                return
+            woken = [waiting for waiting in queue.waiters if waiting.batch.is_over]
             queue.waiters = [waiting for waiting in queue.waiters if not waiting.batch.is_over]
             if queue.waiters:
-                served.append(queue.waiters.pop(0))
-            elif queue.needs_sync:
+                woken.append(queue.waiters.pop(0))
+            elif queue.closed or queue.needs_sync:
                 self.unsynced[queue] = None
                 self._thread.wake()
-        for waiting in served:
+        for waiting in woken:
             waiting.turn.release()
 
     def _await_turn(self, queue: PartitionQueue, waiting: Waiting, deadline_s: float | None) -> None:
@@ -402,18 +416,16 @@ class Delivery:
         try:
             waiting.turn.acquire(timeout=timeout)
         except BaseException:
-            if not self._withdraw(queue, waiting):
-                self._hand_over(queue)
+            self._withdraw(queue, waiting)
+            self._pass_on(queue)  # it may just have been called to lead
             raise
         self._withdraw(queue, waiting)
 
-    def _withdraw(self, queue: PartitionQueue, waiting: Waiting) -> bool:
-        """Wait no longer; False when it was already woken."""
+    def _withdraw(self, queue: PartitionQueue, waiting: Waiting) -> None:
+        """Wait no longer, whether it was woken or not."""
         with self.lock:
-            if waiting not in queue.waiters:
-                return False
-            queue.waiters.remove(waiting)
-            return True
+            if waiting in queue.waiters:
+                queue.waiters.remove(waiting)
 
     def sync(self, queue: PartitionQueue) -> None:
         """Wait until all that is written is as durable as the topic asks, and settle it."""
@@ -422,16 +434,17 @@ class Delivery:
             return
         try:
             queue.log.wait_durable(end_offset)
-        except LogbrokerError as error:
+        except Exception as error:  # noqa: BLE001 (every receipt must learn of it, whatever it is)
+            failure = error if isinstance(error, LogbrokerError) else _broken_off("sync of", queue, error)
             with self.lock:
-                self._sync_failed(queue, end_offset, error)
+                self._sync_failed(queue, end_offset, failure)
             return
         with self.lock:
             queue.durable_end = max(queue.durable_end, end_offset)
             written = queue.written
             while written and written[0].end_offset <= end_offset:
                 batch = written.popleft()
-                batch.state = BatchState.SETTLED
+                batch.end(SETTLED)
                 self._release_bytes(batch)
 
     def _sync_failed(self, queue: PartitionQueue, end_offset: int, error: LogbrokerError) -> None:
@@ -454,9 +467,9 @@ class Delivery:
             failed += queue.closed
             queue.closed.clear()
         for batch in failed:
-            batch.state = BatchState.FAILED
             batch.error = error
             batch.observed = set()
+            batch.end(FAILED)
             batch.release_records()
             self._release_bytes(batch)
         if self.acks is Acks.NONE:
@@ -512,7 +525,10 @@ class Delivery:
         self._space = threading.Condition(self.lock)
 
 
-def _not_settled(queue: PartitionQueue) -> DeliveryTimeoutError:
-    return DeliveryTimeoutError(
-        f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; it may still be: ask again"
+def _broken_off(what: str, queue: PartitionQueue, error: BaseException) -> StorageFailedError:
+    failure = StorageFailedError(
+        f"the {what} {queue.topic}-{queue.partition} was broken off ({error!r}): "
+        "whether it happened is unknown until the log is read"
     )
+    failure.__cause__ = error
+    return failure

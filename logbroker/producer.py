@@ -33,7 +33,7 @@ from logbroker_storage.errors import (
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.record_batch import HEADER_BYTES, Compression, NewRecord, encode_batch
 
-from .accumulator import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, VALUE_OVERHEAD_BYTES, Batch, BatchState
+from .accumulator import HEADER_OVERHEAD_BYTES, OPEN, RECORD_OVERHEAD_BYTES, VALUE_OVERHEAD_BYTES, Batch
 from .delivery import Acks, Delivery, HandleState, PartitionQueue
 from .named_producer import NEVER_WROTE, NamedSequences, block_of
 from .partitioner import StickyPartitioner, partition_for_key, positive_hash
@@ -100,7 +100,7 @@ class _Pending:
             raise _not_bytes("key", key)
         self.value = value
         self.key = key
-        self.headers = stored_headers(headers, ttl)
+        self.headers = NO_HEADERS if headers is None and ttl is None else stored_headers(headers, ttl)
         self.partition = partition
         self.timestamp_ms = None if timestamp is None else timestamp_ms_of(timestamp)
         self.sequence = sequence
@@ -309,7 +309,7 @@ class Producer:
         """The short way's look at the clock and the room; None when the batch is full or gone."""
         size_bytes = len(value) + VALUE_OVERHEAD_BYTES
         with self._delivery.lock:
-            if batch.state is not BatchState.OPEN:
+            if batch.state is not OPEN:
                 return None
             batch.freeze()
             if size_bytes > batch.spare:
@@ -471,7 +471,7 @@ class Producer:
             if pending.key is not None:
                 number = partition_for_key(pending.key, partitions)
             else:
-                if topic.sticky is not None and topic.sticky.state is not BatchState.OPEN:
+                if topic.sticky is not None and topic.sticky.state is not OPEN:
                     topic.sticky = None
                     topic.partitioner.batch_completed(partitions)
                 number = topic.partitioner.partition(partitions)
@@ -560,7 +560,7 @@ class Producer:
     def _append_now(self, batch: Batch) -> None:
         """Without linger a record is appended before ``send`` returns."""
         with self._delivery.lock:
-            if batch.state is BatchState.OPEN:
+            if batch.state is OPEN:
                 self._delivery.close_batch(batch)
         self._delivery.append_closed(batch.queue)
 

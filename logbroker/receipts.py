@@ -11,7 +11,7 @@ import msgspec
 
 from logbroker_storage.errors import LogbrokerError
 
-from .accumulator import NO_OFFSET, Batch, BatchState
+from .accumulator import FAILED, NO_OFFSET, Batch
 from .records import RecordMetadata
 
 DUPLICATE = -1  # the index of a record that a named producer had written before
@@ -37,7 +37,7 @@ class Receipt(msgspec.Struct, gc=False, eq=False, repr_omit_defaults=True):
     def exception(self) -> LogbrokerError | None:
         """Why the record failed; None while it is under way, and when it did not fail."""
         batch = self._batch
-        if batch.state is BatchState.FAILED and not batch.queue.delivery.fire_and_forget:
+        if batch.state is FAILED and not batch.queue.delivery.fire_and_forget:
             batch.observe(self._index)
             return batch.error
         return None
@@ -63,7 +63,7 @@ class Receipt(msgspec.Struct, gc=False, eq=False, repr_omit_defaults=True):
         queue = batch.queue
         if not batch.is_over and not queue.delivery.fire_and_forget:
             queue.delivery.settle(batch, timeout)
-        if batch.state is BatchState.FAILED and not queue.delivery.fire_and_forget:
+        if batch.state is FAILED and not queue.delivery.fire_and_forget:
             batch.observe(self._index)
             assert batch.error is not None
             raise batch.error

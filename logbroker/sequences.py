@@ -5,7 +5,7 @@ gaps; after 2**31 - 1 comes 0 again. A sequence is used up when its batch is in 
 batch that was refused leaves its sequences to the next one. After an outcome that is unknown (a failed
 sync, an interrupt in mid-append) the log is asked what it has.
 
-Guard: a queue's ``sending`` lock for ``next_sequence`` and ``in_doubt``.
+Guard: a queue's ``sending`` lock for ``next_sequence``, and for taking ``in_doubt`` back.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BatchNumber(NamedTuple):
 
 
 class Sequences(Protocol):
-    """Numbers the batches of one producer. Every method is called under the queue's ``sending`` lock."""
+    """Numbers the batches of one producer. ``number`` and ``appended`` are called under ``sending``."""
 
     allow_gaps: bool  # sequences only have to increase
     fails_together: bool  # after a failed batch the partition takes nothing more
@@ -46,7 +46,7 @@ class Sequences(Protocol):
         """*batch* is in the log."""
 
     def failed(self, queue: PartitionQueue, error: LogbrokerError) -> None:
-        """A batch of *queue* failed with *error*."""
+        """A batch of *queue* failed with *error*. Under the producer's lock."""
 
 
 class AnonymousSequences:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -309,3 +311,9 @@ def test_a_closed_broker_says_so(run):
             await broker.topics()
 
     run(body)
+
+
+def test_the_engine_is_not_imported_in_the_loop():
+    code = "import logbroker.aio, sys; print('lmdb' in sys.modules, 'logbroker.broker' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found == "False False\n"

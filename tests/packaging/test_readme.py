@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -24,7 +23,6 @@ def test_a_block_of_the_readme_runs_after_those_before_it(folder: Path, number: 
     program = subprocess.run(
         [sys.executable, "-W", "error", "-c", BLOCKS[number]],
         cwd=folder,
-        env=os.environ | {"PYTHONDEVMODE": "0"},
         capture_output=True,
         text=True,
         timeout=60,

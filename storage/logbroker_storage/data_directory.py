@@ -49,6 +49,7 @@ from .recovery import reopen_failed
 from .startup import make_folders, make_view_folders, rebuild_view, sound_view
 from .topic_folders import remove_deleted_folders
 from .view import View, partition_key
+from .wakeup import touch
 
 logger = logging.getLogger("logbroker.storage")
 
@@ -407,7 +408,7 @@ class DataDirectory:
         """Wake every waiter, in any process, that watches ``signal_path(name)``."""
         fd = self.files.open(self.layout.signal(name), create=True)
         try:
-            self.files.pwrite(fd, b"\0", 0)
+            touch(self.files, fd)
         finally:
             self.files.close(fd)
 

@@ -169,7 +169,7 @@ class LogStartEvent(Event, frozen=True, tag="start"):
 AnyEvent = TopicEvent | OffsetEvent | GroupEvent | NamedProducerEvent | ProducerIdsEvent | LogStartEvent
 
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(AnyEvent)
+_DECODER: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 
 
 def encode_event(event: Event) -> bytes:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from .files import Files
+from .wakeup import touch
 
 
 class ProcessLock:
@@ -80,7 +81,7 @@ class ProcessLock:
 
     def signal(self) -> None:
         """Touch the lock's file, which wakes whoever watches it (``wakeup.Waiter``). For the holder only."""
-        self._files.pwrite(self._fd, b"\0", 0)
+        touch(self._files, self._fd)
 
     def close(self) -> None:
         """Close the descriptor; the lock opens it again when it is next taken."""

@@ -1,11 +1,12 @@
 """Waiting for news from any process: inotify on the files that writers touch.
 
-A writer that publishes something touches (one ``pwrite`` of one byte) a file in ``view/``: a partition's
-``.append`` or ``.sync`` file, or a named signal's. A waiter watches the files it cares about. The order
+A writer that publishes something touches (one ``pwrite`` of a few random bytes) a file in ``view/``: a
+partition's ``.append`` or ``.sync`` file, or a named signal's. A waiter watches the files it cares about. The order
 is always: watch, then look, then wait; a touch between the last two ends the wait at once.
 
 Where there is no inotify (macOS), the waiter compares modification times, every millisecond at first and
-ever more slowly up to every 20.
+ever more slowly up to every 20. File systems count time in ticks (milliseconds on ext4, a second on HFS+),
+so two touches may leave the same time: as long as a file's time is fresh, its bytes are compared too.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ import struct
 import sys
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import ClosedError
+from .errors import ClosedError, ForkedError
+from .files import Files
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
 
 _IN_MODIFY = 0x00000002
+_IN_CLOSE_WRITE = 0x00000008
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 16384
 
@@ -33,6 +36,13 @@ SYNC_SUFFIX = ".sync"
 
 FIRST_POLL_S = 0.001
 LAST_POLL_S = 0.020
+FRESH_NS = 3_000_000_000  # longer than a tick of any file system's clock
+TOUCH_BYTES = 8
+
+
+def touch(files: Files, fd: int) -> None:
+    """Wake whoever watches the file of *fd*."""
+    files.pwrite(fd, os.urandom(TOUCH_BYTES), 0)
 
 
 def signal_paths(lock_path: str) -> tuple[str, str]:
@@ -52,6 +62,7 @@ class Waiter:
         if self._watcher.fd >= 0:
             self._poll.register(self._watcher.fd, select.POLLIN)
         self._closed = False
+        self._pid = os.getpid()
 
     def watch_partition(self, topic: str, partition: int) -> None:
         """From now on a record that becomes visible there ends a wait. Watching twice is watching once."""
@@ -68,6 +79,23 @@ class Waiter:
         """From now on ``DataDirectory.signal(name)``, by any process, ends a wait."""
         self._watcher.watch(self._directory.signal_path(name))
 
+    def watch_process(self, process_id: str) -> bool:
+        """From now on the death of another process, or its leaving the directory, ends a wait.
+
+        False when the waiter cannot tell: the process is gone already, or there is no inotify, which sees
+        that the kernel closes the dead process's own file. Then ``process_alive`` has to be asked.
+        """
+        if self._watcher.fd < 0:
+            return False
+        try:
+            self._watcher.watch(self._directory.layout.process(process_id), _IN_CLOSE_WRITE)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def unwatch_process(self, process_id: str) -> None:
+        self._watcher.unwatch(self._directory.layout.process(process_id))
+
     def wait(self, timeout_s: float | None) -> bool:
         """Wait until something was touched since the last wait, or ``wake()`` was called.
 
@@ -75,6 +103,8 @@ class Waiter:
         """
         if self._closed:
             raise ClosedError("the waiter is closed")
+        if self._pid != os.getpid():
+            raise ForkedError("this waiter")  # its descriptors are the parent's: we would take its wake-ups
         if self._watcher.fd < 0:
             return self._wait_polling(timeout_s)
         ready = self._poll.poll(None if timeout_s is None else max(0, timeout_s * 1000))
@@ -83,7 +113,7 @@ class Waiter:
 
     def wake(self) -> None:
         """End the current wait, or the next one. Safe from any thread and from signal handlers."""
-        if self._closed:
+        if self._closed or self._pid != os.getpid():
             return
         try:
             os.write(self._wake_write, b"\0")
@@ -145,10 +175,10 @@ class _Inotify:
             raise self._error("inotify_init1")
         self._watches: dict[str, int] = {}
 
-    def watch(self, path: str) -> None:
+    def watch(self, path: str, events: int = _IN_MODIFY) -> None:
         if path in self._watches:
             return
-        watch = self._libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_MODIFY)
+        watch = self._libc.inotify_add_watch(self.fd, os.fsencode(path), events)
         if watch < 0:
             raise self._error(f"inotify_add_watch {path}")
         self._watches[path] = watch
@@ -168,16 +198,24 @@ class _Inotify:
         )
 
 
+class _Look(NamedTuple):
+    """What a file looked like; *content* is None when its time was old enough to tell by itself."""
+
+    modified_ns: int
+    content: bytes | None
+
+
 class _Polling:
-    """Modification times compared with those of the last look."""
+    """Modification times, while fresh with the bytes, compared with those of the last look."""
 
     fd = -1
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, _Look] = {}
 
-    def watch(self, path: str) -> None:
-        self._seen.setdefault(path, os.stat(path).st_mtime_ns)
+    def watch(self, path: str, events: int = _IN_MODIFY) -> None:  # noqa: ARG002 (as inotify's)
+        if path not in self._seen:
+            self._seen[path] = self._look(path, None)
 
     def unwatch(self, path: str) -> None:
         self._seen.pop(path, None)
@@ -185,11 +223,23 @@ class _Polling:
     def touched(self) -> bool:
         found = False
         for path, before in self._seen.items():
-            now = os.stat(path).st_mtime_ns
-            if now != before:
-                self._seen[path] = now
+            now = self._look(path, before)
+            if now.modified_ns != before.modified_ns or (
+                before.content is not None and now.content != before.content
+            ):
                 found = True
+            if now.content is not None and time.time_ns() - now.modified_ns > FRESH_NS:
+                now = _Look(now.modified_ns, None)  # a later touch leaves another time
+            self._seen[path] = now
         return found
+
+    def _look(self, path: str, before: _Look | None) -> _Look:
+        modified_ns = os.stat(path).st_mtime_ns
+        is_fresh = time.time_ns() - modified_ns <= FRESH_NS
+        if is_fresh or (before is not None and before.content is not None):
+            with open(path, "rb") as file:
+                return _Look(modified_ns, file.read(TOUCH_BYTES))
+        return _Look(modified_ns, None)
 
     def close(self) -> None:
         self._seen.clear()

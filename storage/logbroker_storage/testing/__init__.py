@@ -9,5 +9,15 @@ from .log_builder import LogBuilder
 from .manual_clock import ManualClock
 from .memory_files import MemoryFiles
 from .recording_files import RecordingFiles
+from .workbench import Workbench, crash
 
-__all__ = ["FaultyFiles", "LogBuilder", "ManualClock", "MemoryFiles", "ProcessKilled", "RecordingFiles"]
+__all__ = [
+    "FaultyFiles",
+    "LogBuilder",
+    "ManualClock",
+    "MemoryFiles",
+    "ProcessKilled",
+    "RecordingFiles",
+    "Workbench",
+    "crash",
+]

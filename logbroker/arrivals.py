@@ -4,8 +4,8 @@ Nothing is watched before there is something to wait for: a consumer that only p
 costs no inotify instance. Watching begins before the last look, so that nothing falls in between.
 
 A record is visible when it is synced, and its writer's sync wakes us. A writer may also die before it, or
-ask for none (``acks="written"``): a waiter looks for such records now and then, and after a grace period
-syncs them itself.
+ask for none (``acks="written"``): a waiter looks for such records, 50 ms after it began to wait and then
+ever less often (an idle consumer should cost nothing), and syncs them itself after a grace period.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from .groups import TopicPartition
 
 logger = logging.getLogger("logbroker.consumer")
 
-SYNC_CHECK_S = 0.2  # how often a waiter looks for records that nobody synced
-SYNC_GRACE_S = 0.05  # how long it then lets their writer sync them
+SYNC_GRACE_S = 0.05  # how long a writer is left to sync its records itself
+LAST_CHECK_S = 2.0  # how often a waiter looks for such records when nothing has happened for long
 
 
 class Arrivals:
@@ -63,11 +63,16 @@ class Arrivals:
             self._waiter.unwatch_partition(*cursor.place)
 
     def wait(self, timeout: float | None, cursors: Sequence[Cursor]) -> None:
-        """Wait at most *timeout* seconds for news of *cursors*, the signals or ``wake``; may return early."""
+        """Wait at most *timeout* seconds for news of *cursors*, the signals or ``wake``."""
         assert self._waiter is not None
-        step = SYNC_GRACE_S if self._behind else SYNC_CHECK_S
-        if not self._waiter.wait(step if timeout is None else min(step, timeout)):
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = SYNC_GRACE_S
+        while True:
+            left = pause if deadline is None else min(pause, deadline - time.monotonic())
+            if left < 0 or self._waiter.wait(left):
+                return
             self._sync_what_nobody_did(cursors)
+            pause = SYNC_GRACE_S if self._behind else min(2 * pause, LAST_CHECK_S)
 
     def wake(self) -> None:
         waiter = self._waiter

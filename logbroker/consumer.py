@@ -62,7 +62,10 @@ Place = int | TopicPartition
 
 DELIVERIES: tuple[Delivery, ...] = ("at-least-once", "at-most-once", "manual")
 
-LARGEST_SLICE = 4096  # records that an iteration hands out between two looks at the clock
+LARGEST_SLICE = 1024  # records that an iteration hands out between two looks at the clock
+ENOUGH = (
+    128  # a slice is decoded from one batch, unless that has fewer: what is decoded is still in the cache
+)
 SLICE_S = 0.1  # how long a slice should take at most
 COMMIT_SHARE = 20  # an iteration commits when this many times a commit's cost has passed
 STALE_SLICE_S = 0.25  # a slice that takes longer is cut short by the coordinator
@@ -301,7 +304,7 @@ class Consumer:
                 self._wait(None)
 
     def _slice_of_next(self) -> Handout | None:
-        taken = self._rotation.take_one(self._slice)
+        taken = self._rotation.take_one(self._slice, enough=ENOUGH)
         if taken is None or not self._committed_first([taken]):
             return None
         self._handout = Handout(taken.cursor, taken.records, started=time.monotonic())

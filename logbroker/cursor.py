@@ -82,8 +82,10 @@ class Cursor:
         self._end = position  # the position when all of _records were handed out
         self._deadlines: dict[int, int] = {}  # offset -> when it expires, of records with a ttl of their own
 
-    def take(self, count: int, read_bytes: int) -> list[Record]:
+    def take(self, count: int, read_bytes: int, *, enough: int | None = None) -> list[Record]:
         """Up to *count* records, [] when there are none now; moves ``position``.
+
+        With *enough* of them decoded no other batch is (default: *count*).
 
         Raises:
             CorruptionError: the log is damaged at ``position``; again at each call until a seek.
@@ -92,10 +94,12 @@ class Cursor:
         """
         if self.expires_ms <= self._now_ms():
             self._drop_expired()
-        if len(self._records) - self._next < count and not self._refill(count, read_bytes):
+        enough = min(count, enough or count)
+        if len(self._records) - self._next < enough and not self._refill(enough, read_bytes):
             return []
         begin, self._next = self._next, min(self._next + count, len(self._records))
-        taken = self._records[begin : self._next]
+        whole = not begin and self._next == len(self._records)
+        taken = self._records if whole else self._records[begin : self._next]
         self._origin = Origin.READ
         self.moved = self.handed_out = True
         self.position = self._end if self._next == len(self._records) else taken[-1].offset + 1
@@ -136,22 +140,22 @@ class Cursor:
         if self._reader is not None:
             self._reader.seek(self.position)
 
-    def _refill(self, count: int, read_bytes: int) -> bool:
-        """Decode until there are *count* records or no more batch was read; whether there is any."""
+    def _refill(self, enough: int, read_bytes: int) -> bool:
+        """Decode until there are *enough* records or no more batch was read; whether there is any."""
         records = self._records[self._next :]
         if not records:
             self._deadlines = {}
             self.expires_ms = NEVER_MS
         self._records = []
         self._next = 0
-        while len(records) < count:
+        while len(records) < enough:
             if not self._batches and (records or not self._read(read_bytes)):
                 break
             decoded = self._decoded(self._batches[0], is_first=not records)
             if decoded is None:
                 break
             self._end = self._batches.popleft().header.next_offset
-            records += decoded
+            records = records + decoded if records else decoded
         self._records = records
         if not records and self.position < self._end:
             self.position = self._end  # only records that consumers do not see: the group may know of it

@@ -41,8 +41,8 @@ class Rotation:
         share = ALL_READ_BYTES // max(1, len(self.cursors))
         self._read_bytes = max(LEAST_READ_BYTES, min(READ_BYTES, share))
 
-    def take_one(self, count: int) -> Taken | None:
-        """Up to *count* records of the next partition that has any.
+    def take_one(self, count: int, *, enough: int | None = None) -> Taken | None:
+        """Up to *count* records of the next partition that has any; see ``Cursor.take`` for *enough*.
 
         Raises:
             LogbrokerError: the read of the partition whose turn it is failed.
@@ -50,7 +50,7 @@ class Rotation:
         for _ in range(len(self.cursors)):
             cursor = self._turn()
             try:
-                records = cursor.take(count, self._read_bytes)
+                records = cursor.take(count, self._read_bytes, enough=enough)
             except TopicNotFoundError:
                 continue  # deleted a moment ago: the next look at the topics says what that means
             if records:

@@ -41,6 +41,9 @@ class DataLayout:
     def lock(self, name: str) -> str:
         return f"{self.locks}/{name}"
 
+    def process(self, process_id: str) -> str:
+        return f"{self.processes}/{process_id}"
+
     def signal(self, name: str) -> str:
         return f"{self.signals}/{quote(name, safe='')}"
 

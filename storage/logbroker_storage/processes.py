@@ -36,7 +36,8 @@ class ProcessRegistry:
         if process_id == self.process_id:
             return True
         try:
-            fd = self._files.open(self._path(process_id))
+            # Read-only: the closing of a writer is how a waiter learns of the process's death.
+            fd = self._files.open(self._path(process_id), readonly=True)
         except FileNotFoundError:
             return False
         try:

@@ -127,9 +127,7 @@ def _places_to_reset(
         names = set(topics)
     if not names:
         raise InvalidRequestError(f"group {group!r} has committed nothing: name the topics to reset")
-    return [
-        (topic, number) for topic in sorted(names) for number in range(directory.topic(topic).partitions)
-    ]
+    return [(topic, number) for topic in sorted(names) for number in range(directory.topic(topic).partitions)]
 
 
 def _target(
@@ -145,12 +143,14 @@ def _target(
     if to == "latest":
         return lambda topic, partition: directory.log(topic, partition).offsets().high_watermark
     if isinstance(to, int) and not isinstance(to, bool):
-        return lambda topic, partition: to
+        return lambda _topic, _partition: to
     if isinstance(to, datetime.timedelta):
         return _at_time(directory, directory.clock.now_ms() - to // MILLISECOND)
     if isinstance(to, datetime.datetime):
         return _at_time(directory, timestamp_ms_of(to))
-    raise InvalidRequestError(f"reset to 'earliest', 'latest', an offset, a datetime or a timedelta, not {to!r}")
+    raise InvalidRequestError(
+        f"reset to 'earliest', 'latest', an offset, a datetime or a timedelta, not {to!r}"
+    )
 
 
 def _at_time(directory: DataDirectory, timestamp_ms: int) -> Callable[[str, int], int]:

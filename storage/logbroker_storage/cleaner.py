@@ -17,7 +17,7 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -261,7 +261,7 @@ def segment_infos(log: PartitionLog) -> list[SegmentInfo]:
     """The segments of a log, oldest first, the active one last."""
     end = log.state().end
     bases = [base for base in list_segments(log.files, log.directory) if base <= end.active_base_offset]
-    sealed = [_sealed_info(log, base, next_base) for base, next_base in zip(bases, bases[1:], strict=False)]
+    sealed = [_sealed_info(log, base, next_base) for base, next_base in pairwise(bases)]
     active = SegmentInfo(
         base_offset=end.active_base_offset,
         next_offset=end.log_end_offset,

@@ -179,7 +179,7 @@ class Broker:
         name: str | None = None,
         acks: Literal["all", "written", "none"] = "all",
         linger: float = 0.005,
-        batch_bytes: int = 65_536,
+        batch_bytes: int = 131_072,
         compression: str | None = None,
         buffer_bytes: int = 64 << 20,
         max_block: float = 60.0,

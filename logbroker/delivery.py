@@ -367,7 +367,7 @@ class Delivery:
                 self._await_turn(queue, waiting, deadline_s)
         else:
             return
-        self._pass_on(queue)  # this thread may just have been called to lead
+        self._pass_on(queue)  # this thread may have been called to lead, too late
         raise DeliveryTimeoutError(
             f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; it may still be: ask again"
         )
@@ -413,19 +413,20 @@ class Delivery:
 
     def _await_turn(self, queue: PartitionQueue, waiting: Waiting, deadline_s: float | None) -> None:
         timeout = -1 if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+        woken = False
         try:
-            waiting.turn.acquire(timeout=timeout)
-        except BaseException:
-            self._withdraw(queue, waiting)
-            self._pass_on(queue)  # it may just have been called to lead
-            raise
-        self._withdraw(queue, waiting)
+            woken = waiting.turn.acquire(timeout=timeout)
+        finally:
+            if not woken:
+                self._withdraw(queue, waiting)
 
     def _withdraw(self, queue: PartitionQueue, waiting: Waiting) -> None:
-        """Wait no longer, whether it was woken or not."""
+        """Wait no longer."""
         with self.lock:
             if waiting in queue.waiters:
                 queue.waiters.remove(waiting)
+                return
+        self._pass_on(queue)  # it has just been called to lead
 
     def sync(self, queue: PartitionQueue) -> None:
         """Wait until all that is written is as durable as the topic asks, and settle it."""

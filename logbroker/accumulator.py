@@ -173,25 +173,33 @@ class Batch:
         """Add a record under the current timestamp; its index."""
         if self.records is None and (key is not None or headers):
             self._become_general()
-        if self.records is None:
-            self.values.append(value)
-        else:
-            self.records.append(NewRecord(value, key, headers, self.runs[-1][1]))
+        record = None if self.records is None else NewRecord(value, key, headers, self.runs[-1][1])
+        # No call from here to append: a Ctrl-C must not come between the count and the record either.
+        index = self.count
         self.spare -= size_bytes
-        self.count += 1
         self.accounted += 1
-        return self.count - 1
+        self.count = index + 1
+        if record is None:
+            self.values.append(value)
+        elif self.records is not None:
+            self.records.append(record)
+        return index
 
     def add_values(self, values: Sequence[bytes], size_bytes: int) -> None:
         """Add plain values under the current timestamp."""
+        records: list[NewRecord] = []
+        if self.records is not None:
+            timestamp_ms = self.runs[-1][1]
+            records = [NewRecord(value, timestamp_ms=timestamp_ms) for value in values]
+        count = self.count + len(values)
+        # No call from here on: as in add.
+        self.spare -= size_bytes
+        self.accounted = count
+        self.count = count
         if self.records is None:
             self.values += values
         else:
-            timestamp_ms = self.runs[-1][1]
-            self.records += [NewRecord(value, timestamp_ms=timestamp_ms) for value in values]
-        self.spare -= size_bytes
-        self.count += len(values)
-        self.accounted = self.count
+            self.records += records
 
     def _become_general(self) -> None:
         values = self.values

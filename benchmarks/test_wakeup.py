@@ -59,7 +59,7 @@ def test_wake_up_of_a_consumer_in_another_process(benchmark: Any, tmp_path: Path
 
         benchmark.pedantic(send, rounds=1)
         process.kill()
-        process.wait()
+        process.communicate()
     ordered = sorted(delays_us)
     benchmark.extra_info["p50_us_behind_the_acknowledgement"] = round(statistics.median(ordered))
     benchmark.extra_info["p99_us_behind_the_acknowledgement"] = round(ordered[int(len(ordered) * 0.99)])
@@ -75,5 +75,5 @@ def test_an_idle_consumer(benchmark: Any, tmp_path: Path) -> None:
         return float(process.stdout.readline())
 
     share = benchmark.pedantic(wait, rounds=1)
-    process.wait()
+    process.communicate()
     benchmark.extra_info["percent_of_a_core"] = round(share * 100, 3)

@@ -1,11 +1,4 @@
-"""``logbroker``: the commands, and what an exit code means.
-
-    code  when
-    0     done; also when the reader of a pipe went away
-    1     an error of the broker or the system (one line on stderr); damage found
-    2     wrong usage
-    3     timed out, or nothing matched
-    130   interrupted
+"""``logbroker``: the commands, and how what goes wrong becomes one line on stderr and an exit code.
 
 Modules of the engine are imported inside the commands, so that ``--help`` does not load them.
 """
@@ -18,16 +11,20 @@ from typing import Annotated
 
 import typer
 
-from .directory import DataOption, remember_directory
-from .exit_codes import FAILED, INTERRUPTED, NOTHING, USAGE, NothingMatched
+from .command_group import HELP_NAMES, help_if_alone
+from .directory import DataOption
+from .exit_codes import FAILED, INTERRUPTED, NOTHING, USAGE, CommandFailed, NothingMatched
+
+NAME = "logbroker"
+COMPLETION_VARIABLE = "_LOGBROKER_COMPLETE"
+VARIABLE_FOR_TRACEBACKS = "LOGBROKER_DEBUG"
 
 app = typer.Typer(
-    name="logbroker",
+    name=NAME,
     help="A durable log broker on a plain directory: topics, producers, consumers and groups, with no server.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+    invoke_without_command=True,
     rich_markup_mode=None,  # importing rich would double the time that --help takes
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_NAMES,
 )
 
 _UsageError = typer.BadParameter.__base__  # typer has moved click's exceptions around; this one is in both
@@ -46,13 +43,14 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    data: DataOption = None,
+    context: typer.Context,
+    data: DataOption = None,  # noqa: ARG001  (read by nearest_data)
     version: Annotated[  # noqa: ARG001  (its callback does the work)
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    remember_directory(data)
+    help_if_alone(context)
 
 
 def _add_commands() -> None:
@@ -72,33 +70,52 @@ _add_commands()
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line (default: the process's); the exit code."""
     try:
-        code = app(args=arguments, standalone_mode=False)
-        sys.stdout.flush()
-    except NothingMatched as error:
-        return _fail(str(error), NOTHING)
-    except typer.Exit as stop:
-        return stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return INTERRUPTED
+        return _invoke(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
         # The reader of our output has what it wanted. Point stdout elsewhere, or Python complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:  # noqa: BLE001  (what is not ours is raised again)
+    except NothingMatched as nothing:
+        return _fail(str(nothing), NOTHING)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:
+        if VARIABLE_FOR_TRACEBACKS in os.environ:
+            raise
         return _fail_with(error)
-    return code if isinstance(code, int) else 0
+
+
+def _invoke(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    if COMPLETION_VARIABLE in os.environ:
+        command.main(prog_name=NAME)  # answers the shell, and exits
+    try:
+        # Not command.main(), which has its own idea of what a closed pipe and an error should do.
+        with command.make_context(NAME, list(arguments)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        return stop.exit_code
+    finally:
+        sys.stdout.flush()
+    return 0
 
 
 def _fail_with(error: Exception) -> int:
-    if isinstance(error, _UsageError):  # type: ignore[arg-type]
-        return _fail(f"{error.format_message()} (see --help)", USAGE)  # type: ignore[attr-defined]
-    if isinstance(error, _ClickError):  # type: ignore[arg-type]
-        return _fail(error.format_message(), FAILED)  # type: ignore[attr-defined]
     from logbroker_storage.errors import LogbrokerError
 
-    if isinstance(error, (LogbrokerError, OSError)):
+    if isinstance(error, _ClickError):  # type: ignore[arg-type]
+        is_usage = isinstance(error, _UsageError)  # type: ignore[arg-type]
+        message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        return _fail(f"{message} (see --help)", USAGE) if is_usage else _fail(message, FAILED)
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        return _fail(f"{where}{error.strerror or error}", FAILED)
+    if isinstance(error, (LogbrokerError, CommandFailed)):
         return _fail(str(error), FAILED)
-    raise error
+    return _fail(
+        f"internal error: {type(error).__name__}: {error} (set {VARIABLE_FOR_TRACEBACKS}=1 to see where)",
+        FAILED,
+    )
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,4 +1,8 @@
-"""Which data directory a command works on: ``--data`` behind it, before it, ``$LOGBROKER_DATA``, the default."""
+"""Which data directory a command works on: the nearest ``--data``, ``$LOGBROKER_DATA``, the default.
+
+``--data`` may stand behind the command or before it; the one that stands last holds. Only commands that write
+make a directory: reading from one that is not there is an error, and leaves nothing behind.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .exit_codes import CommandFailed
+
 if TYPE_CHECKING:
     from ..broker import Broker
 
 DEFAULT_DIRECTORY = "logbroker-data"
 VARIABLE = "LOGBROKER_DATA"
+
+
+def nearest_data(context: typer.Context, value: str | None) -> str | None:
+    """The ``--data`` of this command or of the nearest one around it."""
+    if value == "":
+        raise typer.BadParameter("a directory's name cannot be empty")
+    around = context.parent
+    while value is None and around is not None:
+        value = around.params.get("data")
+        around = around.parent
+    return value
+
 
 DataOption = Annotated[
     str | None,
@@ -20,34 +38,27 @@ DataOption = Annotated[
         metavar="DIR",
         help=f"The data directory; default: ${VARIABLE}, else ./{DEFAULT_DIRECTORY}.",
         show_default=False,
+        callback=nearest_data,
     ),
 ]
 
-_before_command: str | None = None
-
-
-def remember_directory(data: str | None) -> None:
-    """Take note of a ``--data`` that stands before the command."""
-    global _before_command
-    _before_command = data
-
 
 def data_directory(data: str | None) -> str:
-    """The directory to use, given what stands behind the command."""
-    return data or _before_command or os.environ.get(VARIABLE) or DEFAULT_DIRECTORY
+    """The directory to use, given the nearest ``--data``."""
+    return data or os.environ.get(VARIABLE) or DEFAULT_DIRECTORY
 
 
 def open_broker(data: str | None, *, create: bool = False) -> Broker:
     """Open the directory; only a command that writes may *create* it.
 
     Raises:
-        LogbrokerError: it is not there, or cannot be opened.
+        CommandFailed: it is not there, or no data directory.
+        LogbrokerError: it cannot be opened.
     """
     import logbroker
 
     path = data_directory(data)
     if not create and not os.path.isdir(os.path.join(path, "logs")):
-        raise logbroker.LogbrokerError(
-            f"there is no data directory at {path}; name another with --data, or create a topic first"
-        )
+        what = "is not a data directory" if os.path.exists(path) else "does not exist"
+        raise CommandFailed(f"{path} {what}; name another with --data, or create a topic there first")
     return logbroker.open(path)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from .command_group import command_group
 from .directory import DataOption, open_broker
-from .output import JsonOption, print_json, print_table, say
-from .positions import FromEnd, Moment, Named, Offset, parse_position
+from .output import JsonOption, Table, as_json, print_json, print_tables, say
+from .positions import Moment, Named, Offset, Shift, parse_position
 
-app = typer.Typer(
-    help="List, describe, reset and delete consumer groups.", no_args_is_help=True, rich_markup_mode=None
-)
+if TYPE_CHECKING:
+    from ..broker import Broker
 
-Group = Annotated[str, typer.Argument(metavar="GROUP")]
+app = command_group("List, describe, reset and delete consumer groups.")
+
+Group = Annotated[str, typer.Argument(metavar="GROUP", show_default=False)]
+Place = tuple[str, int]
 
 
 @app.command("list")
@@ -24,42 +27,46 @@ def list_groups(json: JsonOption = False, data: DataOption = None) -> None:
     with open_broker(data) as broker:
         groups = [broker.group(name) for name in broker.groups()]
     if json:
-        print_json([{"name": g.name, "members": len(g.members), "lag": g.lag} for g in groups])
+        print_json(
+            [{"name": group.name, "members": len(group.members), "lag": group.lag} for group in groups]
+        )
         return
-    print_table(("group", "members", "lag"), [(g.name, len(g.members), g.lag) for g in groups])
+    rows = [(group.name, len(group.members), group.lag) for group in groups]
+    print_tables(Table("group", ("name", "members", "lag"), rows))
 
 
 @app.command("describe")
 def describe(group: Group, json: JsonOption = False, data: DataOption = None) -> None:
-    """Show a group's members, and its offset and lag in each partition."""
+    """Show a group's members, and its offset and lag in each partition.
+
+    On a pipe the lines begin with "member" or "offset".
+    """
     with open_broker(data) as broker:
         description = broker.group(group)
     if json:
-        print_json({**_as_dict(description), "lag": description.lag})
+        print_json({**as_json(description), "lag": description.lag})
         return
     members = [
-        (m.member_id, m.process_id.split("-")[0], ",".join(m.topics), _places(m.assignment))
-        for m in description.members
+        (
+            member.member_id,
+            member.process_id.split("-")[0],
+            ",".join(member.topics),
+            ",".join(f"{topic}-{partition}" for topic, partition in member.assignment),
+        )
+        for member in description.members
     ]
-    print_table(("member", "pid", "subscribed to", "partitions"), members, title=f"group {group}: members")
     offsets = [
-        (o.topic, o.partition, o.committed_offset, o.high_watermark, o.lag, o.member_id)
-        for o in description.offsets
+        (row.topic, row.partition, row.committed_offset, row.high_watermark, row.lag, row.member_id)
+        for row in description.offsets
     ]
     columns = ("topic", "partition", "committed", "high watermark", "lag", "member")
-    print_table(columns, offsets, title=f"group {group}: offsets")
-
-
-def _as_dict(value: object) -> dict[str, object]:
-    import msgspec
-
-    built = msgspec.to_builtins(value)
-    assert isinstance(built, dict)
-    return built
-
-
-def _places(places: list[tuple[str, int]]) -> str:
-    return ",".join(f"{topic}-{partition}" for topic, partition in places)
+    print_tables(
+        Table(
+            "member", ("member", "pid", "subscribed to", "partitions"), members, title=f"members of {group}"
+        ),
+        Table("offset", columns, offsets, title=f"offsets of {group}, lag {description.lag}"),
+        labelled=True,
+    )
 
 
 @app.command("reset")
@@ -68,55 +75,72 @@ def reset(
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="POSITION", help="earliest, latest, an offset, +N or -N, -1h, or a time."
+            "--to",
+            metavar="POSITION",
+            help="earliest, latest, an offset, -100 or +100 (from where the group is), a time, or -1h.",
+            show_default=False,
         ),
     ],
     topic: Annotated[
         list[str] | None,
         typer.Option(
-            "--topic", help="A topic to reset; may be given again. Default: all it has committed in."
+            "--topic",
+            "-t",
+            metavar="TOPIC",
+            help="A topic to reset; may be given again. Default: all that it reads.",
+            show_default=False,
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be committed.")] = False,
     json: JsonOption = False,
     data: DataOption = None,
 ) -> None:
-    """Move a group's committed offsets. -N and +N count from where the group is. It may have no live members."""
+    """Move a group's committed offsets; it may have no live members.
+
+    An offset outside of a partition becomes the nearer end.
+    """
     target, shift = _target(to)
     with open_broker(data) as broker:
+        before = _committed(broker, group)
         offsets = broker.reset_group(group, target, topics=topic, shift=shift, dry_run=dry_run)
+    moves = [(*place, before.get(place), offset) for place, offset in sorted(offsets.items())]
     if json:
-        rows = [{"topic": t, "partition": p, "offset": offset} for (t, p), offset in sorted(offsets.items())]
+        fields = ("topic", "partition", "before", "offset")
+        rows = [dict(zip(fields, move, strict=True)) for move in moves]
         print_json({"group": group, "dry_run": dry_run, "offsets": rows})
         return
-    print_table(
-        ("topic", "partition", "offset"), [(t, p, offset) for (t, p), offset in sorted(offsets.items())]
-    )
+    print_tables(Table("offset", ("topic", "partition", "before", "after"), moves))
     if dry_run:
         say("nothing was changed (--dry-run)")
 
 
 def _target(to: str) -> tuple[Literal["earliest", "latest"] | int | datetime.datetime, bool]:
     """What to reset to, and whether it is a number to add."""
-    if to.startswith("+") and to[1:].isdigit():
-        return int(to), True
-    position = parse_position(
-        to, option="--to", now=datetime.datetime.now(datetime.UTC), names=("earliest", "latest")
-    )
-    match position:
-        case Named(name):
-            return ("earliest" if name == "earliest" else "latest"), False
+    now = datetime.datetime.now(datetime.UTC)
+    names = (Named.EARLIEST, Named.LATEST)
+    match parse_position(to, now=now, names=names, option="--to", forward=True):
+        case Shift(records):
+            return records, True
         case Offset(offset):
             return offset, False
-        case FromEnd(records):
-            return -records, True
         case Moment(time):
             return time, False
+        case name:
+            return ("latest" if name is Named.LATEST else "earliest"), False
+
+
+def _committed(broker: Broker, group: str) -> dict[Place, int | None]:
+    if group not in broker.groups():
+        return {}
+    return {(row.topic, row.partition): row.committed_offset for row in broker.group(group).offsets}
 
 
 @app.command("delete")
-def delete(group: Group, data: DataOption = None) -> None:
+def delete(group: Group, json: JsonOption = False, data: DataOption = None) -> None:
     """Forget a group: its committed offsets and subscriptions. It may have no live members."""
     with open_broker(data) as broker:
         broker.delete_group(group)
+    if json:
+        print_json({"deleted": [group]})
+        return
     say(f"deleted group {group}")

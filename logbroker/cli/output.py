@@ -1,18 +1,21 @@
-"""How commands print: JSON, a table on a terminal, tab-separated lines on a pipe.
+"""How commands print: JSON, tables on a terminal, tab-separated lines on a pipe.
 
-In JSON, bytes are text when they are UTF-8. Otherwise they are base64, and a second field says so:
-``{"value": "/w==", "encoding": "base64"}`` for a record's value, ``"key_encoding"`` for its key, and in
-a header's object ``"encoding"`` beside its ``"value"``.
+Facts go to stdout. Remarks for the person in front of it go to stderr, and never mix with them.
+
+In JSON, bytes are text where they are UTF-8. Where not they are base64, and a field beside says so:
+
+    a record's value, a header's value   "value": "/w==", "encoding": "base64"
+    a record's key                       "key": "/w==", "key_encoding": "base64"
 """
 
 from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -20,39 +23,28 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BASE64 = "base64"
 
 
-def print_json(value: Any) -> None:
-    """One document, with a newline behind it."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+def say(message: str) -> None:
+    """A remark, on stderr."""
+    print(message, file=sys.stderr)
 
 
-def json_line(value: Any) -> bytes:
-    """One document on one line."""
-    return msgspec.json.encode(value) + b"\n"
+# JSON -----------------------------------------------------------------------------------------------------
 
 
-def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
-) -> None:
-    """A table on a terminal; on a pipe a line of tab-separated cells a row, without a header."""
-    texts = [[_text(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        for row in texts:
-            sys.stdout.write("\t".join(row) + "\n")
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+def print_json(value: object) -> None:
+    """One document."""
+    import msgspec
 
-    table = Table(*columns, title=title, title_justify="left")
-    for row in texts:
-        table.add_row(*map(escape, row))
-    Console().print(table)
+    write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
 
 
-def _text(cell: object) -> str:
-    if cell is None:
-        return "-"
-    return str(cell)
+def as_json(description: object) -> dict[str, Any]:
+    """One of the library's descriptions, as a document."""
+    import msgspec
+
+    document = msgspec.to_builtins(description)
+    assert isinstance(document, dict)
+    return document
 
 
 def json_bytes(data: bytes | None, field: str, encoding_field: str) -> dict[str, str | None]:
@@ -65,6 +57,61 @@ def json_bytes(data: bytes | None, field: str, encoding_field: str) -> dict[str,
         return {field: base64.b64encode(data).decode(), encoding_field: BASE64}
 
 
-def say(message: str) -> None:
-    """A line for the person at the terminal, on stderr: it never mixes with what is printed."""
-    print(message, file=sys.stderr)
+def write(text: bytes) -> None:
+    """Onto stdout, as it is, whatever encoding the terminal is said to have."""
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of facts; *label* is the first cell of its lines on a pipe where several tables share one."""
+
+    label: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    title: str | None = None
+
+
+def print_tables(*tables: Table, labelled: bool = False) -> None:
+    """Tables on a terminal; on a pipe a line a row, without a header, its cells separated by tabs."""
+    if sys.stdout.isatty():
+        _draw(tables)
+        return
+    lines = [
+        "\t".join([table.label] * labelled + list(map(_text, row))) + "\n"
+        for table in tables
+        for row in table.rows
+    ]
+    write("".join(lines).encode(errors="surrogateescape"))
+
+
+def _draw(tables: Sequence[Table]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    console = Console()
+    for table in tables:
+        drawn = RichTable(title=table.title, title_justify="left", box=SIMPLE)
+        numbers = [
+            bool(table.rows) and all(_is_number(row[i]) for row in table.rows)
+            for i in range(len(table.columns))
+        ]
+        for column, is_number in zip(table.columns, numbers, strict=True):
+            drawn.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        for row in table.rows:
+            drawn.add_row(*(escape(_text(cell)) for cell in row))
+        console.print(drawn)
+
+
+def _is_number(cell: object) -> bool:
+    return cell is None or isinstance(cell, int)
+
+
+def _text(cell: object) -> str:
+    return "-" if cell is None else str(cell)

@@ -24,12 +24,10 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
-
-import msgspec
 
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
@@ -42,16 +40,17 @@ from logbroker_storage.errors import (
     OffsetOutOfRangeError,
     TopicNotFoundError,
 )
-from logbroker_storage.events import OffsetEvent
 from logbroker_storage.record_batch import Record
 
 from .arrivals import Arrivals
-from .cursor import NEVER_MS, Cursor, Handout, Origin
-from .groups import Slot, TopicPartition
-from .membership import Membership, group_signal, join_group
+from .assigned import AssignedPartitions, place_name
+from .commits import PendingCommit, prepare_commit, write_commit
+from .cursor import NEVER_MS, Cursor, Handout
+from .groups import TopicPartition
+from .membership import Membership, group_signal
 from .records import timestamp_ms_of
-from .rotation import Rotation, Taken
-from .start import Start, StartPolicy, check_start
+from .rotation import Taken
+from .start import Start, check_start
 from .subscription import Subscription
 from .topic_names import check_group_name
 
@@ -63,20 +62,10 @@ Place = int | TopicPartition
 DELIVERIES: tuple[Delivery, ...] = ("at-least-once", "at-most-once", "manual")
 
 LARGEST_SLICE = 1024  # records that an iteration hands out between two looks at the clock
-ENOUGH = (
-    128  # a slice is decoded from one batch, unless that has fewer: what is decoded is still in the cache
-)
+ENOUGH = 128  # a slice of so many is not filled up from the next batch: this one is still in the cache
 SLICE_S = 0.1  # how long a slice should take at most
 COMMIT_SHARE = 20  # an iteration commits when this many times a commit's cost has passed
 STALE_SLICE_S = 0.25  # a slice that takes longer is cut short by the coordinator
-
-
-class PendingCommit(msgspec.Struct, frozen=True):
-    """Offsets to be committed with other events: journal *events* with *check*, then call *settle*."""
-
-    events: list[OffsetEvent]
-    check: Callable[[], None]
-    settle: Callable[[], None]
 
 
 class Consumer:
@@ -128,7 +117,7 @@ class Consumer:
         self._subscription = Subscription.parse(topics)
         check_start(start)
         self._delivery = _checked_delivery(delivery)
-        self._session_timeout_ms = _milliseconds("session_timeout", session_timeout)
+        session_timeout_ms = _milliseconds("session_timeout", session_timeout)
         self._max_poll_interval_s = _milliseconds("max_poll_interval", max_poll_interval) / 1000
         self._max_poll_records = _positive("max_poll_records", max_poll_records)
         self.group = check_group_name(group) if group is not None else None
@@ -140,28 +129,33 @@ class Consumer:
         self._woken = False  # set by any thread, taken back by the one that polls
         self._lock = threading.Lock()  # guards everything below
         self._gave_back = False  # the last step of closing
-        self._cursors: dict[TopicPartition, Cursor] = {}
-        self._rotation = Rotation()
-        self._followed: object = None  # the assignment that _cursors follow
-        self._topics_version = -1
-        self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
-        self._lost: set[TopicPartition] = set()  # moved away before what was handed out was committed
-        self._handout: Handout | None = None  # what an iteration is handing out
         self._slice = 1  # records in the next handout
         self._last_poll = time.monotonic()
         self._next_commit = 0.0  # from when on an iteration commits
-        self._membership: Membership | None = None
 
         # A user of the directory of its own: the view must not be closed while the consumer reads.
         self._directory = DataDirectory.open(directory.path)
-        signals = [TOPICS_SIGNAL] if self.group is None else [TOPICS_SIGNAL, group_signal(self.group)]
+        signals = [TOPICS_SIGNAL] if group is None else [TOPICS_SIGNAL, group_signal(group)]
         self._arrivals = Arrivals(self._directory, signals)
         try:
             with self._lock:
-                self._start = StartPolicy(start, self._existing_partitions())
-                if self.group is not None:
-                    self._membership = self._join(self.group)
-                self._follow()
+                self._assigned = AssignedPartitions(
+                    self._directory,
+                    self._subscription,
+                    start=start,
+                    arrivals=self._arrivals,
+                    commits_later=self._delivery != "at-most-once",
+                    group=self.group,
+                    session_timeout_ms=session_timeout_ms,
+                    holder=self,
+                )
+        except BaseException:
+            self._closing = True
+            self._directory.close()
+            raise
+        try:
+            with self._lock:
+                self._assigned.follow()
         except BaseException:
             self.close()
             raise
@@ -248,21 +242,17 @@ class Consumer:
     def _ask_on(self, *, commit: bool) -> None:
         """The next is asked for: what was handed out before is done. Under the lock."""
         self._last_poll = time.monotonic()
-        self._settle_handout()
-        for cursor in self._cursors.values():
+        assigned = self._assigned
+        assigned.settle_handout()
+        for cursor in assigned.cursors.values():
             cursor.done = cursor.position
-        if commit and self._delivery == "at-least-once" and self.group is not None:
-            self._commit_quietly()
-        self._follow()
-
-    def _settle_handout(self) -> None:
-        handout, self._handout = self._handout, None
-        if handout is not None:
-            handout.cut()
+        if commit and self._delivery == "at-least-once" and assigned.membership is not None:
+            self._commit_quietly(assigned.membership)
+        assigned.follow()
 
     def _collect(self, wanted: int) -> list[Record]:
         """Up to *wanted* records of all partitions; for at-most-once already committed. Under the lock."""
-        taken = self._rotation.take(wanted)
+        taken = self._assigned.rotation.take(wanted)
         if not taken or not self._committed_first(taken):
             return []
         if len(taken) == 1:
@@ -271,16 +261,17 @@ class Consumer:
 
     def _committed_first(self, taken: list[Taken]) -> bool:
         """With at-most-once: commit before the records go out; False when a partition was lost meanwhile."""
-        if self.group is None or self._delivery != "at-most-once":
+        membership = self._assigned.membership
+        if membership is None or self._delivery != "at-most-once":
             return True
         try:
-            self._write_commit(self._uncommitted())
+            self._commit(membership)
         except LogbrokerError as error:
             for one in taken:
                 one.cursor.give_back(len(one.records))
             if not isinstance(error, FencedError):
                 raise
-            self._follow()
+            self._assigned.follow()
             return False
         return True
 
@@ -304,15 +295,16 @@ class Consumer:
                 self._wait(None)
 
     def _slice_of_next(self) -> Handout | None:
-        taken = self._rotation.take_one(self._slice, enough=ENOUGH)
+        taken = self._assigned.rotation.take_one(self._slice, enough=ENOUGH)
         if taken is None or not self._committed_first([taken]):
             return None
-        self._handout = Handout(taken.cursor, taken.records, started=time.monotonic())
-        return self._handout
+        handout = Handout(taken.cursor, taken.records, started=time.monotonic())
+        self._assigned.handout = handout
+        return handout
 
     def _size_slice(self) -> None:
         """Slices that take neither much longer than SLICE_S nor much less."""
-        handout = self._handout
+        handout = self._assigned.handout
         if handout is None:
             return
         took_s = time.monotonic() - handout.started
@@ -322,171 +314,18 @@ class Consumer:
             self._slice = min(LARGEST_SLICE, 2 * self._slice)
 
     def _commit_is_due(self) -> bool:
-        return time.monotonic() >= self._next_commit or any(
-            cursor.leaving for cursor in self._cursors.values()
-        )
+        return time.monotonic() >= self._next_commit or self._assigned.any_leaving
 
     # Waiting --------------------------------------------------------------------------------------
 
     def _wait(self, timeout: float | None) -> None:
         """Wait for records, for the group, for the topics, for ``wakeup``; may return early."""
         with self._lock:
-            if self._arrivals.begin(self._cursors.values()):
+            if self._arrivals.begin(self._assigned.cursors.values()):
                 return
-            cursors = list(self._rotation.cursors)
+            cursors = list(self._assigned.rotation.cursors)
         if not self._closing and not self._woken:
             self._arrivals.wait(timeout, cursors)
-
-    # The group and the topics ---------------------------------------------------------------------
-
-    def _join(self, group: str) -> Membership:
-        return join_group(
-            self._directory,
-            group,
-            self._subscription,
-            session_timeout_ms=self._session_timeout_ms,
-            holder=self,
-        )
-
-    def _existing_partitions(self) -> dict[TopicPartition, int]:
-        """Every partition that is subscribed to; a consumer alone owns them all since generation 0."""
-        return {
-            (topic, partition): 0
-            for topic in self._subscription.resolve(self._directory.topics())
-            for partition in range(self._directory.topic(topic).partitions)
-        }
-
-    def _follow(self) -> None:
-        """Bring the cursors in line with the topics and the group. Under the lock."""
-        self._follow_topics()
-        if self._membership is not None:
-            self._follow_group(self._membership)
-        self._release_idle()
-
-    def _follow_topics(self) -> None:
-        version = self._directory.topics_version()
-        if version != self._topics_version:
-            self._topics_version = version
-            self._directory.open_logs()  # brings changed configurations to the cursors' logs
-            try:
-                self._subscription.check_names(self._directory.topics())
-                self._missing = None
-            except TopicNotFoundError as error:
-                self._missing = error
-            if self.group is None:
-                self._reconcile(self._existing_partitions())
-        if self._missing is not None:
-            raise self._missing
-
-    def _follow_group(self, membership: Membership) -> None:
-        owned = membership.owned()
-        if owned is None:
-            membership, owned = self._join_again(membership)
-        if owned is self._followed:
-            return
-        self._reconcile({place: slot.since for place, slot in owned.items()})
-        for place, cursor in self._cursors.items():
-            cursor.leaving = owned[place].target != membership.member_id
-        self._rotation.follow(self._cursors.values())
-        self._followed = owned
-
-    def _join_again(self, membership: Membership) -> tuple[Membership, dict[TopicPartition, Slot]]:
-        logger.warning("%s was removed from group %r; it joins again", membership.member_id, self.group)
-        self._reconcile({})
-        self._membership = self._join(membership.group)
-        membership.leave()
-        return self._membership, self._membership.owned() or {}
-
-    def _reconcile(self, owned: Mapping[TopicPartition, int]) -> None:
-        """Close the cursors of partitions that are not owned any more, open those of new ones."""
-        lost = [cursor for cursor in self._cursors.values() if not self._is_current(cursor, owned)]
-        for cursor in lost:
-            self._drop(cursor)
-        gained = [place for place in owned if place not in self._cursors]
-        for place in gained:
-            self._open(place, owned[place])
-        self._rotation.follow(self._cursors.values())
-        if self._membership is not None and (lost or gained):
-            changes = [*(f"-{_name(cursor.place)}" for cursor in lost), *(f"+{_name(p)}" for p in gained)]
-            logger.info("%s in group %r: %s", self._membership.member_id, self.group, ", ".join(changes))
-            self._keep_starts(gained)
-
-    def _is_current(self, cursor: Cursor, owned: Mapping[TopicPartition, int]) -> bool:
-        if owned.get(cursor.place) != cursor.since:
-            return False
-        try:
-            return self._directory.topic(cursor.place[0]).topic_id == cursor.log.topic_id
-        except TopicNotFoundError:
-            return False
-
-    def _drop(self, cursor: Cursor) -> None:
-        del self._cursors[cursor.place]
-        if self._handout is not None and self._handout.cursor is cursor:
-            self._handout.cut()
-            self._handout = None
-        cursor.close()
-        if cursor.handed_out and self._commits_later and self.group is not None:
-            self._lost.add(cursor.place)
-            logger.warning(
-                "%s is no longer this member's, and what it handed out of it was not committed: offsets %s "
-                "to %d are delivered again",
-                _name(cursor.place),
-                cursor.committed if cursor.committed is not None else "the start",
-                cursor.position - 1,
-            )
-        self._arrivals.unwatch(cursor)
-
-    def _open(self, place: TopicPartition, since: int) -> None:
-        try:
-            log = self._directory.log(*place)
-            event = self._directory.committed(self.group, *place) if self.group is not None else None
-            cursor = Cursor(
-                log,
-                since=since,
-                position=event.offset if event is not None else self._start.offset(log),
-                origin=Origin.START if event is None else Origin.COMMITTED,
-                committed=None if event is None else event.offset,
-                restart=self._start.offset,
-                now_ms=self._directory.clock.now_ms,
-            )
-        except TopicNotFoundError:
-            return  # deleted a moment ago: the group will be told
-        self._cursors[place] = cursor
-        self._arrivals.watch(cursor)
-
-    def _keep_starts(self, gained: list[TopicPartition]) -> None:
-        """Commit where a group starts when that is not the log's start.
-
-        Else a member that takes the partition over before the first commit would start at another
-        "latest", and skip what came in between.
-        """
-        if self._start.is_log_start:
-            return
-        cursors = [self._cursors[place] for place in gained if place in self._cursors]
-        fresh = {cursor: cursor.position for cursor in cursors if cursor.committed is None}
-        try:
-            self._write_commit(fresh)
-        except (FencedError, TopicNotFoundError) as error:
-            logger.info("the start of group %r is left to another member: %s", self.group, error)
-
-    def _release_idle(self) -> None:
-        """Let go of partitions that are to move and of which nothing handed out awaits its commit."""
-        membership = self._membership
-        if membership is None:
-            return
-        busy = self._handout.cursor if self._handout is not None else None
-        idle = [
-            place
-            for place, cursor in self._cursors.items()
-            if cursor.leaving and cursor is not busy and not (cursor.handed_out and self._commits_later)
-        ]
-        if idle:
-            membership.release(idle)
-            self._follow_group(membership)
-
-    @property
-    def _commits_later(self) -> bool:
-        return self._delivery != "at-most-once"
 
     def tend(self) -> bool:
         """For the coordinator: release partitions while the user's code runs, and keep slices short.
@@ -496,25 +335,20 @@ class Consumer:
         if self._closing or not self._lock.acquire(blocking=False):
             return True  # at work: it follows the group by itself
         try:
-            if self._gave_back:
-                return True
-            handout = self._handout
-            now = time.monotonic()
-            if handout is not None and now - handout.started > STALE_SLICE_S and self._commits_later:
-                self._slice = max(1, handout.yielded)
-                handout.cut()
-            if self._turn_thread is None and now - self._last_poll > self._max_poll_interval_s:
-                return not self._owes_a_commit()
-            self._follow()
+            return self._gave_back or self._tend(time.monotonic())
         except TopicNotFoundError:
-            pass  # the next poll raises it
+            return True  # the next poll raises it
         finally:
             self._lock.release()
-        return True
 
-    def _owes_a_commit(self) -> bool:
-        is_member = self._membership is not None and self._membership.owned() is not None
-        return is_member and any(cursor.handed_out for cursor in self._cursors.values())
+    def _tend(self, now: float) -> bool:
+        handout = self._assigned.handout
+        if handout is not None and now - handout.started > STALE_SLICE_S and self._delivery != "at-most-once":
+            handout.cut()
+        if self._turn_thread is None and now - self._last_poll > self._max_poll_interval_s:
+            return not self._assigned.owes_a_commit()
+        self._assigned.follow()
+        return True
 
     # Committing -----------------------------------------------------------------------------------
 
@@ -529,89 +363,41 @@ class Consumer:
             StorageFailedError: whether it was committed is unknown.
 
         """
-        self._check_usable()
-        if self.group is None:
-            raise InvalidRequestError(
-                "a consumer without a group has nowhere to commit to; make it with group='…'"
-            )
         with self._lock:
-            self._refuse_lost()
-            self._write_commit(self._uncommitted())
-            self._release_idle()
-
-    def _refuse_lost(self) -> None:
-        """A commit means everything handed out; when some of it is lost, say so, once."""
-        lost = self._lost
-        if lost and self._membership is not None:
-            self._lost = set()
-            raise self._membership.fenced(lost)
+            membership = self._membership()
+            self._commit(membership)
+            self._assigned.release_idle()
 
     def pending_commit(self) -> PendingCommit:
         """What ``commit()`` would write, for a caller that journals it together with events of its own."""
-        self._check_usable()
         with self._lock:
-            self._refuse_lost()
-            return self._prepare_commit(self._uncommitted())
+            return prepare_commit(self._directory, self._membership(), self._assigned.uncommitted())
 
-    def _uncommitted(self) -> dict[Cursor, int]:
-        """The offset to commit for each partition that moved. Under the lock."""
-        return {
-            cursor: self._handed_out_position(cursor)
-            for cursor in self._cursors.values()
-            if cursor.moved and self._handed_out_position(cursor) != cursor.committed
-        }
+    def _membership(self) -> Membership:
+        """The membership to commit as, if everything handed out can still be committed. Under the lock."""
+        self._check_usable()
+        membership = self._assigned.membership
+        if membership is None:
+            raise InvalidRequestError(
+                "a consumer without a group has nowhere to commit to; make it with group='…'"
+            )
+        lost, self._assigned.lost = self._assigned.lost, set()
+        if lost:
+            raise membership.fenced(lost)
+        return membership
 
-    def _handed_out_position(self, cursor: Cursor) -> int:
-        handout = self._handout
-        return handout.position if handout is not None and handout.cursor is cursor else cursor.position
+    def _commit(self, membership: Membership) -> None:
+        took_s = write_commit(self._directory, membership, self._assigned.uncommitted())
+        self._next_commit = time.monotonic() + COMMIT_SHARE * took_s
 
-    def _done_position(self, cursor: Cursor) -> int:
-        handout = self._handout
-        return handout.done if handout is not None and handout.cursor is cursor else cursor.done
-
-    def _prepare_commit(self, offsets: Mapping[Cursor, int]) -> PendingCommit:
-        membership, group = self._membership, self.group
-        assert membership is not None
-        assert group is not None
-        for cursor, offset in offsets.items():
-            if cursor.log.offsets().synced_offset < offset:
-                cursor.log.sync(offset)
-        now_ms = self._directory.clock.now_ms()
-        since = {cursor.place: cursor.since for cursor in offsets}
-
-        def check() -> None:
-            membership.check(since)
-            for topic, _ in since:
-                self._directory.topic(topic)
-
-        def settle() -> None:
-            for cursor, offset in offsets.items():
-                cursor.committed = offset
-                if offset == cursor.position:
-                    cursor.moved = cursor.handed_out = False
-
-        events = [OffsetEvent(group, *cursor.place, offset, "", now_ms) for cursor, offset in offsets.items()]
-        return PendingCommit(events=events, check=check, settle=settle)
-
-    def _write_commit(self, offsets: Mapping[Cursor, int]) -> None:
-        if not offsets:
-            return
-        began = time.monotonic()
-        commit = self._prepare_commit(offsets)
-        self._directory.journal.record(commit.events, check=commit.check)
-        commit.settle()
-        now = time.monotonic()
-        self._next_commit = now + COMMIT_SHARE * (now - began)
-
-    def _commit_quietly(self) -> None:
+    def _commit_quietly(self, membership: Membership) -> None:
         """Commit by ourselves: what moved to another member is delivered again there, which is no error."""
         try:
-            self._write_commit(self._uncommitted())
+            self._commit(membership)
         except (FencedError, TopicNotFoundError):
-            self._topics_version = -1
-            self._follow()
-            self._write_commit(self._uncommitted())
-        self._lost.clear()
+            self._assigned.follow(anew=True)
+            self._commit(self._assigned.membership or membership)
+        self._assigned.lost.clear()
 
     # Places ---------------------------------------------------------------------------------------
 
@@ -619,8 +405,8 @@ class Consumer:
         """The partitions that this consumer reads now, as (topic, partition), ascending."""
         self._check_usable()
         with self._lock:
-            self._follow()
-            return sorted(self._cursors)
+            self._assigned.follow()
+            return sorted(self._assigned.cursors)
 
     def position(self) -> dict[Place, int]:
         """The next offset that will be handed out, for each assigned partition.
@@ -629,29 +415,32 @@ class Consumer:
         """
         self._check_usable()
         with self._lock:
-            self._follow()
+            self._assigned.follow()
             return {
-                self._label(place): self._handed_out_position(cursor)
-                for place, cursor in sorted(self._cursors.items())
+                self._label(place): self._assigned.handed_out_position(cursor)
+                for place, cursor in sorted(self._assigned.cursors.items())
             }
 
     def committed(self) -> dict[Place, int | None]:
         """What the group has committed in each assigned partition, or None; keys as ``position``."""
         self._check_usable()
         with self._lock:
-            self._follow()
-            return {self._label(place): cursor.committed for place, cursor in sorted(self._cursors.items())}
+            self._assigned.follow()
+            return {
+                self._label(place): cursor.committed
+                for place, cursor in sorted(self._assigned.cursors.items())
+            }
 
     def lag(self) -> dict[Place, int]:
         """How many offsets each assigned partition has from ``position`` on; keys as ``position``."""
         self._check_usable()
         with self._lock:
-            self._follow()
+            self._assigned.follow()
             return {
                 self._label(place): max(
-                    0, cursor.log.offsets().high_watermark - self._handed_out_position(cursor)
+                    0, cursor.log.offsets().high_watermark - self._assigned.handed_out_position(cursor)
                 )
-                for place, cursor in sorted(self._cursors.items())
+                for place, cursor in sorted(self._assigned.cursors.items())
             }
 
     def _label(self, place: TopicPartition) -> Place:
@@ -669,8 +458,8 @@ class Consumer:
         """
         self._check_usable()
         with self._lock:
-            self._follow()
-            self._seek(self._assigned(partition, topic), offset)
+            self._assigned.follow()
+            self._seek(self._cursor_at(partition, topic), offset)
 
     def seek_to(self, moment: datetime.datetime) -> None:
         """Go on, in every assigned partition, at the first record that is not older than *moment* (aware).
@@ -680,17 +469,17 @@ class Consumer:
         self._check_usable()
         timestamp_ms = timestamp_ms_of(moment)
         with self._lock:
-            self._follow()
-            for cursor in self._cursors.values():
+            self._assigned.follow()
+            for cursor in self._assigned.cursors.values():
                 found = cursor.log.offset_for_timestamp(timestamp_ms)
                 self._seek(cursor, cursor.log.offsets().high_watermark if found is None else found)
 
-    def _assigned(self, partition: Place, topic: str | None) -> Cursor:
+    def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):
             topic, partition = partition
         found = [
             cursor
-            for place, cursor in self._cursors.items()
+            for place, cursor in self._assigned.cursors.items()
             if place[1] == partition and topic in (None, place[0])
         ]
         if len(found) == 1:
@@ -701,7 +490,7 @@ class Consumer:
             )
         raise InvalidRequestError(
             f"partition {partition} is not assigned to this consumer, which reads "
-            f"{', '.join(map(_name, sorted(self._cursors))) or 'nothing now'}"
+            f"{', '.join(map(place_name, sorted(self._assigned.cursors))) or 'nothing now'}"
         )
 
     def _seek(self, cursor: Cursor, offset: int) -> None:
@@ -713,7 +502,7 @@ class Consumer:
                 start_offset=offsets.log_start_offset,
                 end_offset=offsets.high_watermark,
             )
-        self._settle_handout()
+        self._assigned.settle_handout()
         cursor.seek(offset)
 
     # Closing --------------------------------------------------------------------------------------
@@ -723,7 +512,7 @@ class Consumer:
 
         From another thread it ends a poll or an iteration first.
         """
-        self._close(self._handed_out_position)
+        self._close(self._assigned.handed_out_position)
 
     def __enter__(self) -> Consumer:
         self._check_usable()
@@ -736,7 +525,7 @@ class Consumer:
 
         That is what was handed out before the last record of an iteration, or before the last poll.
         """
-        self._close(self._handed_out_position if error is None else self._done_position)
+        self._close(self._assigned.handed_out_position if error is None else self._assigned.done_position)
 
     def _close(self, commit_up_to: Callable[[Cursor], int]) -> None:
         self._closing = True
@@ -755,47 +544,45 @@ class Consumer:
                 self._give_everything_back()
 
     def _commit_on_closing(self, commit_up_to: Callable[[Cursor], int]) -> None:
-        if self._membership is None or self._delivery == "manual":
+        membership = self._assigned.membership
+        if membership is None or self._delivery == "manual":
             return
         if self._delivery == "at-most-once":
-            commit_up_to = self._handed_out_position  # takes back what was committed but never handed out
+            commit_up_to = (
+                self._assigned.handed_out_position
+            )  # takes back what was committed but never handed out
         offsets = {
             cursor: commit_up_to(cursor)
-            for cursor in self._cursors.values()
+            for cursor in self._assigned.cursors.values()
             if (cursor.moved or cursor.committed is not None) and commit_up_to(cursor) != cursor.committed
         }
-        if commit_up_to == self._done_position:  # an explicit commit may have been ahead of it
+        if commit_up_to == self._assigned.done_position:  # an explicit commit may have been ahead of it
             offsets = {
                 cursor: offset for cursor, offset in offsets.items() if offset > (cursor.committed or 0)
             }
         try:
-            self._write_commit(offsets)
+            write_commit(self._directory, membership, offsets)
         except (FencedError, TopicNotFoundError) as error:
             logger.warning("the last commit of group %r came too late: %s", self.group, error)
 
     def _give_everything_back(self) -> None:
-        if self._handout is not None:
-            self._handout.cut()
-        for cursor in self._cursors.values():
-            cursor.close()
         try:
-            if self._membership is not None:
-                self._membership.leave()
+            self._assigned.close()
         finally:
             self._arrivals.close()
             self._directory.close()
 
     def __repr__(self) -> str:
         topics = ", ".join([*self._subscription.names, *self._subscription.patterns])
-        state = "closed" if self._closing else ", ".join(map(_name, sorted(self._cursors))) or "no partitions"
+        state = (
+            "closed"
+            if self._closing
+            else ", ".join(map(place_name, sorted(self._assigned.cursors))) or "no partitions"
+        )
         return f"<Consumer of {topics} in group {self.group!r}: {state}>"
 
 
 # Arguments ------------------------------------------------------------------------------------------------
-
-
-def _name(place: TopicPartition) -> str:
-    return f"{place[0]}-{place[1]}"
 
 
 def _checked_delivery(delivery: str) -> Delivery:

@@ -112,6 +112,12 @@ class Cursor:
             behind = self._records[self._next - 1].offset + 1 if self._next else self._records[0].offset
             self.position = behind
 
+    def note_committed(self, offset: int) -> None:
+        """The group's offset here is *offset* now."""
+        self.committed = offset
+        if offset == self.position:
+            self.moved = self.handed_out = False
+
     def seek(self, offset: int, origin: Origin = Origin.SOUGHT) -> None:
         """Go on at *offset*."""
         self.position = self.done = offset
@@ -271,23 +277,25 @@ class Handout:
         self.started = started
 
     @property
-    def yielded(self) -> int:
-        return len(self.records) - length_hint(self.iterator)
-
-    @property
     def position(self) -> int:
         """The offset behind the record last handed out."""
-        yielded = self.yielded
-        if yielded == len(self.records):
+        left = length_hint(self.iterator)
+        if not left:
             return self.cursor.position
+        yielded = len(self.records) - left
         return self.records[yielded - 1].offset + 1 if yielded else self.records[0].offset
 
     @property
     def done(self) -> int:
         """The offset of the record last handed out: all before it were asked on from."""
-        yielded = self.yielded
-        return self.records[max(yielded - 1, 0)].offset
+        yielded = len(self.records) - length_hint(self.iterator)
+        return self.records[max(yielded - 1, 0)].offset if self.records else self.cursor.position
 
     def cut(self) -> None:
-        """Hand out no more of these records; the rest goes back to the cursor."""
-        self.cursor.give_back(len(list(self.iterator)))
+        """Hand out no more of these records; the rest goes back to the cursor.
+
+        Another thread may do this: emptying the iterator is one step for the interpreter.
+        """
+        left = len(list(self.iterator))
+        self.records = self.records[: len(self.records) - left]
+        self.cursor.give_back(left)

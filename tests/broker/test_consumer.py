@@ -510,6 +510,30 @@ def test_leaving_with_an_exception_keeps_an_explicit_commit(desk):
     assert desk.committed() == 4
 
 
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_slice_that_was_cut_short_is_committed_only_as_far_as_it_was_handed_out(desk, fails):
+    desk.topic().put(*(str(number) for number in range(100)))
+    seen = []
+
+    def read_to_40():
+        with desk.consumer(group="g") as consumer:
+            for record in consumer:
+                seen.append(record.offset)
+                if record.offset == 40:
+                    consumer._assigned.handout.started -= 1  # as if a second had passed
+                    assert consumer.tend()
+                    assert consumer.position() == {0: 41}
+                    if fails:
+                        raise ZeroDivisionError
+                if record.offset == 60:
+                    break
+
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        read_to_40()
+    assert seen == list(range(41 if fails else 61))
+    assert desk.committed() == (40 if fails else 61)
+
+
 def test_breaking_out_of_an_iteration_commits_the_last_record_on_closing(desk):
     desk.topic().put(*"abcdef")
     with desk.consumer(group="g") as consumer:

@@ -168,7 +168,7 @@ def test_more_members_than_partitions_leaves_some_waiting_their_turn(make_group)
         assert loads(one, other) == [0, 1]
         assert one.poll() + other.poll()
         assert sorted(group.owners().values()) == sorted(
-            consumer._membership.member_id for consumer in (one, other) if consumer.assignment()
+            consumer._assigned.membership.member_id for consumer in (one, other) if consumer.assignment()
         )
 
 

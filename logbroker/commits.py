@@ -1,0 +1,75 @@
+"""Writing a group's offsets: durable, never above what is on the disk, never by a member that lost them.
+
+1  sync each log as far as the offset to be committed: a power cut must not take records back that
+   the group will not read again
+2  under the journal lock: hold that the member still owns the partitions since the same generation,
+   and that the topics are there; append the events
+3  sync the journal; the view shows the offsets; only then the cursors take note
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.events import OffsetEvent
+
+from .cursor import Cursor
+from .membership import Membership
+
+
+class PendingCommit(msgspec.Struct, frozen=True):
+    """Offsets to be committed with other events: journal *events* with *check*, then call *settle*."""
+
+    events: list[OffsetEvent]
+    check: Callable[[], None]
+    settle: Callable[[], None]
+
+
+def prepare_commit(
+    directory: DataDirectory, membership: Membership, offsets: Mapping[Cursor, int]
+) -> PendingCommit:
+    """The commit of *offsets*, with the logs synced far enough for it.
+
+    Raises:
+        TopicNotFoundError: a topic was deleted.
+        StorageFailedError: a log cannot be synced; nothing was committed.
+    """
+    for cursor, offset in offsets.items():
+        if cursor.log.offsets().synced_offset < offset:
+            cursor.log.sync(offset)
+    now_ms = directory.clock.now_ms()
+    group = membership.group
+    since = {cursor.place: cursor.since for cursor in offsets}
+
+    def check() -> None:
+        membership.check(since)
+        for topic, _ in since:
+            directory.topic(topic)
+
+    def settle() -> None:
+        for cursor, offset in offsets.items():
+            cursor.note_committed(offset)
+
+    events = [OffsetEvent(group, *cursor.place, offset, "", now_ms) for cursor, offset in offsets.items()]
+    return PendingCommit(events=events, check=check, settle=settle)
+
+
+def write_commit(directory: DataDirectory, membership: Membership, offsets: Mapping[Cursor, int]) -> float:
+    """Commit *offsets*; they are durable when this returns. How many seconds it took.
+
+    Raises:
+        FencedError: the member no longer owns one of the partitions; nothing was committed.
+        TopicNotFoundError: a topic was deleted; nothing was committed.
+        StorageFailedError: whether they were committed is unknown.
+    """
+    if not offsets:
+        return 0.0
+    began = time.monotonic()
+    commit = prepare_commit(directory, membership, offsets)
+    directory.journal.record(commit.events, check=commit.check)
+    commit.settle()
+    return time.monotonic() - began

@@ -241,7 +241,7 @@ def _records(
     for part, item in _batches(target, from_offset, to_offset, since_ms, until_ms):
         if item.header.is_control:
             continue
-        for record in records_of(part, item) or []:
+        for record in records_of(part, item):
             if (
                 (from_offset is None or record.offset >= from_offset)
                 and (to_offset is None or record.offset < to_offset)

@@ -13,17 +13,25 @@ no such file, a directory is taken for ours unless the caller says otherwise.
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterator
 
 import msgspec
 
-from logbroker_storage.checkpoints import META_PROPERTIES, parse_meta_properties
+from logbroker_storage.checkpoints import (
+    META_PROPERTIES,
+    RECOVERY_POINT_CHECKPOINT,
+    parse_meta_properties,
+    parse_partition_offsets,
+)
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.layout import parse_partition_folder
-from logbroker_storage.segment_files import LOG_SUFFIX, parse_segment_name
+from logbroker_storage.segment_files import LOG_SUFFIX, parse_segment_name, segment_name
 
 FORMAT_KEY = "logbroker.format"
+CLEANED_SUFFIX = ".cleaned"  # as in storage's ``segment_replacement``, which is no pure module
+REPLACES_SUFFIX = ".replaces"
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -42,18 +50,33 @@ class Segment(msgspec.Struct, frozen=True):
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """A folder of segments, oldest first; of a single file, just that one."""
+    """A folder of segments, oldest first; of a single file, just that one.
+
+    Attributes:
+        bases: the base offsets of every segment in the folder, ascending.
+        recovery_point: what lies below it had reached the disk; None when no checkpoint says.
+        is_whole: the folder was given, not only one file of it.
+    """
 
     topic: str
     partition: int
     folder: str
     segments: list[Segment]
+    bases: list[int]
+    recovery_point: int | None
     is_ours: bool
-    is_whole: bool  # the folder was given, not only one file of it
+    is_whole: bool
 
     @property
     def name(self) -> str:
         return f"{self.topic}-{self.partition}"
+
+    def base_behind(self, segment: Segment) -> int | None:
+        """The base offset of the segment that follows; None behind the last one."""
+        if segment.base_offset is None:
+            return None
+        at = bisect.bisect_right(self.bases, segment.base_offset)
+        return self.bases[at] if at < len(self.bases) else None
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -78,14 +101,25 @@ def find(path: str, *, kafka: bool = False) -> Target:
         raise LogbrokerError(f"there is nothing at {path}")
     if os.path.isdir(os.path.join(path, "logs")):
         path = os.path.join(path, "logs")
-    ours = not kafka and _is_ours(path)
-    if _segments(path):
-        ours = not kafka and _is_ours(os.path.dirname(path) or ".")
-        return Target(path, None, [_partition(path, ours)], ours)
-    partitions = [_partition(folder, ours) for folder in _partition_folders(path)]
+    if _bases(path):
+        partition = _partition(path, _Parent.of(os.path.dirname(os.path.abspath(path)), kafka))
+        return Target(path, None, [partition], partition.is_ours)
+    parent = _Parent.of(path, kafka)
+    partitions = [_partition(folder, parent) for folder in _partition_folders(path)]
     if not partitions and not os.path.exists(os.path.join(path, META_PROPERTIES)):
         raise LogbrokerError(f"{path} holds no partition folders and no segments")
-    return Target(path, path, partitions, ours)
+    return Target(path, path, partitions, parent.is_ours)
+
+
+class _Parent(msgspec.Struct, frozen=True):
+    """What a log directory says about its partitions."""
+
+    is_ours: bool
+    recovery_points: dict[tuple[str, int], int]
+
+    @classmethod
+    def of(cls, log_directory: str, kafka: bool) -> _Parent:
+        return cls(not kafka and _is_ours(log_directory), _recovery_points(log_directory))
 
 
 def _single_file(path: str, kafka: bool) -> Target:
@@ -94,21 +128,47 @@ def _single_file(path: str, kafka: bool) -> Target:
             f"{path} is not a segment: give a .log file, a partition folder or a data directory"
         )
     folder = os.path.dirname(os.path.abspath(path))
-    ours = not kafka and _is_ours(os.path.dirname(folder))
-    topic, number = parse_partition_folder(os.path.basename(folder)) or (os.path.basename(folder), 0)
+    whole = _partition(folder, _Parent.of(os.path.dirname(folder), kafka))
     segment = Segment(path, parse_segment_name(os.path.basename(path)))
-    return Target(path, None, [Partition(topic, number, folder, [segment], ours, False)], ours)
+    partition = msgspec.structs.replace(whole, segments=[segment], is_whole=False)
+    return Target(path, None, [partition], partition.is_ours)
 
 
-def _partition(folder: str, ours: bool) -> Partition:
+def _partition(folder: str, parent: _Parent) -> Partition:
     name = os.path.basename(os.path.abspath(folder))
     topic, number = parse_partition_folder(name) or (name, 0)
-    return Partition(topic, number, folder, _segments(folder), ours, True)
+    bases = _bases(folder)
+    return Partition(
+        topic=topic,
+        partition=number,
+        folder=folder,
+        segments=[Segment(os.path.join(folder, segment_name(base) + LOG_SUFFIX), base) for base in bases],
+        bases=bases,
+        recovery_point=parent.recovery_points.get((topic, number)),
+        is_ours=parent.is_ours,
+        is_whole=True,
+    )
 
 
-def _segments(folder: str) -> list[Segment]:
-    bases = sorted(base for name in os.listdir(folder) if (base := parse_segment_name(name)) is not None)
-    return [Segment(os.path.join(folder, f"{base:020d}{LOG_SUFFIX}"), base) for base in bases]
+def _bases(folder: str) -> list[int]:
+    names = os.listdir(folder)
+    bases = {base for name in names if (base := parse_segment_name(name)) is not None}
+    return sorted(bases - _superseded(folder, names))
+
+
+def _superseded(folder: str, names: list[str]) -> set[int]:
+    """Segments that a compaction has replaced and had no time to remove: the steps of ``segment_replacement``."""
+    found: set[int] = set()
+    for name in names:
+        base = parse_segment_name(name, REPLACES_SUFFIX)
+        if base is None or segment_name(base) + LOG_SUFFIX + CLEANED_SUFFIX in names:
+            continue
+        try:
+            with open(os.path.join(folder, name), "rb") as file:
+                found |= {int(line) for line in file.read().split()}
+        except (OSError, ValueError):
+            continue  # then nothing was replaced, as far as one can tell
+    return found
 
 
 def _partition_folders(log_directory: str) -> Iterator[str]:
@@ -124,3 +184,12 @@ def _is_ours(log_directory: str) -> bool:
             return FORMAT_KEY in parse_meta_properties(file.read())
     except (OSError, ValueError):
         return True
+
+
+def _recovery_points(log_directory: str) -> dict[tuple[str, int], int]:
+    try:
+        with open(os.path.join(log_directory, RECOVERY_POINT_CHECKPOINT), "rb") as file:
+            entries = parse_partition_offsets(file.read())
+    except (OSError, ValueError):
+        return {}
+    return {(entry.topic, entry.partition): entry.offset for entry in entries}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.events import AnyEvent, decode_event
 from logbroker_storage.files import OsFiles
-from logbroker_storage.record_batch import Record, decode_records
+from logbroker_storage.record_batch import Record
 
 from .layout import Partition, Segment, Target
 from .walk import Damaged, Sound, walk
@@ -23,9 +23,10 @@ def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Da
         yield from walk(
             files,
             fd,
-            end_position=segment.size_bytes,
+            end_position=files.size(fd),
             base_offset=segment.base_offset,
             ours=partition.is_ours,
+            next_base=partition.base_behind(segment),
         )
     finally:
         files.close(fd)
@@ -33,19 +34,19 @@ def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Da
 
 def items(partition: Partition, *, from_offset: int = 0) -> Iterator[tuple[Segment, Sound | Damaged]]:
     """The batches and the damage of a partition, but for segments that end at or below *from_offset*."""
-    behind = [segment.base_offset for segment in partition.segments[1:]]
-    for segment, next_base in zip(partition.segments, [*behind, None], strict=True):
+    for segment in partition.segments:
+        next_base = partition.base_behind(segment)
         if next_base is None or next_base > from_offset:
             for item in segment_items(partition, segment):
                 yield segment, item
 
 
-def records_of(partition: Partition, batch: Sound) -> list[Record] | None:
-    """The records of a batch; None when they do not parse."""
+def records_of(partition: Partition, batch: Sound) -> list[Record]:
+    """The records of a batch; none when they do not parse, which `verify` reports."""
     try:
-        return decode_records(batch.stored(), partition.topic, partition.partition)
+        return batch.records(partition.topic, partition.partition)
     except CorruptBatchError:
-        return None
+        return []
 
 
 def journal_partition(target: Target) -> Partition | None:
@@ -63,7 +64,7 @@ def journal_records(target: Target) -> Iterator[tuple[Record, AnyEvent | None]]:
     for _, item in items(partition):
         if isinstance(item, Damaged):
             continue
-        for record in records_of(partition, item) or []:
+        for record in records_of(partition, item):
             try:
                 yield record, None if record.value is None else decode_event(record.value)
             except CorruptBatchError:

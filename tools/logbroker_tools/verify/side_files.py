@@ -1,0 +1,107 @@
+"""The files beside the segments: checkpoints and metadata that can be read, and files that do not belong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from logbroker_storage.checkpoints import (
+    LEADER_EPOCH_CHECKPOINT,
+    LOG_START_OFFSET_CHECKPOINT,
+    META_PROPERTIES,
+    PARTITION_METADATA,
+    RECOVERY_POINT_CHECKPOINT,
+    EpochStart,
+    parse_leader_epochs,
+    parse_meta_properties,
+    parse_partition_metadata,
+    parse_partition_offsets,
+)
+from logbroker_storage.files import Files
+from logbroker_storage.layout import parse_partition_folder
+from logbroker_storage.segment_files import SEGMENT_SUFFIXES, SNAPSHOT_SUFFIX, parse_segment_name
+
+from ..findings import Code, Finding, Severity
+from ..layout import Partition
+
+ADVICE_DERIVED = "derived from the log: recovery does without it"
+ADVICE_IDENTITY = "not derived from the log: restore it from a backup, or write it anew"
+ADVICE_SIDE_FILE = "delete it when you do not need these bytes"
+ADVICE_LEFTOVER = "the next open or cleaning removes it"
+
+_LEFTOVER_SUFFIXES = (".cleaned", ".replaces", ".tmp", ".swap", ".deleted")
+_KEPT_MARKS = (".log.cut-", ".log.unpublished-", ".old")
+_KNOWN_IN_LOG_DIRECTORY = {
+    META_PROPERTIES, RECOVERY_POINT_CHECKPOINT, LOG_START_OFFSET_CHECKPOINT, ".lock",
+    "replication-offset-checkpoint", "cleaner-offset-checkpoint", "bootstrap.checkpoint", ".kafka_cleanshutdown",
+}  # fmt: skip
+
+
+def verify_side_files(partition: Partition, files: Files) -> Iterator[Finding]:
+    """Findings about a partition folder, but for its segments, indexes and snapshots."""
+    for name in files.listdir(partition.folder):
+        path = os.path.join(partition.folder, name)
+        if name == LEADER_EPOCH_CHECKPOINT:
+            yield from _parsed(path, files, lambda data: _check_epochs(data, partition), ADVICE_DERIVED)
+        elif name == PARTITION_METADATA:
+            yield from _parsed(path, files, parse_partition_metadata, ADVICE_IDENTITY)
+        elif not _belongs(name, partition.bases):
+            yield _stray(path, name)
+
+
+def verify_log_directory(log_directory: str, files: Files) -> Iterator[Finding]:
+    """Findings about the files of a log directory, and folders in it that are no partition's."""
+    checks: list[tuple[str, Callable[[bytes], object], str]] = [
+        (META_PROPERTIES, parse_meta_properties, ADVICE_IDENTITY),
+        (RECOVERY_POINT_CHECKPOINT, parse_partition_offsets, ADVICE_DERIVED),
+        (LOG_START_OFFSET_CHECKPOINT, parse_partition_offsets, ADVICE_DERIVED),
+    ]
+    for name, parse, advice in checks:
+        path = os.path.join(log_directory, name)
+        if files.exists(path):
+            yield from _parsed(path, files, parse, advice)
+    for name in files.listdir(log_directory):
+        path = os.path.join(log_directory, name)
+        if os.path.isdir(path):
+            if parse_partition_folder(name) is None:
+                message = "not a partition's folder: nothing in it was looked at"
+                yield Finding(Severity.NOTE, Code.UNKNOWN_FILE, path, message)
+        elif name not in _KNOWN_IN_LOG_DIRECTORY:
+            yield _stray(path, name)
+
+
+def _check_epochs(data: bytes, partition: Partition) -> None:
+    epochs = parse_leader_epochs(data)
+    if partition.is_ours and epochs != [EpochStart(0, 0)]:
+        raise ValueError(f"leader epochs: {len(epochs)} entries, only epoch 0 from offset 0 was expected")
+    for earlier, later in pairwise(epochs):
+        if later.leader_epoch <= earlier.leader_epoch or later.start_offset < earlier.start_offset:
+            raise ValueError("leader epochs: the entries do not ascend")
+
+
+def _belongs(name: str, bases: list[int]) -> bool:
+    if parse_segment_name(name, SNAPSHOT_SUFFIX) is not None:
+        return True
+    found = [parse_segment_name(name, suffix) for suffix in SEGMENT_SUFFIXES]
+    return any(base in bases for base in found if base is not None)
+
+
+def _stray(path: str, name: str) -> Finding:
+    if name.endswith(_LEFTOVER_SUFFIXES):
+        message = "left by work that was cut short"
+        return Finding(Severity.NOTE, Code.SIDE_FILE, path, message, advice=ADVICE_LEFTOVER)
+    if any(mark in name for mark in _KEPT_MARKS):
+        message = "bytes that recovery or a repair took away and kept"
+        return Finding(Severity.NOTE, Code.SIDE_FILE, path, message, advice=ADVICE_SIDE_FILE)
+    if any(parse_segment_name(name, suffix) is not None for suffix in SEGMENT_SUFFIXES):
+        message = "of a segment that is not there, or that a finished compaction has replaced"
+        return Finding(Severity.NOTE, Code.SIDE_FILE, path, message, advice=ADVICE_LEFTOVER)
+    return Finding(Severity.NOTE, Code.UNKNOWN_FILE, path, "not a file of a log")
+
+
+def _parsed(path: str, files: Files, parse: Callable[[bytes], object], advice: str) -> Iterator[Finding]:
+    try:
+        parse(files.read_file(path))
+    except ValueError as error:
+        yield Finding(Severity.ERROR, Code.BAD_CHECKPOINT, path, str(error), advice=advice)

@@ -454,6 +454,9 @@ class Coordinator:
 
     def _tend(self, membership: Membership) -> None:
         holder = membership.holder()
+        with _coordinators_lock:
+            if membership.member_id not in self._members:
+                return  # it left while we were busy with others
         if holder is None:
             logger.warning("%s was dropped without close(); it leaves its group", membership.member_id)
             Coordinator.leave(self._directory, membership)

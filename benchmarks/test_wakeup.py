@@ -12,7 +12,7 @@ from typing import Any
 import logbroker
 
 RECORDS = 300
-IDLE_S = 5.0
+IDLE_S = 10.0
 
 CONSUMER = """
 import resource, sys, time
@@ -21,6 +21,7 @@ with logbroker.open(sys.argv[1]) as broker, broker.consumer("t", group="g", star
     consumer.poll(timeout=0)
     print("ready", flush=True)
     if sys.argv[2] == "idle":
+        consumer.poll(timeout=1.0)  # the first wait imports and watches
         def cpu():
             usage = resource.getrusage(resource.RUSAGE_SELF)
             return usage.ru_utime + usage.ru_stime

@@ -13,11 +13,16 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import msgspec
 import typer
+
+if TYPE_CHECKING:
+    from logbroker_storage.events import AnyEvent
+
+    from .layout import Segment, Target
+    from .walk import Damaged
 
 app = typer.Typer(
     name="logbroker-inspect",
@@ -32,7 +37,13 @@ app = typer.Typer(
 FAILED, USAGE, NOTHING, INTERRUPTED = 1, 2, 3, 130
 
 Directory = Annotated[
-    str, typer.Argument(metavar="DIR", help="A .log file, a partition folder or a directory.")
+    str,
+    typer.Argument(
+        metavar="DIR",
+        envvar="LOGBROKER_DATA",
+        show_envvar=False,
+        help="A .log file, a partition folder or a directory (default: $LOGBROKER_DATA).",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Kafka = Annotated[
@@ -46,21 +57,26 @@ Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="ISO 
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="ISO 8601; older than this.")]
 
 
-def _find(path: str, kafka: bool = False, topic: str | None = None, partition: int | None = None) -> Any:
+def _find(path: str, kafka: bool = False, topic: str | None = None, partition: int | None = None) -> Target:
     from .layout import find
 
     target = find(path, kafka=kafka)
-    wanted = [
-        part
-        for part in target.partitions
-        if topic in (None, part.topic) and partition in (None, part.partition)
-    ]
-    if not wanted and target.partitions:
+    wanted = target.only(topic, partition)
+    if target.partitions and not wanted.partitions:
         _stop("no partition matched", NOTHING)
-    return msgspec.structs.replace(target, partitions=wanted)
+    return wanted
 
 
-def _stop(message: str, code: int) -> None:
+def _find_journal(path: str) -> Target:
+    from .reading import JOURNAL_TOPIC
+
+    target = _find(path)
+    if not target.only(JOURNAL_TOPIC, None).partitions:
+        _stop(f"there is no journal at {path}: give a data directory, or its logs/{JOURNAL_TOPIC}-0", FAILED)
+    return target
+
+
+def _stop(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"logbroker-inspect: {' '.join(message.split())}\n")
     raise typer.Exit(code)
 
@@ -78,13 +94,19 @@ def _milliseconds(option: str, text: str | None) -> int | None:
 
 
 @app.command()
-def summary(directory: Directory, json: Json = False, kafka: Kafka = False) -> None:
+def summary(
+    directory: Directory,
+    topic: Topic = None,
+    partition: PartitionNumber = None,
+    json: Json = False,
+    kafka: Kafka = False,
+) -> None:
     """Partitions with their segments, offsets, sizes, batches and damage."""
     from .output import print_json, print_table
     from .summary import PartitionSummary
     from .summary import summary as summarise
 
-    rows = list(summarise(_find(directory, kafka)))
+    rows = list(summarise(_find(directory, kafka, topic, partition)))
     if json:
         print_json(rows)
     else:
@@ -92,35 +114,29 @@ def summary(directory: Directory, json: Json = False, kafka: Kafka = False) -> N
 
 
 @app.command()
-def segments(directory: Directory, json: Json = False, kafka: Kafka = False) -> None:
+def segments(
+    directory: Directory,
+    topic: Topic = None,
+    partition: PartitionNumber = None,
+    json: Json = False,
+    kafka: Kafka = False,
+) -> None:
     """Every segment file with its offsets, sizes, batches and damage."""
     from .output import print_json, print_table
     from .summary import SegmentSummary
     from .summary import segments as summarise
 
-    rows = list(summarise(_find(directory, kafka)))
+    rows = list(summarise(_find(directory, kafka, topic, partition)))
     if json:
         print_json(rows)
     else:
         print_table(SegmentSummary.__struct_fields__, map(msgspec.structs.astuple, rows))
 
 
-BATCH_COLUMNS = (
-    "topic",
-    "partition",
-    "position",
-    "size_bytes",
-    "base_offset",
-    "last_offset",
-    "records",
-    "codec",
-    "timestamp_ms",
-    "max_timestamp_ms",
-    "producer_id",
-    "producer_epoch",
-    "base_sequence",
-    "flags",
-)
+def _report(segment: Segment, damage: Damaged) -> None:
+    sys.stderr.write(
+        f"logbroker-inspect: {segment.path} is damaged at byte {damage.position}: {damage.defect.value}\n"
+    )
 
 
 @app.command()
@@ -137,25 +153,25 @@ def dump(
     kafka: Kafka = False,
 ) -> None:
     """Batches, or with --records the records in them; damage goes to stderr."""
-    from .output import print_json_line, print_table, record_fields
+    from .dump import BatchRow, Selection, batch_rows
+    from .dump import records as wanted_records
+    from .output import RECORD_COLUMNS, print_json_line, print_table, record_fields, record_row
 
-    since_ms, until_ms = _milliseconds("--since", since), _milliseconds("--until", until)
+    selection = Selection(
+        from_offset, to_offset, _milliseconds("--since", since), _milliseconds("--until", until)
+    )
     target = _find(directory, kafka, topic, partition)
-    if records:
-        wanted = _records(target, from_offset, to_offset, since_ms, until_ms)
-        if json:
-            for record in wanted:
-                print_json_line(record_fields(record))
-        else:
-            columns = ("topic", "partition", "offset", "timestamp_ms", "key", "value", "headers")
-            print_table(columns, (_record_row(record) for record in wanted))
-        return
-    rows = _batch_rows(target, from_offset, to_offset, since_ms, until_ms)
-    if json:
-        for row in rows:
-            print_json_line(dict(zip(BATCH_COLUMNS, row, strict=True)))
+    if records and json:
+        for record in wanted_records(target, selection, _report):
+            print_json_line(record_fields(record))
+    elif records:
+        print_table(RECORD_COLUMNS, map(record_row, wanted_records(target, selection, _report)))
+    elif json:
+        for row in batch_rows(target, selection, _report):
+            print_json_line(row)
     else:
-        print_table(BATCH_COLUMNS, rows)
+        rows = batch_rows(target, selection, _report)
+        print_table(BatchRow.__struct_fields__, map(msgspec.structs.astuple, rows))
 
 
 @app.command()
@@ -167,113 +183,35 @@ def export(
     to_offset: ToOffset = None,
     since: Since = None,
     until: Until = None,
+    json: Json = True,  # noqa: ARG001  (accepted for likeness with the others: it prints nothing else)
     kafka: Kafka = False,
 ) -> None:
     """Every readable record as a JSON object on a line; damage goes to stderr."""
+    from .dump import Selection
+    from .dump import records as wanted_records
     from .output import print_json_line, record_fields
 
-    since_ms, until_ms = _milliseconds("--since", since), _milliseconds("--until", until)
-    target = _find(directory, kafka, topic, partition)
-    for record in _records(target, from_offset, to_offset, since_ms, until_ms):
+    selection = Selection(
+        from_offset, to_offset, _milliseconds("--since", since), _milliseconds("--until", until)
+    )
+    for record in wanted_records(_find(directory, kafka, topic, partition), selection, _report):
         print_json_line(record_fields(record))
 
 
-def _batches(
-    target: Any, from_offset: int | None, to_offset: int | None, since_ms: int | None, until_ms: int | None
-) -> Iterator[tuple[Any, Any]]:
-    from .reading import items
-    from .walk import Damaged
-
-    for part in target.partitions:
-        for segment, item in items(part, from_offset=from_offset or 0):
-            if isinstance(item, Damaged):
-                sys.stderr.write(
-                    f"logbroker-inspect: {segment.path} is damaged at byte {item.position}: {item.defect.value}\n"
-                )
-                continue
-            header = item.header
-            if to_offset is not None and header.base_offset >= to_offset:
-                break
-            if from_offset is not None and header.last_offset < from_offset:
-                continue
-            if since_ms is not None and header.max_timestamp_ms < since_ms:
-                continue
-            if until_ms is not None and header.base_timestamp_ms >= until_ms > header.max_timestamp_ms:
-                continue
-            yield part, item
-
-
-def _batch_rows(target: Any, *limits: int | None) -> Iterator[tuple[object, ...]]:
-    for part, item in _batches(target, *limits):
-        header = item.header
-        flags = [
-            name
-            for name, is_set in (
-                ("control", header.is_control),
-                ("transactional", header.is_transactional),
-                ("append-time", header.uses_log_append_time),
-            )
-            if is_set
-        ]
-        yield (
-            part.topic,
-            part.partition,
-            item.position,
-            header.size_bytes,
-            header.base_offset,
-            header.last_offset,
-            header.record_count,
-            header.compression.name.lower(),
-            header.base_timestamp_ms,
-            header.max_timestamp_ms,
-            header.producer_id,
-            header.producer_epoch,
-            header.base_sequence,
-            ",".join(flags),
-        )
-
-
-def _records(
-    target: Any, from_offset: int | None, to_offset: int | None, since_ms: int | None, until_ms: int | None
-) -> Iterator[Any]:
-    from .reading import records_of
-
-    for part, item in _batches(target, from_offset, to_offset, since_ms, until_ms):
-        if item.header.is_control:
-            continue
-        for record in records_of(part, item):
-            if (
-                (from_offset is None or record.offset >= from_offset)
-                and (to_offset is None or record.offset < to_offset)
-                and (since_ms is None or record.timestamp_ms >= since_ms)
-                and (until_ms is None or record.timestamp_ms < until_ms)
-            ):
-                yield record
-
-
-def _record_row(record: Any) -> tuple[object, ...]:
-    headers = b",".join(
-        key.encode(errors="surrogateescape") + b"=" + (value or b"") for key, value in record.headers
-    )
-    return (
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp_ms,
-        record.key,
-        record.value,
-        headers,
-    )
-
-
 @app.command()
-def verify(directory: Directory, json: Json = False, kafka: Kafka = False) -> None:
+def verify(
+    directory: Directory,
+    topic: Topic = None,
+    partition: PartitionNumber = None,
+    json: Json = False,
+    kafka: Kafka = False,
+) -> None:
     """Every check; exits with 1 and the exact places when something is wrong."""
     from .findings import Severity
     from .output import print_json_line
     from .verify import verify as run_checks
 
-    target = _find(directory, kafka)
+    target = _find(directory, kafka, topic, partition)
     errors = notes = 0
     for finding in run_checks(target):
         is_error = finding.severity is Severity.ERROR
@@ -295,13 +233,20 @@ def verify(directory: Directory, json: Json = False, kafka: Kafka = False) -> No
 
 
 @app.command()
-def producers(directory: Directory, json: Json = False, kafka: Kafka = False) -> None:
+def producers(
+    directory: Directory,
+    topic: Topic = None,
+    partition: PartitionNumber = None,
+    json: Json = False,
+    kafka: Kafka = False,
+) -> None:
     """What each producer wrote last in each partition, beside the newest snapshot."""
     from .output import print_json, print_table
     from .producers import ProducerRow
+    from .producers import producer_names
     from .producers import producers as fold
 
-    rows = list(fold(_find(directory, kafka)))
+    rows = list(fold(_find(directory, kafka, topic, partition), producer_names(_find(directory, kafka))))
     if json:
         print_json(rows)
     else:
@@ -316,7 +261,8 @@ def offsets(directory: Directory, json: Json = False) -> None:
     from .output import print_json, print_table
     from .reading import live_events
 
-    events = [event for event in live_events(_find(directory)).values() if isinstance(event, OffsetEvent)]
+    live = live_events(_find_journal(directory))
+    events = [event for event in live.values() if isinstance(event, OffsetEvent)]
     events.sort(key=lambda event: (event.group, event.topic, event.partition))
     if json:
         print_json([_plain(event) for event in events])
@@ -331,7 +277,7 @@ def journal(directory: Directory, json: Json = False) -> None:
     from .output import print_json_line, print_table
     from .reading import journal_records
 
-    events = journal_records(_find(directory))
+    events = journal_records(_find_journal(directory))
     if json:
         for record, event in events:
             what = (
@@ -353,7 +299,7 @@ def journal(directory: Directory, json: Json = False) -> None:
     print_table(("offset", "timestamp_ms", "key", "event"), rows)
 
 
-def _plain(event: Any) -> dict[str, object]:
+def _plain(event: AnyEvent) -> dict[str, object]:
     built = msgspec.to_builtins(event)
     assert isinstance(built, dict)
     return built
@@ -379,7 +325,8 @@ def repair(
         return
     for step in steps:
         where = "" if step.position is None else f" at byte {step.position}"
-        sys.stdout.write(f"{step.action.value}: {step.path}{where}: {step.message} (kept in {step.keeps})\n")
+        kept = "" if step.keeps is None else f" (what it replaces is kept in {step.keeps})"
+        sys.stdout.write(f"{step.action.value}: {step.path}{where}: {step.message}{kept}\n")
     if not steps:
         sys.stdout.write("nothing to repair\n")
     elif not write:

@@ -87,6 +87,11 @@ class Target(msgspec.Struct, frozen=True):
     partitions: list[Partition]
     is_ours: bool
 
+    def only(self, topic: str | None, partition: int | None) -> Target:
+        """The partitions of this topic and number; None takes all."""
+        wanted = [p for p in self.partitions if topic in (None, p.topic) and partition in (None, p.partition)]
+        return msgspec.structs.replace(self, partitions=wanted)
+
 
 def find(path: str, *, kafka: bool = False) -> Target:
     """What is at *path*; *kafka* takes it for Kafka's whatever it says itself.

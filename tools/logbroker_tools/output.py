@@ -45,8 +45,18 @@ def _text(cell: object) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, bytes):
-        return cell.decode(errors="backslashreplace")
+        return _printable(cell.decode(errors="backslashreplace"))
     return str(cell)
+
+
+def _printable(text: str) -> str:
+    """What a record holds must neither break a line of the table nor command the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def record_fields(record: Record) -> dict[str, object]:
@@ -63,6 +73,25 @@ def record_fields(record: Record) -> dict[str, object]:
             for key, value in record.headers
         ],
     }
+
+
+RECORD_COLUMNS = ("topic", "partition", "offset", "timestamp_ms", "key", "value", "headers")
+
+
+def record_row(record: Record) -> tuple[object, ...]:
+    """A record for a table."""
+    headers = b",".join(
+        key.encode(errors="surrogateescape") + b"=" + (value or b"") for key, value in record.headers
+    )
+    return (
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp_ms,
+        record.key,
+        record.value,
+        headers,
+    )
 
 
 def _bytes(data: bytes | None, field: str, encoding_field: str) -> dict[str, str | None]:

@@ -9,12 +9,13 @@ import msgspec
 
 from logbroker_storage.events import NamedProducerEvent
 from logbroker_storage.files import OsFiles
-from logbroker_storage.producer_snapshot import ProducerSnapshotEntry, parse
+from logbroker_storage.producer_snapshot import ProducerSnapshotEntry
 from logbroker_storage.producer_state import ProducerEntry, advance
 from logbroker_storage.segment_files import SNAPSHOT_SUFFIX, list_snapshots, segment_name
 
 from .layout import Partition, Target
 from .reading import items, live_events
+from .verify.producers import read_snapshot
 from .walk import Damaged
 
 
@@ -32,14 +33,18 @@ class ProducerRow(msgspec.Struct, frozen=True):
     snapshot_last_offset: int | None
 
 
-def producers(target: Target) -> Iterator[ProducerRow]:
-    """Every producer of every partition."""
-    names = {
+def producer_names(target: Target) -> dict[int, str]:
+    """The names of named producers by their producer ids, from the journal if there is one."""
+    return {
         producer_id: event.name
         for event in live_events(target).values()
         if isinstance(event, NamedProducerEvent)
         for producer_id in event.producer_ids.values()
     }
+
+
+def producers(target: Target, names: dict[int, str]) -> Iterator[ProducerRow]:
+    """Every producer of every partition."""
     for partition in target.partitions:
         folded = _fold(partition)
         snapshot = _newest_snapshot(partition)
@@ -72,7 +77,7 @@ def _newest_snapshot(partition: Partition) -> dict[int, ProducerSnapshotEntry]:
     for offset in reversed(list_snapshots(files, partition.folder)):
         path = os.path.join(partition.folder, segment_name(offset) + SNAPSHOT_SUFFIX)
         try:
-            return {entry.producer_id: entry for entry in parse(files.read_file(path))}
+            return {entry.producer_id: entry for entry in read_snapshot(files, path)}
         except ValueError:
             continue  # `verify` reports it; the one before serves
     return {}

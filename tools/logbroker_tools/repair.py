@@ -1,89 +1,100 @@
 """What could be set right in a directory that nobody has open: a plan, and carrying it out.
 
-    what is wrong                       the plan
-    the last segment ends unsound       cut it there; the bytes go to ``<segment>.log.cut-<position>``
-    an index does not match its log     build it again; the old one goes to ``<index>.old``
-    a snapshot or checkpoint is broken  set it aside as ``<file>.old``: it is derived from the log
-    damage with sound batches behind    nothing: readers skip exactly the offsets that are damaged
+    what is wrong                          the plan
+    the last segment ends unsound,         cut it there; the bytes go to ``<segment>.log.cut-<position>``
+      at or above the recovery point
+    an index does not match its log,       build it from the log's sound batches; the old one goes to
+      or is missing                          ``<index>.old``
+    a snapshot or a derived checkpoint     set it aside as ``<file>.old``: recovery does without it
+      is unsound
+    any other damage                       nothing: readers skip exactly the offsets that are damaged
 
-Every byte that is replaced is kept. A second repair finds nothing to do.
+Every byte that is replaced is kept, and in its side file on the disk before anything changes. A second
+repair finds nothing to do. This is the one place of the inspector that writes; so that it does not write
+under a broker, it holds the directory's own two locks meanwhile (``DirectoryInUseError`` when it cannot).
 """
 
 from __future__ import annotations
 
 import enum
+import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 
-from logbroker_storage.files import OsFiles
-from logbroker_storage.segment_files import (
-    LOG_SUFFIX,
-    OFFSET_INDEX_SUFFIX,
-    TIME_INDEX_SUFFIX,
-    parse_segment_name,
-)
+from logbroker_storage.checkpoints import LEADER_EPOCH_CHECKPOINT, RECOVERY_POINT_CHECKPOINT
+from logbroker_storage.errors import DirectoryInUseError, LogbrokerError
+from logbroker_storage.files import TEMPORARY_SUFFIX, Files, OsFiles
+from logbroker_storage.layout import DataLayout
+from logbroker_storage.segment import IndexBuilder
+from logbroker_storage.segment_files import LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX
 
 from .findings import Code, Finding
-from .layout import Partition, Target
+from .layout import Partition, Target, find
 from .reading import segment_items
 from .verify import verify
 from .walk import Damaged
 
-INDEX_INTERVAL_BYTES = 4096
+INDEX_INTERVAL_BYTES = 4096  # Kafka's default; any interval gives a sound index
+COPY_BYTES = 1 << 20
+MAX_ROUNDS = 5  # each can only show what the one before uncovered: first the tail, then its indexes
+
+_DERIVED = (LEADER_EPOCH_CHECKPOINT, RECOVERY_POINT_CHECKPOINT)
+_INDEX_CODES = (Code.BAD_OFFSET_INDEX, Code.BAD_TIME_INDEX, Code.MISSING_INDEX)
 
 
 class Action(enum.Enum):
     """What a step does."""
 
     CUT_TAIL = "cut-tail"
-    REBUILD_INDEXES = "rebuild-indexes"
+    REBUILD_INDEX = "rebuild-index"
     SET_ASIDE = "set-aside"
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One change; *keeps* is the file that gets what is replaced."""
+    """One change; *keeps* is the file that gets what is replaced, None when there is nothing yet."""
 
     action: Action
     path: str
-    keeps: str
+    keeps: str | None
     position: int | None = None
     message: str = ""
 
 
 def plan(target: Target) -> list[Step]:
     """The steps that would set *target* right, in the order in which they are taken."""
-    steps = [step for partition in target.partitions if partition.segments for step in _tail(partition)]
+    steps = [step for partition in target.partitions for step in _tail(partition)]
     seen: set[str] = set()
     for finding in verify(target):
-        step = _step_for(finding)
-        if step is not None and step.path not in seen:
-            seen.add(step.path)
-            steps.append(step)
+        if finding.path not in seen:
+            step = _step_for(finding)
+            if step is not None:
+                seen.add(finding.path)
+                steps.append(step)
     return steps
 
 
 def _tail(partition: Partition) -> Iterator[Step]:
+    if not partition.segments or partition.base_behind(partition.segments[-1]) is not None:
+        return  # a single segment that others follow: its end is damage in the middle of the log
     last = partition.segments[-1]
     damage: Damaged | None = None
     for item in segment_items(partition, last):
         damage = item if isinstance(item, Damaged) else None
-    if damage is not None and damage.end_position == last.size_bytes:
-        yield Step(
-            Action.CUT_TAIL,
-            last.path,
-            _free(f"{last.path}.cut-{damage.position}"),
-            damage.position,
-            f"{damage.defect.value}; nothing sound follows",
-        )
+    if damage is not None and damage.start_offset >= (partition.recovery_point or 0):
+        side_path = _free(f"{last.path}.cut-{damage.position}")
+        message = f"{damage.defect.value}; nothing sound follows"
+        yield Step(Action.CUT_TAIL, last.path, side_path, damage.position, message)
 
 
 def _step_for(finding: Finding) -> Step | None:
-    if finding.code in (Code.BAD_OFFSET_INDEX, Code.BAD_TIME_INDEX):
-        message = "build both indexes again from the log"
-        return Step(Action.REBUILD_INDEXES, finding.path, _free(finding.path + ".old"), message=message)
-    if finding.code in (Code.BAD_SNAPSHOT, Code.BAD_CHECKPOINT):
+    if finding.code in _INDEX_CODES:
+        keeps = _free(finding.path + ".old") if os.path.exists(finding.path) else None
+        return Step(Action.REBUILD_INDEX, finding.path, keeps, message="build it from the log")
+    is_derived = os.path.basename(finding.path) in _DERIVED
+    if finding.code is Code.BAD_SNAPSHOT or (finding.code is Code.BAD_CHECKPOINT and is_derived):
         return Step(Action.SET_ASIDE, finding.path, _free(finding.path + ".old"), message=finding.message)
     return None
 
@@ -95,47 +106,99 @@ def _free(path: str) -> str:
     return candidate
 
 
-def repair_all(target: Target) -> list[Step]:
-    """Plan and carry out until nothing is left to do; what was done. Nobody may have the directory open.
+# Carrying it out ----------------------------------------------------------------------------------------
 
-    More than once, because an index can be judged only when its log is sound.
+
+def repair_all(target: Target) -> list[Step]:
+    """Plan and carry out until nothing is left to do; what was done.
+
+    Raises:
+        DirectoryInUseError: a broker has the directory open.
     """
     done: list[Step] = []
-    while steps := plan(target):
-        for step in steps:
-            carry_out(step)
-        done += steps
-    return done
+    with _nobody_else(target):
+        for _ in range(MAX_ROUNDS):
+            steps = plan(target)
+            if not steps:
+                return done
+            for step in steps:
+                carry_out(step, is_ours=target.is_ours)
+            done += steps
+    raise LogbrokerError(f"{target.path} still has damage after {MAX_ROUNDS} rounds of repair; see `verify`")
 
 
-def carry_out(step: Step) -> None:
-    """Do one step, durably: what is replaced is in its side file before anything changes."""
+@contextmanager
+def _nobody_else(target: Target) -> Iterator[None]:
+    """Hold the opening lock and the presence lock of the data directory that *target* lies in."""
+    logs = target.log_directory or os.path.dirname(os.path.abspath(target.partitions[0].folder))
+    data = DataLayout(os.path.dirname(os.path.abspath(logs)))
+    with ExitStack() as held:
+        for path in (data.opening_lock, data.presence_lock):
+            if not os.path.exists(path):
+                continue
+            file = held.enter_context(open(path, "rb"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise DirectoryInUseError(
+                    f"a process has {data.path} open; close it, then repair (recovery mends a torn tail by itself)"
+                ) from None
+        yield
+
+
+def carry_out(step: Step, *, is_ours: bool) -> None:
+    """Do one step, durably."""
     files = OsFiles()
     folder = os.path.dirname(step.path) or "."
     if step.action is Action.CUT_TAIL:
         assert step.position is not None
+        assert step.keeps is not None
+        _copy(files, step.path, step.position, step.keeps)
         fd = files.open(step.path)
         try:
-            files.replace_file(step.keeps, files.pread(fd, files.size(fd) - step.position, step.position))
             files.truncate(fd, step.position)
             files.fsync(fd)
         finally:
             files.close(fd)
     elif step.action is Action.SET_ASIDE:
+        assert step.keeps is not None
         files.rename(step.path, step.keeps)
-        files.fsync_directory(folder)
     else:
-        _rebuild(files, step, folder)
-
-
-def _rebuild(files: OsFiles, step: Step, folder: str) -> None:
-    from logbroker_storage.segment import rebuild_indexes
-
-    name = os.path.basename(step.path)
-    suffix = OFFSET_INDEX_SUFFIX if name.endswith(OFFSET_INDEX_SUFFIX) else TIME_INDEX_SUFFIX
-    base_offset = parse_segment_name(name, suffix)
-    assert base_offset is not None
-    files.replace_file(step.keeps, files.read_file(step.path))
-    log_path = step.path.removesuffix(suffix) + LOG_SUFFIX
-    rebuild_indexes(files, folder, base_offset, os.stat(log_path).st_size, INDEX_INTERVAL_BYTES)
+        if step.keeps is not None:
+            _copy(files, step.path, 0, step.keeps)
+        files.replace_file(step.path, _built(step.path, is_ours=is_ours))
     files.fsync_directory(folder)
+
+
+def _copy(files: Files, path: str, position: int, side_path: str) -> None:
+    """The bytes of *path* from *position* on in *side_path*: all of them and synced, or no such file."""
+    temporary = side_path + TEMPORARY_SUFFIX
+    source = files.open(path, readonly=True)
+    try:
+        side = files.open(temporary, create=True)
+        try:
+            files.truncate(side, 0)
+            written = 0
+            while piece := files.pread(source, COPY_BYTES, position + written):
+                files.pwrite(side, piece, written)
+                written += len(piece)
+            files.fsync(side)
+        finally:
+            files.close(side)
+    finally:
+        files.close(source)
+    files.rename(temporary, side_path)
+    files.fsync_directory(os.path.dirname(side_path) or ".")
+
+
+def _built(index_path: str, *, is_ours: bool) -> bytes:
+    """What the index at *index_path* should hold, from the sound batches of its log."""
+    suffix = OFFSET_INDEX_SUFFIX if index_path.endswith(OFFSET_INDEX_SUFFIX) else TIME_INDEX_SUFFIX
+    (partition,) = find(index_path.removesuffix(suffix) + LOG_SUFFIX, kafka=not is_ours).partitions
+    (segment,) = partition.segments
+    builder = IndexBuilder(segment.base_offset or 0, INDEX_INTERVAL_BYTES)
+    for item in segment_items(partition, segment):
+        if not isinstance(item, Damaged):
+            builder.add(item.position, item.header)
+    built = builder.seal()
+    return built.offset_index if suffix == OFFSET_INDEX_SUFFIX else built.time_index

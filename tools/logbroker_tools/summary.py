@@ -1,4 +1,4 @@
-"""Sizes and offsets at a glance, from headers alone."""
+"""Sizes and offsets at a glance; batches are read whole, so that damage is counted."""
 
 from __future__ import annotations
 

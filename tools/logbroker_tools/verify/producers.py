@@ -10,8 +10,8 @@
 
 In Kafka's own directories all of them are notes, for its brokers forget idle producers. A snapshot at an
 offset is compared with the fold over all batches below it: it may know more, because the log was compacted
-or begins later, or a named producer was opened again, but never less, and never something else. Behind damage the fold is incomplete, and nothing
-is compared.
+or begins later, or a named producer was opened again, but never less, and never something else. Behind
+damage the fold is incomplete, and nothing is compared.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from .errors import (
     ForkedError,
     LogbrokerError,
     TopicNotFoundError,
+    WriteFailedError,
 )
 from .events import (
     GroupEvent,
@@ -204,7 +205,8 @@ class DataDirectory:
             if any(log.appends for log in logs):
                 self.checkpoint()
         except (LogbrokerError, OSError) as error:
-            failures.append(error)
+            # Nothing is lost: after a restart of the machine more of the logs is scanned.
+            logger.warning("the recovery points could not be written: %s", error)
         self.journal.close()
         self._leave()
         if failures:
@@ -406,17 +408,27 @@ class DataDirectory:
 
     def signal(self, name: str) -> None:
         """Wake every waiter, in any process, that watches ``signal_path(name)``."""
-        fd = self.files.open(self.layout.signal(name), create=True)
+        try:
+            fd = self.files.open(self.layout.signal(name))
+        except FileNotFoundError:
+            return  # nobody has ever watched it
         try:
             touch(self.files, fd)
         finally:
             self.files.close(fd)
 
     def signal_path(self, name: str) -> str:
-        """The file that ``signal(name)`` touches; it exists when this returns."""
+        """The file that ``signal(name)`` touches; it exists when this returns.
+
+        Raises:
+            WriteFailedError: it cannot be made.
+        """
         path = self.layout.signal(name)
-        if not self.files.exists(path):
-            self.signal(name)
+        try:
+            if not self.files.exists(path):
+                self.files.close(self.files.open(path, create=True))
+        except OSError as error:
+            raise WriteFailedError(f"{path} cannot be made: {error}; mend the cause and try again") from error
         return path
 
     def volatile_get(self, key: bytes) -> bytes | None:

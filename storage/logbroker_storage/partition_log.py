@@ -237,11 +237,15 @@ class PartitionLog:
                 return self._refuse(header, decision)
         end = self._rolled(end, header)
         assign(batch, end.log_end_offset, 0)
-        base_offset = end.log_end_offset
-        end = self._written(end, batch, header)
+        before, base_offset = end, end.log_end_offset
+        end = self._written(before, batch, header)
         if header.producer_id >= 0:
             entry = advance(entry, header, base_offset)
-        self._publish_append(end, header.producer_id, entry)
+        try:
+            self._publish_append(end, header.producer_id, entry)
+        except WriteFailedError as error:
+            self._take_back(self.active_files(before), before, error)
+            raise
         self.appends += 1
         if self.config.durability is not Durability.FSYNC:
             if self.dirty_since is None:
@@ -429,7 +433,7 @@ class PartitionLog:
             raise
         return end
 
-    def _take_back(self, active: SegmentFiles, end: LogEnd, cause: OSError) -> None:
+    def _take_back(self, active: SegmentFiles, end: LogEnd, cause: Exception) -> None:
         """Cut what a failed write left behind *end*."""
         try:
             active.truncate(
@@ -521,7 +525,14 @@ class PartitionLog:
         return synced_offset
 
     def _publish_sync(self, sync: SyncPoint) -> None:
-        if not self.view.publish_sync(self.key, sync):
+        try:
+            is_there = self.view.publish_sync(self.key, sync)
+        except WriteFailedError as error:
+            raise StorageFailedError(
+                f"{self.topic}-{self.partition} was synced but that could not be published ({error}): the records are "
+                "acknowledged by the next sync that can be"
+            ) from error
+        if not is_there:
             raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
 
     def _sync_segments(self, state: PartitionState) -> None:

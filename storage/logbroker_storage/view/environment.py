@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from ..crc32c import crc32c
-from ..errors import ClosedError, LogbrokerError, ViewError
+from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..producer_state import ProducerEntry, decode_entry, encode_entry
 from .partitions import LOG_END, SYNC_POINT, LogEnd, PartitionState, SyncPoint
 
@@ -45,6 +45,19 @@ if TYPE_CHECKING:
     from lmdb import _Database as Table
 
     Transaction = lmdb.Transaction[bytes]
+
+
+# What LMDB raises when its pages do not hold together; anything else is the system's (ENOSPC, EIO, …).
+_DAMAGE = (
+    lmdb.BadTxnError,
+    lmdb.BadValsizeError,
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageFullError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.VersionMismatchError,
+)
 
 
 def _seal(key: bytes, payload: bytes) -> bytes:
@@ -112,10 +125,14 @@ class View:
         )
 
     def _failed(self, error: lmdb.Error) -> LogbrokerError:
-        """What an error of LMDB means: its reader was closed meanwhile, or its pages are damaged."""
+        """What an error of LMDB means: closed meanwhile, pages damaged, or the system refused a write."""
         if self._closed:
             return ClosedError("the broker was closed while it was in use; call logbroker.open() again")
-        return self._damaged(str(error))
+        if isinstance(error, _DAMAGE):
+            return self._damaged(str(error))
+        return WriteFailedError(
+            f"the view at {self.path} could not be written: {error}; mend the cause (free space, limits) and try again"
+        )
 
     def _damaged(self, what: str) -> ViewError:
         mark = os.open(os.path.join(self.path, DAMAGED_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)

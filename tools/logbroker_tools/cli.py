@@ -242,8 +242,7 @@ def producers(
 ) -> None:
     """What each producer wrote last in each partition, beside the newest snapshot."""
     from .output import print_json, print_table
-    from .producers import ProducerRow
-    from .producers import producer_names
+    from .producers import ProducerRow, producer_names
     from .producers import producers as fold
 
     rows = list(fold(_find(directory, kafka, topic, partition), producer_names(_find(directory, kafka))))

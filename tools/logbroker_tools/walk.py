@@ -92,8 +92,8 @@ def walk(
             if ours:
                 defect = _misplaced_in_ours(batch.header, due_offset)
             else:
-                following = blocks.header(position + batch.header.size_bytes)
-                defect = _misplaced_in_kafkas(batch.header, following, due_offset, epoch, next_base)
+                ahead = blocks.headers(position + batch.header.size_bytes, 2)
+                defect = _misplaced_in_kafkas(batch.header, ahead, due_offset, epoch, next_base)
             if defect is None:
                 yield batch
                 position += batch.header.size_bytes
@@ -140,6 +140,14 @@ class _Blocks:
         except CorruptBatchError:
             return None
 
+    def headers(self, position: int, count: int) -> list[BatchHeader]:
+        """Up to *count* headers one behind the other, as long as there can be one."""
+        found: list[BatchHeader] = []
+        while len(found) < count and (header := self.header(position)) is not None:
+            found.append(header)
+            position += header.size_bytes
+        return found
+
     def _block_or_read(self, position: int) -> memoryview | bytes:
         at = position - self._start  # a glance ahead must not move the block away from the batch before it
         if 0 <= at <= len(self._block) - HEADER_BYTES:
@@ -185,23 +193,27 @@ def _misplaced_in_ours(header: BatchHeader, due_offset: int | None) -> BatchDefe
 
 def _misplaced_in_kafkas(
     header: BatchHeader,
-    following: BatchHeader | None,
+    ahead: list[BatchHeader],
     due_offset: int | None,
     epoch: int,
     next_base: int | None,
 ) -> BatchDefect | None:
-    if due_offset is not None:
+    """By what went before, and the next two headers *ahead*."""
+    if due_offset is not None and header.base_offset != due_offset:
         if header.base_offset < due_offset:
             return BatchDefect.BAD_OFFSET
-        if header.base_offset > due_offset:
-            if following is not None and due_offset <= following.base_offset < header.next_offset:
-                return BatchDefect.BAD_OFFSET
-            if next_base is not None and header.next_offset > next_base:
-                return BatchDefect.BAD_OFFSET
+        if ahead and due_offset <= ahead[0].base_offset < header.next_offset:
+            return BatchDefect.BAD_OFFSET
+        if next_base is not None and header.next_offset > next_base:
+            return BatchDefect.BAD_OFFSET
     if header.partition_leader_epoch < epoch:
         return BatchDefect.BAD_EPOCH
-    if following is not None and epoch <= following.partition_leader_epoch < header.partition_leader_epoch:
-        return BatchDefect.BAD_EPOCH  # the epoch grows for one batch only
+    if ahead and all(
+        epoch <= behind.partition_leader_epoch < header.partition_leader_epoch for behind in ahead
+    ):
+        return (
+            BatchDefect.BAD_EPOCH
+        )  # it grows for one batch only; were it the next that is wrong, two would agree
     return None
 
 

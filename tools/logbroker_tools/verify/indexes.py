@@ -13,6 +13,7 @@ is a note: readers scan instead. Index files are small (Kafka allows 10 MiB) and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -23,12 +24,13 @@ from logbroker_storage.files import Files
 from logbroker_storage.record_batch import BatchHeader, ControlType, decode_control_record
 from logbroker_storage.segment_files import (
     ABORTED_INDEX_SUFFIX,
+    LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
     TIME_INDEX_SUFFIX,
 )
 
 from ..findings import Code, Finding, Severity
-from ..layout import Partition, Segment
+from ..layout import CLEANED_SUFFIX, Partition, Segment
 from ..walk import Damaged, Sound
 
 ADVICE = "indexes are caches: `repair --write` builds them again"
@@ -245,6 +247,10 @@ def _too_large(code: Code, path: str, content: bytes) -> Iterator[Finding]:
 
 
 def _read_if_there(files: Files, path: str) -> bytes | None:
+    stem, _ = os.path.splitext(path)
+    if files.exists(path + CLEANED_SUFFIX) and not files.exists(stem + LOG_SUFFIX + CLEANED_SUFFIX):
+        # A compaction died when it had put its log in place and not yet this: the next open finishes it.
+        path += CLEANED_SUFFIX
     try:
         fd = files.open(path, readonly=True)
     except FileNotFoundError:

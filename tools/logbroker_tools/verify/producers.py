@@ -111,7 +111,8 @@ class ProducerChecks:
                 said = (entry.producer_epoch, entry.last_sequence, entry.last_offset)
                 found = (folded.epoch, folded.last_sequence, folded.last_offset)
                 # A holder of a name raises the epoch before its first batch: above is no contradiction.
-                if said[1:] != found[1:] or entry.producer_epoch < folded.epoch:
+                is_claimed = entry.producer_epoch > folded.epoch and entry.last_offset < 0
+                if entry.producer_epoch < folded.epoch or (said[1:] != found[1:] and not is_claimed):
                     message = (
                         f"producer {entry.producer_id} is said to be at (epoch, sequence, offset) {said}, "
                         f"the batches say {found}"

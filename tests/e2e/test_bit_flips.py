@@ -1,8 +1,9 @@
-"""A flipped bit in a segment costs the batch that holds it, and nothing else."""
+"""A flipped bit in a segment costs the batch that holds it, and nothing else, with the view and without it."""
 
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,17 +11,20 @@ import pytest
 import logbroker
 from logbroker_storage.record_batch import read_header
 
-BATCHES = 12
+BATCHES = 18
 PER_BATCH = 5
+SEGMENT_BYTES = 1_000  # about four batches
 
 
-def write_batches(data: Path) -> Path:
+def write_batches(data: Path) -> list[Path]:
+    """Batches of every kind in several segments."""
+    codecs = (None, "gzip", "snappy", "lz4", "zstd")
     with logbroker.open(data) as broker:
-        broker.create_topic("t")
+        broker.create_topic("t", config={"segment.bytes": SEGMENT_BYTES})
         for number in range(BATCHES):
-            with broker.producer(compression="lz4" if number % 3 == 2 else None) as producer:
+            with broker.producer(compression=codecs[number % 5]) as producer:
                 producer.send_many("t", [b"%d.%d" % (number, index) * 20 for index in range(PER_BATCH)])
-    return data / "logs" / "t-0" / "00000000000000000000.log"
+    return sorted((data / "logs" / "t-0").glob("*.log"))
 
 
 def in_leader_epoch(segment: bytes, position: int) -> bool:
@@ -48,28 +52,33 @@ def read_around_damage(data: Path) -> tuple[list[int], list[tuple[int, int]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("view", ["kept", "deleted"])
 def test_all_other_batches_stay_readable_behind_any_flipped_bit(
-    tmp_path: Path, rng: random.Random, long_run: bool
+    tmp_path: Path, rng: random.Random, long_run: bool, view: str
 ) -> None:
     data = tmp_path / "data"
-    segment = write_batches(data)
-    sound = segment.read_bytes()
+    segments = write_batches(data)
+    assert len(segments) >= 3
     intact = list(range(BATCHES * PER_BATCH))
     assert read_around_damage(data) == (intact, [])
-    bits = range(len(sound) * 8)
-    for bit in bits if long_run else rng.sample(bits, 150):
+    places = [(path, bit) for path in segments for bit in range(path.stat().st_size * 8)]
+    for path, bit in places if long_run else rng.sample(places, 100):
+        sound = path.read_bytes()
         damaged = bytearray(sound)
         damaged[bit // 8] ^= 1 << bit % 8
-        segment.write_bytes(damaged)
+        path.write_bytes(damaged)
+        if view == "deleted":
+            shutil.rmtree(data / "view")
         offsets, ranges = read_around_damage(data)
+        assert path.read_bytes() == damaged  # nobody mends or cuts what was acknowledged
+        path.write_bytes(sound)
+        where = f"bit {bit} of {path.name}"
         if in_leader_epoch(sound, bit // 8):
-            assert (offsets, ranges) == (intact, []), (
-                f"bit {bit}"
-            )  # no record depends on it; verify reports it
+            # No record depends on it; ``verify`` reports it.
+            assert (offsets, ranges) == (intact, []), where
             continue
-        assert len(ranges) == 1, f"bit {bit}"
+        assert len(ranges) == 1, where
         start, end = ranges[0]
-        assert (start % PER_BATCH, end - start) == (0, PER_BATCH), f"bit {bit}"
-        assert offsets == [offset for offset in intact if not start <= offset < end], f"bit {bit}"
-    segment.write_bytes(sound)
+        assert (start % PER_BATCH, end - start) == (0, PER_BATCH), where
+        assert offsets == [offset for offset in intact if not start <= offset < end], where
     assert read_around_damage(data) == (intact, [])

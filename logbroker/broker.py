@@ -204,6 +204,8 @@ class Broker:
         start: Start = "earliest",
         delivery: Delivery = "at-least-once",
         session_timeout: float = 10.0,
+        max_poll_interval: float = 300.0,
+        max_poll_records: int = 500,
     ) -> Consumer:
         """A consumer; see ``Consumer`` for what the arguments mean."""
         return Consumer(
@@ -213,6 +215,8 @@ class Broker:
             start=start,
             delivery=delivery,
             session_timeout=session_timeout,
+            max_poll_interval=max_poll_interval,
+            max_poll_records=max_poll_records,
         )
 
     # Groups ---------------------------------------------------------------------------------------

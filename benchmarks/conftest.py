@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ VALUE = b"x" * 100
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--records", type=int, default=500_000, help="records of a bulk benchmark")
+    parser.addoption(
+        "--gigabytes", type=int, default=1, help="size of the large partitions that are read from"
+    )
 
 
 @pytest.fixture
@@ -24,11 +28,23 @@ def records(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def cached_broker(tmp_path: Path) -> logbroker.Broker:
+def one_core() -> Iterator[None]:
+    """All threads of this process share one core, where the system can say so."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
+def cached_broker(tmp_path: Path) -> Iterator[logbroker.Broker]:
     """A broker with a topic ``t`` that does not wait for the disk."""
-    broker = logbroker.open(tmp_path / "data")
-    broker.create_topic("t", config={"durability": "os"})
-    return broker
+    with logbroker.open(tmp_path / "data") as broker:
+        broker.create_topic("t", config={"durability": "os"})
+        yield broker
 
 
 def seconds(work: Callable[[], object]) -> float:

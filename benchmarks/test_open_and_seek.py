@@ -11,8 +11,11 @@ import pytest
 
 import logbroker
 
+from .conftest import in_turn
+
 PARTITIONS = 1000
-READS = 200
+READS = 100
+ROUNDS = 11
 
 
 @pytest.fixture(scope="module")
@@ -41,24 +44,39 @@ def test_open_a_thousand_partitions(benchmark: Any, wide: Path, view: str) -> No
     benchmark.extra_info["seconds"] = round(benchmark.stats.stats.median, 4)
 
 
-@pytest.mark.parametrize("segments", [1, 1000])
-def test_read_one_record_at_a_random_offset(benchmark: Any, tmp_path: Path, segments: int) -> None:
-    """Segments of 1 MiB: the long partition has a thousand times the history of the short one."""
-    value = b"x" * 1000
+@pytest.mark.parametrize("segment_bytes", [1 << 20, 1 << 30])
+def test_read_one_record_at_a_random_offset(
+    benchmark: Any, tmp_path: Path, request: pytest.FixtureRequest, segment_bytes: int
+) -> None:
+    """A partition of 10 MB beside one a hundred times as large or more, in many segments or in few."""
+    gigabytes = int(request.config.getoption("--gigabytes"))
     rng = random.Random(1)
     with logbroker.open(tmp_path / "data") as broker:
-        broker.create_topic("t", config={"durability": "os", "segment.bytes": 1 << 20})
-        with broker.producer(acks="written") as producer:
-            for _ in range(segments):
-                producer.send_many("t", [value] * 1000)
-        end = broker.topic("t").partitions[0].high_watermark
-        with broker.consumer("t", start="earliest") as consumer:
+        for topic, megabytes in (("small", 10), ("large", 1000 * gigabytes)):
+            broker.create_topic(topic, config={"durability": "os", "segment.bytes": segment_bytes})
+            fill(broker, topic, megabytes)
+        with (
+            broker.consumer("small", start="earliest") as small,
+            broker.consumer("large", start="earliest") as large,
+        ):
+            work = (lambda: read_some(large, rng), lambda: read_some(small, rng))
+            mine, small_seconds, ratio = benchmark.pedantic(in_turn, args=(*work, ROUNDS), rounds=1)
+    benchmark.extra_info["GB"] = gigabytes
+    benchmark.extra_info["us_per_read"] = round(mine / READS * 1e6)
+    benchmark.extra_info["us_per_read_of_10_MB"] = round(small_seconds / READS * 1e6)
+    benchmark.extra_info["ratio_to_10_MB"] = round(ratio, 2)
 
-            def read_some() -> None:
-                for _ in range(READS):
-                    offset = rng.randrange(end)
-                    consumer.seek(0, offset)
-                    assert consumer.poll(max_records=1, timeout=1.0)[0].offset == offset
 
-            benchmark.pedantic(read_some, rounds=5)
-    benchmark.extra_info["us_per_read"] = round(benchmark.stats.stats.median / READS * 1e6)
+def fill(broker: logbroker.Broker, topic: str, megabytes: int) -> None:
+    values = [b"x" * 1000] * 1000
+    with broker.producer(acks="written") as producer:
+        for _ in range(megabytes):
+            producer.send_many(topic, values)
+
+
+def read_some(consumer: logbroker.Consumer, rng: random.Random) -> None:
+    end = consumer.position()[0] + consumer.lag()[0]
+    for _ in range(READS):
+        offset = rng.randrange(end)
+        consumer.seek(0, offset)
+        assert consumer.poll(max_records=1, timeout=1.0)[0].offset == offset

@@ -11,7 +11,7 @@ from typing import Any
 
 import logbroker
 
-RECORDS = 300
+RECORDS = 500
 IDLE_S = 10.0
 
 CONSUMER = """

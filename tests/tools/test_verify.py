@@ -159,7 +159,7 @@ def test_a_directory_of_the_brokers_is_sound(
     data_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["verify", str(data_directory)]) == 0
-    assert capsys.readouterr().out == "3 partitions checked: 0 errors, 0 notes\n"
+    assert capsys.readouterr().out == "partitions checked: 3, errors: 0, notes: 0\n"
 
 
 def test_damage_makes_verify_exit_with_1_and_name_the_place(

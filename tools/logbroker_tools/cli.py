@@ -68,7 +68,7 @@ def _find(path: str, kafka: bool = False, topic: str | None = None, partition: i
 
 
 def _find_journal(path: str) -> Target:
-    from .reading import JOURNAL_TOPIC
+    from .layout import JOURNAL_TOPIC
 
     target = _find(path)
     if not target.only(JOURNAL_TOPIC, None).partitions:
@@ -186,7 +186,7 @@ def export(
     json: Json = True,  # noqa: ARG001  (accepted for likeness with the others: it prints nothing else)
     kafka: Kafka = False,
 ) -> None:
-    """Every readable record as a JSON object on a line; damage goes to stderr."""
+    """Every readable record as a JSON object on a line; damage goes to stderr. The journal only with --topic."""
     from .dump import Selection
     from .dump import records as wanted_records
     from .output import print_json_line, record_fields
@@ -194,7 +194,10 @@ def export(
     selection = Selection(
         from_offset, to_offset, _milliseconds("--since", since), _milliseconds("--until", until)
     )
-    for record in wanted_records(_find(directory, kafka, topic, partition), selection, _report):
+    target = _find(directory, kafka, topic, partition)
+    if topic is None and target.log_directory is not None:
+        target = target.without_journal()
+    for record in wanted_records(target, selection, _report):
         print_json_line(record_fields(record))
 
 
@@ -226,8 +229,7 @@ def verify(
             f"{finding.severity.value}: {place}: {finding.code.value}: {finding.message}{advice}\n"
         )
     if not json:
-        partitions = len(target.partitions)
-        sys.stdout.write(f"{partitions} partitions checked: {errors} errors, {notes} notes\n")
+        sys.stdout.write(f"partitions checked: {len(target.partitions)}, errors: {errors}, notes: {notes}\n")
     if errors:
         raise typer.Exit(FAILED)
 
@@ -273,18 +275,20 @@ def offsets(directory: Directory, json: Json = False) -> None:
 @app.command()
 def journal(directory: Directory, json: Json = False) -> None:
     """Every event of the journal, oldest first; a deleted key is a tombstone."""
-    from .output import print_json_line, print_table
+    from .output import bytes_fields, print_json_line, print_table
     from .reading import journal_records
 
     events = journal_records(_find_journal(directory))
     if json:
         for record, event in events:
-            what = (
-                {"tombstone": (record.key or b"").decode(errors="replace")}
-                if event is None
-                else _plain(event)
+            print_json_line(
+                {
+                    "offset": record.offset,
+                    "timestamp_ms": record.timestamp_ms,
+                    **bytes_fields(record.key, "key", "key_encoding"),
+                    "event": None if event is None else _plain(event),
+                }
             )
-            print_json_line({"offset": record.offset, "timestamp_ms": record.timestamp_ms, **what})
         return
     rows = (
         (
@@ -332,6 +336,17 @@ def repair(
         sys.stdout.write("nothing was changed; give --write to carry this out while nobody has it open\n")
 
 
+def _in_order(arguments: list[str] | None) -> list[str]:
+    """``DIR COMMAND …`` and ``--data DIR COMMAND …`` as ``COMMAND DIR …``."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given[:1] == ["--data"]:
+        given = given[1:]
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    if len(given) > 1 and given[0] not in commands and given[1] in commands and not given[0].startswith("-"):
+        given[:2] = [given[1], given[0]]
+    return given
+
+
 def run(arguments: list[str] | None = None) -> int:
     """Run one command line (default: the process's); the exit code."""
     from logbroker_storage.errors import LogbrokerError
@@ -339,7 +354,9 @@ def run(arguments: list[str] | None = None) -> int:
     usage_error = typer.BadParameter.__base__  # typer has moved click's exceptions; this one is in both
     assert usage_error is not None
     try:
-        code = app(args=arguments, standalone_mode=False)  # the code of a typer.Exit, which ends up here
+        code = app(
+            args=_in_order(arguments), standalone_mode=False
+        )  # the code of a typer.Exit, which ends up here
         sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code
@@ -349,6 +366,8 @@ def run(arguments: list[str] | None = None) -> int:
         # The reader of our output has what it wanted. Point stdout elsewhere, or Python complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except SystemExit:
+        return 0  # typer's own answer to a closed pipe, the only case in which it exits by itself here
     except (LogbrokerError, OSError) as error:
         sys.stderr.write(f"logbroker-inspect: {' '.join(str(error).split())}\n")
         return FAILED

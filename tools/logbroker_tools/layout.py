@@ -29,6 +29,7 @@ from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.layout import parse_partition_folder
 from logbroker_storage.segment_files import LOG_SUFFIX, parse_segment_name, segment_name
 
+JOURNAL_TOPIC = "__journal"
 FORMAT_KEY = "logbroker.format"
 CLEANED_SUFFIX = ".cleaned"  # as in storage's ``segment_replacement``, which is no pure module
 REPLACES_SUFFIX = ".replaces"
@@ -91,6 +92,11 @@ class Target(msgspec.Struct, frozen=True):
         """The partitions of this topic and number; None takes all."""
         wanted = [p for p in self.partitions if topic in (None, p.topic) and partition in (None, p.partition)]
         return msgspec.structs.replace(self, partitions=wanted)
+
+    def without_journal(self) -> Target:
+        return msgspec.structs.replace(
+            self, partitions=[p for p in self.partitions if not (p.is_ours and p.topic == JOURNAL_TOPIC)]
+        )
 
 
 def find(path: str, *, kafka: bool = False) -> Target:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from logbroker_storage.record_batch import Record
+
+TABLE_ROWS = 1000
 
 
 def print_json(value: Any) -> None:
@@ -33,12 +36,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(escape(_text(cell)) for cell in row))
-    Console().print(table)
+    console = Console()
+    left = iter(rows)
+    # A table must know all its rows to lay them out: a long one is cut, so that memory stays bounded.
+    some = list(islice(left, TABLE_ROWS))
+    while True:
+        table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns))
+        for row in some:
+            table.add_row(*(escape(_text(cell)) for cell in row))
+        console.print(table)
+        some = list(islice(left, TABLE_ROWS))
+        if not some:
+            return
 
 
 def _text(cell: object) -> str:
@@ -66,10 +77,10 @@ def record_fields(record: Record) -> dict[str, object]:
         "partition": record.partition,
         "offset": record.offset,
         "timestamp_ms": record.timestamp_ms,
-        **_bytes(record.key, "key", "key_encoding"),
-        **_bytes(record.value, "value", "encoding"),
+        **bytes_fields(record.key, "key", "key_encoding"),
+        **bytes_fields(record.value, "value", "encoding"),
         "headers": [
-            {"key": key.encode(errors="replace").decode(), **_bytes(value, "value", "encoding")}
+            {"key": key.encode(errors="replace").decode(), **bytes_fields(value, "value", "encoding")}
             for key, value in record.headers
         ],
     }
@@ -94,7 +105,8 @@ def record_row(record: Record) -> tuple[object, ...]:
     )
 
 
-def _bytes(data: bytes | None, field: str, encoding_field: str) -> dict[str, str | None]:
+def bytes_fields(data: bytes | None, field: str, encoding_field: str) -> dict[str, str | None]:
+    """The fields that say what *data* is."""
     if data is None:
         return {field: None}
     try:

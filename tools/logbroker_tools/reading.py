@@ -9,10 +9,8 @@ from logbroker_storage.events import AnyEvent, decode_event
 from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import Record
 
-from .layout import Partition, Segment, Target
+from .layout import JOURNAL_TOPIC, Partition, Segment, Target
 from .walk import Damaged, Sound, walk
-
-JOURNAL_TOPIC = "__journal"
 
 
 def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Damaged]:

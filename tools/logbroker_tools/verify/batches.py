@@ -18,8 +18,8 @@ from logbroker_storage.files import Files
 from logbroker_storage.record_batch import Record, decode_control_record
 
 from ..findings import Code, Finding, Severity
-from ..layout import Partition, Segment
-from ..reading import JOURNAL_TOPIC, segment_items
+from ..layout import JOURNAL_TOPIC, Partition, Segment
+from ..reading import segment_items
 from ..walk import Damaged, Sound
 from .indexes import IndexChecks
 from .producers import ProducerChecks

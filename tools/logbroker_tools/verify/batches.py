@@ -28,16 +28,14 @@ _CODE_OF = {defect: Code[defect.name] for defect in BatchDefect}
 _NOTHING_THERE = (BatchDefect.TRUNCATED, BatchDefect.ZEROS)
 
 ADVICE_DAMAGE = "these offsets cannot be read; consumers skip them by seeking to the end of the range"
-ADVICE_TORN = (
-    "an append that was cut short, or a writer at work: recovery cuts it into a side file when the directory "
-    "is next opened"
-)
+ADVICE_TORN = "an append cut short, or a writer at work: recovery moves it to a side file before the next append"
 ADVICE_UNSOUND_END = "nothing sound follows: recovery, or `repair --write`, cuts it into a side file"
 ADVICE_ABOVE_RECOVERY_POINT = (
     "above the recovery point: copy the file first, for a recovery ends the log here and moves what follows "
     "into side files"
 )
 ADVICE_KAFKA = "a Kafka broker truncates here when it recovers the log: copy the file first"
+ADVICE_FOREIGN = "if this is the log of a Kafka broker, give --kafka; otherwise " + ADVICE_DAMAGE
 ADVICE_LOST = "restore the segment from a backup if there is one; until then consumers skip the range"
 
 
@@ -151,6 +149,8 @@ class _SegmentChecks:
         """What will become of it: see the table of storage's ``recovery``."""
         if not self._partition.is_ours:
             return ADVICE_KAFKA
+        if damage.defect is BatchDefect.BAD_EPOCH:
+            return ADVICE_FOREIGN
         point = self._partition.recovery_point
         if point is not None and damage.start_offset < point:
             return ADVICE_DAMAGE

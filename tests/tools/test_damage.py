@@ -216,9 +216,12 @@ def test_sequences_that_go_on_say_nothing(folder: Folder) -> None:
     assert folder.codes() == folder.codes(Severity.NOTE) == []
 
 
-def test_a_sequence_gap_is_a_note(folder: Folder) -> None:
-    folder.of_producer(0).of_producer(5)
-    assert (folder.codes(), folder.codes(Severity.NOTE)) == ([], [Code.SEQUENCE_GAP])
+def test_sequence_gaps_are_one_note_a_producer(folder: Folder) -> None:
+    folder.of_producer(0).of_producer(5).of_producer(6).of_producer(9)
+    assert folder.codes() == []
+    (note,) = folder.findings(Severity.NOTE)
+    assert (note.code, note.position) == (Code.SEQUENCE_GAP, folder.positions[1])
+    assert note.message.endswith("1 times more")
 
 
 @pytest.mark.parametrize(("sequence", "epoch"), [(0, 1), (3, 1), (4, 0)])

@@ -28,7 +28,9 @@ _CODE_OF = {defect: Code[defect.name] for defect in BatchDefect}
 _NOTHING_THERE = (BatchDefect.TRUNCATED, BatchDefect.ZEROS)
 
 ADVICE_DAMAGE = "these offsets cannot be read; consumers skip them by seeking to the end of the range"
-ADVICE_TORN = "an append cut short, or a writer at work: recovery moves it to a side file before the next append"
+ADVICE_TORN = (
+    "an append cut short, or a writer at work: recovery moves it to a side file before the next append"
+)
 ADVICE_UNSOUND_END = "nothing sound follows: recovery, or `repair --write`, cuts it into a side file"
 ADVICE_ABOVE_RECOVERY_POINT = (
     "above the recovery point: copy the file first, for a recovery ends the log here and moves what follows "
@@ -161,18 +163,17 @@ class _SegmentChecks:
     def _batch(self, batch: Sound) -> Iterator[Finding]:
         header = batch.header
         yield from self._producers.due(header.base_offset)
-        oddity = self._producers.see(header)
-        if oddity is not None:
-            is_error = self._partition.is_ours and oddity.code is Code.BAD_SEQUENCE
-            severity = Severity.ERROR if is_error else Severity.NOTE
-            yield self._about(batch, oddity.code, oddity.message, severity)
+        finding = self._producers.see(self._segment.path, batch.position, header)
+        if finding is not None:
+            yield finding
         try:
             records = batch.records(self._partition.topic, self._partition.partition)
             if header.is_control:
                 for record in records:
                     decode_control_record(record)
         except CorruptBatchError as error:
-            yield self._about(batch, _CODE_OF[error.defect], str(error))
+            reason = str(error).partition(": ")[2]  # without the position, which is one in a buffer
+            yield self._about(batch, _CODE_OF[error.defect], reason)
             return
         yield from self._timestamps(batch, records)
         if self._is_journal:
@@ -200,9 +201,9 @@ class _SegmentChecks:
                 message = f"offset {record.offset}: the event's key is {key!r}, the record's {record.key!r}"
                 yield self._about(batch, Code.BAD_EVENT, message)
 
-    def _about(self, batch: Sound, code: Code, message: str, severity: Severity = Severity.ERROR) -> Finding:
+    def _about(self, batch: Sound, code: Code, message: str) -> Finding:
         return Finding(
-            severity,
+            Severity.ERROR,
             code,
             self._segment.path,
             message,

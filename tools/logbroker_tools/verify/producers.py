@@ -5,7 +5,8 @@
     above it                 any                                  none: a new epoch is a new history
     equal                    follows                              none
     equal                    skips some                           SEQUENCE_GAP, a note: named producers skip,
-                                                                  and compaction removes batches
+                                                                  and compaction removes batches (one
+                                                                  note a producer, at the first)
     equal                    goes back                            BAD_SEQUENCE
 
 In Kafka's own directories all of them are notes, for its brokers forget idle producers. A snapshot at an
@@ -17,6 +18,7 @@ damage the fold is incomplete, and nothing is compared.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 import crcmod.predefined
@@ -58,6 +60,9 @@ class ProducerChecks:
         self._snapshots: list[_Snapshot] = []  # the next to compare is the last
         self._unsound: list[Finding] = []
         self._is_complete = True
+        self._is_ours = partition.is_ours
+        self._notes: dict[int, Finding] = {}  # the first of each producer
+        self._noted: Counter[int] = Counter()
         if partition.is_whole:
             self._load(partition, files)
 
@@ -71,13 +76,30 @@ class ProducerChecks:
             else:
                 self._snapshots.append(_Snapshot(path, offset, entries))
 
-    def see(self, header: BatchHeader) -> Oddity | None:
-        """Take in the next batch; ``findings`` are what snapshots before it have to say."""
+    def see(self, path: str, position: int, header: BatchHeader) -> Finding | None:
+        """Take in the next batch, which is at *position* of *path*; what is wrong with it."""
         if header.producer_id < 0:
             return None
         known = self._producers.get(header.producer_id)
         self._producers[header.producer_id] = advance(known, header, header.base_offset)
-        return None if known is None else _oddity(known, header)
+        oddity = None if known is None else _oddity(known, header)
+        if oddity is None:
+            return None
+        is_error = self._is_ours and oddity.code is Code.BAD_SEQUENCE
+        finding = Finding(
+            Severity.ERROR if is_error else Severity.NOTE,
+            oddity.code,
+            path,
+            oddity.message,
+            position=position,
+            start_offset=header.base_offset,
+            end_offset=header.next_offset,
+        )
+        if is_error:
+            return finding
+        self._notes.setdefault(header.producer_id, finding)
+        self._noted[header.producer_id] += 1
+        return None
 
     def lose(self) -> None:
         """Batches are damaged: from here on the fold is incomplete."""
@@ -91,7 +113,11 @@ class ProducerChecks:
                 yield from self._compare(snapshot)
 
     def rest(self, end_offset: int | None) -> Iterator[Finding]:
-        """Findings about all other snapshots; *end_offset* is the log's, None when damage hides it."""
+        """The notes, and findings about all other snapshots; *end_offset* is the log's, None when damage hides it."""
+        for producer_id, note in self._notes.items():
+            more = self._noted[producer_id] - 1
+            message = f"{note.message}, and {more} times more" if more else note.message
+            yield msgspec.structs.replace(note, message=message)
         yield from self._unsound
         if end_offset is None:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -65,9 +66,10 @@ def test_send_to_the_page_cache(
         sqlite_seconds.append(seconds(lambda: insert_into_sqlite(path, records)))
 
     benchmark.pedantic(pair, setup=setup, rounds=ROUNDS)
-    ratios = sorted(theirs / mine for theirs, mine in zip(sqlite_seconds, our_seconds, strict=True))
-    benchmark.extra_info["records_per_s"] = round(records / sorted(our_seconds)[len(our_seconds) // 2])
-    benchmark.extra_info["times_sqlite_bulk_insert"] = round(ratios[len(ratios) // 2], 2)
+    ratios = [theirs / mine for theirs, mine in zip(sqlite_seconds, our_seconds, strict=True)]
+    benchmark.extra_info["records_per_s"] = round(records / statistics.median(our_seconds))
+    benchmark.extra_info["records_per_s_best_round"] = round(records / min(our_seconds))
+    benchmark.extra_info["times_sqlite_bulk_insert"] = round(statistics.median(ratios), 2)
 
 
 @pytest.mark.parametrize("group", [None, "g"])
@@ -85,6 +87,7 @@ def test_consume_from_the_start(
 
     benchmark.pedantic(consume, rounds=ROUNDS)
     benchmark.extra_info["records_per_s"] = round(records / benchmark.stats.stats.median)
+    benchmark.extra_info["records_per_s_best_round"] = round(records / benchmark.stats.stats.min)
 
 
 # Its own process, so that nothing that ran before it has made its memory large already.

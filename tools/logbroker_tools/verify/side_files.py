@@ -20,7 +20,13 @@ from logbroker_storage.checkpoints import (
 )
 from logbroker_storage.files import Files
 from logbroker_storage.layout import parse_partition_folder
-from logbroker_storage.segment_files import SEGMENT_SUFFIXES, SNAPSHOT_SUFFIX, parse_segment_name
+from logbroker_storage.segment_files import (
+    LOG_SUFFIX,
+    SEGMENT_SUFFIXES,
+    SNAPSHOT_SUFFIX,
+    parse_segment_name,
+    segment_name,
+)
 
 from ..findings import Code, Finding, Severity
 from ..layout import Partition
@@ -40,13 +46,14 @@ _KNOWN_IN_LOG_DIRECTORY = {
 
 def verify_side_files(partition: Partition, files: Files) -> Iterator[Finding]:
     """Findings about a partition folder, but for its segments, indexes and snapshots."""
-    for name in files.listdir(partition.folder):
+    names = set(files.listdir(partition.folder))
+    for name in sorted(names):
         path = os.path.join(partition.folder, name)
         if name == LEADER_EPOCH_CHECKPOINT:
             yield from _parsed(path, files, lambda data: _check_epochs(data, partition), ADVICE_DERIVED)
         elif name == PARTITION_METADATA:
             yield from _parsed(path, files, parse_partition_metadata, ADVICE_IDENTITY)
-        elif not _belongs(name, partition.bases):
+        elif not _belongs(name, names, partition.bases):
             yield _stray(path, name)
 
 
@@ -80,11 +87,16 @@ def _check_epochs(data: bytes, partition: Partition) -> None:
             raise ValueError("leader epochs: the entries do not ascend")
 
 
-def _belongs(name: str, bases: list[int]) -> bool:
+def _belongs(name: str, names: set[str], bases: list[int]) -> bool:
     if parse_segment_name(name, SNAPSHOT_SUFFIX) is not None:
         return True
-    found = [parse_segment_name(name, suffix) for suffix in SEGMENT_SUFFIXES]
-    return any(base in bases for base in found if base is not None)
+    for suffix in SEGMENT_SUFFIXES:
+        base = parse_segment_name(name, suffix)
+        if base is not None:
+            # Above the last one known: a writer at work has rolled since the folder was first looked at.
+            is_new = bool(bases) and base > bases[-1] and segment_name(base) + LOG_SUFFIX in names
+            return base in bases or is_new
+    return False
 
 
 def _stray(path: str, name: str) -> Finding:

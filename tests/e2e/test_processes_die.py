@@ -102,6 +102,9 @@ def test_every_acknowledged_record_is_read_in_its_producers_order_while_processe
         for worker in workers:
             if worker.process.poll() is None:
                 worker.kill()
+    verify = [sys.executable, "-m", "logbroker_tools.cli", "verify", str(data)]
+    verified = subprocess.run(verify, capture_output=True, text=True, check=False)
+    assert verified.returncode == 0, verified.stdout
     assert_log_is_right(written, acknowledged(producers))
     assert_group_read(consumers, written)
     print(f"{sum(map(len, written.values()))} records, {kills} kills")

@@ -225,7 +225,10 @@ class LogConfig:
         "subscribed group has committed past them.",
     )
     segment_bytes: int = _integer(
-        1 << 30, "A segment file is at most this large, unless a single batch is larger.", minimum=14, maximum=INT32_MAX
+        1 << 30,
+        "A segment file is at most this large, unless a single batch is larger.",
+        minimum=14,
+        maximum=INT32_MAX,
     )
     segment_index_bytes: int = _integer(
         10 << 20, "An index file is at most this large.", minimum=4, maximum=INT32_MAX

@@ -1,6 +1,6 @@
 """The processes that the end-to-end tests start and kill: ``python worker.py ROLE DATA NAME …``.
 
-A producer prints ``partition sequence`` for each acknowledged record, a consumer what it read. Both print
+A producer prints ``partition sequence`` for each acknowledged record, a consumer what it read. All print
 whole lines only, so that what a killed one printed is true.
 """
 
@@ -10,6 +10,8 @@ import os
 import sys
 
 import logbroker
+
+KEYS = 50
 
 
 def say(line: str) -> None:
@@ -53,6 +55,22 @@ def consume(path: str, group: str) -> None:
                 say(f"{record.partition} {record.offset} {record.value.decode()}")
 
 
+def compact(path: str, name: str) -> None:
+    """Append to a few keys and run the cleaner in turn until killed; print each acknowledged number."""
+    with logbroker.open(path) as broker, broker.producer(name=name) as producer:
+        last = producer.last_sequence("t", partition=0)
+        number = 0 if last is None else last + 1
+        say("ready")
+        while True:
+            for _ in range(100):
+                key = b"key %d" % (number % KEYS)
+                receipt = producer.send("t", b"%d" % number, key=key, partition=0, sequence=number)
+                number += 1
+            receipt.result(timeout=30)
+            say(f"{number - 1}")
+            broker.clean()
+
+
 if __name__ == "__main__":
     role, data, who = sys.argv[1:]
-    {"produce": produce, "consume": consume}[role](data, who)
+    {"produce": produce, "consume": consume, "compact": compact}[role](data, who)

@@ -14,6 +14,7 @@ A later process finds the presence lock shared: the view is in use, so it is tru
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,8 +63,11 @@ def make_folders(files: Files, layout: DataLayout) -> None:
     for path in (layout.path, layout.logs):
         _mkdir(files, path)
     if not files.exists(layout.meta_properties):
-        files.replace_file(layout.meta_properties, encode_meta_properties(META_PROPERTIES))
+        # The directory's own name too: an acknowledgement in a directory that is gone is worth nothing. The
+        # file comes last, because it tells the next process that this was done.
+        files.fsync_directory(os.path.dirname(layout.path))
         files.fsync_directory(layout.path)
+        files.replace_file(layout.meta_properties, encode_meta_properties(META_PROPERTIES))
 
 
 def make_view_folders(files: Files, layout: DataLayout) -> None:

@@ -89,9 +89,9 @@ class ProcessLock:
             self._close()
 
     def _close(self) -> None:
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._files.close(fd)
 
     def close_if_idle(self, action: Callable[[], None]) -> bool:
         """``close``, after *action*, unless a thread of this process has the lock; never waits."""

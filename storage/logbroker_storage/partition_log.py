@@ -621,9 +621,9 @@ class PartitionLog:
         self._use_active(None, -1)
 
     def _close_sync_descriptor(self) -> None:
-        if self._sync_fd >= 0:
-            self.files.close(self._sync_fd)
-            self._sync_fd = -1
+        fd, self._sync_fd = self._sync_fd, -1
+        if fd >= 0:
+            self.files.close(fd)
 
     def close_cleanly(self) -> None:
         """Leave nothing for the next one to do: time index complete, producers saved, all on the disk.

@@ -99,6 +99,5 @@ class SegmentFiles:
         self._files.truncate(self.descriptor(TIME_INDEX_SUFFIX), time_index_bytes)
 
     def close(self) -> None:
-        for fd in self._descriptors.values():
-            self._files.close(fd)
-        self._descriptors.clear()
+        while self._descriptors:  # forgotten before it is closed: a close that fails must not be done again
+            self._files.close(self._descriptors.popitem()[1])

@@ -89,6 +89,11 @@ class LogReader:
                     raise self._missing(state) from error
                 missed_version = state.end.segments_version
                 continue
+            except CorruptionError:
+                if not self._is_stale(state):
+                    raise
+                self._forget()  # truncated under our hands: what we read may be what was cut
+                continue
             finally:
                 if not self._keeps_open:
                     self.close()
@@ -105,6 +110,13 @@ class LogReader:
                 start_offset=end.log_start_offset,
                 end_offset=state.high_watermark,
             )
+
+    def _is_stale(self, state: PartitionState) -> bool:
+        now = self._log.state()
+        return (
+            now.end.segments_version != state.end.segments_version
+            or now.high_watermark < state.high_watermark
+        )
 
     def _forget(self) -> None:
         self.close()
@@ -161,7 +173,7 @@ class LogReader:
             except CorruptBatchError:
                 break
             header = batch.header
-            if header.base_offset != due_offset:
+            if header.base_offset != due_offset or header.partition_leader_epoch:
                 break  # batches tile the offset space: each begins where the one before ended
             batches.append(batch)
             due_offset = header.next_offset
@@ -183,6 +195,8 @@ class LogReader:
             raise self._corruption(state, error.defect) from error
         if header.base_offset != self._due_offset:
             raise self._corruption(state, BatchDefect.BAD_OFFSET)
+        if header.partition_leader_epoch:
+            raise self._corruption(state, BatchDefect.BAD_EPOCH)
         if self._file_position + header.size_bytes > segment_bytes:
             raise self._corruption(state, BatchDefect.TRUNCATED)
         if header.size_bytes <= len(data):
@@ -197,8 +211,7 @@ class LogReader:
         """Go on in the segment behind; offsets missing between the two are damage."""
         behind = bisect.bisect_right(self._bases, self._base)
         if behind >= len(self._bases):
-            self._forget()  # another process rolled since the list was made
-            return []
+            raise FileNotFoundError(f"no segment of {self._log.directory} follows {self._base}")
         if self._bases[behind] > self.position:
             raise self._corruption(state, BatchDefect.TRUNCATED)
         self.close()

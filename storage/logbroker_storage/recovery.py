@@ -404,9 +404,13 @@ def cut_log(log: PartitionLog, offset: int) -> int:
     end, sync = log.state()
     if offset >= end.log_end_offset:
         return end.log_end_offset
-    if offset < sync.synced_offset:
-        # First, so that whoever finds our work half done does not take what is cut for lost.
-        log.view.publish_sync(log.key, sync._replace(synced_offset=offset))
+    # First, so that readers do not take what is cut for damage, nor whoever finds our work half done for lost.
+    log.view.publish_sync(log.key, sync._replace(synced_offset=min(sync.synced_offset, offset)))
+    log.publish_end(
+        end._replace(
+            visible_offset=min(end.visible_offset, offset), segments_version=end.segments_version + 1
+        )
+    )
     bases = log.segments(end)
     holding = max([base for base in bases if base <= offset], default=bases[0])
     for base in bases:

@@ -221,8 +221,12 @@ class DataDirectory:
                 self.files.close(self._presence_fd)
             self._opening_lock.close()
 
-    def checkpoint(self) -> None:
-        """Write the recovery points: how much of each partition is known to be on the disk."""
+    def checkpoint(self, at_most: Mapping[tuple[str, int], int] | None = None) -> None:
+        """Write the recovery points: how much of each partition is known to be on the disk.
+
+        *at_most* bounds the points of some partitions, which are about to be cut there.
+        """
+        bounds = at_most or {}
         with self._opening_lock:
             points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
             for name in self.catalog.names():
@@ -230,7 +234,9 @@ class DataDirectory:
                 for number in range(topic.partitions):
                     state = self.view.partition(partition_key(topic.topic_id, number))
                     if state is not None:
-                        points.append(PartitionOffset(name, number, state.sync.synced_offset))
+                        synced_offset = state.sync.synced_offset
+                        point = min(synced_offset, bounds.get((name, number), synced_offset))
+                        points.append(PartitionOffset(name, number, point))
             self.files.replace_file(self.layout.recovery_points, encode_partition_offsets(points))
 
     # Logs -----------------------------------------------------------------------------------------
@@ -328,6 +334,17 @@ class DataDirectory:
                 return offsets.log_start_offset
             turn.record([LogStartEvent(topic, partition, start)])
             return log.delete_before(start)
+
+    def truncate(self, topic: str, partition: int, offset: int) -> int:
+        """Cut every batch that ends at or behind *offset* off a partition; the new log end offset.
+
+        The recovery point goes first: it must never name what the log no longer holds.
+        """
+        log = self.log(topic, partition)
+        self.checkpoint(at_most={(topic, partition): offset})
+        end_offset = log.truncate_to(offset)
+        self.checkpoint()
+        return end_offset
 
     # Groups ---------------------------------------------------------------------------------------
 

@@ -172,3 +172,17 @@ def go_on(bench: Workbench) -> None:
     except TopicExistsError:
         pass  # it was created before the process died
     assert "new" in bench.directory.topics()
+
+
+def test_a_truncated_log_goes_on_at_its_new_end_also_when_the_view_is_lost(tmp_path: Path) -> None:
+    bench = Workbench(str(tmp_path / "data"), segment_bytes=300)
+    for number in range(10):
+        bench.put(b"%d" % number * 50)
+    bench.directory.checkpoint()
+    assert bench.directory.truncate("t", 0, 4) == 4
+    bench.crash()
+    bench.reopen(without_view=True)
+    assert bench.values() == [b"%d" % number * 50 for number in range(4)]
+    assert bench.put(b"instead").base_offset == 4
+    assert bench.side_files()
+    bench.close()

@@ -273,6 +273,8 @@ class DataDirectory:
             log = self._logs.get((topic, partition))
             if log is None:
                 log = self._logs[topic, partition] = self._make_log(self.view, topic, partition, event)
+                if log.config.durability is Durability.INTERVAL:
+                    self.maintenance.look_again()
         return log
 
     def _refresh_logs(self) -> None:

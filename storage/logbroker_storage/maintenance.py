@@ -27,16 +27,17 @@ logger = logging.getLogger("logbroker.maintenance")
 
 CHECKPOINT_INTERVAL_S = 3.0
 CLEANING_INTERVAL_S = 30.0
-IDLE_INTERVAL_S = 1.0
+IDLE_INTERVAL_S = 3.0  # each look of an idle process costs 0.1 to 0.4 ms of processor time
 
 
 class Maintenance:
-    """The thread and what it remembers; every field belongs to the thread but ``_stop``."""
+    """The thread and what it remembers; every field belongs to the thread but ``_news`` and ``_stopping``."""
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
         self._cleaner = Cleaner(directory)
-        self._stop = threading.Event()
+        self._news = threading.Event()  # something may be due earlier than was thought, or the end
+        self._stopping = False
         now = directory.clock.monotonic()
         self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
         self._next_cleaning = now + CLEANING_INTERVAL_S
@@ -46,8 +47,13 @@ class Maintenance:
 
     def close(self) -> None:
         """Stop the thread and wait for what it is doing."""
-        self._stop.set()
+        self._stopping = True
+        self._news.set()
         self._thread.join()
+
+    def look_again(self) -> None:
+        """A log was opened whose syncs may be due sooner than the thread would wake."""
+        self._news.set()
 
     def abandon(self) -> None:
         """In a forked child, where the thread is not: drop our copy of its lock."""
@@ -59,7 +65,11 @@ class Maintenance:
 
     def _run(self) -> None:
         pause = IDLE_INTERVAL_S
-        while not self._stop.wait(pause):
+        while True:
+            self._news.wait(pause)
+            self._news.clear()
+            if self._stopping:
+                return
             try:
                 pause = self._step(self._directory.clock.monotonic())
             except (LogbrokerError, OSError) as error:

@@ -27,7 +27,7 @@ from .files import TEMPORARY_SUFFIX, Files
 from .log_config import Durability
 from .producer_state import ProducerEntry, advance
 from .record_batch import HEADER_BYTES, BatchHeader, read_header
-from .segment import ScanStop, next_sound_batch, rebuild_indexes, scan, sound_headers
+from .segment import Located, ScanStop, locate, next_sound_batch, rebuild_indexes, scan, sound_headers
 from .segment_files import (
     LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
@@ -150,14 +150,18 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     What is left is synced; the caller publishes it.
     """
     files, directory = log.files, log.directory
+    # What was deleted on request was acknowledged once: nothing below it makes the log end there.
+    floor = max(recovery_point, log_start_offset)
     sweep_leftovers(files, directory)
     bases = list_segments(files, directory)
     if not bases:
-        return _begin_empty(log, max(recovery_point, log_start_offset))
+        return _begin_empty(log, floor)
     first_scanned = _first_to_scan(log, bases, recovery_point)
     damages: list[Damage] = []
     cuts: list[Cut] = []
-    builder = _EndBuilder(empty_log_end(bases[0]), log.config.index_interval_bytes, now_ms=-1)
+    builder = _EndBuilder(
+        empty_log_end(bases[0]), log.config.index_interval_bytes, now_ms=-1, recovery_point=recovery_point
+    )
     for index, base in enumerate(bases):
         segment = log.segment(base)
         try:
@@ -169,7 +173,7 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
                 cuts += _remove_overlapping(log, segment)
                 continue
             next_base = bases[index + 1] if index + 1 < len(bases) else None
-            ends_here = _recover_segment(log, segment, builder, recovery_point, next_base, damages, cuts)
+            ends_here = _recover_segment(log, segment, builder, floor, next_base, damages, cuts)
         finally:
             segment.close()
         if ends_here:
@@ -180,7 +184,7 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         path = log.segment(end.active_base_offset).log_path
         lost = Damage(path, end.active_bytes, end.log_end_offset, recovery_point, BatchDefect.TRUNCATED)
         damages.append(lost)
-    end = _at_least(log, end, max(recovery_point, log_start_offset))
+    end = _at_least(log, end, floor)
     end = end._replace(
         log_start_offset=max(bases[0], log_start_offset),
         visible_offset=end.log_end_offset,
@@ -190,7 +194,10 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         _sync_recovered(log, [base for base in log.segments(end) if base >= first_scanned])
     _drop_snapshots_above(log, end.log_end_offset)
     producers = rebuild_producers(log, end.log_end_offset)
-    return Recovered(end, producers, damages, cuts)
+    told = [
+        damage for damage in damages if damage.end_offset > log_start_offset
+    ]  # the rest was deleted anyway
+    return Recovered(end, producers, told, cuts)
 
 
 def _first_to_scan(log: PartitionLog, bases: list[int], recovery_point: int) -> int:
@@ -294,13 +301,13 @@ def _recover_segment(
     log: PartitionLog,
     segment: SegmentFiles,
     builder: _EndBuilder,
-    recovery_point: int,
+    floor: int,
     next_base: int | None,
     damages: list[Damage],
     cuts: list[Cut],
 ) -> bool:
-    """Scan one segment into *builder*; whether the log ends in it, unsound above the recovery point."""
-    start = builder.begin_segment(log.files, segment, recovery_point)
+    """Scan one segment into *builder*; whether the log ends in it, unsound at or above *floor*."""
+    start = builder.begin_segment(log.files, segment)
     size = segment.log_bytes()
     log.files.drop_cache(segment.descriptor())
     ends_here = False
@@ -309,22 +316,20 @@ def _recover_segment(
         if stop.defect is None:
             if next_base is not None and next_base > stop.offset:
                 # The file ends too early, at the end of a batch: the next segment does not follow.
-                ends_here = stop.offset >= recovery_point
+                ends_here = stop.offset >= floor
                 if not ends_here:
                     damages.append(
                         Damage(segment.log_path, size, stop.offset, next_base, BatchDefect.TRUNCATED)
                     )
             break
-        if stop.offset >= recovery_point:
+        if stop.offset >= floor:
             cuts.append(_cut_file(log.files, segment, stop.position, stop.defect))
             ends_here = True
             break
         sound = next_sound_batch(
             log.files, segment.descriptor(), stop.position, end_position=size, min_offset=stop.offset + 1
         )
-        end_offset = (
-            sound.base_offset if sound is not None else (next_base or max(recovery_point, stop.offset))
-        )
+        end_offset = sound.base_offset if sound is not None else (next_base or floor)
         damages.append(Damage(segment.log_path, stop.position, stop.offset, end_offset, stop.defect))
         builder.skip_to(end_offset, size if sound is None else sound.position)
         if sound is None:
@@ -359,7 +364,11 @@ def _check_sealed_indexes(log: PartitionLog, segment: SegmentFiles) -> None:
     if (
         offset_index.check(offsets, end_relative_offset=1 << 31, end_position=size) is None
         and time_index.check(times, end_relative_offset=1 << 31) is None
+        # Zeros at the end are space that Kafka allocated in advance, or writes that a power cut took.
+        and offset_index.used_bytes(offsets) == len(offsets)
+        and time_index.used_bytes(times) == len(times)
         and (times or not size)
+        and (offsets or size <= log.config.index_interval_bytes)
     ):
         return
     logger.warning("%s: malformed index, built again", segment.log_path)
@@ -499,8 +508,11 @@ def sweep_leftovers(files: Files, directory: str) -> None:
 class _EndBuilder:
     """Folds scanned batches into a LogEnd and the index entries of the segment being scanned."""
 
-    def __init__(self, end: LogEnd, index_interval_bytes: int, *, now_ms: int) -> None:
+    def __init__(
+        self, end: LogEnd, index_interval_bytes: int, *, now_ms: int, recovery_point: int = 0
+    ) -> None:
         self._end = end
+        self._recovery_point = recovery_point
         self._interval_bytes = index_interval_bytes
         self._offsets = bytearray()
         self._times = bytearray()
@@ -510,7 +522,7 @@ class _EndBuilder:
     def log_end_offset(self) -> int:
         return self._end.log_end_offset
 
-    def begin_segment(self, files: Files, segment: SegmentFiles, recovery_point: int) -> int:
+    def begin_segment(self, files: Files, segment: SegmentFiles) -> int:
         """Start on a segment; the position to scan from.
 
         Index entries below the recovery point were synced with it and are kept when they are well-formed,
@@ -528,15 +540,15 @@ class _EndBuilder:
             max_timestamp_ms=-1,
             max_timestamp_offset=-1,
         )
-        if recovery_point <= base:
+        if self._recovery_point <= base:
             return 0
-        return self._resume(files, segment, recovery_point)
+        return self._resume(files, segment)
 
-    def _resume(self, files: Files, segment: SegmentFiles, recovery_point: int) -> int:
+    def _resume(self, files: Files, segment: SegmentFiles) -> int:
         base, size = segment.base_offset, segment.log_bytes()
         offsets = files.pread(segment.descriptor(OFFSET_INDEX_SUFFIX), 1 << 31, 0)
         times = files.pread(segment.descriptor(TIME_INDEX_SUFFIX), 1 << 31, 0)
-        room = recovery_point - base
+        room = self._recovery_point - base
         kept = [entry for entry in offset_index.parse(offsets) if entry.relative_offset < room]
         kept_times = [entry for entry in time_index.parse(times) if entry.relative_offset < room]
         encoded = b"".join(offset_index.encode_entry(*entry) for entry in kept)
@@ -632,14 +644,19 @@ def rebuild_producers(log: PartitionLog, end_offset: int) -> dict[int, ProducerE
             producers, start_offset = snapshot, offset
             break
     for header in headers_from(log, start_offset):
-        if header.producer_id >= 0 and header.base_offset >= start_offset:
+        if header.producer_id >= 0:
             known = producers.get(header.producer_id)
             producers[header.producer_id] = advance(known, header, header.base_offset)
     return producers
 
 
+def _locate_in(files: Files, segment: SegmentFiles, offset: int, size: int) -> Located:
+    index = files.pread(segment.descriptor(OFFSET_INDEX_SUFFIX), 1 << 31, 0)
+    return locate(files, segment.descriptor(), index, segment.base_offset, offset, size)
+
+
 def headers_from(log: PartitionLog, offset: int) -> Iterator[BatchHeader]:
-    """The headers of every sound batch in the segments that hold *offset* and what follows."""
+    """The headers of every sound batch that begins at or behind *offset*."""
     bases = list_segments(log.files, log.directory)
     first = max([base for base in bases if base <= offset], default=0)
     for base in bases:
@@ -647,13 +664,16 @@ def headers_from(log: PartitionLog, offset: int) -> Iterator[BatchHeader]:
             continue
         segment = log.segment(base)
         try:
+            size = segment.log_bytes()
+            start = _locate_in(log.files, segment, offset, size) if offset > base else Located(0, base)
             for _, header in sound_headers(
                 log.files,
                 segment.descriptor(),
-                start_position=0,
-                end_position=segment.log_bytes(),
-                expected_offset=base,
+                start_position=start.position,
+                end_position=size,
+                expected_offset=start.base_offset,
             ):
-                yield header
+                if header.base_offset >= offset:
+                    yield header
         finally:
             segment.close()

@@ -239,8 +239,7 @@ def check_placement(name: str | None, last: Mapping[int, int], partitions: Seque
         if line != NEVER_WROTE and partition_of_line(line, partitions) != partition:
             raise CommandFailed(
                 f"producer {name!r} wrote line {line + 1} to partition {partition}, where it would not go now: "
-                "it wrote something else, or partitions were added since; take another --producer name, "
-                f"or --partition {partition} to put all lines there"
+                "it wrote something else, or partitions were added since; another --producer name begins anew"
             )
 
 

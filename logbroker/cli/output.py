@@ -47,14 +47,14 @@ def as_json(description: object) -> dict[str, Any]:
     return document
 
 
-def json_bytes(data: bytes | None, field: str, encoding_field: str) -> dict[str, str | None]:
-    """The fields that say what *data* is."""
+def json_text(data: bytes | None) -> tuple[str | None, str | None]:
+    """*data* as text, and the encoding that it is in if it is no text."""
     if data is None:
-        return {field: None}
+        return None, None
     try:
-        return {field: data.decode()}
+        return data.decode(), None
     except UnicodeDecodeError:
-        return {field: base64.b64encode(data).decode(), encoding_field: BASE64}
+        return base64.b64encode(data).decode(), BASE64
 
 
 def write(text: bytes) -> None:

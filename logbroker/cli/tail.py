@@ -16,18 +16,11 @@ import typer
 from .directory import DataOption, open_broker
 from .exit_codes import FAILED, NothingMatched
 from .positions import Named, Position, parse_position
-from .record_format import (
-    TAB_SEPARATED,
-    Formatter,
-    formatter,
-    json_lines,
-    terminal_lines,
-    values_with_newlines,
-)
 
 if TYPE_CHECKING:
     from ..broker import Broker
     from .reading import Reading, Wanted
+    from .record_format import Formatter
 
 DEFAULT_RECORDS = 10
 MOST_HELD = 100_000  # records; of one partition more are printed as they are read
@@ -145,6 +138,8 @@ def _begin(start: str | None, group: str | None, now: datetime.datetime) -> Posi
 def _formatter(format: str | None, *, value_only: bool, json: bool) -> Formatter:
     if sum((format is not None, value_only, json)) > 1:
         raise typer.BadParameter("choose one of --format, --value-only and --json")
+    from .record_format import TAB_SEPARATED, formatter, json_lines, terminal_lines, values_with_newlines
+
     if value_only:
         return values_with_newlines
     if json:

@@ -4,6 +4,8 @@ Under the opening lock, the first process to come (it can take the presence lock
 
     the view                                       then
     is missing, unreadable, or marked damaged      rebuild
+    has pages that do not hold together            rebuild
+    was the end of the last one who looked at it   rebuild: LMDB dies of damaged pages
     is of another boot or another format           rebuild: it was never synced
     fails its checksums                            rebuild
     is sound                                       use it; forget volatile facts; verify failed partitions
@@ -36,12 +38,14 @@ from .topic_folders import (
 )
 from .view import View
 from .view.environment import DAMAGED_MARK, VIEW_FORMAT
+from .view.pages import find_damage
 
 logger = logging.getLogger("logbroker.recovery")
 
 BOOT_ID = b"boot_id"
 FORMAT = b"format"
 COMPLETE = b"complete"  # 1 when the rebuild that made the view came to its end
+WALKED_BYTES = 32 << 20  # a larger view takes too long to walk: 10 ms a MiB
 CHECKED_ENTRIES = 100_000  # a larger view is checked value by value as it is read
 
 META_PROPERTIES = {"version": "1", "logbroker.format": "1"}
@@ -88,6 +92,20 @@ def sound_view(files: Files, layout: DataLayout) -> View | None:
         return None
     if files.exists(f"{layout.view}/{DAMAGED_MARK}"):
         logger.warning("%s is marked as damaged: rebuilding it from the logs", layout.view)
+        return None
+    # Whoever dies of it leaves the mark.
+    files.close(files.open(f"{layout.view}/{DAMAGED_MARK}", create=True))
+    view = _checked_view(files, layout)
+    if view is not None:
+        files.unlink(f"{layout.view}/{DAMAGED_MARK}")
+    return view
+
+
+def _checked_view(files: Files, layout: DataLayout) -> View | None:
+    content = files.read_file(f"{layout.view}/data.mdb")
+    damage = find_damage(content) if len(content) <= WALKED_BYTES else None
+    if damage is not None:
+        logger.warning("%s is damaged (%s): rebuilding it from the logs", layout.view, damage)
         return None
     try:
         view = View(layout.view)

@@ -403,7 +403,8 @@ class View:
         """Read every value once.
 
         Raises:
-            ViewError: one of them fails its checksum, or LMDB cannot walk its own tree.
+            ViewError: one of them fails its checksum or is missing, or LMDB cannot walk its own tree.
         """
-        for table in self._tables:
-            self._items(b"", table)
+        found = sum(len(self._items(b"", table)) for table in self._tables)
+        if found != self.entries():
+            raise self._damaged(f"{found} values were found where {self.entries()} are counted")

@@ -184,7 +184,8 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         path = log.segment(end.active_base_offset).log_path
         lost = Damage(path, end.active_bytes, end.log_end_offset, recovery_point, BatchDefect.TRUNCATED)
         damages.append(lost)
-    end = _at_least(log, end, floor)
+    if end.log_end_offset < floor or _ends_in_damage(end, damages):
+        end = _begun_behind(log, max(end.log_end_offset, floor))
     end = end._replace(
         log_start_offset=max(bases[0], log_start_offset),
         visible_offset=end.log_end_offset,
@@ -230,13 +231,20 @@ def remove_unpublished(log: PartitionLog, end: LogEnd) -> None:
                 segment.close()
 
 
-def _at_least(log: PartitionLog, end: LogEnd, offset: int) -> LogEnd:
-    """A log that ends below what was known to be in it goes on behind that, in a new segment.
+def _ends_in_damage(end: LogEnd, damages: list[Damage]) -> bool:
+    """Whether nothing sound follows the last damage of the active segment.
+
+    Nothing may be appended there: the first bytes of the next batch could make a torn one whole, as they
+    are zeros like the last byte of most batches, and the next one would be torn instead.
+    """
+    return end.active_bytes > 0 and bool(damages) and damages[-1].end_offset == end.log_end_offset
+
+
+def _begun_behind(log: PartitionLog, offset: int) -> LogEnd:
+    """The log goes on at *offset* in a new segment, behind what was in it and cannot be read.
 
     Offsets that consumers have seen must not come to name other records.
     """
-    if end.log_end_offset >= offset:
-        return end
     segment = log.segment(offset)
     try:
         segment.create()

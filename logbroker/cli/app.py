@@ -1,70 +1,18 @@
-"""``logbroker``: the commands, and how what goes wrong becomes one line on stderr and an exit code.
+"""``logbroker``: runs a command, and turns what goes wrong into one line on stderr and an exit code.
 
-Modules of the engine are imported inside the commands, so that ``--help`` does not load them.
+Nothing heavy is imported before ``run`` watches for Ctrl-C: most of a short command's life is imports.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
 
-import typer
-
-from .command_group import HELP_NAMES, help_if_alone
-from .directory import DataOption
 from .exit_codes import FAILED, INTERRUPTED, NOTHING, USAGE, CommandFailed, NothingMatched
 
 NAME = "logbroker"
 COMPLETION_VARIABLE = "_LOGBROKER_COMPLETE"
 VARIABLE_FOR_TRACEBACKS = "LOGBROKER_DEBUG"
-
-app = typer.Typer(
-    name=NAME,
-    help="A durable log broker on a plain directory: topics, producers, consumers and groups, with no server.",
-    invoke_without_command=True,
-    rich_markup_mode=None,  # importing rich would double the time that --help takes
-    context_settings=HELP_NAMES,
-)
-
-_UsageError = typer.BadParameter.__base__  # typer has moved click's exceptions around; this one is in both
-assert _UsageError is not None
-_ClickError = _UsageError.__base__
-assert _ClickError is not None
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        import logbroker
-
-        typer.echo(f"logbroker {logbroker.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    context: typer.Context,
-    data: DataOption = None,  # noqa: ARG001  (read by nearest_data)
-    version: Annotated[  # noqa: ARG001  (its callback does the work)
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
-    ] = False,
-) -> None:
-    help_if_alone(context)
-
-
-def _add_commands() -> None:
-    from . import group, inspect, produce, quickstart, tail, topic
-
-    app.add_typer(topic.app, name="topic")
-    app.command("produce")(produce.produce)
-    app.command("tail")(tail.tail)
-    app.add_typer(group.app, name="group")
-    app.command("inspect", context_settings=inspect.CONTEXT, add_help_option=False)(inspect.inspect)
-    app.command("quickstart")(quickstart.quickstart)
-
-
-_add_commands()
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -77,7 +25,7 @@ def run(arguments: list[str] | None = None) -> int:
         return 0
     except NothingMatched as nothing:
         return _fail(str(nothing), NOTHING)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         if VARIABLE_FOR_TRACEBACKS in os.environ:
@@ -86,6 +34,10 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
+    import typer
+
+    from .commands import app
+
     command = typer.main.get_command(app)
     if COMPLETION_VARIABLE in os.environ:
         command.main(prog_name=NAME)  # answers the shell, and exits
@@ -95,17 +47,25 @@ def _invoke(arguments: list[str]) -> int:
             command.invoke(context)
     except typer.Exit as stop:
         return stop.exit_code
+    except typer.Abort:
+        return INTERRUPTED
     finally:
         sys.stdout.flush()
     return 0
 
 
 def _fail_with(error: Exception) -> int:
+    import typer
+
     from logbroker_storage.errors import LogbrokerError
 
-    if isinstance(error, _ClickError):  # type: ignore[arg-type]
-        is_usage = isinstance(error, _UsageError)  # type: ignore[arg-type]
+    usage_error = typer.BadParameter.__base__  # typer has moved click's exceptions; this one is in both
+    assert usage_error is not None
+    click_error = usage_error.__base__
+    assert click_error is not None
+    if isinstance(error, click_error):
         message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
+        is_usage = isinstance(error, usage_error)
         return _fail(f"{message} (see --help)", USAGE) if is_usage else _fail(message, FAILED)
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
@@ -119,12 +79,21 @@ def _fail_with(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"logbroker: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{NAME}: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _open_closed_streams() -> None:
+    """A stream that we were started without goes nowhere; its number must not become that of a log file."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 def main() -> None:
     """The entry point."""
+    _open_closed_streams()
     sys.exit(run())
 
 

@@ -97,7 +97,9 @@ def _draw(tables: Sequence[Table]) -> None:
 
     console = Console()
     for table in tables:
-        drawn = RichTable(title=table.title, title_justify="left", box=SIMPLE)
+        if table.title is not None:
+            console.print(table.title, style="bold", markup=False, highlight=False)
+        drawn = RichTable(box=SIMPLE)
         numbers = [
             bool(table.rows) and all(_is_number(row[i]) for row in table.rows)
             for i in range(len(table.columns))
@@ -106,7 +108,7 @@ def _draw(tables: Sequence[Table]) -> None:
             drawn.add_column(column, justify="right" if is_number else "left", overflow="fold")
         for row in table.rows:
             drawn.add_row(*(escape(_text(cell)) for cell in row))
-        console.print(drawn)
+        console.print(drawn if table.rows else "  (none)\n")
 
 
 def _is_number(cell: object) -> bool:

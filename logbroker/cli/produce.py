@@ -109,7 +109,7 @@ def produce(
     gc.set_threshold(GC_THRESHOLD)
     started = time.monotonic()
     with _source(file) as source, Interruption() as interruption, open_broker(data, create=True) as broker:
-        _have_topic(broker, topic)
+        _have_topic(broker, topic, partition)
         with broker.producer(
             name=producer,
             acks=acks.value,
@@ -182,8 +182,15 @@ def _ttl(text: str | None) -> datetime.timedelta | None:
         raise typer.BadParameter(f"--ttl {error}") from None
 
 
-def _have_topic(broker: Broker, topic: str) -> None:
-    if topic not in broker.topics():
+def _have_topic(broker: Broker, topic: str, partition: int | None) -> None:
+    """See that there are the topic, which is created, and the partition, which is not."""
+    from logbroker_storage.errors import TopicNotFoundError
+
+    is_new = topic not in broker.topics()
+    count = 1 if is_new else len(broker.topic(topic).partitions)
+    if partition is not None and partition >= count:
+        raise TopicNotFoundError(topic, partition=partition, known=f" (it has {count}, numbered from 0)")
+    if is_new:
         broker.create_topic(topic, exist_ok=True)
         say(f"created topic {topic} with 1 partition")
 

@@ -124,7 +124,7 @@ def describe(
     ]
     columns = ("partition", "start offset", "high watermark", "end offset", "bytes", "state")
     config = topic.config if all_config else topic.overrides
-    title = "configuration" if all_config else "configuration (what is not the default)"
+    title = "configuration" if all_config else "configuration that is not the default"
     print_tables(
         Table("partition", columns, rows, title=f"topic {name}, id {topic.topic_id}"),
         Table("config", ("key", "value"), list(config.items()), title=title),

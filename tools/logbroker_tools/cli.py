@@ -347,16 +347,15 @@ def _in_order(arguments: list[str] | None) -> list[str]:
     return given
 
 
-def run(arguments: list[str] | None = None) -> int:
-    """Run one command line (default: the process's); the exit code."""
+def run(arguments: list[str] | None = None, *, name: str = "logbroker-inspect") -> int:
+    """Run one command line (default: the process's), which its help calls *name*; the exit code."""
     from logbroker_storage.errors import LogbrokerError
 
     usage_error = typer.BadParameter.__base__  # typer has moved click's exceptions; this one is in both
     assert usage_error is not None
     try:
-        code = app(
-            args=_in_order(arguments), standalone_mode=False
-        )  # the code of a typer.Exit, which ends up here
+        # The code of a typer.Exit ends up here.
+        code = app(args=_in_order(arguments), prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code

@@ -50,6 +50,11 @@ def values(directory: DataDirectory) -> list[bytes | None]:
     return found
 
 
+def record_groups(directory: DataDirectory, count: int) -> None:
+    for number in range(count):
+        directory.journal.record([GroupEvent(f"group-{number}", ["t"], 0)])
+
+
 def test_nothing_is_lost_or_invented_on_a_full_disk_and_writes_go_on_afterwards(small_disk: Path) -> None:
     path = str(small_disk / "data")
     directory = DataDirectory.open(path)
@@ -74,8 +79,7 @@ def test_nothing_is_lost_or_invented_on_a_full_disk_and_writes_go_on_afterwards(
             refused += 1
     assert refused > 0
     with pytest.raises(WriteFailedError):
-        for number in range(1000):
-            directory.journal.record([GroupEvent(f"group-{number}", ["t"], 0)])
+        record_groups(directory, 1000)
     assert values(directory) == acknowledged
     (small_disk / "filler").unlink()
     for number in range(200, 210):

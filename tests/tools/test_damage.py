@@ -441,3 +441,25 @@ def test_a_broker_goes_on_in_a_directory_that_was_repaired(tmp_path: Path) -> No
                 b"%d" % n for n in range(21)
             ]
     assert run(["verify", str(data)]) == 0
+
+
+def test_a_segment_that_cannot_be_read_hides_no_other_finding(tmp_path: Path) -> None:
+    folder = Folder(tmp_path).batch(b"a").roll().batch(b"b").roll().batch(b"c")
+    first, second, third = sorted(folder.path.glob("*.log"))
+    second.unlink()
+    second.mkdir()
+    damaged = bytearray(third.read_bytes())
+    damaged[-1] ^= 1
+    third.write_bytes(damaged)
+    found = {(f.path, f.code, f.start_offset) for f in folder.findings()}
+    assert found >= {(str(second), Code.UNREADABLE, 1), (str(third), Code.BAD_CRC, 2)}
+    assert not any(f.path == str(first) for f in folder.findings())
+    assert run(["verify", str(tmp_path)]) == 1
+
+
+def test_what_meta_properties_says_can_be_overruled_both_ways(tmp_path: Path) -> None:
+    folder = Folder(tmp_path).batch(b"a")
+    meta = folder.logs / "meta.properties"
+    meta.write_bytes(b"version=1\n")
+    assert [find(str(tmp_path), kafka=kafka).is_ours for kafka in (None, False, True)] == [False, True, False]
+    assert run(["verify", "--logbroker", str(tmp_path)]) == 0

@@ -47,7 +47,12 @@ Directory = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Kafka = Annotated[
-    bool, typer.Option("--kafka", help="Take it for Kafka's: gaps and leader epochs are no damage.")
+    bool | None,
+    typer.Option(
+        "--kafka/--logbroker",
+        show_default=False,
+        help="Take it for Kafka's (gaps and leader epochs are no damage), or for ours; default: what it says itself.",
+    ),
 ]
 Topic = Annotated[str | None, typer.Option("--topic", metavar="T", help="Only this topic.")]
 PartitionNumber = Annotated[int | None, typer.Option("--partition", metavar="P", help="Only this partition.")]
@@ -57,7 +62,9 @@ Since = Annotated[str | None, typer.Option("--since", metavar="TIME", help="ISO 
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="ISO 8601; older than this.")]
 
 
-def _find(path: str, kafka: bool = False, topic: str | None = None, partition: int | None = None) -> Target:
+def _find(
+    path: str, kafka: bool | None = None, topic: str | None = None, partition: int | None = None
+) -> Target:
     from .layout import find
 
     target = find(path, kafka=kafka)
@@ -99,7 +106,7 @@ def summary(
     topic: Topic = None,
     partition: PartitionNumber = None,
     json: Json = False,
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """Partitions with their segments, offsets, sizes, batches and damage."""
     from .output import print_json, print_table
@@ -119,7 +126,7 @@ def segments(
     topic: Topic = None,
     partition: PartitionNumber = None,
     json: Json = False,
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """Every segment file with its offsets, sizes, batches and damage."""
     from .output import print_json, print_table
@@ -150,7 +157,7 @@ def dump(
     since: Since = None,
     until: Until = None,
     json: Json = False,
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """Batches, or with --records the records in them; damage goes to stderr."""
     from .dump import BatchRow, Selection, batch_rows
@@ -184,7 +191,7 @@ def export(
     since: Since = None,
     until: Until = None,
     json: Json = True,  # noqa: ARG001  (accepted for likeness with the others: it prints nothing else)
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """Every readable record as a JSON object on a line; damage goes to stderr. The journal only with --topic."""
     from .dump import Selection
@@ -207,7 +214,7 @@ def verify(
     topic: Topic = None,
     partition: PartitionNumber = None,
     json: Json = False,
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """Every check; exits with 1 and the exact places when something is wrong."""
     from .findings import Severity
@@ -240,7 +247,7 @@ def producers(
     topic: Topic = None,
     partition: PartitionNumber = None,
     json: Json = False,
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """What each producer wrote last in each partition, beside the newest snapshot."""
     from .output import print_json, print_table
@@ -315,7 +322,7 @@ def repair(
         bool, typer.Option("--write", help="Carry the plan out; nobody may have it open.")
     ] = False,
     json: Json = False,
-    kafka: Kafka = False,
+    kafka: Kafka = None,
 ) -> None:
     """Show what could be set right; with --write do it, keeping every byte that is replaced."""
     from .output import print_json

@@ -41,6 +41,7 @@ class Code(enum.Enum):
     BAD_EVENT = "bad-event"
     SIDE_FILE = "side-file"
     UNKNOWN_FILE = "unknown-file"
+    UNREADABLE = "unreadable"
 
 
 class Finding(msgspec.Struct, frozen=True, omit_defaults=True):

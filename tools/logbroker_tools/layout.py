@@ -99,8 +99,8 @@ class Target(msgspec.Struct, frozen=True):
         )
 
 
-def find(path: str, *, kafka: bool = False) -> Target:
-    """What is at *path*; *kafka* takes it for Kafka's whatever it says itself.
+def find(path: str, *, kafka: bool | None = None) -> Target:
+    """What is at *path*; *kafka* takes it for Kafka's, or ours, whatever it says itself.
 
     Raises:
         LogbrokerError: nothing that could be inspected is there.
@@ -129,11 +129,12 @@ class _Parent(msgspec.Struct, frozen=True):
     recovery_points: dict[tuple[str, int], int]
 
     @classmethod
-    def of(cls, log_directory: str, kafka: bool) -> _Parent:
-        return cls(not kafka and _is_ours(log_directory), _recovery_points(log_directory))
+    def of(cls, log_directory: str, kafka: bool | None) -> _Parent:
+        is_ours = _is_ours(log_directory) if kafka is None else not kafka
+        return cls(is_ours, _recovery_points(log_directory))
 
 
-def _single_file(path: str, kafka: bool) -> Target:
+def _single_file(path: str, kafka: bool | None) -> Target:
     if not path.endswith(LOG_SUFFIX):
         raise LogbrokerError(
             f"{path} is not a segment: give a .log file, a partition folder or a data directory"

@@ -8,7 +8,8 @@
     side_files  snapshots, checkpoints and metadata can be read; files that do not belong
 
 Findings are yielded as they are found: a check goes on behind what it finds. Nothing here raises for what
-is in a file; ``OSError`` is left to the caller.
+is in a file, nor for a segment, index or side file that the system does not let us read: UNREADABLE. Only
+an ``OSError`` of listing a folder is left to the caller.
 """
 
 from __future__ import annotations

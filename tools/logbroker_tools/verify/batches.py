@@ -10,6 +10,7 @@ Where a log ends below its recovery point, records that had reached the disk are
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from logbroker_storage.errors import BatchDefect, CorruptBatchError
@@ -38,6 +39,9 @@ ADVICE_ABOVE_RECOVERY_POINT = (
 )
 ADVICE_KAFKA = "a Kafka broker truncates here when it recovers the log: copy the file first"
 ADVICE_FOREIGN = "if this is the log of a Kafka broker, give --kafka; otherwise " + ADVICE_DAMAGE
+ADVICE_UNREADABLE = (
+    "it, or an index beside it, cannot be read: look at permissions and at the disk's own reports"
+)
 ADVICE_LOST = "restore the segment from a backup if there is one; until then consumers skip the range"
 
 
@@ -51,9 +55,14 @@ def verify_batches(partition: Partition, files: Files) -> Iterator[Finding]:
             yield follows
             if follows.severity is Severity.NOTE:
                 continue
-        checks = _SegmentChecks(partition, segment, files, producers)
-        yield from checks.run()
-        due_offset = checks.next_offset
+        try:
+            checks = _SegmentChecks(partition, segment, files, producers)
+            yield from checks.run()
+            due_offset = checks.next_offset
+        except OSError as error:
+            yield _unreadable(partition, segment, error)
+            producers.lose()
+            due_offset = None
     yield from producers.rest(due_offset)
     yield from _recovery_point(partition, due_offset)
 
@@ -86,6 +95,19 @@ def _follows(partition: Partition, segment: Segment, due_offset: int | None) -> 
         start_offset=base_offset,
         end_offset=due_offset,
         advice="empty and unused: the next open removes it" if is_empty else ADVICE_DAMAGE,
+    )
+
+
+def _unreadable(partition: Partition, segment: Segment, error: OSError) -> Finding:
+    has_gone = isinstance(error, FileNotFoundError) and not os.path.lexists(segment.path)
+    return Finding(
+        Severity.NOTE if has_gone else Severity.ERROR,
+        Code.UNREADABLE,
+        segment.path,
+        "it has gone meanwhile: a cleaner is at work" if has_gone else f"{error.strerror or error}",
+        start_offset=segment.base_offset,
+        end_offset=partition.base_behind(segment),
+        advice="run verify again when nobody has the directory open" if has_gone else ADVICE_UNREADABLE,
     )
 
 

@@ -71,7 +71,9 @@ class ProducerChecks:
             path = os.path.join(partition.folder, segment_name(offset) + SNAPSHOT_SUFFIX)
             try:
                 entries = read_snapshot(files, path)
-            except ValueError as error:
+            except FileNotFoundError:
+                continue  # a writer at work has dropped it since the folder was listed
+            except (ValueError, OSError) as error:
                 self._unsound.append(_about(path, str(error)))
             else:
                 self._snapshots.append(_Snapshot(path, offset, entries))

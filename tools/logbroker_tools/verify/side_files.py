@@ -117,3 +117,5 @@ def _parsed(path: str, files: Files, parse: Callable[[bytes], object], advice: s
         parse(files.read_file(path))
     except ValueError as error:
         yield Finding(Severity.ERROR, Code.BAD_CHECKPOINT, path, str(error), advice=advice)
+    except OSError as error:
+        yield Finding(Severity.ERROR, Code.UNREADABLE, path, error.strerror or str(error), advice=advice)

@@ -100,8 +100,11 @@ def _ingest(directory: str, source: str) -> None:
     folder = os.path.join(directory, "logs", f"{TOPIC}-0")
     with open(source, "rb") as file, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
-        process.stdin.write(file.read(os.fstat(file.fileno()).st_size // 2))
-        process.stdin.flush()
+        try:
+            process.stdin.write(file.read(os.fstat(file.fileno()).st_size // 2))
+            process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended, which the next lines tell
         while process.poll() is None and not _log_bytes(folder):
             time.sleep(0.001)
         process.kill()

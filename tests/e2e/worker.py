@@ -7,6 +7,7 @@ whole lines only, so that what a killed one printed is true.
 from __future__ import annotations
 
 import os
+import select
 import sys
 
 import logbroker
@@ -14,9 +15,16 @@ import logbroker
 KEYS = 50
 
 
-def say(line: str) -> None:
-    """One line in one write: whole or not at all, for pipes take up to 4096 bytes at once."""
-    os.write(1, line.encode() + b"\n")
+def say(*lines: str) -> None:
+    """Whole lines in each write, which is done wholly or not at all: pipes take PIPE_BUF bytes at once."""
+    chunk = b""
+    for line in lines:
+        encoded = line.encode() + b"\n"
+        if len(chunk) + len(encoded) > select.PIPE_BUF:
+            os.write(1, chunk)
+            chunk = b""
+        chunk += encoded
+    os.write(1, chunk)
 
 
 def produce(path: str, name: str) -> None:
@@ -40,9 +48,9 @@ def produce(path: str, name: str) -> None:
                         )
                     )
                     following[partition] += 1
-            for partition, sequence, receipt in receipts:
+            for _, _, receipt in receipts:
                 receipt.result(timeout=30)
-                say(f"{partition} {sequence}")
+            say(*(f"{partition} {sequence}" for partition, sequence, _ in receipts))
 
 
 def consume(path: str, group: str) -> None:
@@ -50,9 +58,9 @@ def consume(path: str, group: str) -> None:
     with logbroker.open(path) as broker, broker.consumer("t", group=group, start="earliest") as consumer:
         say("ready")
         while True:
-            for record in consumer.poll(max_records=500, timeout=0.5):
-                assert record.value is not None
-                say(f"{record.partition} {record.offset} {record.value.decode()}")
+            records = consumer.poll(max_records=500, timeout=0.5)
+            if records:
+                say(*(f"{r.partition} {r.offset} {(r.value or b'').decode()}" for r in records))
 
 
 def compact(path: str, name: str) -> None:

@@ -68,7 +68,9 @@ def test_forward_positions_are_for_those_who_ask_for_them() -> None:
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_wrong_usage_and_says_what_is(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match=r"--from .* is not understood; use earliest, latest, stored"):
+    with pytest.raises(
+        typer.BadParameter, match=r"--from .* is not understood; use earliest, latest, stored"
+    ):
         parse(text)
 
 

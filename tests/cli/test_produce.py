@@ -1,0 +1,129 @@
+"""logbroker produce."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import logbroker
+
+from .conftest import Cli
+
+AWKWARD = b"plain\n\n\r\nends in cr\r\n\xff\xfe\0\n" + b"x" * 100_000 + b"\n\n"
+
+
+def test_what_goes_in_comes_back_byte_for_byte(cli: Cli) -> None:
+    result = cli.produce("packages", AWKWARD)
+    assert result.code == 0
+    assert "created topic packages with 1 partition" in result.err
+    assert cli.values("packages") == AWKWARD
+
+
+def test_a_last_line_without_a_newline_is_a_record(cli: Cli) -> None:
+    cli.produce("packages", b"one\ntwo")
+    assert cli.values("packages") == b"one\ntwo\n"
+
+
+def test_an_empty_file_is_no_record(cli: Cli) -> None:
+    assert cli.produce("packages", b"", "--json").document["records"] == 0
+    assert cli("topic", "describe", "packages", "--json").document["records"] == 0
+
+
+def test_the_summary_as_json(cli: Cli) -> None:
+    summary = cli.produce("packages", b"a\nbcd\n", "--json").document
+    assert summary.pop("seconds") >= 0
+    assert summary == {"topic": "packages", "records": 2, "bytes": 4, "skipped": 0, "interrupted": False}
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["--compression", "zstd"], ["--header", "a=b"], ["--acks", "written"]]
+)
+def test_running_it_again_under_a_name_appends_what_is_missing(cli: Cli, options: list[str]) -> None:
+    lines = [b"line %d\n" % number for number in range(3000)]
+    for end, records in ((1000, 1000), (1000, 0), (3000, 2000), (3000, 0)):
+        summary = cli.produce("packages", b"".join(lines[:end]), "--producer", "loader", "--json", *options)
+        assert (summary.document["records"], summary.document["skipped"]) == (records, end - records)
+    assert cli.values("packages") == b"".join(lines)
+
+
+@pytest.mark.parametrize("options", [[], ["--key-separator", " "], ["--key-separator", "#"]])
+def test_with_several_partitions_each_line_is_there_once_whatever_was_cut_off(
+    cli: Cli, rng: random.Random, options: list[str]
+) -> None:
+    cli("topic", "create", "packages", "--partitions", "3")
+    lines = [b"line%d %d\n" % (number % 40, number) for number in range(5000)]
+    for end in [*sorted(rng.sample(range(5000), 3)), 5000]:
+        assert cli.produce("packages", b"".join(lines[:end]), "--producer", "loader", *options).code == 0
+    joined = cli("tail", "packages", "--from", "earliest", "--format", r"%p\t%k %v\n").rows
+    assert len({partition for partition, _ in joined}) == 3
+    assert sorted(line.strip() for _, line in joined) == sorted(line.decode().strip() for line in lines)
+
+
+def test_the_line_number_is_the_sequence(cli: Cli) -> None:
+    cli.produce("packages", b"a\nb\nc\n", "--producer", "loader")
+    with logbroker.open(cli.data) as broker, broker.producer(name="loader") as producer:
+        assert producer.last_sequence("packages", partition=0) == 2
+
+
+def test_partitions_that_were_added_are_noticed_before_anything_is_doubled(cli: Cli) -> None:
+    cli("topic", "create", "packages", "--partitions", "2")
+    content = b"x\n" * 5000
+    cli.produce("packages", content, "--producer", "loader")
+    cli("topic", "alter", "packages", "--partitions", "5")
+    result = cli.produce("packages", content + b"y\n", "--producer", "loader")
+    assert result.code == 1
+    assert "partitions were added since" in result.err
+    assert cli.values("packages") == content
+
+
+def test_keys_headers_and_the_partition(cli: Cli) -> None:
+    cli("topic", "create", "orders", "--partitions", "4")
+    content = b"k1:v1\nno separator\n:empty key\nk1:a:b\n\xff:x\n"
+    options = ("--key-separator", ":", "--header", "type=created", "--header", "empty=", "--partition", "2")
+    assert cli.produce("orders", content, *options).code == 0
+    records = cli("tail", "orders", "--json").objects
+    assert [(one["key"], one["value"]) for one in records] == [
+        ("k1", "v1"), (None, "no separator"), ("", "empty key"), ("k1", "a:b"), ("/w==", "x"),
+    ]  # fmt: skip
+    assert records[4]["key_encoding"] == "base64"
+    assert {one["partition"] for one in records} == {2}
+    assert records[0]["headers"] == [{"key": "type", "value": "created"}, {"key": "empty", "value": ""}]
+
+
+def test_a_time_to_live(cli: Cli) -> None:
+    assert cli.produce("orders", b"soon gone\n", "--ttl", "1ms").code == 0
+    assert cli.produce("orders", b"stays\n", "--ttl", "1h").code == 0
+    assert cli.values("orders") == b"stays\n"
+
+
+@pytest.mark.parametrize("options", [(), ("--producer", "loader"), ("--key-separator", ":")])
+def test_a_line_that_is_too_long_is_named_and_the_lines_before_it_are_kept(
+    cli: Cli, options: tuple[str, ...]
+) -> None:
+    for size in (1_100_000, 5_000_000):
+        result = cli.produce("orders", b"first\nsecond\n" + b"x" * size + b"\nfourth\n", *options)
+        assert result.code == 1
+        assert "logbroker: line 3" in result.err
+        assert "max.message.bytes" in result.err
+    assert cli.values("orders").startswith(b"first\nsecond\n")
+
+
+def test_a_file_that_is_not_there_leaves_nothing_behind(cli: Cli) -> None:
+    for path in (str(cli.data / "missing"), "/"):
+        result = cli("produce", "orders", path)
+        assert result.code == 1
+        assert result.err.startswith(f"logbroker: {path}: ")
+    assert not cli.data.exists()
+
+
+def test_errors_and_wrong_usage(cli: Cli) -> None:
+    assert cli.produce("a b", b"x\n").code == 1
+    cli("topic", "create", "orders")
+    assert cli.produce("orders", b"x\n", "--partition", "1").code == 1
+    for options in (
+        ["--compression", "zip"], ["--acks", "some"], ["--header", "a"], ["--header", "=a"], ["--key-separator", ""],
+        ["--ttl", "soon"], ["--partition", "-1"],
+    ):  # fmt: skip
+        assert cli.produce("orders", b"x\n", *options).code == 2, options
+    assert cli("topic", "describe", "orders", "--json").document["records"] == 0

@@ -108,7 +108,7 @@ def _draw(tables: Sequence[Table]) -> None:
             drawn.add_column(column, justify="right" if is_number else "left", overflow="fold")
         for row in table.rows:
             drawn.add_row(*(escape(_text(cell)) for cell in row))
-        console.print(drawn if table.rows else "  (none)\n")
+        console.print(drawn if table.rows else "  (none)\n", highlight=False)
 
 
 def _is_number(cell: object) -> bool:

@@ -1,0 +1,59 @@
+"""What somebody at a terminal sees: tables, one line a record, a progress bar."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from .conftest import Cli
+
+
+def on_terminal(cli: Cli, *arguments: str) -> str:
+    """What the command draws on a terminal of 100 columns."""
+    reading, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+    command = [sys.executable, "-m", "logbroker.cli.app", "--data", str(cli.data), *arguments]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=environment
+    ) as process:
+        os.close(terminal)
+        drawn = b"".join(iter(lambda: _read(reading), b""))
+    os.close(reading)
+    assert process.returncode == 0, drawn
+    return drawn.decode()
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""  # EIO: nobody has the other end any more
+
+
+def test_facts_are_tables_with_headings(cli: Cli) -> None:
+    cli("topic", "create", "orders", "--partitions", "2")
+    drawn = on_terminal(cli, "topic", "describe", "orders")
+    assert "topic orders, id " in drawn
+    assert "high watermark" in drawn
+    assert "(none)" in drawn  # no configuration of its own
+
+
+def test_a_record_is_one_line_that_does_nothing_to_the_terminal(cli: Cli) -> None:
+    cli.produce("t", b"k:\x1b[31mred\n", "--key-separator", ":")
+    (line,) = on_terminal(cli, "tail", "t").splitlines()
+    assert line.startswith("t-0  0  ")
+    assert line.endswith(r"k:  \x1b[31mred")
+
+
+def test_a_file_has_a_progress_bar_and_a_pipe_has_none(cli: Cli, tmp_path: Path) -> None:
+    source = tmp_path / "lines"
+    source.write_bytes(b"x" * 99 + b"\n" + b"y" * 99 + b"\n")
+    drawn = on_terminal(cli, "produce", "t", str(source))
+    assert "━" in drawn
+    assert "2 records, 198 bytes to t" in drawn
+    with cli.start("produce", "t", str(source)) as process:
+        assert process.stderr is not None
+        assert "━" not in process.stderr.read().decode()

@@ -67,11 +67,13 @@ class Cli:
         assert result.code == 0, result.err
         return result.out
 
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, stdout: Any = subprocess.PIPE) -> subprocess.Popen[bytes]:
         """The same in a process of its own."""
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
         return subprocess.Popen(
-            [sys.executable, "-m", "logbroker.cli.app", "--data", str(self.data), *arguments], **pipes
+            [sys.executable, "-m", "logbroker.cli.app", "--data", str(self.data), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
         )
 
 

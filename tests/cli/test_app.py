@@ -86,6 +86,12 @@ def test_the_inspector_is_mounted_and_finds_the_directory(cli: Cli, monkeypatch:
     assert cli("inspect", "verify").code == 1
 
 
+def test_an_argument_that_is_not_utf_8_is_wrong_usage(cli: Cli) -> None:
+    result = cli.produce("orders", b"a\n", "--producer", "\udcff")
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == r"logbroker: an argument is not UTF-8: '\udcff'"
+
+
 def test_an_error_of_ours_is_a_line_as_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: str) -> None:
         raise RuntimeError("two\nlines")

@@ -76,6 +76,7 @@ class DataDirectory:
         self._logs_lock = threading.Lock()
         self._producer_ids = range(0)  # reserved and not given out yet; guarded by _logs_lock
         self.closed = False
+        self._forks_cleanly = True  # the last fork found no thread inside LMDB; guarded by _open_lock
         self._opening_lock = ProcessLock(files, layout.opening_lock)
         self._presence_fd = files.open(layout.presence_lock, create=True)
         try:
@@ -93,22 +94,24 @@ class DataDirectory:
             self._opening_lock.close()
             raise
         self.process_id = self._processes.process_id
+        self.journal = self._make_journal(self.view)
         try:
             self._begin()
         except BaseException:
+            for log in [self.journal.log, *self._logs.values()]:
+                log.release_files()
+            self.journal.close()
             self._leave()
             raise
 
     def _begin(self) -> None:
         """Finish what dead processes left, and start the background work."""
-        layout, files, clock = self.layout, self.files, self.clock
-        self.journal = self._make_journal(self.view)
         self.catalog = Catalog(
-            layout=layout,
+            layout=self.layout,
             view=self.view,
             journal=self.journal,
-            files=files,
-            clock=clock,
+            files=self.files,
+            clock=self.clock,
             signal=self.signal,
             checkpoint=self.checkpoint,
         )
@@ -505,8 +508,23 @@ def _close_inherited(identity: tuple[int, int]) -> None:
     for directory in list(_inherited):
         status = os.stat(directory.path)
         if (status.st_dev, status.st_ino) == identity:
+            if not directory._forks_cleanly:
+                raise ForkedError("a view in the middle of a transaction")
             directory._inherited_view.close()
             _inherited.remove(directory)
+
+
+def _before_fork() -> None:
+    """Wait until no directory is being opened or closed, and nobody is in a view."""
+    _open_lock.acquire()
+    for directory in _open.values():
+        directory._forks_cleanly = directory.view.gate.shut()
+
+
+def _after_fork_in_parent() -> None:
+    for directory in _open.values():
+        directory.view.gate.open()
+    _open_lock.release()
 
 
 def _after_fork_in_child() -> None:
@@ -518,4 +536,6 @@ def _after_fork_in_child() -> None:
     _open.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+)

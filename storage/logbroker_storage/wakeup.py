@@ -74,6 +74,7 @@ class Waiter:
 
     def watch_partition(self, topic: str, partition: int) -> None:
         """From now on a record that becomes visible there ends a wait. Watching twice is watching once."""
+        self._check_usable()
         for path in self._directory.log(topic, partition).signal_paths():
             self._watcher.watch(path)
 
@@ -85,6 +86,7 @@ class Waiter:
 
     def watch_signal(self, name: str) -> None:
         """From now on ``DataDirectory.signal(name)``, by any process, ends a wait."""
+        self._check_usable()
         self._watcher.watch(self._directory.signal_path(name))
 
     def watch_process(self, process_id: str) -> bool:
@@ -93,6 +95,7 @@ class Waiter:
         False when the waiter cannot tell: the process is gone already, or there is no inotify, which sees
         that the kernel closes the dead process's own file. Then ``process_alive`` has to be asked.
         """
+        self._check_usable()
         if self._watcher.fd < 0:
             return False
         try:
@@ -109,15 +112,18 @@ class Waiter:
 
         Returns False when *timeout_s* passed first; None waits for ever.
         """
-        if self._closed:
-            raise ClosedError("the waiter is closed")
-        if self._pid != os.getpid():
-            raise ForkedError("this waiter")  # its descriptors are the parent's: we would take its wake-ups
+        self._check_usable()
         if self._watcher.fd < 0:
             return self._wait_polling(timeout_s)
         ready = self._poll.poll(None if timeout_s is None else max(0, timeout_s * 1000))
         self._drain(fd for fd, _ in ready)
         return bool(ready)
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise ClosedError("the waiter is closed")
+        if self._pid != os.getpid():
+            raise ForkedError("this waiter")  # its descriptors are the parent's: we would take its wake-ups
 
     def wake(self) -> None:
         """End the current wait, or the next one. Safe from any thread and from signal handlers."""

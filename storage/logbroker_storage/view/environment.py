@@ -29,6 +29,7 @@ import lmdb
 from ..crc32c import crc32c
 from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..producer_state import ProducerEntry, decode_entry, encode_entry
+from .gate import Gate
 from .partitions import LOG_END, SYNC_POINT, LogEnd, PartitionState, SyncPoint
 
 VIEW_FORMAT = 1
@@ -74,6 +75,7 @@ class View:
             ViewError: LMDB cannot read what is there.
         """
         self.path = path
+        self.gate = Gate()  # every transaction begins and ends inside
         self._closed = False
         try:
             self._env = lmdb.open(
@@ -110,6 +112,7 @@ class View:
     @contextmanager
     def write(self) -> Iterator[Transaction]:
         """One write transaction, which no other process can have at the same time. Keep it to microseconds."""
+        self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
                 yield transaction
@@ -117,6 +120,8 @@ class View:
             raise self._full() from error
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
 
     def _full(self) -> ViewError:
         return ViewError(
@@ -153,23 +158,30 @@ class View:
         return payload
 
     def _read(self, key: bytes, table: Table) -> bytes | None:
+        self.gate.enter()
         try:
             with self._env.begin() as transaction:
                 stored = transaction.get(key, db=table)
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         return None if stored is None else self._unseal(key, stored)
 
     def entries(self) -> int:
         """How many values the view holds."""
+        self.gate.enter()
         try:
             with self._env.begin() as transaction:
                 return sum(transaction.stat(table)["entries"] for table in self._tables)
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
 
     def _items(self, prefix: bytes, table: Table) -> list[tuple[bytes, bytes]]:
         found: list[tuple[bytes, bytes]] = []
+        self.gate.enter()
         try:
             with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
                 if not cursor.set_range(prefix):
@@ -180,6 +192,8 @@ class View:
                     found.append((key, stored))
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         return [(key, self._unseal(key, stored)) for key, stored in found]
 
     # Meta -----------------------------------------------------------------------------------------
@@ -207,12 +221,15 @@ class View:
 
     def partition(self, key: bytes) -> PartitionState | None:
         """The state of a partition, both halves as of one moment; None when there is no such partition."""
+        self.gate.enter()
         try:
             with self._env.begin() as transaction:
                 end = transaction.get(key, db=self._ends)
                 sync = transaction.get(key, db=self._syncs)
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         if end is None or sync is None:
             return None
         return PartitionState(self._log_end(key, end), self._sync_point(key, sync))
@@ -242,6 +259,7 @@ class View:
         False, and nothing is put, when there is no such partition: its topic was deleted meanwhile.
         """
         stored_end = _seal(key, LOG_END.pack(*end))
+        self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
                 if transaction.get(key, db=self._ends) is None:
@@ -255,6 +273,8 @@ class View:
             raise self._full() from error
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         self._known_ends[key] = (stored_end, end)
         if entry is not None:
             self._known_producers[key] = (producer_key, stored_entry, entry)
@@ -263,6 +283,7 @@ class View:
     def publish_sync(self, key: bytes, sync: SyncPoint) -> bool:
         """Put what is on the disk of a partition; False, and nothing is put, when there is no such partition."""
         stored = _seal(key, SYNC_POINT.pack(*sync))
+        self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
                 if transaction.get(key, db=self._syncs) is None:
@@ -272,6 +293,8 @@ class View:
             raise self._full() from error
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         self._known_syncs[key] = (stored, sync)
         return True
 
@@ -297,11 +320,14 @@ class View:
 
     def producer(self, partition: bytes, producer_id: int) -> ProducerEntry | None:
         key = partition + _PRODUCER_ID.pack(producer_id)
+        self.gate.enter()
         try:
             with self._env.begin() as transaction:
                 stored = transaction.get(key, db=self._producers)
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         return self._producer_entry(key, stored)
 
     def _producer_entry(self, key: bytes, stored: bytes | None) -> ProducerEntry | None:
@@ -319,6 +345,7 @@ class View:
         if producer_id < 0:
             return self.partition(partition), None
         key = partition + _PRODUCER_ID.pack(producer_id)
+        self.gate.enter()
         try:
             with self._env.begin() as transaction:
                 end = transaction.get(partition, db=self._ends)
@@ -326,6 +353,8 @@ class View:
                 entry = transaction.get(key, db=self._producers)
         except lmdb.Error as error:
             raise self._failed(error) from error
+        finally:
+            self.gate.leave()
         if end is None or sync is None:
             return None, None
         state = PartitionState(self._log_end(partition, end), self._sync_point(partition, sync))

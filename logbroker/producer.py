@@ -40,6 +40,7 @@ from .partitioner import StickyPartitioner, partition_for_key, positive_hash
 from .receipts import DUPLICATE, Receipt
 from .records import NO_HEADERS, HeadersArgument, Message, TimestampArgument, stored_headers, timestamp_ms_of
 from .sequences import AnonymousSequences, Sequences
+from .topic_names import check_producer_name
 
 logger = logging.getLogger("logbroker.producer")
 
@@ -169,7 +170,7 @@ class Producer:
         ):
             if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= least:
                 raise InvalidRequestError(f"{option} is a number not below {least}, not {number!r}")
-        checked_name = None if name is None else _checked_name(name)
+        checked_name = None if name is None else check_producer_name(name)
         # A user of the directory of its own: closing the broker first must not pull it away from under sends.
         self._directory = directory = DataDirectory.open(directory.path)
         try:
@@ -744,12 +745,6 @@ def _one_of(option: str, value: object, allowed: Sequence[str]) -> str:
     hint = f"did you mean {near[0]!r}? " if near else ""
     choices = ", ".join(map(repr, allowed))
     raise InvalidRequestError(f"{option}={value!r} is not allowed; {hint}it takes {choices}")
-
-
-def _checked_name(name: object) -> str:
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidRequestError(f"a producer's name is text of at least one character, not {name!r}")
-    return name
 
 
 def _not_bytes(what: str, value: object) -> InvalidRequestError:

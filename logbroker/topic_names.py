@@ -1,9 +1,10 @@
-"""Names of topics and groups, and patterns over topics.
+"""Names of topics, groups and producers, and patterns over topics.
 
-    topic name   1 to 249 of [a-zA-Z0-9._-], not "." or ".."     as in Kafka: it becomes a folder's name
-    internal     begins with "__"                                not for users, matched by no pattern
-    pattern      a name with "*" (any run), "?" (one character)  "*" also runs across dots
-    group name   1 to 249 printable characters
+    topic name      1 to 249 of [a-zA-Z0-9._-], not "." or ".."     as in Kafka: it becomes a folder's name
+    internal        begins with "__"                                not for users, matched by no pattern
+    pattern         a name with "*" (any run), "?" (one character)  "*" also runs across dots
+    group name      printable text of 1 to 240 bytes                a committed offset's key in the view has
+    producer name   the same                                        511 bytes for group, topic and partition
 
 No character of a pattern can be in a name, so an argument is one or the other by its looks.
 """
@@ -16,6 +17,7 @@ import re
 from logbroker_storage.errors import InvalidRequestError, InvalidTopicError
 
 MAX_NAME_CHARACTERS = 249
+MAX_NAME_BYTES = 240
 INTERNAL_PREFIX = "__"
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
@@ -55,11 +57,24 @@ def check_group_name(name: str) -> str:
     Raises:
         InvalidRequestError: says which rule it breaks.
     """
+    return _printable("group", name)
+
+
+def check_producer_name(name: str) -> str:
+    """*name*, if it can name a producer.
+
+    Raises:
+        InvalidRequestError: says which rule it breaks.
+    """
+    return _printable("producer", name)
+
+
+def _printable(whose: str, name: str) -> str:
     if not isinstance(name, str):
-        raise InvalidRequestError(f"a group's name is text, not {type(name).__name__}: {name!r}")
-    if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InvalidRequestError(f"a {whose}'s name is text, not {type(name).__name__}: {name!r}")
+    if not name or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
         raise InvalidRequestError(
-            f"{name!r} cannot be a group's name: use 1 to {MAX_NAME_CHARACTERS} printable characters"
+            f"{name!r} cannot be a {whose}'s name: use printable characters, 1 to {MAX_NAME_BYTES} bytes of UTF-8"
         )
     return name
 

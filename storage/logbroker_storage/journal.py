@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .clock import Clock
-from .errors import CorruptionError, LogbrokerError
+from .errors import CorruptionError, InvalidRequestError, LogbrokerError
 from .events import Event, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
@@ -45,6 +45,7 @@ TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
 COMPACT_FROM_BYTES = 1 << 20
 COMPACT_GROWTH = 4
 EVENTS_PER_BATCH = 1000
+MAX_KEY_BYTES = 511  # what LMDB takes
 
 Item = tuple[bytes, bytes | None]
 
@@ -67,6 +68,7 @@ class Journal:
         Raises:
             StorageFailedError: the outcome is unknown.
             WriteFailedError: nothing was written.
+            InvalidRequestError: the names of an event are too long together; nothing was written.
         """
         self.write([(event.key(), encode_event(event)) for event in events], check=check)
 
@@ -108,6 +110,7 @@ class Journal:
 
     def _append(self, items: Sequence[Item]) -> tuple[int, int]:
         """Append the items as one batch; its base offset and the offset behind it."""
+        _check_keys(items)
         now_ms = self._clock.now_ms()
         records = [NewRecord(value=value, key=key, timestamp_ms=now_ms) for key, value in items]
         result = self.log.append(encode_batch(records))
@@ -198,6 +201,16 @@ class Journal:
 
     def abandon(self) -> None:
         self._lock.abandon()
+
+
+def _check_keys(items: Sequence[Item]) -> None:
+    """Refuse what the view could not take: an event in the log that cannot be applied blocks every open."""
+    for key, _ in items:
+        if len(key) > MAX_KEY_BYTES:
+            raise InvalidRequestError(
+                f"the names in {key[:100]!r}… take {len(key)} bytes together, {MAX_KEY_BYTES} are allowed; "
+                "use shorter ones"
+            )
 
 
 class JournalTurn:

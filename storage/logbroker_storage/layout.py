@@ -14,7 +14,10 @@ data/
 
 from __future__ import annotations
 
+import hashlib
 from urllib.parse import quote
+
+MAX_STEM_CHARACTERS = 200  # of a file name that is made from a user's name; a system takes 255 with suffixes
 
 
 class DataLayout:
@@ -36,7 +39,7 @@ class DataLayout:
         return f"{self.logs}/{topic}-{partition}"
 
     def partition_lock(self, topic: str, partition: int) -> str:
-        return f"{self.locks}/{topic}-{partition}"
+        return f"{self.locks}/{_shortened(f'{topic}-{partition}')}"
 
     def lock(self, name: str) -> str:
         return f"{self.locks}/{name}"
@@ -45,7 +48,15 @@ class DataLayout:
         return f"{self.processes}/{process_id}"
 
     def signal(self, name: str) -> str:
-        return f"{self.signals}/{quote(name, safe='')}"
+        return f"{self.signals}/{_shortened(quote(name, safe=''))}"
+
+
+def _shortened(stem: str) -> str:
+    """*stem* if it can begin a file's name; else its beginning and a digest, which nobody has to read back."""
+    if len(stem) <= MAX_STEM_CHARACTERS:
+        return stem
+    digest = hashlib.blake2b(stem.encode(), digest_size=16).hexdigest()
+    return f"{stem[: MAX_STEM_CHARACTERS - len(digest) - 1]}~{digest}"
 
 
 def parse_partition_folder(name: str) -> tuple[str, int] | None:

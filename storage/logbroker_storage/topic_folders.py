@@ -3,8 +3,9 @@
 create   folders, files, syncs; then the journal's TopicEvent. Dying in between leaves folders without
          records and without a topic: removed when the view is next rebuilt.
 delete   the journal's TopicEvent(state="deleting"); then each folder is renamed to
-         ``<topic>-<n>.<topic id>-delete``; then the event is deleted, and the folders are emptied. Dying
-         in between leaves the event or such folders, and whoever opens the directory next goes on.
+         ``<topic>-<n>.<topic id>-delete`` (a long topic cut short); then the event is deleted, and the
+         folders are emptied. Dying in between leaves the event or such folders, and whoever opens the
+         directory next goes on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .checkpoints import (
     parse_partition_metadata,
 )
 from .files import Files
+from .layout import MAX_STEM_CHARACTERS
 from .segment_files import SegmentFiles, list_segments
 
 DELETED_SUFFIX = "-delete"
@@ -92,7 +94,9 @@ def remove_partition_folder(files: Files, directory: str, topic_id: bytes) -> No
 
 def move_aside(files: Files, directory: str, topic_id: bytes) -> str:
     """Rename a partition's folder out of the way, for removal; the new path. A missing one is fine."""
-    doomed = f"{directory}.{topic_id.hex()}{DELETED_SUFFIX}"
+    logs, _, name = directory.rpartition("/")
+    topic, _, number = name.rpartition("-")
+    doomed = f"{logs}/{topic[:MAX_STEM_CHARACTERS]}-{number}.{topic_id.hex()}{DELETED_SUFFIX}"
     try:
         files.rename(directory, doomed)
     except FileNotFoundError:

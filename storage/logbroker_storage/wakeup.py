@@ -161,11 +161,11 @@ class Waiter:
             if self._watcher.touched():
                 return True
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
-            if left <= 0:
-                return False
-            if self._poll.poll(left * 1000):
+            if self._poll.poll(max(0, left * 1000)):
                 self._drain([self._wake_read])
                 return True
+            if left <= 0:
+                return False
             pause = min(pause * 1.5, LAST_POLL_S)
 
 

@@ -1,0 +1,114 @@
+"""The background work: due syncs, recovery points, and that one failure does not stop the rest."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from logbroker_storage.checkpoints import parse_partition_offsets
+from logbroker_storage.errors import StorageFailedError
+from logbroker_storage.files import OsFiles
+from logbroker_storage.maintenance import CHECKPOINT_INTERVAL_S, IDLE_INTERVAL_S, Maintenance
+from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Workbench]:
+    """On a clock that stands still, so that the thread of its own finds nothing due."""
+    bench = Workbench(
+        str(tmp_path / "data"),
+        files=FaultyFiles(OsFiles()),
+        clock=ManualClock(),
+        partitions=3,
+        durability="interval",
+        durability_interval_ms=200,
+    )
+    yield bench
+    bench.crash()
+
+
+def pass_ms(bench: Workbench, ms: int) -> float:
+    """Let time pass and do what is due then, in this thread; the pause until the next look."""
+    bench.directory.maintenance.close()  # the thread; what it remembers stays
+    assert isinstance(bench.clock, ManualClock)
+    bench.clock.advance(ms=ms)
+    return bench.directory.maintenance._step(bench.clock.monotonic())
+
+
+def points(bench: Workbench) -> dict[tuple[str, int], int]:
+    entries = parse_partition_offsets(Path(bench.directory.layout.recovery_points).read_bytes())
+    return {(entry.topic, entry.partition): entry.offset for entry in entries}
+
+
+def test_a_log_is_synced_when_its_interval_has_passed_since_the_first_append(bench):
+    bench.put(b"a", sync=False)
+    pass_ms(bench, 199)
+    assert bench.log.offsets().synced_offset == 0
+    bench.put(b"b", sync=False)
+    pass_ms(bench, 1)
+    assert bench.log.offsets().synced_offset == 2
+
+
+def test_a_log_that_nobody_wrote_to_is_not_synced(bench):
+    before = bench.directory.files.calls["fdatasync"]
+    bench.put(b"a")
+    assert bench.directory.files.calls["fdatasync"] == before + 1
+    for _ in range(3):
+        pass_ms(bench, 500)
+    assert bench.directory.files.calls["fdatasync"] == before + 1
+
+
+def test_an_append_behind_a_sync_is_due_an_interval_later(bench):
+    bench.put(b"a", sync=False)
+    pass_ms(bench, 200)
+    bench.put(b"b", sync=False)
+    pass_ms(bench, 199)
+    assert bench.log.offsets().synced_offset == 1
+    pass_ms(bench, 1)
+    assert bench.log.offsets().synced_offset == 2
+
+
+def test_one_log_that_cannot_be_synced_does_not_keep_the_others_waiting(bench):
+    for number in range(3):
+        bench.put(b"a", partition=number, sync=False)
+    bench.directory.files.fail("fdatasync", error=errno.EIO)
+    pass_ms(bench, 200)
+    synced = [bench.partition(number).offsets().synced_offset for number in range(3)]
+    assert sorted(synced) == [0, 1, 1]
+    pass_ms(bench, 1000)
+    with pytest.raises(StorageFailedError):
+        bench.put(b"b", partition=synced.index(0))
+
+
+def test_recovery_points_are_written_every_few_seconds_in_which_something_was_appended(bench):
+    bench.put(b"a", b"b")
+    pass_ms(bench, int(CHECKPOINT_INTERVAL_S * 1000))
+    assert points(bench)["t", 0] == 2
+    assert points(bench)["__journal", 0] > 0
+    written = bench.directory.files.calls["rename"]
+    pass_ms(bench, int(CHECKPOINT_INTERVAL_S * 1000))
+    assert bench.directory.files.calls["rename"] == written
+    bench.put(b"c", sync=False)
+    pass_ms(bench, int(CHECKPOINT_INTERVAL_S * 1000))
+    assert points(bench)["t", 0] == 3  # its sync was due, too
+
+
+def test_the_thread_looks_again_when_the_shortest_interval_has_passed(bench):
+    bench.put(b"a", sync=False)
+    assert pass_ms(bench, 1) == 0.2
+    bench.directory.alter_topic("t", {"durability": "os"})
+    assert pass_ms(bench, 1) == IDLE_INTERVAL_S
+
+
+def test_the_thread_ends_with_the_directory(tmp_path):
+    bench = Workbench(str(tmp_path / "data"))
+    assert isinstance(bench.directory.maintenance, Maintenance)
+    thread = bench.directory.maintenance._thread
+    assert thread.is_alive()
+    bench.close()
+    assert not thread.is_alive()
+    assert thread not in threading.enumerate()

@@ -88,7 +88,6 @@ class DataDirectory:
                 except BaseException:
                     self.view.close()
                     raise
-                self._processes.sweep()
         except BaseException:
             files.close(self._presence_fd)
             self._opening_lock.close()
@@ -96,6 +95,8 @@ class DataDirectory:
         self.process_id = self._processes.process_id
         self.journal = self._make_journal(self.view)
         try:
+            with self._opening_lock:
+                self._processes.sweep()
             self._begin()
         except BaseException:
             for log in [self.journal.log, *self._logs.values()]:

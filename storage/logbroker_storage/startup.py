@@ -143,15 +143,27 @@ def rebuild_view(
         _remove_tree(files, layout.view)
     make_view_folders(files, layout)
     view = View(layout.view)
+    try:
+        _fill_view(files, layout, view, make_log, make_journal(view))
+    except BaseException:
+        view.close()  # LMDB takes each file once a process
+        raise
+    return view
+
+
+def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, journal: Journal) -> None:
     points = _recovery_points(files, layout)
     if not files.exists(layout.partition(JOURNAL_TOPIC, 0)):
         create_partition_folder(files, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
         files.fsync_directory(layout.logs)
-    journal = make_journal(view)
-    _recover(journal.log, points, 0)
-    journal.replay()
-    topics = _topics(view)
-    _adopt_or_remove_strangers(files, layout, journal, topics)
+    try:
+        _recover(journal.log, points, 0)
+        journal.replay()
+        topics = _topics(view)
+        _adopt_or_remove_strangers(files, layout, journal, topics)
+    finally:
+        journal.close()
+        journal.log.release_files()
     for topic in topics.values():
         if topic.state == "live":
             for number in range(topic.partitions):
@@ -160,9 +172,6 @@ def rebuild_view(
         view.put_meta_bytes(transaction, BOOT_ID, boot_id())
         view.put_meta_int(transaction, FORMAT, VIEW_FORMAT)
         view.put_meta_int(transaction, COMPLETE, 1)
-    journal.close()
-    journal.log.release_files()
-    return view
 
 
 def _topics(view: View) -> dict[str, TopicEvent]:

@@ -1,0 +1,184 @@
+"""Opening: whether the view can be believed, and a rebuild that may be cut short anywhere."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.events import OffsetEvent
+from logbroker_storage.files import OsFiles
+from logbroker_storage.startup import BOOT_ID, COMPLETE, FORMAT, META_PROPERTIES, boot_id
+from logbroker_storage.testing import FaultyFiles, Workbench
+
+
+def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Workbench:
+    """A directory with records, commits and a second topic, that nobody has open."""
+    bench = Workbench(str(tmp_path / "data"), partitions=2, segment_bytes=100)
+    for number in range(4):
+        bench.put(b"%d" % number * 40, partition=number % 2, producer_id=1, sequence=number, gaps=True)
+    bench.directory.journal.record([OffsetEvent("g", "t", 0, 1, "", 0)])
+    bench.directory.volatile_update(b"member", lambda _: b"here")
+    bench.close()
+    return bench
+
+
+def answers(bench: Workbench) -> tuple[object, ...]:
+    return (
+        bench.directory.topics(),
+        bench.values(partition=0),
+        bench.values(partition=1),
+        bench.directory.committed("g", "t", 0),
+        [bench.partition(number).last_sequence(1) for number in range(2)],
+        bench.log.offsets(),
+    )
+
+
+@pytest.fixture
+def was_rebuilt(caplog) -> Callable[[], bool]:
+    caplog.set_level(logging.INFO, "logbroker.recovery")
+    return lambda: "rebuilt from the logs" in caplog.text
+
+
+def test_a_sound_view_is_used_and_its_volatile_facts_are_forgotten(closed, was_rebuilt):
+    closed.open()
+    assert not was_rebuilt()
+    assert closed.directory.volatile_items(b"") == []
+    closed.close()
+
+
+@pytest.mark.parametrize("name", [BOOT_ID, FORMAT, COMPLETE])
+@pytest.mark.parametrize("value", [b"\0" * 8, b"", None])
+def test_a_view_of_another_boot_or_format_or_that_was_not_finished_is_rebuilt(
+    closed, was_rebuilt, name, value
+):
+    closed.open()
+    expected = answers(closed)
+    with closed.directory.view.write() as transaction:
+        if value is None:
+            transaction.delete(name, db=closed.directory.view._meta)
+        else:
+            closed.directory.view.put_meta_bytes(transaction, name, value or b"\1" * 8)
+    closed.reopen()
+    assert was_rebuilt()
+    assert answers(closed) == expected
+    closed.close()
+
+
+def test_a_second_opener_takes_the_view_as_it_is(closed):
+    """Whoever finds others there believes them: what they do not believe would have been rebuilt."""
+    closed.open()
+    with closed.directory.view.write() as transaction:
+        closed.directory.view.put_meta_bytes(transaction, BOOT_ID, b"another")
+    script = """
+        import logging, sys
+        logging.basicConfig(level=logging.INFO)
+        from logbroker_storage.testing import Workbench
+        print(Workbench(sys.argv[1]).values())
+    """
+    done = run_python(script, closed.path)
+    assert (done.returncode, done.stdout) == (0, f"{closed.values()}\n"), done.stderr
+    assert "rebuilt" not in done.stderr
+    closed.close()
+
+
+def test_the_boot_id_is_the_same_all_along():
+    assert boot_id() == boot_id() != b""
+
+
+def test_the_log_directory_says_what_it_is(closed):
+    text = Path(closed.directory.layout.meta_properties).read_text()
+    for key, value in META_PROPERTIES.items():
+        assert f"{key}={value}" in text
+
+
+DIE_WHILE_OPENING = """
+    import os, shutil, sys
+    from logbroker_storage.files import OsFiles
+    from logbroker_storage.testing import FaultyFiles, Workbench
+    from logbroker_storage.testing.faulty_files import ProcessKilled
+    path = sys.argv[1]
+
+    def open_and_die(operation):
+        try:
+            Workbench(path, files=FaultyFiles(OsFiles()).kill(at=operation))
+        except ProcessKilled:
+            os._exit(9)
+        os._exit(0)
+
+    def open_and_look():
+        bench = Workbench(path)
+        found = [bench.values(partition=number) for number in range(2)], bench.directory.topics()
+        os._exit(0 if repr(found) == sys.argv[2] else 1)
+
+    def in_child(work, *arguments):
+        child = os.fork()
+        if not child:
+            work(*arguments)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    operation, died = 1, 9
+    while died == 9:
+        died = in_child(open_and_die, operation)
+        if died == 9 and operation % 3 == 0:  # else the next one dies on its way, too
+            assert in_child(open_and_look) == 0, operation
+            shutil.rmtree(path + "/view")
+        operation += 1
+    assert died == 0
+    print(operation)
+"""
+
+
+def test_a_rebuild_may_die_at_any_operation(closed):
+    closed.open()
+    expected = answers(closed)
+    values = [closed.values(partition=number) for number in range(2)], closed.directory.topics()
+    closed.close()
+    logs = closed.contents()
+    shutil.rmtree(closed.directory.layout.view)
+    done = run_python(DIE_WHILE_OPENING, closed.path, repr(values))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+    assert answers(closed.open()) == expected
+    assert closed.contents() == logs
+    closed.close()
+
+
+@pytest.mark.parametrize("operation", ["open", "pread", "fsync", "listdir", "pwrite"])
+def test_a_rebuild_that_fails_can_be_tried_again_in_the_same_process(closed, operation):
+    closed.open()
+    expected = answers(closed)
+    closed.close()
+    for at in range(1, 60, 4):
+        shutil.rmtree(closed.directory.layout.view, ignore_errors=True)
+        before = len(os.listdir("/dev/fd"))
+        files = FaultyFiles(OsFiles()).fail(operation, error=errno.EIO, at=at)
+        try:
+            closed.open(files=files)
+        except (LogbrokerError, OSError):
+            assert len(os.listdir("/dev/fd")) <= before + 3, at
+        else:
+            files.heal()
+            closed.close()
+        closed.open()
+        assert answers(closed) == expected, at
+        closed.close()

@@ -137,18 +137,17 @@ def test_a_compacted_or_expired_stretch_does_not_hide_the_last_records(cli: Cli)
 
 
 def test_damage_is_told_and_passed_over(orders: Cli) -> None:
-    content = b"".join(b"%d\n" % number for number in range(100))
-    orders.produce("broken", content[:150])
-    orders.produce("broken", content[150:])
+    orders.produce("broken", b"1\n2\n3\n")
+    orders.produce("broken", b"4\n5\n")
     log = orders.data / "logs" / "broken-0" / "00000000000000000000.log"
-    damaged = bytearray(log.read_bytes())
-    damaged[100] ^= 1
-    log.write_bytes(damaged)
+    content = bytearray(log.read_bytes())
+    content[65] ^= 1  # in the first record, whether the others share its batch or not
+    log.write_bytes(content)
     result = orders("tail", "broken", "--from", "earliest", "--value-only")
     assert result.code == 1
     assert "broken-0 is damaged" in result.err
     assert result.err.count("\n") == 1
-    assert result.out == content[150:]
+    assert result.out in (b"2\n3\n4\n5\n", b"4\n5\n")
 
 
 # Groups ---------------------------------------------------------------------------------------------------

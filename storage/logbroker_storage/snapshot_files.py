@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from .files import Files
+from .files import TEMPORARY_SUFFIX, Files
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
 from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
 from .segment_files import list_snapshots
@@ -22,12 +22,14 @@ KEPT_SNAPSHOTS = 3
 def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
     """Write the state of *producers* just before *offset*, and remove all but the newest snapshots."""
     entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
-    fd = files.open(f"{directory}/{snapshot_name(offset)}", create=True)
+    path = f"{directory}/{snapshot_name(offset)}"
+    fd = files.open(path + TEMPORARY_SUFFIX, create=True)
     try:
         files.truncate(fd, 0)
         files.pwrite(fd, encode(entries), 0)
     finally:
         files.close(fd)
+    files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
     for old in list_snapshots(files, directory)[:-KEPT_SNAPSHOTS]:
         files.unlink(f"{directory}/{snapshot_name(old)}")
 

@@ -463,3 +463,12 @@ def test_what_meta_properties_says_can_be_overruled_both_ways(tmp_path: Path) ->
     meta.write_bytes(b"version=1\n")
     assert [find(str(tmp_path), kafka=kafka).is_ours for kafka in (None, False, True)] == [False, True, False]
     assert run(["verify", "--logbroker", str(tmp_path)]) == 0
+
+
+def test_in_a_log_of_kafkas_an_offset_that_no_segment_can_hold_is_damage(tmp_path: Path) -> None:
+    folder = Folder(tmp_path).batch(b"a").batch(b"b")
+    content = bytearray(folder.log.read_bytes())
+    content[folder.positions[-1]] ^= 1  # the highest byte of the base offset
+    folder.log.write_bytes(content)
+    assert Code.BAD_OFFSET in {finding.code for finding in folder.findings(kafka=True)}
+    assert run(["repair", "--write", "--kafka", str(folder.logs)]) == 0

@@ -127,3 +127,24 @@ def test_a_crash_in_an_append_leaves_one_torn_tail_until_the_next_append(
     directory.log("t", 1).append(batch)
     directory.close()
     assert errors(crashed) == []
+
+
+def newest_snapshot(path: Path) -> int:
+    return max((int(file.stem) for file in path.glob("logs/t-*/*.snapshot")), default=-1)
+
+
+def test_a_writer_that_rolls_between_the_listing_and_the_checks_is_no_damage(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    workload = Workload(tmp_path / "data", rng)
+    for _ in range(8):
+        workload.append()
+    target = find(str(workload.path))
+    known = newest_snapshot(workload.path)
+    for _ in range(40):
+        workload.append()
+    try:
+        assert newest_snapshot(workload.path) > known, "it has rolled"
+        assert [f for f in verify(target) if f.severity is Severity.ERROR] == []
+    finally:
+        workload.directory.close()

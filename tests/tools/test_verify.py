@@ -239,5 +239,5 @@ def test_what_cannot_be_inspected_is_one_line_on_stderr(
 
 
 def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["verify"]) == 2
+    assert run(["verify", "--no-such-option"]) == 2
     assert run(["nonsense"]) == 2

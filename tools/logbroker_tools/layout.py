@@ -26,8 +26,9 @@ from logbroker_storage.checkpoints import (
     parse_partition_offsets,
 )
 from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.files import OsFiles
 from logbroker_storage.layout import parse_partition_folder
-from logbroker_storage.segment_files import LOG_SUFFIX, parse_segment_name, segment_name
+from logbroker_storage.segment_files import LOG_SUFFIX, list_snapshots, parse_segment_name, segment_name
 
 JOURNAL_TOPIC = "__journal"
 FORMAT_KEY = "logbroker.format"
@@ -55,6 +56,7 @@ class Partition(msgspec.Struct, frozen=True):
 
     Attributes:
         bases: the base offsets of every segment in the folder, ascending.
+        snapshots: the offsets of the producer snapshots, ascending; listed before the segments.
         recovery_point: what lies below it had reached the disk; None when no checkpoint says.
         is_whole: the folder was given, not only one file of it.
     """
@@ -64,6 +66,7 @@ class Partition(msgspec.Struct, frozen=True):
     folder: str
     segments: list[Segment]
     bases: list[int]
+    snapshots: list[int]
     recovery_point: int | None
     is_ours: bool
     is_whole: bool
@@ -149,6 +152,8 @@ def _single_file(path: str, kafka: bool | None) -> Target:
 def _partition(folder: str, parent: _Parent) -> Partition:
     name = os.path.basename(os.path.abspath(folder))
     topic, number = parse_partition_folder(name) or (name, 0)
+    # Before the segments: a writer that rolls meanwhile must not leave us a snapshot above the log we know.
+    snapshots = list_snapshots(OsFiles(), folder)
     bases = _bases(folder)
     return Partition(
         topic=topic,
@@ -156,6 +161,7 @@ def _partition(folder: str, parent: _Parent) -> Partition:
         folder=folder,
         segments=[Segment(os.path.join(folder, segment_name(base) + LOG_SUFFIX), base) for base in bases],
         bases=bases,
+        snapshots=snapshots,
         recovery_point=parent.recovery_points.get((topic, number)),
         is_ours=parent.is_ours,
         is_whole=True,

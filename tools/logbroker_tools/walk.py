@@ -94,6 +94,8 @@ def walk(
             else:
                 ahead = blocks.headers(position + batch.header.size_bytes, 2)
                 defect = _misplaced_in_kafkas(batch.header, ahead, due_offset, epoch, next_base)
+                if base_offset is not None and batch.header.last_offset - base_offset > MAX_RELATIVE_OFFSET:
+                    defect = BatchDefect.BAD_OFFSET  # no index could name it: no segment holds such offsets
             if defect is None:
                 yield batch
                 position += batch.header.size_bytes

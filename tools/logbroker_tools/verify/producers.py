@@ -34,7 +34,7 @@ from logbroker_storage.producer_state import (
     next_sequence,
 )
 from logbroker_storage.record_batch import BatchHeader
-from logbroker_storage.segment_files import SNAPSHOT_SUFFIX, list_snapshots, segment_name
+from logbroker_storage.segment_files import SNAPSHOT_SUFFIX, segment_name
 
 from ..findings import Code, Finding, Severity
 from ..layout import Partition
@@ -67,7 +67,7 @@ class ProducerChecks:
             self._load(partition, files)
 
     def _load(self, partition: Partition, files: Files) -> None:
-        for offset in reversed(list_snapshots(files, partition.folder)):
+        for offset in reversed(partition.snapshots):
             path = os.path.join(partition.folder, segment_name(offset) + SNAPSHOT_SUFFIX)
             try:
                 entries = read_snapshot(files, path)

@@ -136,7 +136,7 @@ def test_a_partition_that_is_not_released_in_time_is_taken_and_the_late_commit_f
     group = make_group(partitions=2)
     group.put(0, "a")
     group.put(1, "b")
-    with group.join(delivery="manual", session_timeout=0.3) as one:
+    with group.join(delivery="manual", session_timeout=1.5) as one:
         assert sorted(values(one.poll())) == ["a", "b"]
         with group.join() as other:
             eventually(lambda: len(other.assignment()) == 1)

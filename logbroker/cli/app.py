@@ -72,8 +72,6 @@ def _fail_with(error: Exception) -> int:
         return _fail(f"{where}{error.strerror or error}", FAILED)
     if isinstance(error, (LogbrokerError, CommandFailed)):
         return _fail(str(error), FAILED)
-    if isinstance(error, UnicodeEncodeError):  # Python hands on such bytes as lone surrogates
-        return _fail(f"an argument is not UTF-8: {error.object!r}", USAGE)
     return _fail(
         f"internal error: {type(error).__name__}: {error} (set {VARIABLE_FOR_TRACEBACKS}=1 to see where)",
         FAILED,

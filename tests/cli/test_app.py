@@ -86,10 +86,21 @@ def test_the_inspector_is_mounted_and_finds_the_directory(cli: Cli, monkeypatch:
     assert cli("inspect", "verify").code == 1
 
 
-def test_an_argument_that_is_not_utf_8_is_wrong_usage(cli: Cli) -> None:
-    result = cli.produce("orders", b"a\n", "--producer", "\udcff")
-    assert result.code == 2
-    assert result.err.splitlines()[-1] == r"logbroker: an argument is not UTF-8: '\udcff'"
+def test_names_that_are_not_utf_8_are_errors_of_one_line(cli: Cli) -> None:
+    cli.produce("orders", b"a\n")
+    for arguments in (
+        ("topic", "create", "\udcff"),
+        ("topic", "alter", "orders", "--config", "\udcff=1"),
+        ("topic", "alter", "orders", "--config", "durability=\udcff"),
+        ("tail", "\udcff"),
+        ("tail", "orders", "--group", "\udcff"),
+        ("group", "reset", "\udcff", "--to", "latest"),
+        ("produce", "orders", "/dev/null", "--producer", "\udcff"),
+    ):
+        result = cli(*arguments)
+        assert result.code == 1, arguments
+        assert result.err.count("\n") == 1
+        assert "internal" not in result.err, result.err
 
 
 def test_an_error_of_ours_is_a_line_as_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import time
@@ -29,7 +30,13 @@ def records(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def one_core() -> Iterator[None]:
-    """All threads of this process share one core, where the system can say so."""
+    """All threads of this process share one core, where the system can say so.
+
+    What pytest and its plugins have made is frozen: it is not what an application's garbage collections
+    would go through, and costs a bulk benchmark 10 to 20 %.
+    """
+    gc.collect()
+    gc.freeze()
     if not hasattr(os, "sched_setaffinity"):
         yield
         return

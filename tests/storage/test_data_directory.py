@@ -129,7 +129,7 @@ def test_closing_lets_go_of_the_directory_even_if_its_recovery_points_cannot_be_
     files = FaultyFiles(OsFiles())
     bench = Workbench(path, files=files)
     bench.put(b"a")
-    files.fail(operation, path=".snapshot", error=errno.EIO, forever=True)
+    files.fail(operation, path=".snapshot.tmp", error=errno.EIO, forever=True)
     files.fail(operation, path=".tmp", error=errno.ENOSPC, forever=True)
     files.fail(operation, path="recovery-point-offset-checkpoint", error=errno.ENOSPC, forever=True)
     bench.close()

@@ -26,12 +26,15 @@ def compact_and_kill(data: Path, rng: random.Random) -> int:
     """Let a worker append and compact, and kill it; the last number that it was told is on the disk, or -1."""
     command = [sys.executable, str(WORKER), "compact", str(data), "writer"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(rng.uniform(0.0, 0.3))
-    assert process.poll() is None
-    process.kill()
-    lines = process.communicate()[0].split("\n")[:-1]
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 0.3))
+        assert process.poll() is None
+    finally:
+        process.kill()
+        said = process.communicate()[0]
+    lines = said.split("\n")[:-1]
     return int(lines[-1]) if lines else -1
 
 

@@ -63,6 +63,14 @@ def stanza_line(field: int, number: int, rng: random.Random) -> bytes:
     return b""
 
 
+def size_bytes(path: Path) -> int:
+    """0 when it is gone: an empty segment that a killed process had begun is removed by the next."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 class Ingest:
     """``logbroker produce``, run and killed until a run ends by itself."""
 
@@ -82,9 +90,11 @@ class Ingest:
         for _ in range(MAX_RUNS):
             process = subprocess.Popen(self._arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
             before = self.log_bytes()
-            self._wait_for_the_moment(process, before)
-            process.kill()
-            _, errors = process.communicate()
+            try:
+                self._wait_for_the_moment(process, before)
+            finally:
+                process.kill()
+                _, errors = process.communicate()
             if process.returncode >= 0:
                 assert process.returncode == 0, errors.decode()
                 return
@@ -104,7 +114,7 @@ class Ingest:
             time.sleep(0.0005)
 
     def log_bytes(self) -> int:
-        return sum(path.stat().st_size for path in self._logs.glob("packages-*/*.log"))
+        return sum(map(size_bytes, self._logs.glob("packages-*/*.log")))
 
 
 def run(data: Path, *arguments: str) -> bytes:

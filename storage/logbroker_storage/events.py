@@ -8,13 +8,14 @@ The journal is a compacted partition, ``__journal-0``. An event is one record of
 An event is the *whole* state of the thing its key names, so the latest event of a key is all that
 counts: replaying the journal and compacting it need no other rule.
 
-    kind       key parts                 says
-    topic      name                      partitions, id and configuration; or that it is being deleted
-    offset     group, topic, partition   the group's committed offset
-    group      group                     which topics the group has subscribed to
-    producer   name                      a named producer's epoch and producer ids
-    ids        (none)                    the first producer id that no process has reserved
-    start      topic, partition          records below this offset were deleted on request
+    kind         key parts                 says
+    topic        name                      partitions, id and configuration; or that it is being deleted
+    offset       group, topic, partition   the group's committed offset
+    group        group                     which topics the group has subscribed to
+    producer     name                      a named producer's epoch and producer ids
+    ids          (none)                    the first producer id that no process has reserved
+    start        topic, partition          records below this offset were deleted on request
+    transaction  transactional id          who holds it, and how its last transaction ended
 
 Names hold no NUL (topic names and group names are checked where they come in).
 """
@@ -166,7 +167,42 @@ class LogStartEvent(Event, frozen=True, tag="start"):
         return _key(cls.KIND, topic) + SEPARATOR
 
 
-AnyEvent = TopicEvent | OffsetEvent | GroupEvent | NamedProducerEvent | ProducerIdsEvent | LogStartEvent
+class TransactionEvent(Event, frozen=True, tag="transaction"):
+    """A transactional id: who holds it, and how its last transaction ended.
+
+    With state "commit" or "abort" the transaction of *epoch* over *partitions* (topic, number) is decided;
+    its markers carry ``epoch + 1``, which is what the holder goes on with. With "empty" nothing was begun
+    since the id was claimed for *epoch*.
+    """
+
+    KIND: ClassVar[str] = "transaction"
+    ALL: ClassVar[bytes] = b"transaction\0"
+
+    transactional_id: str
+    producer_id: int
+    epoch: int
+    state: Literal["empty", "commit", "abort"]
+    partitions: list[tuple[str, int]]
+    timeout_ms: int
+    updated_ms: int
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.transactional_id)
+
+    @classmethod
+    def key_of(cls, transactional_id: str) -> bytes:
+        return _key(cls.KIND, transactional_id)
+
+
+AnyEvent = (
+    TopicEvent
+    | OffsetEvent
+    | GroupEvent
+    | NamedProducerEvent
+    | ProducerIdsEvent
+    | LogStartEvent
+    | TransactionEvent
+)
 
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)

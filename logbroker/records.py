@@ -35,7 +35,7 @@ EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MILLISECOND = datetime.timedelta(milliseconds=1)
 INT64_MAX = (1 << 63) - 1
 
-_headers_of = attrgetter("headers")
+_headers_of = attrgetter("header_pairs")
 
 __all__ = ["Message", "Record", "RecordMetadata"]
 
@@ -170,7 +170,7 @@ def may_have_reserved_headers(records: Sequence[Record]) -> bool:
 
 def without_reserved_headers(record: Record) -> Record:
     """*record* as the user may see it."""
-    visible = [pair for pair in record.headers if not pair[0].startswith(RESERVED_HEADER_PREFIX)]
-    if len(visible) == len(record.headers):
+    visible = tuple(pair for pair in record.header_pairs if not pair[0].startswith(RESERVED_HEADER_PREFIX))
+    if len(visible) == len(record.header_pairs):
         return record
-    return msgspec.structs.replace(record, headers=visible)
+    return msgspec.structs.replace(record, header_pairs=visible)

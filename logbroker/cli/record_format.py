@@ -31,7 +31,7 @@ _json = msgspec.json.Encoder()
 
 
 def _headers(record: Record) -> bytes:
-    return b",".join(_utf8(key) + b"=" + (value or b"") for key, value in record.headers)
+    return b",".join(_utf8(key) + b"=" + (value or b"") for key, value in record.header_pairs)
 
 
 def _utf8(text: str) -> bytes:
@@ -147,7 +147,7 @@ def _json_record(record: Record) -> _JsonRecord:
         record.timestamp_ms,
         key,
         value,
-        [_json_header(*header) for header in record.headers],
+        [_json_header(*header) for header in record.header_pairs],
         key_encoding or msgspec.UNSET,
         encoding or msgspec.UNSET,
     )
@@ -178,7 +178,7 @@ def _terminal_line(record: Record) -> str:
     if record.key is not None:
         cells.append(shown(record.key) + ":")
     cells.append("(null)" if record.value is None else shown(record.value))
-    if record.headers:
+    if record.header_pairs:
         cells.append("{" + shown(_headers(record)) + "}")
     return "  ".join(cells) + "\n"
 

@@ -339,7 +339,7 @@ def _with_records(header: BatchHeader, kept: Sequence[Record]) -> Buffer:
     fields["compression"] = header.compression
     fields["log_append_time"] = header.uses_log_append_time
     return encode_batch(
-        [NewRecord(record.value, record.key, record.headers, record.timestamp_ms) for record in kept],
+        [NewRecord(record.value, record.key, record.header_pairs, record.timestamp_ms) for record in kept],
         offset_deltas=[record.offset - header.base_offset for record in kept],
         last_offset_delta=header.last_offset_delta,
         **fields,

@@ -11,8 +11,14 @@ _FIRST_DATETIME = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _LAST_DATETIME = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
 
+HeaderPairs = tuple[tuple[str, bytes | None], ...]
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A record as it was read: ``headers`` in the producer's order; a ``value`` of None is a tombstone."""
+
+    # No field is a container of the record's own: a list for each record would be counted by the garbage
+    # collector, which then runs every few hundred records and takes as long as decoding them.
 
     topic: str
     partition: int
@@ -20,7 +26,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes | None]] = []
+    header_pairs: HeaderPairs = ()
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """The headers as a list of the caller's own."""
+        return list(self.header_pairs)
 
     @property
     def timestamp(self) -> datetime.datetime:

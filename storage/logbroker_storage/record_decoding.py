@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .batch_header import HEADER_BYTES, BatchHeader, StoredBatch
 from .compression import decompress
-from .record import Record
+from .record import HeaderPairs, Record
 from .record_encoding import HEADER_KEY_ERRORS, NO_HEADERS
 from .record_runs import malformed, read_run, record_timestamp
 from .varint import VARINT_MAX_BYTES, VARLONG_MAX_BYTES, decode_zigzag
@@ -55,7 +55,7 @@ def decode_records(
 def _read_records(records: list[Record], data: bytes, header: BatchHeader, topic: str, partition: int) -> int:
     """Append every record of *data*; return the position behind the last."""
     position = 0
-    known_headers: dict[bytes, list[tuple[str, bytes | None]]] = {}
+    known_headers: dict[bytes, HeaderPairs] = {}
     alone = 1  # records to read one by one before a run is looked for again
     while len(records) < header.record_count:
         end = read_run(records, data, position, header, topic, partition)
@@ -77,7 +77,7 @@ def _read_each(
     header: BatchHeader,
     topic: str,
     partition: int,
-    known_headers: dict[bytes, list[tuple[str, bytes | None]]],
+    known_headers: dict[bytes, HeaderPairs],
 ) -> int:
     """Append *count* records, read one by one from *position*; return the position behind them.
 
@@ -166,12 +166,12 @@ def _read_each(
                 headers = _parse_headers(block, len(records))
                 if len(known_headers) < MAX_KNOWN_HEADERS:
                     known_headers[block] = headers
-            append(Record(topic, partition, offset, timestamp_ms, key, value, headers.copy()))
+            append(Record(topic, partition, offset, timestamp_ms, key, value, headers))
         position = end
     return position
 
 
-def _parse_headers(block: bytes, index: int) -> list[tuple[str, bytes | None]]:
+def _parse_headers(block: bytes, index: int) -> HeaderPairs:
     """The headers of record *index*; *block* is all that its length leaves for them."""
     zigzag, position = decode_zigzag(block, 0, VARINT_MAX_BYTES)
     if zigzag & 1:
@@ -200,4 +200,4 @@ def _parse_headers(block: bytes, index: int) -> list[tuple[str, bytes | None]]:
         position += zigzag >> 1
     if position != len(block):
         raise malformed(index, "its fields do not fill its length")
-    return headers
+    return tuple(headers)

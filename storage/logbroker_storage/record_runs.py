@@ -3,8 +3,8 @@
 Producers send records of one kind in bursts. Where the lengths of key, value and header values, the header
 keys and the timestamp are the same from record to record, all records of the run have the same *framing*:
 every byte that is not contents. Only the offset counts up (``offset_columns``). So one record is parsed,
-the framing of the others is compared with it column by column, and the contents are unpacked with one
-``Struct``; none of that runs Python code for each record.
+the framing of the others is compared with it column by column, and the contents of a piece of the run are
+unpacked with one ``Struct``; none of that runs Python code for each record.
 
     record n    length  attributes  timestamp  offset n    key length  KEY  value length  VALUE  headers
     record n+1  length  attributes  timestamp  offset n+1  key length  KEY  value length  VALUE  headers
@@ -17,6 +17,7 @@ record that was parsed. Everything else is left to the reader of single records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import repeat
 from struct import Struct
 
@@ -30,18 +31,20 @@ from .record_encoding import HEADER_KEY_ERRORS
 from .varint import VARLONG_MAX, VARLONG_MIN, decode_varint, decode_varlong, encode_varint
 
 MIN_RUN = 8  # records for which one parse into a shape (5 µs) pays
-MAX_RUN = 1024  # bounds what a look for a run can cost when it finds a short one
+PIECE = 512  # records; bounds what a look for a run can cost when it finds a short one, and a table
+KNOWN_TABLES = 32  # each has 32 bytes a record and content
 
 
 class _Shape(msgspec.Struct, frozen=True, gc=False):
     """What the records of a run have in common; positions count from the start of a record."""
 
     size_bytes: int
-    framing: list[int]  # the positions of the bytes that are the same in each record
+    framing: list[tuple[int, bytes]]  # positions of the bytes that are the same in each record, and the bytes
     timestamp_delta: int
     offset_delta: int  # of the first record
     offset_at: int
-    contents: Struct  # key, value and header values: those that are not null
+    contents: str  # a Struct's format for one record: key, value, header values; those that are not null
+    content_count: int
     has_key: bool
     has_value: bool
     headers: list[tuple[str, bool]]  # key, and whether there is a value
@@ -67,7 +70,7 @@ def read_run(
 ) -> int:
     """Append the run that starts at *position*, if there is one; return the position behind it.
 
-    0.25 µs a record without key, 0.45 µs with a key and two headers, against 0.9 and 1.1 µs one by one
+    0.15 µs a record without key, 0.35 µs with a key and two headers, against 0.9 and 1.1 µs one by one
     (`tests/storage/test_record_batch_speed.py`, one shared core).
     """
     length, start = decode_varint(data, position)
@@ -76,35 +79,40 @@ def read_run(
     if length < 0 or data[probe : probe + start - position] != data[position:start]:
         return position
     shape = _parse(data, position, start, position + size_bytes)
-    if shape is None or (records and shape.offset_delta <= records[-1].offset - header.base_offset):
+    delta = -1 if shape is None else shape.offset_delta
+    if shape is None or (records and delta <= records[-1].offset - header.base_offset):
         return position
-    count = min(header.record_count - len(records), (len(data) - position) // size_bytes, MAX_RUN)
-    count = _run_length(shape, data, position, count)
-    if count < MIN_RUN:
-        return position
-    end = position + count * size_bytes
-    first_offset = header.base_offset + shape.offset_delta
-    records += map(
-        Record,
-        repeat(topic),
-        repeat(partition),
-        range(first_offset, first_offset + count),
-        repeat(record_timestamp(header, shape.timestamp_delta)),
-        *_contents(shape, data, position, end),
-    )
-    return end
+    timestamp_ms = record_timestamp(header, shape.timestamp_delta)
+    left = min(header.record_count - len(records), (len(data) - position) // size_bytes)
+    end_delta = run_end(delta, delta + left)
+    while delta < end_delta:
+        wanted = min(PIECE, end_delta - delta)
+        count = _piece_length(shape, data, position, delta, wanted)
+        if count < MIN_RUN and delta == shape.offset_delta:
+            break
+        first_offset = header.base_offset + delta
+        records += map(
+            Record,
+            repeat(topic),
+            repeat(partition),
+            range(first_offset, first_offset + count),
+            repeat(timestamp_ms),
+            *_contents(shape, data, position, count),
+        )
+        position += count * size_bytes
+        delta += count
+        if count < wanted:
+            break
+    return position
 
 
-def _run_length(shape: _Shape, data: bytes, position: int, count: int) -> int:
-    """How many of the *count* records from *position* on have the framing of the first."""
+def _piece_length(shape: _Shape, data: bytes, position: int, delta: int, count: int) -> int:
+    """How many of the *count* records from *position* and *delta* on have the framing of the run's first."""
     size_bytes = shape.size_bytes
-    delta = shape.offset_delta
-    count = run_end(delta, delta + count) - delta
-    for column_index, expected in enumerate(offset_columns(delta, delta + count), position + shape.offset_at):
-        count = _agreeing(data[column_index : position + count * size_bytes : size_bytes], expected[:count])
-    for at in shape.framing:
-        column = data[position + at : position + count * size_bytes : size_bytes]
-        count = _agreeing(column, column[:1] * count)
+    for at, expected in enumerate(offset_columns(delta, delta + count), position + shape.offset_at):
+        count = _agreeing(data[at : position + count * size_bytes : size_bytes], expected[:count])
+    for at, byte in shape.framing:
+        count = _agreeing(data[position + at : position + count * size_bytes : size_bytes], byte * count)
     return count
 
 
@@ -117,16 +125,23 @@ def _agreeing(column: bytes, expected: bytes) -> int:
     )
 
 
-def _contents(shape: _Shape, data: bytes, position: int, end: int) -> Iterator[Iterable[object]]:
-    """The columns of a run that ``Record`` takes: keys, values, and headers if there are any."""
-    columns: Iterator[Iterable[object]] = zip(*shape.contents.iter_unpack(data[position:end]), strict=True)
+def _contents(shape: _Shape, data: bytes, position: int, count: int) -> Iterator[Iterable[object]]:
+    """The columns of *count* records that ``Record`` takes: keys, values, and headers if there are any."""
+    cells = _table(shape.contents, count).unpack_from(data, position)
+    columns = (cells[at :: shape.content_count] for at in range(shape.content_count))
     yield next(columns) if shape.has_key else repeat(None)
     yield next(columns) if shape.has_value else repeat(None)
     if shape.headers:
         pairs = [
             zip(repeat(key), next(columns) if has_value else repeat(None)) for key, has_value in shape.headers
         ]
-        yield map(list, zip(*pairs, strict=False))  # repeat() has no end
+        yield zip(*pairs, strict=False)  # repeat() has no end
+
+
+@lru_cache(maxsize=KNOWN_TABLES)
+def _table(contents: str, count: int) -> Struct:
+    """Unpacks *count* records at once: 0.02 µs a record, against 0.1 one by one; making it is 0.12, once."""
+    return Struct(">" + contents * count)
 
 
 def _parse(data: bytes, position: int, start: int, end: int) -> _Shape | None:
@@ -163,11 +178,14 @@ def _parse_fields(data: bytes, position: int, start: int, end: int) -> _Shape | 
     counted = {offset_position, offset_position + 1} if offset_delta >= 64 else {offset_position}
     return _Shape(
         size_bytes=end - position,
-        framing=[at - position for at in _outside(position, end, spans) if at not in counted],
+        framing=[
+            (at - position, data[at : at + 1]) for at in _outside(position, end, spans) if at not in counted
+        ],
         timestamp_delta=timestamp_delta,
         offset_delta=offset_delta,
         offset_at=offset_position - position,
-        contents=_struct_of(position, end, spans),
+        contents=_format_of(position, end, spans),
+        content_count=len(spans),
         has_key=has_key,
         has_value=has_value,
         headers=headers,
@@ -192,9 +210,9 @@ def _outside(position: int, end: int, spans: list[tuple[int, int]]) -> Iterator[
     yield from range(position, end)
 
 
-def _struct_of(position: int, end: int, spans: list[tuple[int, int]]) -> Struct:
-    parts = [">"]
+def _format_of(position: int, end: int, spans: list[tuple[int, int]]) -> str:
+    parts = []
     for start, stop in spans:
         parts.append(f"{start - position}x{stop - start}s")
         position = stop
-    return Struct("".join(parts) + f"{end - position}x")
+    return "".join(parts) + f"{end - position}x"

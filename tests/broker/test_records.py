@@ -65,7 +65,7 @@ def test_a_time_to_live_is_a_positive_timedelta(ttl):
 
 
 def record(timestamp_ms=1000, headers=()):
-    return Record("t", 0, 5, timestamp_ms, None, b"v", list(headers))
+    return Record("t", 0, 5, timestamp_ms, None, b"v", tuple(headers))
 
 
 @pytest.mark.parametrize(

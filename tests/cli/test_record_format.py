@@ -12,7 +12,7 @@ from logbroker.records import Record
 
 
 def record(value: bytes | None = b"v", key: bytes | None = b"k", **fields: object) -> Record:
-    fields = {"headers": [("a", b"1"), ("b", None)], "timestamp_ms": 1_500} | fields
+    fields = {"header_pairs": (("a", b"1"), ("b", None)), "timestamp_ms": 1_500} | fields
     return Record("orders", 2, 42, key=key, value=value, **fields)  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ def test_null_prints_as_nothing_and_bytes_as_they_are() -> None:
 
 
 def test_json_says_which_bytes_are_base64() -> None:
-    lines = json_lines([record(b"\xff", b"\xfe", headers=[("h", b"\xfd"), ("n", None)])])
+    lines = json_lines([record(b"\xff", b"\xfe", header_pairs=(("h", b"\xfd"), ("n", None)))])
     assert lines.endswith(b"}\n")
     assert json.loads(lines) == {
         "topic": "orders",
@@ -60,7 +60,7 @@ def test_json_says_which_bytes_are_base64() -> None:
 
 
 def test_json_of_text_has_no_encoding() -> None:
-    document = json.loads(json_lines([record("zoë".encode(), None, headers=[])]))
+    document = json.loads(json_lines([record("zoë".encode(), None, header_pairs=())]))
     assert (document["value"], document["key"], document["headers"]) == ("zoë", None, [])
     assert not {"encoding", "key_encoding"} & set(document)
 

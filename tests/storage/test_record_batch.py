@@ -64,7 +64,7 @@ def plain_records(batch: StoredBatch) -> list[Record]:
         offset_delta, position = decode_varint(data, position)
         key, value = blob(), blob()
         header_count, position = decode_varint(data, position)
-        headers = [(str(blob(), "utf-8", "surrogateescape"), blob()) for _ in range(header_count)]
+        headers = tuple((str(blob(), "utf-8", "surrogateescape"), blob()) for _ in range(header_count))
         timestamp_ms = header.base_timestamp_ms + timestamp_delta
         if header.uses_log_append_time:
             timestamp_ms = header.max_timestamp_ms

@@ -12,7 +12,7 @@ from logbroker_storage.record_expiry import is_expired, record_ttl_ms
 
 def record(*ttls: bytes | None, timestamp_ms: int = 1000) -> Record:
     return Record(
-        "t", 0, 0, timestamp_ms, None, b"v", [("other", b"x"), *[(TTL_HEADER, ttl) for ttl in ttls]]
+        "t", 0, 0, timestamp_ms, None, b"v", (("other", b"x"), *[(TTL_HEADER, ttl) for ttl in ttls])
     )
 
 

@@ -81,7 +81,7 @@ def record_fields(record: Record) -> dict[str, object]:
         **bytes_fields(record.value, "value", "encoding"),
         "headers": [
             {"key": key.encode(errors="replace").decode(), **bytes_fields(value, "value", "encoding")}
-            for key, value in record.headers
+            for key, value in record.header_pairs
         ],
     }
 
@@ -92,7 +92,7 @@ RECORD_COLUMNS = ("topic", "partition", "offset", "timestamp_ms", "key", "value"
 def record_row(record: Record) -> tuple[object, ...]:
     """A record for a table."""
     headers = b",".join(
-        key.encode(errors="surrogateescape") + b"=" + (value or b"") for key, value in record.headers
+        key.encode(errors="surrogateescape") + b"=" + (value or b"") for key, value in record.header_pairs
     )
     return (
         record.topic,

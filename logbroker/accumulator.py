@@ -7,9 +7,9 @@
     SETTLED   acknowledged as ``acks`` asks                        -
     FAILED    ``error`` says why, and whether it may be there      -
 
-Values are kept as columns: most records are a value and nothing else, so a batch is a list of values and
-runs of timestamps ``(first_index, timestamp_ms)``. The first record with a key or headers turns the batch
-into a list of whole records.
+Values are kept as columns: most records are a value and nothing else, so a batch is a list of values, one of
+their sizes and runs of timestamps ``(first_index, timestamp_ms)``. The first record with a key or headers
+turns the batch into a list of whole records.
 
 **The lock-free append.** ``Producer.send`` adds most records without a lock and without looking at the
 clock: an uncontended ``threading.Lock`` costs 0.1 µs here and 0.25 µs in a ``with``, ``time.time()`` 0.1 µs,
@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.record_batch import BatchFields, NewRecord, encode_batch, encode_values
+from logbroker_storage.record_encoding import value_sizes
 
 from .records import StoredHeaders
 
@@ -48,8 +49,8 @@ NO_OFFSET = -1
 NO_SEQUENCE = -1
 LAST_INDEX = (1 << 31) - 1
 
-LOOK_SECONDS = 0.0002
-MOST_GRANTED = 512
+LOOK_SECONDS = 0.0005
+MOST_GRANTED = 1024
 MOST_SLACK = 16
 
 # An upper bound of what the format adds to a value: length and value length (varints, 4 bytes up to
@@ -95,6 +96,7 @@ class Batch:
         "records",
         "runs",
         "size_bytes",
+        "sizes",
         "slack",
         "spare",
         "state",
@@ -117,6 +119,7 @@ class Batch:
         self.looked_count = 0  # so many there were when the clock was last looked at
         self.accounted = 0  # so many records are subtracted from spare
         self.values: list[bytes | None] = []
+        self.sizes: list[int] = []  # of the values that the last freeze saw; -1 for null
         self.runs: list[tuple[int, int]] = []
         self.records: list[NewRecord] | None = None  # instead of values, once a record has more than a value
         self.spare = limit_bytes  # bytes left, behind the records that are accounted
@@ -134,12 +137,19 @@ class Batch:
     def freeze(self) -> None:
         """Keep lock-free senders out until the next ``grant``; ``spare`` and ``count`` are then true."""
         self.granted_until = 0
-        if self.accounted < self.count:
-            if self.records is None:
-                self.spare -= _plain_bytes(self.values[self.accounted :])
-            else:
+        count = self.count
+        if self.records is not None:
+            if self.accounted < count:
                 self.spare -= _keyed_bytes(self.records[self.accounted :])
-            self.accounted = self.count
+                self.accounted = count
+        elif len(self.sizes) < count:
+            sizes = value_sizes(self.values[len(self.sizes) :])
+            unaccounted = count - self.accounted
+            new_bytes = sum(sizes[-unaccounted:]) + unaccounted * VALUE_OVERHEAD_BYTES if unaccounted else 0
+            # No call from here on: as in add.
+            self.sizes += sizes
+            self.spare -= new_bytes
+            self.accounted = count
 
     def grant(self, pace_s: float) -> None:
         """Let lock-free senders in again; records arrive every *pace_s*."""
@@ -185,8 +195,8 @@ class Batch:
             self.records.append(record)
         return index
 
-    def add_values(self, values: Sequence[bytes], size_bytes: int) -> None:
-        """Add plain values under the current timestamp."""
+    def add_values(self, values: Sequence[bytes], sizes: Sequence[int], size_bytes: int) -> None:
+        """Add plain values of *sizes* under the current timestamp."""
         records: list[NewRecord] = []
         if self.records is not None:
             timestamp_ms = self.runs[-1][1]
@@ -198,6 +208,7 @@ class Batch:
         self.count = count
         if self.records is None:
             self.values += values
+            self.sizes += sizes
         else:
             self.records += records
 
@@ -211,6 +222,7 @@ class Batch:
             for value in values[first:end]
         ]
         self.values = []
+        self.sizes = []
 
     def close(self) -> None:
         """No more records; ``size_bytes`` is what it holds."""
@@ -231,7 +243,7 @@ class Batch:
         if len(self.values if records is None else records) != self.count:
             raise AssertionError("two senders added to a batch at once without a lock; please report this")
         if records is None:
-            return encode_values(self.values, self.runs, **fields)
+            return encode_values(self.values, self.runs, self.sizes, **fields)
         return encode_batch(records, **fields)
 
     def take_append_time(self, timestamp_ms: int) -> None:
@@ -241,6 +253,7 @@ class Batch:
     def release_records(self) -> None:
         """Forget the payload; receipts keep the rest alive."""
         self.values = []
+        self.sizes = []
         self.records = None
 
     # What receipts ask ----------------------------------------------------------------------------------
@@ -259,12 +272,7 @@ class Batch:
         return self.observed is not None and len(self.observed) >= self.count
 
 
-def _plain_bytes(values: Sequence[bytes | None]) -> int:
-    """What values that lock-free senders added take in a batch."""
-    return sum(map(len, values)) + len(values) * VALUE_OVERHEAD_BYTES  # type: ignore[arg-type]
-
-
 def _keyed_bytes(records: Sequence[NewRecord]) -> int:
-    """The same for records of a key and a value."""
+    """What records of a key and a value, which lock-free senders added, take in a batch."""
     sizes = [len(record.value) + len(record.key) for record in records]  # type: ignore[arg-type]
     return sum(sizes) + len(sizes) * RECORD_OVERHEAD_BYTES

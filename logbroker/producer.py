@@ -438,7 +438,7 @@ class Producer:
             count = max(1, min(count - 1, count * batch.spare // size_bytes))
             size_bytes = sum(sizes[:count]) + count * VALUE_OVERHEAD_BYTES
         batch.stamp_now(self._look(batch))
-        batch.add_values(values[:count], size_bytes)
+        batch.add_values(values[:count], sizes[:count], size_bytes)
         if self._named is not None:
             batch.queue.last_sequence += count
             batch.last_sequence = batch.queue.last_sequence

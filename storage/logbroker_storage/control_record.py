@@ -15,8 +15,10 @@ import struct
 
 import msgspec
 
+from .batch_header import StoredBatch
 from .errors import BatchDefect, CorruptBatchError
 from .record import Record
+from .record_decoding import decode_records
 from .record_encoding import BatchFields, NewRecord, encode_batch
 
 VERSION = 0
@@ -75,6 +77,19 @@ def decode_control_record(record: Record) -> ControlRecord:
     if control_type not in (ControlType.ABORT, ControlType.COMMIT):
         raise _no_marker(record, f"control type {control_type} is unknown")
     return ControlRecord(ControlType(control_type), coordinator_epoch)
+
+
+def control_type_of(batch: StoredBatch) -> ControlType | None:
+    """How the transaction ended that the control batch marks; None for Kafka's control batches of other kinds.
+
+    Raises:
+        CorruptBatchError: its record does not parse.
+    """
+    records = decode_records(batch)
+    if not records or len(records[0].key or b"") < KEY.size:
+        return None
+    _, control_type = KEY.unpack_from(records[0].key or b"")
+    return ControlType(control_type) if control_type in (ControlType.ABORT, ControlType.COMMIT) else None
 
 
 def _no_marker(record: Record, reason: str) -> CorruptBatchError:

@@ -8,6 +8,9 @@ Each read takes the bounds from the view (one LMDB read), then file bytes. The r
     in a sound batch                                returns it and what follows, up to max_bytes
     in a damaged batch                              raises CorruptionError with the range to skip
 
+With ``READ_COMMITTED`` the last stable offset takes the high watermark's place, and batches of aborted
+transactions are left out (``aborted_lookup``). Markers are returned like other batches.
+
 A segment may be deleted or replaced by compaction at any time. An open descriptor goes on reading the
 old file, which is whole; a file that is gone by the time it is opened leads back to rule one with
 fresh bounds. So a reader gets records or a clean error, never garbage.
@@ -16,17 +19,22 @@ fresh bounds. So a reader gets records or a clean error, never garbage.
 from __future__ import annotations
 
 import bisect
+import enum
 import logging
 from typing import TYPE_CHECKING
 
+from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
-from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
+from .record_batch import HEADER_BYTES, BatchHeader, StoredBatch, read_batch, read_header
 from .segment import Located, locate, locate_timestamp, next_sound_batch
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
 from .time_index import last_timestamp_ms, used_bytes
 from .view import PartitionState
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .aborted_index import AbortedTransaction
     from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.storage")
@@ -35,11 +43,22 @@ DEFAULT_READ_BYTES = 1 << 20
 MAX_TIMESTAMP_MS = (1 << 63) - 1
 
 
+class Isolation(enum.Enum):
+    """Whether a reader sees records whose transaction is undecided or was aborted."""
+
+    READ_UNCOMMITTED = "read_uncommitted"
+    READ_COMMITTED = "read_committed"
+
+
 class LogReader:
     """One reader's place in a partition. Not thread-safe: one reader a thread."""
 
-    def __init__(self, log: PartitionLog, offset: int) -> None:
+    def __init__(
+        self, log: PartitionLog, offset: int, isolation: Isolation = Isolation.READ_UNCOMMITTED
+    ) -> None:
         self._log = log
+        self._committed_only = isolation is Isolation.READ_COMMITTED
+        self._aborted = AbortedLookup(log)
         self.position = offset  # the next offset to read
         self._version = -1  # LogEnd.segments_version of what follows
         self._bases: list[int] = []
@@ -75,16 +94,20 @@ class LogReader:
         missed_version = -1
         while True:
             state = self._log.state()
-            high_watermark = state.high_watermark
-            if self.position >= high_watermark:
+            visible_end = state.last_stable_offset if self._committed_only else state.high_watermark
+            if self.position >= visible_end:
                 self._check_bounds(state)
                 return []
             if self.position < state.end.log_start_offset:
                 self._check_bounds(state)
+            wanted = self.position
             try:
-                batches = self._read_visible(state, high_watermark, max_bytes)
+                batches = self._read_visible(state, visible_end, max_bytes)
+                if self._committed_only and any(batch.header.is_transactional for batch in batches):
+                    batches = self._without_aborted(batches, state)
             except FileNotFoundError as error:
                 self._forget()  # deleted between the view's answer and our open: ask the view again
+                self.position = wanted
                 if missed_version == state.end.segments_version:
                     raise self._missing(state) from error
                 missed_version = state.end.segments_version
@@ -99,6 +122,14 @@ class LogReader:
                     self.close()
             if batches:
                 return batches
+
+    def _without_aborted(self, batches: list[StoredBatch], state: PartitionState) -> list[StoredBatch]:
+        aborted: dict[int, list[AbortedTransaction]] = {}
+        for transaction in self._aborted.between(state.end, batches[0].header.base_offset, self.position):
+            aborted.setdefault(transaction.producer_id, []).append(transaction)
+        if not aborted:
+            return batches
+        return [batch for batch in batches if not _is_aborted(batch.header, aborted)]
 
     def _check_bounds(self, state: PartitionState) -> None:
         end = state.end
@@ -122,15 +153,15 @@ class LogReader:
         self.close()
         self._version = -1
 
-    def _read_visible(self, state: PartitionState, high_watermark: int, max_bytes: int) -> list[StoredBatch]:
+    def _read_visible(self, state: PartitionState, visible_end: int, max_bytes: int) -> list[StoredBatch]:
         self._open_segment(state)
         if self._file_position < 0:
             self._file_position, self._due_offset = self._locate(state)
         data = self._log.files.pread(self._fd, max(max_bytes, HEADER_BYTES), self._file_position)
-        batches = self._whole_batches(data, high_watermark)
+        batches = self._whole_batches(data, visible_end)
         if batches:
             return batches
-        return self._read_hard(state, data, high_watermark)
+        return self._read_hard(state, data, visible_end)
 
     def _open_segment(self, state: PartitionState) -> None:
         """Have the segment that holds ``position`` open."""
@@ -162,12 +193,12 @@ class LogReader:
             return state.end.active_bytes
         return self._log.files.size(self._fd)
 
-    def _whole_batches(self, data: bytes, high_watermark: int) -> list[StoredBatch]:
-        """The sound batches at the start of *data*; stops at damage, at the end, at the high watermark."""
+    def _whole_batches(self, data: bytes, visible_end: int) -> list[StoredBatch]:
+        """The sound batches at the start of *data*; stops at damage, at the end, at *visible_end*."""
         batches: list[StoredBatch] = []
         position, size, due_offset = 0, len(data), self._due_offset
         view = memoryview(data)
-        while position + HEADER_BYTES <= size and due_offset < high_watermark:
+        while position + HEADER_BYTES <= size and due_offset < visible_end:
             try:
                 batch = read_batch(view, position)
             except CorruptBatchError:
@@ -185,7 +216,7 @@ class LogReader:
 
     # The rare cases: a batch larger than the read, the end of a segment, damage -----------------------
 
-    def _read_hard(self, state: PartitionState, data: bytes, high_watermark: int) -> list[StoredBatch]:
+    def _read_hard(self, state: PartitionState, data: bytes, visible_end: int) -> list[StoredBatch]:
         segment_bytes = self._segment_bytes(state)
         if self._file_position >= segment_bytes and self._base != state.end.active_base_offset:
             return self._next_segment(state)
@@ -202,7 +233,7 @@ class LogReader:
         if header.size_bytes <= len(data):
             raise self._corruption(state, BatchDefect.BAD_CRC)
         whole = self._log.files.pread(self._fd, header.size_bytes, self._file_position)
-        batches = self._whole_batches(whole, high_watermark)
+        batches = self._whole_batches(whole, visible_end)
         if not batches:
             raise self._corruption(state, BatchDefect.BAD_CRC)
         return batches
@@ -256,6 +287,16 @@ class LogReader:
             return found.base_offset
         behind = bisect.bisect_right(self._bases, self._base)
         return self._bases[behind] if behind < len(self._bases) else state.high_watermark
+
+
+def _is_aborted(header: BatchHeader, aborted: Mapping[int, Sequence[AbortedTransaction]]) -> bool:
+    """Whether the batch belongs to one of the *aborted* transactions, given by producer id."""
+    if not header.is_transactional or header.is_control:
+        return False
+    return any(
+        transaction.first_offset <= header.base_offset <= transaction.last_offset
+        for transaction in aborted.get(header.producer_id, ())
+    )
 
 
 def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:

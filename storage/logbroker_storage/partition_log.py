@@ -28,7 +28,9 @@ import errno
 import logging
 from typing import Any, NamedTuple
 
-from . import offset_index, time_index
+from . import aborted_index, offset_index, time_index
+from .aborted_index import AbortedTransaction
+from .aborted_lookup import AbortedLookup
 from .clock import Clock
 from .descriptors import Descriptors
 from .errors import (
@@ -44,17 +46,28 @@ from .errors import (
 from .files import Files
 from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
-from .log_reader import LogReader, offset_for_timestamp
-from .producer_state import Decision, ProducerEntry, Verdict, advance, decide
-from .record_batch import BatchHeader, assign, read_header, stamp_append_time
-from .recovery import adopt_tail, cut_log, remove_unpublished
-from .segment_files import (
-    LOG_SUFFIX,
-    OFFSET_INDEX_SUFFIX,
-    TIME_INDEX_SUFFIX,
-    SegmentFiles,
-    list_segments,
+from .log_reader import Isolation, LogReader, offset_for_timestamp
+from .producer_fold import aborted_transaction, first_unstable
+from .producer_state import (
+    NO_SEQUENCE,
+    NO_TRANSACTION,
+    BatchSpan,
+    Decision,
+    ProducerEntry,
+    Verdict,
+    advance,
+    decide,
 )
+from .record_batch import (
+    BatchHeader,
+    ControlType,
+    assign,
+    encode_control_batch,
+    read_header,
+    stamp_append_time,
+)
+from .recovery import adopt_tail, cut_log, remove_unpublished
+from .segment_files import LOG_SUFFIX, SEGMENT_SUFFIXES, SegmentFiles, list_segments
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, SyncPoint, View, partition_key
 from .wakeup import signal_paths
@@ -147,14 +160,18 @@ class PartitionLog:
         return LogOffsets(
             log_start_offset=end.log_start_offset,
             high_watermark=high_watermark,
-            last_stable_offset=high_watermark,
+            last_stable_offset=state.last_stable_offset,
             log_end_offset=end.log_end_offset,
             synced_offset=sync.synced_offset,
         )
 
-    def reader(self, offset: int) -> LogReader:
+    def reader(self, offset: int, isolation: Isolation = Isolation.READ_UNCOMMITTED) -> LogReader:
         """A cursor whose first read begins at *offset*."""
-        return LogReader(self, offset)
+        return LogReader(self, offset, isolation)
+
+    def aborted_transactions(self, start_offset: int, end_offset: int) -> list[AbortedTransaction]:
+        """The aborted transactions with a record or their marker in [start_offset, end_offset)."""
+        return AbortedLookup(self).between(self.state().end, start_offset, end_offset)
 
     def offset_for_timestamp(self, timestamp_ms: int) -> int | None:
         """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
@@ -235,26 +252,95 @@ class PartitionLog:
             decision = decide(entry, header, allow_gaps=allow_sequence_gaps)
             if decision.verdict is not Verdict.APPEND:
                 return self._refuse(header, decision)
+        max_bytes = self.config.max_message_bytes
+        if header.size_bytes > max_bytes:
+            raise RecordTooLargeError(self.topic, size_bytes=header.size_bytes, max_bytes=max_bytes)
         end = self._rolled(end, header)
-        assign(batch, end.log_end_offset, 0)
-        before, base_offset = end, end.log_end_offset
-        end = self._written(before, batch, header)
+        result = self._log(batch, header, end, entry)
+        if self.config.durability is not Durability.FSYNC:
+            self.append_lock.signal()
+        return result
+
+    def append_marker(
+        self, control_type: ControlType, *, producer_id: int, marker_epoch: int
+    ) -> AppendResult | None:
+        """End the producer's open transaction here, exactly once, whoever else tries to.
+
+        None, and nothing is written, when it has none (any more), or has gone on to *marker_epoch* or beyond.
+        In any case batches of epochs below *marker_epoch* are refused from now on. What the marker says must
+        last already: readers believe it before it is on the disk.
+
+        Raises:
+            WriteFailedError, StorageFailedError, TopicNotFoundError: as ``append``.
+        """
+        try:
+            with self.append_lock:
+                return self._append_marker(control_type, producer_id, marker_epoch)
+        except OSError as error:
+            self.state()
+            raise self._write_refused(error) from error
+
+    def _append_marker(
+        self, control_type: ControlType, producer_id: int, marker_epoch: int
+    ) -> AppendResult | None:
+        end = self._writable_end()
+        entry = self.view.producer(self.key, producer_id)
+        if entry is not None and entry.epoch >= marker_epoch:
+            return None
+        now_ms = self._clock.now_ms()
+        if entry is None or entry.txn_first_offset < 0:
+            fence = BatchSpan(NO_SEQUENCE, NO_SEQUENCE, -1, -1, now_ms)
+            with self.view.write() as transaction:
+                self.view.put_producer(
+                    transaction, self.key, producer_id, ProducerEntry(marker_epoch, (fence,))
+                )
+            return None
+        batch = encode_control_batch(
+            control_type, producer_id=producer_id, producer_epoch=marker_epoch, timestamp_ms=now_ms
+        )
+        header = read_header(batch)
+        result = self._log(batch, header, self._rolled(end, header), entry, control_type)
+        self.append_lock.signal()  # the last stable offset may have moved
+        return result
+
+    def _log(
+        self,
+        batch: bytearray,
+        header: BatchHeader,
+        before: LogEnd,
+        entry: ProducerEntry | None,
+        marker: ControlType | None = None,
+    ) -> AppendResult:
+        """Write *batch* behind *before* and publish it; *marker* ends the transaction of *entry*, its producer."""
+        base_offset = before.log_end_offset
+        assign(batch, base_offset, 0)
+        closed_offset = NO_TRANSACTION
+        if marker is None:
+            end = self._written(before, batch, header)
+        else:
+            assert entry is not None
+            closed_offset = entry.txn_first_offset
+            end = self._marker_written(before, batch, header, marker, closed_offset)
         if header.producer_id >= 0:
             entry = advance(entry, header, base_offset)
         try:
-            self._publish_append(end, header.producer_id, entry)
+            self._publish_append(end, header.producer_id, entry, closed_offset)
         except WriteFailedError as error:
             self._take_back(self.active_files(before), before, error)
             raise
         self.appends += 1
-        if self.config.durability is not Durability.FSYNC:
-            if self.dirty_since is None:
-                self.dirty_since = self._clock.monotonic()
-            self.append_lock.signal()
+        if self.dirty_since is None and self.config.durability is not Durability.FSYNC:
+            self.dirty_since = self._clock.monotonic()
         return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, False)
 
-    def _publish_append(self, end: LogEnd, producer_id: int = -1, entry: ProducerEntry | None = None) -> None:
-        if not self.view.publish_append(self.key, end, producer_id, entry):
+    def _publish_append(
+        self,
+        end: LogEnd,
+        producer_id: int = -1,
+        entry: ProducerEntry | None = None,
+        closed_offset: int = NO_TRANSACTION,
+    ) -> None:
+        if not self.view.publish_append(self.key, end, producer_id, entry, closed_offset):
             raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
 
     def _write_refused(self, error: OSError) -> WriteFailedError:
@@ -340,9 +426,7 @@ class PartitionLog:
     # Rolling --------------------------------------------------------------------------------------
 
     def _rolled(self, end: LogEnd, header: BatchHeader) -> LogEnd:
-        max_bytes = self.config.max_message_bytes
-        if header.size_bytes > max_bytes:
-            raise RecordTooLargeError(self.topic, size_bytes=header.size_bytes, max_bytes=max_bytes)
+        """LogEnd of the segment that takes the batch, which is a new one where that is due."""
         if not self._roll_is_due(end, header):
             return end
         return self.roll(end)
@@ -385,6 +469,7 @@ class PartitionLog:
             max_timestamp_offset=-1,
             active_created_ms=-1,
             segments_version=end.segments_version + 1,
+            aborted_index_bytes=0,
         )
         try:
             self.publish_end(rolled)
@@ -433,6 +518,38 @@ class PartitionLog:
             raise
         return end
 
+    def _marker_written(
+        self,
+        before: LogEnd,
+        marker: bytearray,
+        header: BatchHeader,
+        control_type: ControlType,
+        first_offset: int,
+    ) -> LogEnd:
+        """As ``_written``, for the marker that ends the transaction of *first_offset*."""
+        end = self._written(before, marker, header)
+        still_open = first_unstable(
+            found.first_offset
+            for found in self.view.open_transactions(self.key)
+            if found.first_offset != first_offset
+        )
+        end = end._replace(first_unstable_offset=still_open)
+        if control_type is not ControlType.ABORT:
+            return end
+        aborted = aborted_transaction(
+            header.producer_id,
+            first_offset=first_offset,
+            marker_offset=before.log_end_offset,
+            first_unstable_offset=still_open,
+        )
+        active = self.active_files(end)
+        try:
+            active.write_aborted_index(aborted_index.encode_entry(aborted), end.aborted_index_bytes)
+        except OSError as error:
+            self._take_back(active, before, error)
+            raise
+        return end._replace(aborted_index_bytes=end.aborted_index_bytes + aborted_index.ENTRY_BYTES)
+
     def _take_back(self, active: SegmentFiles, end: LogEnd, cause: Exception) -> None:
         """Cut what a failed write left behind *end*."""
         try:
@@ -441,6 +558,7 @@ class PartitionLog:
                 offset_index_bytes=end.offset_index_bytes,
                 time_index_bytes=end.time_index_bytes,
             )
+            active.cut_aborted_index(end.aborted_index_bytes)
         except OSError:
             if active.log_bytes() == end.active_bytes:
                 return  # only an index could not be cut; what lies behind its end is not looked at
@@ -454,6 +572,9 @@ class PartitionLog:
         """LogEnd moved behind a batch; built by position, because ``_replace`` takes three times as long."""
         log_end_offset = end.log_end_offset + header.last_offset_delta + 1
         grows = header.max_timestamp_ms > end.max_timestamp_ms
+        first_unstable_offset = end.first_unstable_offset
+        if first_unstable_offset < 0 and header.is_transactional and not header.is_control:
+            first_unstable_offset = end.log_end_offset
         return LogEnd(
             end.log_start_offset,
             log_end_offset,
@@ -468,6 +589,8 @@ class PartitionLog:
             log_end_offset - 1 if grows else end.max_timestamp_offset,
             end.active_created_ms if end.active_created_ms >= 0 else self._clock.now_ms(),
             end.segments_version,
+            first_unstable_offset,
+            end.aborted_index_bytes,
         )
 
     def _indexed(self, active: SegmentFiles, end: LogEnd, position: int) -> LogEnd:
@@ -552,11 +675,11 @@ class PartitionLog:
             raise _SyncRefusedError(str(error)) from error
 
     def _sync_segment(self, segment: SegmentFiles, *, is_sealed: bool) -> None:
-        for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX) if is_sealed else (LOG_SUFFIX,):
+        for suffix in SEGMENT_SUFFIXES if is_sealed else (LOG_SUFFIX,):
             try:
                 fd = self.files.open(segment.path(suffix))
             except FileNotFoundError:
-                continue  # removed by retention or compaction meanwhile
+                continue  # no transaction was aborted, or removed by retention or compaction meanwhile
             try:
                 self._sync_descriptor(fd)
             finally:

@@ -13,7 +13,8 @@ can be rebuilt from the log alone.
     equal               anything else                        OUT_OF_ORDER
     no entry            any                                  APPEND
 
-Sequences are 31 bits and wrap to 0.
+Sequences are 31 bits and wrap to 0. A transactional batch opens its producer's transaction, unless one is
+open; a marker closes it. A marker of a newer epoch starts a new history, as a batch does.
 
     at  size  field             type    meaning
      0     2  epoch             int16   the producer's current epoch
@@ -36,6 +37,8 @@ from typing import NamedTuple
 from .record_batch import BatchHeader
 
 SEQUENCE_LIMIT = 1 << 31
+NO_SEQUENCE = -1
+NO_TRANSACTION = -1
 REMEMBERED_BATCHES = 5
 
 ENTRY_HEAD = struct.Struct(">hiq")
@@ -59,7 +62,7 @@ class ProducerEntry(NamedTuple):
     epoch: int
     batches: tuple[BatchSpan, ...] = ()
     coordinator_epoch: int = -1
-    txn_first_offset: int = -1
+    txn_first_offset: int = NO_TRANSACTION
 
     @property
     def last_sequence(self) -> int:
@@ -123,8 +126,10 @@ def decide(entry: ProducerEntry | None, header: BatchHeader, *, allow_gaps: bool
 
 def advance(entry: ProducerEntry | None, header: BatchHeader, base_offset: int) -> ProducerEntry:
     """The entry after the batch with *header* was appended at *base_offset*."""
-    if header.base_sequence < 0 or header.is_control:
-        return _after_marker(entry, header)
+    if header.is_control:
+        return _after_marker(entry, header, base_offset)
+    if header.base_sequence < 0:
+        return ProducerEntry(header.producer_epoch) if entry is None else entry
     span = BatchSpan(
         header.base_sequence,
         header.last_sequence,
@@ -132,16 +137,24 @@ def advance(entry: ProducerEntry | None, header: BatchHeader, base_offset: int) 
         base_offset + header.last_offset_delta,
         header.max_timestamp_ms,
     )
-    if entry is None or entry.epoch != header.producer_epoch:
-        return ProducerEntry(header.producer_epoch, (span,))
+    txn_first_offset = NO_TRANSACTION if entry is None else entry.txn_first_offset
+    if header.is_transactional and txn_first_offset < 0:
+        txn_first_offset = base_offset
+    if entry is None:
+        return ProducerEntry(header.producer_epoch, (span,), txn_first_offset=txn_first_offset)
+    if entry.epoch != header.producer_epoch:
+        return ProducerEntry(header.producer_epoch, (span,), entry.coordinator_epoch, txn_first_offset)
     batches = (*entry.batches, span)[-REMEMBERED_BATCHES:]
-    return ProducerEntry(entry.epoch, batches, entry.coordinator_epoch, entry.txn_first_offset)
+    return ProducerEntry(entry.epoch, batches, entry.coordinator_epoch, txn_first_offset)
 
 
-def _after_marker(entry: ProducerEntry | None, header: BatchHeader) -> ProducerEntry:
-    if entry is None or header.producer_epoch > entry.epoch:
-        return ProducerEntry(header.producer_epoch)
-    return entry
+def _after_marker(entry: ProducerEntry | None, header: BatchHeader, base_offset: int) -> ProducerEntry:
+    if entry is not None and header.producer_epoch <= entry.epoch:
+        return (
+            entry if header.producer_epoch < entry.epoch else entry._replace(txn_first_offset=NO_TRANSACTION)
+        )
+    span = BatchSpan(NO_SEQUENCE, NO_SEQUENCE, base_offset, base_offset, header.max_timestamp_ms)
+    return ProducerEntry(header.producer_epoch, (span,), -1 if entry is None else entry.coordinator_epoch)
 
 
 def encode_entry(entry: ProducerEntry) -> bytes:

@@ -29,7 +29,13 @@ from .batch_header import (
     stamp_append_time,
 )
 from .compression import Compression
-from .control_record import ControlRecord, ControlType, decode_control_record, encode_control_batch
+from .control_record import (
+    ControlRecord,
+    ControlType,
+    control_type_of,
+    decode_control_record,
+    encode_control_batch,
+)
 from .record import Record
 from .record_decoding import MAX_DECOMPRESSED_BYTES, decode_records
 from .record_encoding import (
@@ -53,5 +59,5 @@ __all__ = [
     "NewRecord", "Record", "BatchFields", "decode_records",
     "encode_batch", "encode_values", "encode_empty_batch",
     # transaction markers
-    "ControlType", "ControlRecord", "encode_control_batch", "decode_control_record",
+    "ControlType", "ControlRecord", "control_type_of", "encode_control_batch", "decode_control_record",
 ]  # fmt: skip

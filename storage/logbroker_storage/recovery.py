@@ -18,16 +18,17 @@ Recovering twice changes nothing the second time: the first leaves only sound ba
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import offset_index, time_index
+from . import aborted_index, offset_index, time_index
 from .errors import BatchDefect, CorruptBatchError
 from .files import TEMPORARY_SUFFIX, Files
 from .log_config import Durability
-from .producer_state import ProducerEntry, advance
+from .producer_fold import ProducerFold
+from .producer_recovery import aborted_index_is_sound, fold_producers, marker_type
+from .producer_state import ProducerEntry
 from .record_batch import HEADER_BYTES, BatchHeader, read_header
-from .segment import Located, ScanStop, locate, next_sound_batch, rebuild_indexes, scan, sound_headers
+from .segment import ScanStop, next_sound_batch, rebuild_indexes, scan
 from .segment_files import (
     LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
@@ -39,7 +40,6 @@ from .segment_files import (
     list_snapshots,
 )
 from .segment_replacement import finish_replacements
-from .snapshot_files import read_snapshot
 from .view import LogEnd, SyncPoint
 from .view.partitions import empty_log_end
 
@@ -92,7 +92,10 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     if size < end.active_bytes:
         return _recover_shrunken(log)
     builder = _EndBuilder(end, log.config.index_interval_bytes, now_ms=end.active_created_ms)
-    producers: dict[int, ProducerEntry | None] = {}
+    fold = ProducerFold(load=lambda producer_id: log.view.producer(log.key, producer_id))
+    for unfinished in log.view.open_transactions(log.key):
+        fold.open(unfinished.producer_id, unfinished.first_offset)
+    aborted = bytearray()
     stop = ScanStop(end.active_bytes, end.log_end_offset, None)
     for item in scan(
         log.files,
@@ -106,20 +109,25 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
             break
         position, header = item
         builder.add(position, header)
-        if header.producer_id >= 0:
-            known = producers.get(header.producer_id) or log.view.producer(log.key, header.producer_id)
-            producers[header.producer_id] = advance(known, header, header.base_offset)
+        ended = fold.add(header, marker_type(log.files, active.descriptor(), position, header))
+        if ended is not None:
+            aborted += aborted_index.encode_entry(ended)
     if stop.position < size:
         _cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
-    adopted = builder.end()
     builder.write_indexes(active, keep=end)
+    if aborted:
+        active.write_aborted_index(bytes(aborted), end.aborted_index_bytes)
+    adopted = builder.end()._replace(
+        first_unstable_offset=fold.first_unstable_offset,
+        aborted_index_bytes=end.aborted_index_bytes + len(aborted),
+    )
+    active.cut_aborted_index(adopted.aborted_index_bytes)
     if log.config.durability is not Durability.FSYNC:
         adopted = adopted._replace(visible_offset=adopted.log_end_offset)
     with log.view.write() as transaction:
         log.view.put_log_end(transaction, log.key, adopted)
-        for producer_id, entry in producers.items():
-            if entry is not None:
-                log.view.put_producer(transaction, log.key, producer_id, entry)
+        for producer_id, entry in fold.changed.items():
+            log.view.put_producer(transaction, log.key, producer_id, entry)
     logger.info(
         "%s-%d: a process died in mid-append; adopted offsets %d to %d, cut %d bytes",
         log.topic,
@@ -191,14 +199,26 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         visible_offset=end.log_end_offset,
         segments_version=len(bases) + 1,
     )
-    if end.log_end_offset != recovery_point or cuts or damages:
-        _sync_recovered(log, [base for base in log.segments(end) if base >= first_scanned])
     _drop_snapshots_above(log, end.log_end_offset)
-    producers = rebuild_producers(log, end.log_end_offset)
+    is_as_synced = end.log_end_offset == recovery_point and not cuts and not damages
+    bases = log.segments(end)
+    behind = [*bases[1:], end.log_end_offset]
+    doubtful = [
+        base
+        for base, next_base in zip(bases, behind, strict=True)
+        if not (is_as_synced or base < first_scanned) or not aborted_index_is_sound(log, base, next_base)
+    ]
+    fold = fold_producers(log, end.log_end_offset, doubtful)
+    if not is_as_synced:
+        _sync_recovered(log, [base for base in bases if base >= first_scanned])
+    end = end._replace(
+        first_unstable_offset=fold.first_unstable_offset,
+        aborted_index_bytes=len(log.segment(end.active_base_offset).aborted_index()),
+    )
     told = [
         damage for damage in damages if damage.end_offset > log_start_offset
     ]  # the rest was deleted anyway
-    return Recovered(end, producers, told, cuts)
+    return Recovered(end, fold.changed, told, cuts)
 
 
 def _first_to_scan(log: PartitionLog, bases: list[int], recovery_point: int) -> int:
@@ -640,48 +660,3 @@ def _sound_header_at(files: Files, segment: SegmentFiles, position: int) -> Batc
         return read_header(files.pread(segment.descriptor(), HEADER_BYTES, position))
     except CorruptBatchError:
         return None
-
-
-def rebuild_producers(log: PartitionLog, end_offset: int) -> dict[int, ProducerEntry]:
-    """The producers of a log as its headers tell, from the newest sound snapshot on."""
-    producers: dict[int, ProducerEntry] = {}
-    start_offset = 0
-    for offset in reversed(list_snapshots(log.files, log.directory)):
-        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= end_offset else None
-        if snapshot is not None:
-            producers, start_offset = snapshot, offset
-            break
-    for header in headers_from(log, start_offset):
-        if header.producer_id >= 0:
-            known = producers.get(header.producer_id)
-            producers[header.producer_id] = advance(known, header, header.base_offset)
-    return producers
-
-
-def _locate_in(files: Files, segment: SegmentFiles, offset: int, size: int) -> Located:
-    index = files.pread(segment.descriptor(OFFSET_INDEX_SUFFIX), 1 << 31, 0)
-    return locate(files, segment.descriptor(), index, segment.base_offset, offset, size)
-
-
-def headers_from(log: PartitionLog, offset: int) -> Iterator[BatchHeader]:
-    """The headers of every sound batch that begins at or behind *offset*."""
-    bases = list_segments(log.files, log.directory)
-    first = max([base for base in bases if base <= offset], default=0)
-    for base in bases:
-        if base < first:
-            continue
-        segment = log.segment(base)
-        try:
-            size = segment.log_bytes()
-            start = _locate_in(log.files, segment, offset, size) if offset > base else Located(0, base)
-            for _, header in sound_headers(
-                log.files,
-                segment.descriptor(),
-                start_position=start.position,
-                end_position=size,
-                expected_offset=start.base_offset,
-            ):
-                if header.base_offset >= offset:
-                    yield header
-        finally:
-            segment.close()

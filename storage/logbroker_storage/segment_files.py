@@ -1,4 +1,4 @@
-"""The three files of one segment, opened when first used.
+"""The files of one segment, opened when first used.
 
 The log file is opened at once by a writer; the indexes only when an entry is due, which for most short
 lived writers is never. All writes name their position, so a torn earlier write is overwritten, not
@@ -31,9 +31,9 @@ def parse_segment_name(name: str, suffix: str = LOG_SUFFIX) -> int | None:
     return int(stem)
 
 
-def list_segments(files: Files, directory: str) -> list[int]:
-    """The base offsets of the segments in a partition folder, ascending."""
-    return _bases(files.listdir(directory), LOG_SUFFIX)
+def list_segments(files: Files, directory: str, suffix: str = LOG_SUFFIX) -> list[int]:
+    """The base offsets of the segments in a partition folder that have a file of *suffix*, ascending."""
+    return _bases(files.listdir(directory), suffix)
 
 
 def list_snapshots(files: Files, directory: str) -> list[int]:
@@ -51,6 +51,7 @@ class SegmentFiles:
     def __init__(self, files: Files, directory: str, base_offset: int) -> None:
         self.base_offset = base_offset
         self._files = files
+        self._directory = directory
         self._stem = f"{directory}/{segment_name(base_offset)}"
         self._descriptors: dict[str, int] = {}
 
@@ -75,6 +76,7 @@ class SegmentFiles:
             fd = self._files.open(self._stem + suffix, create=True)
             self._files.truncate(fd, 0)
             self._descriptors[suffix] = fd
+        self.cut_aborted_index(0)
 
     def log_bytes(self) -> int:
         """The length of the log file; 0 when there is none."""
@@ -92,11 +94,34 @@ class SegmentFiles:
     def write_time_index(self, entry: bytes, position: int) -> None:
         self._files.pwrite(self.descriptor(TIME_INDEX_SUFFIX), entry, position)
 
+    def aborted_index(self) -> bytes:
+        """The aborted index's content; b"" where no transaction was aborted."""
+        path = self.path(ABORTED_INDEX_SUFFIX)
+        return self._files.read_file(path) if self._files.exists(path) else b""
+
+    def write_aborted_index(self, entries: bytes, position: int) -> None:
+        """Write entries at *position*, durably: unlike the other two indexes nobody could do without them."""
+        self._files.pwrite(self.descriptor(ABORTED_INDEX_SUFFIX), entries, position)
+        self._files.fdatasync(self.descriptor(ABORTED_INDEX_SUFFIX))
+        if not position:
+            self._files.fsync_directory(self._directory)
+
     def truncate(self, *, log_bytes: int, offset_index_bytes: int, time_index_bytes: int) -> None:
         """Cut the files to these lengths."""
         self._files.truncate(self.descriptor(), log_bytes)
         self._files.truncate(self.descriptor(OFFSET_INDEX_SUFFIX), offset_index_bytes)
         self._files.truncate(self.descriptor(TIME_INDEX_SUFFIX), time_index_bytes)
+
+    def cut_aborted_index(self, size_bytes: int) -> None:
+        """Cut the aborted index; one that would be empty is not left there."""
+        if size_bytes:
+            self._files.truncate(self.descriptor(ABORTED_INDEX_SUFFIX), size_bytes)
+            return
+        fd = self._descriptors.pop(ABORTED_INDEX_SUFFIX, None)
+        if fd is not None:
+            self._files.close(fd)
+        if self._files.exists(self.path(ABORTED_INDEX_SUFFIX)):
+            self._files.unlink(self.path(ABORTED_INDEX_SUFFIX))
 
     def close(self) -> None:
         while self._descriptors:  # forgotten before it is closed: a close that fails must not be done again

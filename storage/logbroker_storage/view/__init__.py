@@ -1,6 +1,6 @@
 """The shared view: LMDB tables that every process reads and writes; derived from the log, disposable."""
 
 from .environment import View
-from .partitions import LogEnd, PartitionState, SyncPoint, partition_key
+from .partitions import LogEnd, OpenTransaction, PartitionState, SyncPoint, partition_key
 
-__all__ = ["LogEnd", "PartitionState", "SyncPoint", "View", "partition_key"]
+__all__ = ["LogEnd", "OpenTransaction", "PartitionState", "SyncPoint", "View", "partition_key"]

@@ -1,12 +1,15 @@
 """The LMDB environment of a data directory: one table a concern, every value under a checksum.
 
-    table      key                              value                      life
-    meta       name                             int64, or the boot id      rebuilt
-    ends       partition key                    LogEnd                     rebuilt from the log
-    syncs      partition key                    SyncPoint                  rebuilt from the log
-    producers  partition key + producer id      ProducerEntry              rebuilt from the log
-    journal    event key                        event, as in the journal   rebuilt from the journal
-    volatile   set by the broker                set by the broker          gone with the view
+    table         key                            value                      life
+    meta          name                           int64, or the boot id      rebuilt
+    ends          partition key                  LogEnd                     rebuilt from the log
+    syncs         partition key                  SyncPoint                  rebuilt from the log
+    producers     partition key + producer id    ProducerEntry              rebuilt from the log
+    transactions  partition key + first offset   producer id                rebuilt from the log
+    journal       event key                      event, as in the journal   rebuilt from the journal
+    volatile      set by the broker              set by the broker          gone with the view
+
+``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
 
 A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload: LMDB does not notice flipped
 bits, and a wrong log end would be worse than none. A value that fails its check marks the view as
@@ -28,19 +31,28 @@ import lmdb
 
 from ..crc32c import crc32c
 from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
-from ..producer_state import ProducerEntry, decode_entry, encode_entry
+from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
 from .gate import Gate
-from .partitions import LOG_END, SYNC_POINT, LogEnd, PartitionState, SyncPoint
+from .partitions import (
+    LOG_END,
+    PARTITION_KEY_BYTES,
+    SYNC_POINT,
+    LogEnd,
+    OpenTransaction,
+    PartitionState,
+    SyncPoint,
+)
 
-VIEW_FORMAT = 1
+VIEW_FORMAT = 2
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 
-_TABLES = ("meta", "ends", "syncs", "producers", "journal", "volatile")
+_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile")
 _CRC = struct.Struct(">I")
 _INT = struct.Struct(">q")
 _PRODUCER_ID = struct.Struct(">q")
+_OFFSET = struct.Struct(">q")
 
 if TYPE_CHECKING:
     from lmdb import _Database as Table
@@ -95,7 +107,8 @@ class View:
         except lmdb.Error as error:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables
-        self._meta, self._ends, self._syncs, self._producers, self._journal, self._volatile = tables
+        self._meta, self._ends, self._syncs, self._producers, *others = tables
+        self._transactions, self._journal, self._volatile = others
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -252,11 +265,17 @@ class View:
         return sync
 
     def publish_append(
-        self, key: bytes, end: LogEnd, producer_id: int = -1, entry: ProducerEntry | None = None
+        self,
+        key: bytes,
+        end: LogEnd,
+        producer_id: int = -1,
+        entry: ProducerEntry | None = None,
+        closed_offset: int = NO_TRANSACTION,
     ) -> bool:
         """Put a log's new end, and the entry of the producer who appended, in one transaction.
 
-        False, and nothing is put, when there is no such partition: its topic was deleted meanwhile.
+        *closed_offset* is the first offset of a transaction that ends with it. False, and nothing is put, when
+        there is no such partition: its topic was deleted meanwhile.
         """
         stored_end = _seal(key, LOG_END.pack(*end))
         self.gate.enter()
@@ -269,6 +288,10 @@ class View:
                     producer_key = key + _PRODUCER_ID.pack(producer_id)
                     stored_entry = _seal(producer_key, encode_entry(entry))
                     transaction.put(producer_key, stored_entry, db=self._producers)
+                    if entry.txn_first_offset >= 0:
+                        self._put_transaction(transaction, key, entry.txn_first_offset, producer_id)
+                if closed_offset >= 0:
+                    transaction.delete(key + _OFFSET.pack(closed_offset), db=self._transactions)
         except lmdb.MapFullError as error:
             raise self._full() from error
         except lmdb.Error as error:
@@ -309,7 +332,7 @@ class View:
         return [key for key, payload in self._items(b"", self._syncs) if SYNC_POINT.unpack(payload)[2]]
 
     def drop_partition(self, transaction: Transaction, key: bytes) -> None:
-        """Forget a partition: its ends, sync point and producers."""
+        """Forget a partition: its ends, sync point, producers and transactions."""
         transaction.delete(key, db=self._ends)
         transaction.delete(key, db=self._syncs)
         for known in (self._known_ends, self._known_syncs, self._known_producers):
@@ -370,8 +393,14 @@ class View:
     def put_producer(
         self, transaction: Transaction, partition: bytes, producer_id: int, entry: ProducerEntry
     ) -> None:
+        """Put a producer's entry, and keep the table of open transactions in line with it."""
         key = partition + _PRODUCER_ID.pack(producer_id)
+        before = self._get(transaction, key, self._producers)
+        if before is not None and (offset := decode_entry(before).txn_first_offset) >= 0:
+            transaction.delete(partition + _OFFSET.pack(offset), db=self._transactions)
         transaction.put(key, _seal(key, encode_entry(entry)), db=self._producers)
+        if entry.txn_first_offset >= 0:
+            self._put_transaction(transaction, partition, entry.txn_first_offset, producer_id)
 
     def replace_producers(
         self, transaction: Transaction, partition: bytes, entries: dict[int, ProducerEntry]
@@ -384,10 +413,30 @@ class View:
         transaction.delete(partition + _PRODUCER_ID.pack(producer_id), db=self._producers)
 
     def _drop_producers(self, transaction: Transaction, partition: bytes) -> None:
-        with transaction.cursor(db=self._producers) as cursor:
-            found = cursor.set_range(partition)
-            while found and cursor.key().startswith(partition):
-                found = cursor.delete()
+        for table in (self._producers, self._transactions):
+            with transaction.cursor(db=table) as cursor:
+                found = cursor.set_range(partition)
+                while found and cursor.key().startswith(partition):
+                    found = cursor.delete()
+
+    # Open transactions ----------------------------------------------------------------------------
+
+    def open_transactions(self, partition: bytes = b"") -> list[OpenTransaction]:
+        """The transactions without a marker, of one partition (by first offset) or of all."""
+        return [
+            OpenTransaction(
+                key[:PARTITION_KEY_BYTES],
+                _OFFSET.unpack_from(key, PARTITION_KEY_BYTES)[0],
+                _PRODUCER_ID.unpack(payload)[0],
+            )
+            for key, payload in self._items(partition, self._transactions)
+        ]
+
+    def _put_transaction(
+        self, transaction: Transaction, partition: bytes, first_offset: int, producer_id: int
+    ) -> None:
+        key = partition + _OFFSET.pack(first_offset)
+        transaction.put(key, _seal(key, _PRODUCER_ID.pack(producer_id)), db=self._transactions)
 
     # Journal and volatile tables ------------------------------------------------------------------
 

@@ -7,7 +7,7 @@
 Two values, because an append and a disk sync of the same partition run at the same time and neither
 may overwrite what the other says. Both are read in one LMDB transaction.
 
-    LogEnd, 13 int64 big-endian                    SyncPoint, 3 int64 big-endian
+    LogEnd, 15 int64 big-endian                    SyncPoint, 3 int64 big-endian
      0  log_start_offset                            0  synced_offset      below it all is on the disk
      8  log_end_offset                              8  synced_segment     base of the newest segment
     16  visible_offset  (see high_watermark)           whose directory entry is on the disk
@@ -21,6 +21,8 @@ may overwrite what the other says. Both are read in one LMDB transaction.
     80  max_timestamp_offset   (last offset of the batch that holds it)
     88  active_created_ms      (wall clock of the first append to the segment)
     96  segments_version       (grows when the list of segments changes)
+   104  first_unstable_offset  (of the oldest open transaction, -1 none)
+   112  aborted_index_bytes    (length of the active segment's .txnindex)
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-LOG_END = struct.Struct(">13q")
+LOG_END = struct.Struct(">15q")
 SYNC_POINT = struct.Struct(">3q")
 
 _KEY = struct.Struct(">16si")
+PARTITION_KEY_BYTES = _KEY.size
 
 
 def partition_key(topic_id: bytes, partition: int) -> bytes:
@@ -55,6 +58,8 @@ class LogEnd(NamedTuple):
     max_timestamp_offset: int
     active_created_ms: int
     segments_version: int
+    first_unstable_offset: int
+    aborted_index_bytes: int
 
 
 class SyncPoint(NamedTuple):
@@ -80,6 +85,24 @@ class PartitionState(NamedTuple):
         synced_offset = self.sync.synced_offset
         return synced_offset if self.sync.failed else max(self.end.visible_offset, synced_offset)
 
+    @property
+    def last_stable_offset(self) -> int:
+        """Read-committed readers stop here: below it every transaction is decided.
+
+        A marker counts as soon as it is in the log, because what it says was made to last before it.
+        """
+        first_unstable_offset = self.end.first_unstable_offset
+        high_watermark = self.high_watermark
+        return high_watermark if first_unstable_offset < 0 else min(first_unstable_offset, high_watermark)
+
+
+class OpenTransaction(NamedTuple):
+    """A transaction without a marker in one partition, which *partition_key* names."""
+
+    partition_key: bytes
+    first_offset: int
+    producer_id: int
+
 
 def empty_log_end(base_offset: int = 0) -> LogEnd:
     """The state of a log that holds nothing and goes on at *base_offset*."""
@@ -97,4 +120,6 @@ def empty_log_end(base_offset: int = 0) -> LogEnd:
         max_timestamp_offset=-1,
         active_created_ms=-1,
         segments_version=0,
+        first_unstable_offset=-1,
+        aborted_index_bytes=0,
     )

@@ -1,0 +1,64 @@
+"""Which transactions were aborted in a range of offsets, from the ``.txnindex`` files of a partition.
+
+A transaction's entry lies in the segment of its marker, which may be any from that of its first record on. So
+a lookup reads the index files from the first segment of the range on, up to the entry that says that no later
+transaction reaches back to it (``last_stable_offset``). Most segments have none; which do is listed once for
+each version of the list of segments.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from . import aborted_index
+from .aborted_index import AbortedTransaction
+from .segment_files import ABORTED_INDEX_SUFFIX, list_segments
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+    from .view import LogEnd
+
+
+class AbortedLookup:
+    """Looks up aborted transactions of one partition. Not thread-safe."""
+
+    def __init__(self, log: PartitionLog) -> None:
+        self._log = log
+        self._version = -1  # LogEnd.segments_version of what follows
+        self._bases: list[int] = []  # of the segments, ascending
+        self._indexed: frozenset[int] = frozenset()  # those that have the file
+
+    def between(self, end: LogEnd, start_offset: int, end_offset: int) -> list[AbortedTransaction]:
+        """The aborted transactions with a record or their marker in [start_offset, end_offset)."""
+        if self._version != end.segments_version:
+            self._bases = self._log.segments(end)
+            self._indexed = frozenset(
+                list_segments(self._log.files, self._log.directory, ABORTED_INDEX_SUFFIX)
+            )
+            self._version = end.segments_version
+        return aborted_index.overlapping(
+            self._from(end, start_offset), start_offset=start_offset, end_offset=end_offset
+        )
+
+    def _from(self, end: LogEnd, offset: int) -> Iterator[AbortedTransaction]:
+        """The entries of the segment that holds *offset* and of those behind it, in the order of the log."""
+        first = max(0, bisect.bisect_right(self._bases, offset) - 1)
+        for base in self._bases[first:]:
+            if base == end.active_base_offset:
+                if end.aborted_index_bytes:
+                    yield from self._read(base, end.aborted_index_bytes)
+            elif base in self._indexed:
+                yield from self._read(base, None)
+
+    def _read(self, base_offset: int, size_bytes: int | None) -> list[AbortedTransaction]:
+        """The entries of one segment's file, as far as *size_bytes*. FileNotFoundError: the segment was removed."""
+        files = self._log.files
+        fd = files.open(self._log.segment(base_offset).path(ABORTED_INDEX_SUFFIX), readonly=True)
+        try:
+            return aborted_index.parse(
+                files.pread(fd, files.size(fd) if size_bytes is None else size_bytes, 0)
+            )
+        finally:
+            files.close(fd)

@@ -1,0 +1,363 @@
+"""Transactions in one partition: what readers see, what markers do, and what survives which kind of death."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from logbroker_storage.aborted_index import AbortedTransaction
+from logbroker_storage.errors import FencedError, WriteFailedError
+from logbroker_storage.files import OsFiles
+from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import ControlType, decode_records, encode_values
+from logbroker_storage.segment_files import ABORTED_INDEX_SUFFIX
+from logbroker_storage.testing import FaultyFiles, Workbench
+from logbroker_storage.testing.workbench import crash
+
+COMMIT, ABORT = ControlType.COMMIT, ControlType.ABORT
+COMMITTED, UNCOMMITTED = Isolation.READ_COMMITTED, Isolation.READ_UNCOMMITTED
+ALICE, BOB = 101, 202
+
+
+class Desk(Workbench):
+    """A workbench that appends transactional batches and markers."""
+
+    def put_in(self, producer_id: int, *values: bytes, epoch: int = 0, sequence: int | None = None) -> int:
+        """Append a transactional batch; its base offset."""
+        entry = self.log.view.producer(self.log.key, producer_id)
+        if sequence is None:
+            sequence = entry.last_sequence + 1 if entry is not None and entry.epoch == epoch else 0
+        batch = encode_values(
+            list(values),
+            [(0, self.clock.now_ms())],
+            producer_id=producer_id,
+            producer_epoch=epoch,
+            base_sequence=sequence,
+            transactional=True,
+        )
+        result = self.log.append(batch)
+        self.log.wait_durable(result.last_offset + 1)
+        return result.base_offset
+
+    def finish(self, how: ControlType, producer_id: int, *, epoch: int = 0) -> int | None:
+        """Append the marker of the transaction of *epoch*; its offset, None when none was due."""
+        result = self.log.append_marker(how, producer_id=producer_id, marker_epoch=epoch + 1)
+        self.log.sync()
+        return None if result is None else result.base_offset
+
+    def seen(
+        self, isolation: Isolation = COMMITTED, *, start: int = 0, max_bytes: int = 1 << 20
+    ) -> list[bytes]:
+        reader = self.log.reader(start, isolation)
+        found: list[bytes] = []
+        try:
+            while batches := reader.read(max_bytes):
+                found += [
+                    record.value
+                    for batch in batches
+                    if not batch.header.is_control
+                    for record in decode_records(batch)
+                    if record.value is not None and record.offset >= start
+                ]
+        finally:
+            reader.close()
+        return found
+
+    def open_offsets(self) -> list[int]:
+        return [found.first_offset for found in self.log.view.open_transactions(self.log.key)]
+
+
+@pytest.fixture
+def path(tmp_path) -> str:
+    return str(tmp_path / "data")
+
+
+@pytest.fixture
+def desk(path) -> Iterator[Desk]:
+    desk = Desk(path)
+    yield desk
+    desk.close()
+
+
+def delete_view(path: str) -> None:
+    shutil.rmtree(f"{path}/view")
+
+
+# What readers see -------------------------------------------------------------------------------------
+
+
+def test_an_undecided_transaction_holds_committed_readers_up_and_no_others(desk):
+    desk.put(b"before")
+    desk.put_in(ALICE, b"a")
+    desk.put(b"after")
+    assert desk.seen() == [b"before"]
+    assert desk.seen(UNCOMMITTED) == [b"before", b"a", b"after"]
+    assert desk.log.offsets().last_stable_offset == 1
+    assert desk.log.offsets().high_watermark == 3
+
+
+def test_a_commit_marker_shows_everything_in_order(desk):
+    desk.put_in(ALICE, b"a1")
+    desk.put(b"plain")
+    desk.put_in(ALICE, b"a2")
+    assert desk.finish(COMMIT, ALICE) == 3
+    assert desk.seen() == [b"a1", b"plain", b"a2"]
+    assert desk.log.offsets().last_stable_offset == desk.log.offsets().high_watermark == 4
+
+
+def test_an_abort_marker_hides_the_transaction_and_nothing_else(desk):
+    desk.put_in(ALICE, b"a1")
+    desk.put(b"plain")
+    desk.put_in(BOB, b"b")
+    desk.put_in(ALICE, b"a2")
+    desk.finish(ABORT, ALICE)
+    assert desk.seen() == [b"plain"]  # Bob's is open from offset 2 on
+    desk.finish(COMMIT, BOB)
+    assert desk.seen() == [b"plain", b"b"]
+    assert desk.seen(UNCOMMITTED) == [b"a1", b"plain", b"b", b"a2"]
+    assert desk.log.aborted_transactions(0, 6) == [
+        AbortedTransaction(producer_id=ALICE, first_offset=0, last_offset=4, last_stable_offset=2)
+    ]
+
+
+def test_a_producer_whose_transaction_was_aborted_is_heard_in_the_next(desk):
+    desk.put_in(ALICE, b"no")
+    desk.finish(ABORT, ALICE)
+    desk.put_in(ALICE, b"yes", epoch=1)
+    desk.finish(COMMIT, ALICE, epoch=1)
+    desk.put_in(ALICE, b"no again", epoch=2)
+    desk.finish(ABORT, ALICE, epoch=2)
+    assert desk.seen() == [b"yes"]
+
+
+def test_a_reader_that_stands_behind_the_stable_end_waits(desk):
+    desk.put_in(ALICE, b"a")
+    reader = desk.log.reader(1, COMMITTED)
+    assert reader.read() == []
+    desk.finish(COMMIT, ALICE)
+    assert [batch.header.is_control for batch in reader.read()] == [True]
+    reader.close()
+
+
+@pytest.mark.parametrize("max_bytes", [61, 200, 1 << 20])
+def test_aborted_transactions_are_left_out_across_segments_at_any_read_size(path, max_bytes, request):
+    desk = Desk(path, segment_bytes=300)
+    request.addfinalizer(desk.close)
+    expected = []
+    for number in range(12):
+        desk.put_in(ALICE, b"no %d" % number, epoch=number)
+        desk.put(b"plain %d" % number)
+        desk.put_in(BOB, b"yes %d" % number, epoch=number)
+        desk.finish(ABORT, ALICE, epoch=number)
+        desk.finish(COMMIT, BOB, epoch=number)
+        expected += [b"plain %d" % number, b"yes %d" % number]
+    assert len(desk.log.segments(desk.log.state().end)) > 10
+    assert desk.seen(max_bytes=max_bytes) == expected
+    assert desk.seen(start=desk.log.offsets().high_watermark - 5, max_bytes=max_bytes) == expected[-2:]
+
+
+# Markers ----------------------------------------------------------------------------------------------
+
+
+def test_a_transaction_gets_one_marker_however_often_it_is_ended(desk):
+    desk.put_in(ALICE, b"a")
+    assert desk.finish(COMMIT, ALICE) == 1
+    assert desk.finish(COMMIT, ALICE) is None
+    assert desk.finish(ABORT, ALICE) is None
+    assert desk.seen() == [b"a"]
+    assert desk.log.offsets().log_end_offset == 2
+
+
+def test_an_old_end_cannot_hit_a_later_transaction(desk):
+    desk.put_in(ALICE, b"first")
+    desk.finish(COMMIT, ALICE)
+    desk.put_in(ALICE, b"second", epoch=1)
+    assert desk.finish(ABORT, ALICE) is None
+    assert desk.open_offsets() == [2]
+    desk.finish(COMMIT, ALICE, epoch=1)
+    assert desk.seen() == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+def test_an_end_fences_the_epochs_before_it_even_where_nothing_was_open(desk, wrote):
+    if wrote:
+        desk.put_in(ALICE, b"a")
+    desk.finish(ABORT, ALICE)
+    with pytest.raises(FencedError):
+        desk.put_in(ALICE, b"late", epoch=0, sequence=1)
+    desk.put_in(ALICE, b"next", epoch=1)
+    desk.finish(COMMIT, ALICE, epoch=1)
+    assert desk.seen() == [b"next"]
+
+
+def test_a_marker_goes_into_a_topic_of_tiny_messages(path, request):
+    desk = Desk(path, max_message_bytes=80)
+    request.addfinalizer(desk.close)
+    desk.put_in(ALICE, b"a")
+    assert desk.finish(COMMIT, ALICE) == 1
+
+
+def test_a_segment_without_an_abort_has_no_aborted_index(desk):
+    desk.put_in(ALICE, b"a")
+    desk.finish(COMMIT, ALICE)
+    assert not [name for name in os.listdir(desk.folder) if name.endswith(ABORTED_INDEX_SUFFIX)]
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "fsync_directory"])
+def test_a_marker_that_cannot_be_written_leaves_the_transaction_open(path, operation, request):
+    files = FaultyFiles(OsFiles())
+    desk = Desk(path, files=files)
+    request.addfinalizer(desk.close)
+    desk.put_in(ALICE, b"a")
+    files.fail(
+        operation, error=errno.EIO, path="t-0" if operation == "fsync_directory" else ABORTED_INDEX_SUFFIX
+    )
+    with pytest.raises(WriteFailedError):
+        desk.finish(ABORT, ALICE)
+    files.heal()
+    assert desk.open_offsets() == [0]
+    assert desk.log.offsets().log_end_offset == 1
+    desk.finish(ABORT, ALICE)
+    assert desk.seen() == []
+    assert len(desk.log.aborted_transactions(0, 10)) == 1
+
+
+# Deaths -----------------------------------------------------------------------------------------------
+
+
+def some_transactions(desk: Desk) -> None:
+    """One aborted, one committed, one open, across several segments; each with something of its own."""
+    for number in range(3):
+        desk.put_in(ALICE, b"no %d" % number)
+        desk.put_in(BOB, b"yes %d" % number)
+    desk.finish(ABORT, ALICE)
+    desk.finish(COMMIT, BOB)
+    desk.put(b"plain")
+    desk.put_in(ALICE, b"open", epoch=1)
+    desk.put(b"behind")
+
+
+@pytest.mark.parametrize("view", ["kept", "deleted"])
+@pytest.mark.parametrize("end", ["closed", "crashed"])
+@pytest.mark.parametrize("segment_bytes", [200, 1 << 20])
+def test_nothing_is_forgotten_of_transactions(path, view, end, segment_bytes):
+    desk = Desk(path, segment_bytes=segment_bytes)
+    some_transactions(desk)
+    before = (desk.open_offsets(), desk.log.aborted_transactions(0, 99), desk.seen(), desk.log.offsets())
+    if end == "closed":
+        desk.close()
+    else:
+        crash(desk.directory)
+    if view == "deleted":
+        delete_view(path)
+    again = Desk(path)
+    after = (again.open_offsets(), again.log.aborted_transactions(0, 99), again.seen(), again.log.offsets())
+    assert after == before
+    assert after[0] == [9]
+    again.finish(COMMIT, ALICE, epoch=1)
+    assert again.seen() == [b"yes 0", b"yes 1", b"yes 2", b"plain", b"open", b"behind"]
+    again.close()
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "zeros", "beyond"])
+@pytest.mark.parametrize("segment_bytes", [200, 1 << 20])
+def test_an_aborted_index_that_cannot_be_believed_is_built_again(path, damage, segment_bytes):
+    desk = Desk(path, segment_bytes=segment_bytes)
+    some_transactions(desk)
+    folder, expected = desk.folder, (desk.seen(), desk.log.aborted_transactions(0, 99))
+    crash(desk.directory)
+    (name,) = [name for name in os.listdir(folder) if name.endswith(ABORTED_INDEX_SUFFIX)]
+    target = f"{folder}/{name}"
+    if damage == "missing":
+        os.unlink(target)
+    elif damage == "short":
+        os.truncate(target, 33)
+    elif damage == "zeros":
+        with open(target, "r+b") as file:
+            file.write(bytes(34))
+    else:
+        with open(target, "ab") as file:
+            file.write(b"\0\0" + (7).to_bytes(8, "big") + (500).to_bytes(8, "big") * 3)
+    delete_view(path)
+    again = Desk(path)
+    assert (again.seen(), again.log.aborted_transactions(0, 99)) == expected
+    again.close()
+
+
+def test_a_process_that_died_in_mid_append_leaves_its_transaction_to_the_next(path):
+    """The batches are in the file and nowhere else."""
+    desk = Desk(path)
+    desk.put(b"x")
+    end = desk.log.state().end
+    some_transactions(desk)
+    expected = (desk.open_offsets(), desk.log.aborted_transactions(0, 99), desk.seen())
+    with desk.log.view.write() as transaction:  # as it was when the file had nothing but the first batch
+        desk.log.view.put_log_end(transaction, desk.log.key, end)
+        desk.log.view.replace_producers(transaction, desk.log.key, {})
+    crash(desk.directory)
+    again = Desk(path)
+    again.log.adopt()
+    again.log.sync()
+    assert (again.open_offsets(), again.log.aborted_transactions(0, 99), again.seen()) == expected
+    again.close()
+
+
+# Any history ------------------------------------------------------------------------------------------
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from([ALICE, BOB, 303])),
+        st.tuples(st.sampled_from(["commit", "abort"]), st.sampled_from([ALICE, BOB, 303])),
+        st.just(("plain", 0)),
+        st.sampled_from([("crash", 0), ("rebuild", 0)]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, segment_bytes=st.sampled_from([150, 400, 1 << 20]))
+def test_readers_agree_with_a_model_of_any_history(tmp_path_factory, steps, segment_bytes):
+    path = str(tmp_path_factory.mktemp("history") / "data")
+    desk = Desk(path, segment_bytes=segment_bytes)
+    log: list[tuple[int, bytes | None]] = []  # producer (0: none) and value; None for a marker
+    opened: dict[int, list[int]] = {}  # producer -> offsets of its open transaction
+    epochs: dict[int, int] = {}
+    aborted: set[int] = set()
+    for number, (step, producer) in enumerate(steps):
+        epoch = epochs.get(producer, 0)
+        if step == "plain":
+            desk.put(b"%d" % number)
+            log.append((0, b"%d" % number))
+        elif step == "put":
+            opened.setdefault(producer, []).append(desk.put_in(producer, b"%d" % number, epoch=epoch))
+            log.append((producer, b"%d" % number))
+        elif step in ("commit", "abort"):
+            marked = desk.finish(COMMIT if step == "commit" else ABORT, producer, epoch=epoch)
+            epochs[producer] = epoch + 1
+            assert marked == (len(log) if producer in opened else None)
+            if marked is not None:
+                log.append((producer, None))
+                aborted.update(opened.pop(producer) if step == "abort" else ())
+                opened.pop(producer, None)
+        else:
+            crash(desk.directory)
+            if step == "rebuild":
+                delete_view(path)
+            desk = Desk(path)
+        stable = min((offsets[0] for offsets in opened.values()), default=len(log))
+        assert desk.log.offsets().last_stable_offset == stable
+        assert desk.seen() == values(log[:stable], leave_out=aborted)
+    assert desk.seen(UNCOMMITTED) == values(log)
+    assert desk.open_offsets() == sorted(offsets[0] for offsets in opened.values())
+    desk.close()
+
+
+def values(log: Sequence[tuple[int, bytes | None]], leave_out: set[int] = frozenset()) -> list[bytes]:
+    return [value for offset, (_, value) in enumerate(log) if value is not None and offset not in leave_out]

@@ -1,4 +1,4 @@
-"""The commands as a user runs them: real processes, their output and their exit codes."""
+"""The commands as a user runs them, one after the other: their output and their exit codes."""
 
 from __future__ import annotations
 
@@ -11,30 +11,34 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import Cli, Result
+
 COMMAND = [sys.executable, "-m", "logbroker.cli.app"]
 
 
 class Shell:
-    """Runs ``logbroker`` on one data directory."""
+    """Runs ``logbroker`` on one data directory, in this process: starting one takes longer than the command."""
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
+    def __init__(self, cli: Cli, scratch: Path) -> None:
+        self.cli = cli
+        self.data = cli.data
+        self._scratch = scratch
 
-    def run(self, *arguments: str, stdin: bytes = b"", code: int = 0) -> subprocess.CompletedProcess[bytes]:
-        """One command; its exit code must be *code*, and an error one line without a traceback."""
-        done = subprocess.run(
-            [*COMMAND, "--data", str(self.data), *arguments],
-            input=stdin,
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
-        assert done.returncode == code, (arguments, done)
-        assert b"Traceback" not in done.stderr
+    def run(self, *arguments: str, stdin: bytes | None = None, code: int = 0) -> Result:
+        """One command; its exit code must be *code*, and there must be no traceback.
+
+        What is given as *stdin* is read from a file: ``test_processes`` has real pipes.
+        """
+        if stdin is not None:
+            self._scratch.write_bytes(stdin)
+            arguments = (*arguments, str(self._scratch))
+        done = self.cli(*arguments)
+        assert done.code == code, (arguments, done)
+        assert "Traceback" not in done.err
         return done
 
-    def output(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        return self.run(*arguments, stdin=stdin).stdout
+    def output(self, *arguments: str, stdin: bytes | None = None) -> bytes:
+        return self.run(*arguments, stdin=stdin).out
 
     def values(self, *arguments: str) -> bytes:
         """What ``tail`` prints of values alone."""
@@ -45,8 +49,8 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path / "data")
+def shell(cli: Cli, tmp_path: Path) -> Shell:
+    return Shell(cli, tmp_path / "stdin")
 
 
 def test_lines_go_in_and_come_back_byte_for_byte(shell: Shell) -> None:
@@ -159,8 +163,8 @@ def test_topics_are_made_described_altered_and_deleted(shell: Shell) -> None:
 )
 def test_an_error_is_one_line_on_stderr(shell: Shell, arguments: list[str], code: int) -> None:
     done = shell.run(*arguments, code=code)
-    assert done.stdout == b""
-    assert len(done.stderr.splitlines()) == 1
+    assert done.out == b""
+    assert len(done.err.splitlines()) == 1
 
 
 def test_reading_from_a_directory_that_is_not_there_does_not_make_it(shell: Shell) -> None:

@@ -5,7 +5,8 @@ costs no inotify instance. Watching begins before the last look, so that nothing
 
 A record is visible when it is synced, and its writer's sync wakes us. A writer may also die before it, or
 ask for none (``acks="written"``): a waiter looks for such records, 50 ms after it began to wait and then
-ever less often (an idle consumer should cost nothing), and syncs them itself after a grace period.
+ever less often (an idle consumer should cost nothing), and syncs them itself after a grace period. In the
+same way it ends transactions that hold it up and have nobody any more to end them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from logbroker_storage.wakeup import Waiter
 
 from .cursor import Cursor
 from .groups import TopicPartition
+from .transaction_coordinator import TransactionCoordinator
 
 logger = logging.getLogger("logbroker.consumer")
 
 SYNC_GRACE_S = 0.05  # how long a writer is left to sync its records itself
+HELD_CHECK_S = 0.2  # how often a waiter looks whether a transaction that holds it up is still at work
 LAST_CHECK_S = 2.0  # how often a waiter looks for such records when nothing has happened for long
 
 
@@ -32,6 +35,7 @@ class Arrivals:
 
     def __init__(self, directory: DataDirectory, signals: Iterable[str]) -> None:
         self._directory = directory
+        self._coordinator = TransactionCoordinator(directory)
         self._signals = tuple(signals)
         self._waiter: Waiter | None = None
         self._behind: dict[TopicPartition, float] = {}  # since when the log end is above the high watermark
@@ -72,7 +76,8 @@ class Arrivals:
             if left < 0 or self._waiter.wait(left):
                 return
             self._sync_what_nobody_did(cursors)
-            pause = SYNC_GRACE_S if self._behind else min(2 * pause, LAST_CHECK_S)
+            longest = HELD_CHECK_S if self._abort_what_nobody_ends(cursors) else LAST_CHECK_S
+            pause = SYNC_GRACE_S if self._behind else min(2 * pause, longest)
 
     def wake(self) -> None:
         waiter = self._waiter
@@ -82,6 +87,16 @@ class Arrivals:
     def close(self) -> None:
         if self._waiter is not None:
             self._waiter.close()
+
+    def _abort_what_nobody_ends(self, cursors: Sequence[Cursor]) -> bool:
+        """Whether transactions hold one of *cursors* up, after those were ended that nobody is at work on."""
+        if not any(cursor.is_held_up() for cursor in cursors):
+            return False
+        try:
+            self._coordinator.abort_orphans()
+        except LogbrokerError as error:
+            logger.warning("unfinished transactions cannot be ended: %s", error)
+        return True
 
     def _sync_what_nobody_did(self, cursors: Sequence[Cursor]) -> None:
         now = time.monotonic()

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, TopicNotFoundError
+from logbroker_storage.log_reader import Isolation
 
 from .arrivals import Arrivals
 from .commits import write_commit
@@ -46,6 +47,7 @@ class AssignedPartitions:
         subscription: Subscription,
         *,
         start: Start,
+        isolation: Isolation,
         arrivals: Arrivals,
         commits_later: bool,
         group: str | None,
@@ -67,7 +69,8 @@ class AssignedPartitions:
         self._followed: object = None  # the group's assignment that the cursors follow
         self._topics_version = -1
         self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
-        self._start = StartPolicy(start, self._existing())
+        self._isolation = isolation
+        self._start = StartPolicy(start, self._existing(), isolation)
         if group is not None:
             self.membership = self._join(group)
 
@@ -245,6 +248,7 @@ class AssignedPartitions:
                 position=event.offset if event is not None else self._start.offset(log),
                 origin=Origin.START if event is None else Origin.COMMITTED,
                 committed=None if event is None else event.offset,
+                isolation=self._isolation,
                 restart=self._start.offset,
                 now_ms=self._directory.clock.now_ms,
             )

@@ -15,12 +15,14 @@ from logbroker_storage.errors import ClosedError, ForkedError, TopicExistsError
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
-from .consumer import Consumer
+from .consumer import Consumer, IsolationName
 from .descriptions import GroupDescription, PartitionDescription, TopicDescription
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .start import Start
 from .topic_names import check_topic_name
+from .transaction import Transaction, Transactions
+from .transaction_coordinator import TransactionCoordinator
 
 Delivery = Literal["at-least-once", "at-most-once", "manual"]
 
@@ -58,6 +60,10 @@ class Broker:
     def __init__(self, directory: DataDirectory) -> None:
         self._directory_or_none: DataDirectory | None = directory
         self.path = directory.path
+        coordinator = TransactionCoordinator(directory)
+        self._transactions = Transactions(directory, coordinator)
+        coordinator.abort_orphans()
+        directory.maintenance.add_task("transactions", coordinator.abort_orphans)
 
     @property
     def _directory(self) -> DataDirectory:
@@ -68,10 +74,18 @@ class Broker:
             raise ForkedError("this broker")
         return directory
 
+    def _check_open(self) -> None:
+        _ = self._directory
+
     def close(self) -> None:
         """Leave the directory; the last handle of the process syncs and checkpoints it. Idempotent."""
         directory, self._directory_or_none = self._directory_or_none, None
-        if directory is not None:
+        if directory is None:
+            return
+        try:
+            if not directory.closed:
+                self._transactions.close()
+        finally:
             directory.close()
 
     def __enter__(self) -> Broker:
@@ -206,6 +220,7 @@ class Broker:
         session_timeout: float = 10.0,
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
+        isolation: IsolationName = "read_committed",
     ) -> Consumer:
         """A consumer; see ``Consumer`` for what the arguments mean."""
         return Consumer(
@@ -217,7 +232,26 @@ class Broker:
             session_timeout=session_timeout,
             max_poll_interval=max_poll_interval,
             max_poll_records=max_poll_records,
+            isolation=isolation,
         )
+
+    # Transactions ---------------------------------------------------------------------------------
+
+    def transaction(self, transactional_id: str, *, timeout: float = 60.0) -> Transaction:
+        """Begin a transaction; use it in a ``with``: leaving it commits, an exception aborts.
+
+        Args:
+            transactional_id: who writes. A new holder of the id fences the one before: what that left is
+                finished or aborted first, and its next call raises ``FencedError``.
+            timeout: seconds from the first record on after which others may abort it; at once when this
+                process dies.
+
+        Raises:
+            InvalidRequestError: the id or the timeout cannot be used.
+            StorageFailedError, WriteFailedError: the id could not be claimed.
+        """
+        self._check_open()
+        return self._transactions.begin(transactional_id, timeout)
 
     # Groups ---------------------------------------------------------------------------------------
 

@@ -40,6 +40,7 @@ from logbroker_storage.errors import (
     OffsetOutOfRangeError,
     TopicNotFoundError,
 )
+from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
 from .arrivals import Arrivals
@@ -58,6 +59,8 @@ logger = logging.getLogger("logbroker.consumer")
 
 Delivery = Literal["at-least-once", "at-most-once", "manual"]
 Place = int | TopicPartition
+
+IsolationName = Literal["read_committed", "read_uncommitted"]
 
 DELIVERIES: tuple[Delivery, ...] = ("at-least-once", "at-most-once", "manual")
 
@@ -88,6 +91,7 @@ class Consumer:
         session_timeout: float = 10.0,
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
+        isolation: IsolationName = "read_committed",
     ) -> None:
         """Subscribe to *topics*, and join *group* if one is given.
 
@@ -108,6 +112,8 @@ class Consumer:
                 that is to move to another member.
             max_poll_interval: a member that holds records for so many seconds without asking for more leaves.
             max_poll_records: how many records ``poll`` returns at most when it is not told.
+            isolation: ``"read_committed"`` waits where a transaction is undecided and leaves out what was
+                aborted; ``"read_uncommitted"`` hands out everything.
 
         Raises:
             TopicNotFoundError: a named topic does not exist (a pattern need not match anything yet).
@@ -117,6 +123,7 @@ class Consumer:
         self._subscription = Subscription.parse(topics)
         check_start(start)
         self._delivery = _checked_delivery(delivery)
+        self._isolation = _checked_isolation(isolation)
         session_timeout_ms = _milliseconds("session_timeout", session_timeout)
         self._max_poll_interval_s = _milliseconds("max_poll_interval", max_poll_interval) / 1000
         self._max_poll_records = _positive("max_poll_records", max_poll_records)
@@ -143,6 +150,7 @@ class Consumer:
                     self._directory,
                     self._subscription,
                     start=start,
+                    isolation=self._isolation,
                     arrivals=self._arrivals,
                     commits_later=self._delivery != "at-most-once",
                     group=self.group,
@@ -373,6 +381,28 @@ class Consumer:
         with self._lock:
             return prepare_commit(self._directory, self._membership(), self._assigned.uncommitted())
 
+    def leave_commits_to_transactions(self) -> PendingCommit:
+        """As ``pending_commit``, and commit nothing without being asked any more.
+
+        Raises:
+            InvalidRequestError: this consumer commits before it hands out.
+        """
+        with self._lock:
+            if self._delivery == "at-most-once":
+                raise InvalidRequestError(
+                    "a consumer of delivery='at-most-once' has committed before it hands out; use "
+                    "delivery='manual' with transactions"
+                )
+            self._delivery = "manual"
+        return self.pending_commit()
+
+    def return_to_committed(self) -> None:
+        """Go on at what the group has committed in each partition, else where this consumer began."""
+        with self._lock:
+            self._assigned.settle_handout()
+            for cursor in self._assigned.cursors.values():
+                cursor.return_to_committed()
+
     def _membership(self) -> Membership:
         """The membership to commit as, if everything handed out can still be committed. Under the lock."""
         self._check_usable()
@@ -438,7 +468,9 @@ class Consumer:
             self._assigned.follow()
             return {
                 self._label(place): max(
-                    0, cursor.log.offsets().high_watermark - self._assigned.handed_out_position(cursor)
+                    0,
+                    cursor.log.offsets().visible_end(self._isolation)
+                    - self._assigned.handed_out_position(cursor),
                 )
                 for place, cursor in sorted(self._assigned.cursors.items())
             }
@@ -472,7 +504,8 @@ class Consumer:
             self._assigned.follow()
             for cursor in self._assigned.cursors.values():
                 found = cursor.log.offset_for_timestamp(timestamp_ms)
-                self._seek(cursor, cursor.log.offsets().high_watermark if found is None else found)
+                end = cursor.log.offsets().visible_end(self._isolation)
+                self._seek(cursor, end if found is None else found)
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):
@@ -596,6 +629,14 @@ def _checked_delivery(delivery: str) -> Delivery:
         if delivery == known:
             return known
     raise InvalidRequestError(f"delivery={delivery!r} is not known; use one of {', '.join(DELIVERIES)}")
+
+
+def _checked_isolation(isolation: str) -> Isolation:
+    try:
+        return Isolation(isolation)
+    except ValueError:
+        names = ", ".join(repr(known.value) for known in Isolation)
+        raise InvalidRequestError(f"isolation={isolation!r} is not known; use one of {names}") from None
 
 
 def _milliseconds(name: str, seconds: float) -> int:

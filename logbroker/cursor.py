@@ -22,8 +22,13 @@ from collections import deque
 from collections.abc import Callable
 from operator import attrgetter, length_hint
 
-from logbroker_storage.errors import CorruptBatchError, CorruptionError, OffsetOutOfRangeError
-from logbroker_storage.log_reader import LogReader
+from logbroker_storage.errors import (
+    CorruptBatchError,
+    CorruptionError,
+    OffsetOutOfRangeError,
+    TopicNotFoundError,
+)
+from logbroker_storage.log_reader import Isolation, LogReader
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, StoredBatch, decode_records
 from logbroker_storage.record_expiry import record_ttl_ms
@@ -58,6 +63,7 @@ class Cursor:
         position: int,
         origin: Origin,
         committed: int | None,
+        isolation: Isolation,
         restart: Callable[[PartitionLog], int],
         now_ms: Callable[[], int],
     ) -> None:
@@ -72,6 +78,8 @@ class Cursor:
         self.handed_out = False  # records were handed out and not committed yet
         self.leaving = False  # the group wants the partition for another member: read no more
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
+        self._began = position
+        self._isolation = isolation
         self._origin = origin
         self._restart = restart
         self._now_ms = now_ms
@@ -125,9 +133,24 @@ class Cursor:
         self._origin = origin
         self._forget_buffer()
 
+    def return_to_committed(self) -> None:
+        """Hand out again what the group has not committed."""
+        committed = self.committed
+        self.seek(self._began if committed is None else committed, Origin.COMMITTED)
+        self.handed_out = False
+        self.moved = False
+
     def is_expired(self, record: Record) -> bool:
         """Whether *record*, of the last ``take``, has expired by now."""
         return self._deadline_ms(record) <= self._now_ms()
+
+    def is_held_up(self) -> bool:
+        """Whether an undecided transaction keeps records back that are there."""
+        try:
+            offsets = self.log.offsets()
+        except TopicNotFoundError:
+            return False  # deleted a moment ago: there is nothing to wait for
+        return offsets.visible_end(self._isolation) < offsets.high_watermark
 
     def close(self) -> None:
         if self._reader is not None:
@@ -170,7 +193,7 @@ class Cursor:
 
     def _read(self, read_bytes: int) -> bool:
         if self._reader is None:
-            self._reader = self.log.reader(self.position)
+            self._reader = self.log.reader(self.position, self._isolation)
         try:
             self._batches.extend(self._reader.read(read_bytes))
         except OffsetOutOfRangeError as error:

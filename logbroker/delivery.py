@@ -320,6 +320,7 @@ class Delivery:
             producer_id=number.producer_id,
             producer_epoch=number.producer_epoch,
             base_sequence=number.base_sequence,
+            transactional=number.transactional,
         )
         if len(data) > config.max_message_bytes:
             raise RecordTooLargeError(queue.topic, size_bytes=len(data), max_bytes=config.max_message_bytes)

@@ -138,6 +138,7 @@ class Producer:
         compression: str | None = None,
         buffer_bytes: int = DEFAULT_BUFFER_BYTES,
         max_block: float = DEFAULT_MAX_BLOCK,
+        sequences: Sequences | None = None,
     ) -> None:
         """Use ``broker.producer()``.
 
@@ -153,6 +154,7 @@ class Producer:
                 ``compression.type`` is ``producer``.
             buffer_bytes: most that may wait, in memory or for the disk, before ``send`` blocks.
             max_block: seconds that ``send`` may block for space before it raises ``BufferFullError``.
+            sequences: how batches are numbered, for a transaction's producer; not together with *name*.
 
         Raises:
             InvalidRequestError: an argument has a value that it does not take.
@@ -178,7 +180,8 @@ class Producer:
         except BaseException:
             directory.close()
             raise
-        sequences: Sequences = self._named if self._named is not None else AnonymousSequences(directory)
+        if sequences is None:
+            sequences = self._named if self._named is not None else AnonymousSequences(directory)
         self._delivery = Delivery(
             sequences=sequences,
             acks=self._acks,

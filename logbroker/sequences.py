@@ -31,6 +31,7 @@ class BatchNumber(NamedTuple):
     producer_id: int
     producer_epoch: int
     base_sequence: int
+    transactional: bool = False
 
 
 class Sequences(Protocol):

@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from logbroker_storage.errors import InvalidRequestError
+from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import PartitionLog
 
 from .groups import TopicPartition
@@ -47,9 +48,10 @@ def check_start(start: Start) -> Start:
 class StartPolicy:
     """The start= argument of one consumer."""
 
-    def __init__(self, start: Start, existing: Collection[TopicPartition]) -> None:
+    def __init__(self, start: Start, existing: Collection[TopicPartition], isolation: Isolation) -> None:
         """*existing* are the partitions that there were when the consumer was made."""
         self._start = start
+        self._isolation = isolation
         self._existing = existing
 
     @property
@@ -63,10 +65,10 @@ class StartPolicy:
         offsets = log.offsets()
         if isinstance(start, datetime.datetime):
             found = log.offset_for_timestamp(timestamp_ms_of(start))
-            return offsets.high_watermark if found is None else found
+            return offsets.visible_end(self._isolation) if found is None else found
         if isinstance(start, Mapping):
             by_place: dict[object, int] = dict(start.items())
             return by_place.get(place, by_place.get(log.partition, offsets.log_start_offset))
         if start == "latest" and place in self._existing:
-            return offsets.high_watermark
+            return offsets.visible_end(self._isolation)
         return offsets.log_start_offset

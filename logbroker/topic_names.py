@@ -51,6 +51,15 @@ def check_topic_name(name: str) -> str:
     return name
 
 
+def check_transactional_id(name: str) -> str:
+    """*name*, if it can name the transactions of somebody.
+
+    Raises:
+        InvalidRequestError: says which rule it breaks.
+    """
+    return _printable("transactional id", name)
+
+
 def check_group_name(name: str) -> str:
     """*name*, if it can name a consumer group.
 

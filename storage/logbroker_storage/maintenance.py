@@ -4,6 +4,7 @@
     interval sync   durability.interval.ms after the first append    logs this process appended to
     checkpoint      every 3 s in which this process appended         the recovery points of all partitions
     cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments
+    added tasks     every 3 s                                        what a layer above has to look after
 
 One daemon thread, asleep most of the time. It logs what fails and goes on: a failed sync has marked its
 partition, so that everybody who cares is told, and a failed checkpoint or cleaning is tried again.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .cleaner import Cleaner
@@ -41,6 +43,7 @@ class Maintenance:
         now = directory.clock.monotonic()
         self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
         self._next_cleaning = now + CLEANING_INTERVAL_S
+        self._tasks: dict[str, Callable[[], object]] = {}  # of other layers, by name; replaced whole
         self._appended = 0  # appends of this process, as of the last checkpoint
         self._thread = threading.Thread(target=self._run, name="logbroker-maintenance", daemon=True)
         self._thread.start()
@@ -50,6 +53,10 @@ class Maintenance:
         self._stopping = True
         self._news.set()
         self._thread.join()
+
+    def add_task(self, name: str, task: Callable[[], object]) -> None:
+        """Have *task* called whenever the thread looks around; a task of the same name is replaced."""
+        self._tasks = {**self._tasks, name: task}
 
     def look_again(self) -> None:
         """A log was opened whose syncs may be due sooner than the thread would wake."""
@@ -85,6 +92,8 @@ class Maintenance:
         if now >= self._next_cleaning:
             self._next_cleaning = now + CLEANING_INTERVAL_S
             self._cleaner.run()
+        for task in self._tasks.values():
+            task()
         return pause
 
     def _sync_intervals(self, now: float) -> float:

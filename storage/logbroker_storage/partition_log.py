@@ -95,6 +95,10 @@ class LogOffsets(NamedTuple):
     log_end_offset: int
     synced_offset: int
 
+    def visible_end(self, isolation: Isolation) -> int:
+        """The offset that a reader of this isolation stops at."""
+        return self.last_stable_offset if isolation is Isolation.READ_COMMITTED else self.high_watermark
+
 
 class _SyncRefusedError(Exception):
     """The disk refused a sync: what was to be synced must be taken for lost."""

@@ -1,0 +1,299 @@
+"""Transactions: ``with broker.transaction("enricher") as tx`` writes all of it or nothing.
+
+    leaving the block          what happens
+    normally                   every record is synced; one journal event decides the commit together with the
+                               offsets; markers show the records to readers
+    with an exception          the transaction is aborted, and the exception goes on
+    the process dies           aborted by whoever comes by, or finished if it was decided
+
+A ``Holder`` keeps a transactional id between transactions, so that only the first of a loop claims it. Each
+transaction looks whether the claim is still the newest; somebody who has it by now is fenced by a new claim.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import (
+    ClosedError,
+    FencedError,
+    InvalidRequestError,
+    LogbrokerError,
+    StorageFailedError,
+)
+
+from .commits import PendingCommit
+from .producer import Producer
+from .receipts import Receipt
+from .records import HeadersArgument, Message, TimestampArgument
+from .topic_names import check_transactional_id
+from .transaction_coordinator import Claim, TransactionCoordinator, fenced
+from .transactional_sequences import TransactionalSequences
+
+if TYPE_CHECKING:
+    from .consumer import Consumer
+
+logger = logging.getLogger("logbroker.transactions")
+
+LINGER_S = 0.05  # a commit flushes: batches need not go out earlier for anybody's sake
+
+
+_Ended = Callable[["Transaction", "Holder"], None]
+
+
+class Holder:
+    """One transactional id as this process holds it: its claim and its producer."""
+
+    def __init__(self, directory: DataDirectory, coordinator: TransactionCoordinator, name: str) -> None:
+        self.transactional_id = name
+        self.coordinator = coordinator
+        self.sequences = TransactionalSequences(coordinator)
+        self.producer = Producer(directory, sequences=self.sequences, linger=LINGER_S)
+        self.claim: Claim | None = None
+        self._timeout_ms = -1  # of the claim
+
+    def begin(self, timeout_ms: int) -> Claim:
+        """Be the newest holder, with nothing open."""
+        claim = self.claim
+        if claim is None or timeout_ms != self._timeout_ms or not self.coordinator.is_current(claim):
+            self.claim = None
+            claim = self.claim = self.coordinator.claim(self.transactional_id, timeout_ms=timeout_ms)
+            self._timeout_ms = timeout_ms
+        self.sequences.begin(claim)
+        return claim
+
+    def close(self) -> None:
+        self.producer.close()
+
+
+class Transactions:
+    """The transactions of one broker handle. Safe across threads."""
+
+    def __init__(self, directory: DataDirectory, coordinator: TransactionCoordinator) -> None:
+        self._directory = directory
+        self._coordinator = coordinator
+        self._idle: dict[str, Holder] = {}  # guarded by _lock
+        self._open: set[Transaction] = set()  # guarded by _lock
+        self._closed = False  # guarded by _lock
+        self._lock = threading.Lock()
+
+    def begin(self, transactional_id: str, timeout: float) -> Transaction:
+        check_transactional_id(transactional_id)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
+            raise InvalidRequestError(f"timeout={timeout!r}: give it a positive number of seconds")
+        with self._lock:
+            holder = self._idle.pop(transactional_id, None)
+        if holder is None:
+            holder = Holder(self._directory, self._coordinator, transactional_id)
+        try:
+            claim = holder.begin(max(1, int(timeout * 1000)))
+        except BaseException:
+            holder.close()
+            raise
+        transaction = Transaction(holder, claim, self._ended)
+        with self._lock:
+            if not self._closed:
+                self._open.add(transaction)
+                return transaction
+        transaction.abort()
+        raise ClosedError("the broker was closed; call logbroker.open() again")
+
+    def _ended(self, transaction: Transaction, holder: Holder) -> None:
+        with self._lock:
+            self._open.discard(transaction)
+            if not self._closed and holder.transactional_id not in self._idle:
+                self._idle[holder.transactional_id] = holder
+                return
+        holder.close()
+
+    def close(self) -> None:
+        """Abort what is open."""
+        with self._lock:
+            self._closed = True
+            transactions, holders = list(self._open), list(self._idle.values())
+            self._idle.clear()
+        for transaction in transactions:
+            transaction.abort()
+        for holder in holders:
+            holder.close()
+
+
+class Transaction:
+    """Records to several partitions, and consumers' offsets, that become visible together or never.
+
+    Use ``with broker.transaction(id) as tx``, or end it with ``commit`` or ``abort``. Its methods are for one
+    thread at a time.
+    """
+
+    def __init__(self, holder: Holder, claim: Claim, ended: _Ended) -> None:
+        """Use ``broker.transaction()``."""
+        self._holder = holder
+        self._claim = claim
+        self._ended = ended
+        self._consumers: dict[Consumer, PendingCommit] = {}
+        self._outcome: str | None = None  # how it ended
+
+    @property
+    def transactional_id(self) -> str:
+        """The id that it was begun with."""
+        return self._claim.transactional_id
+
+    def __repr__(self) -> str:
+        return f"<Transaction {self.transactional_id!r} {self._outcome or 'open'}>"
+
+    # Inside ---------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        partition: int | None = None,
+        timestamp: TimestampArgument | None = None,
+        ttl: datetime.timedelta | None = None,
+    ) -> Receipt:
+        """Write one record as part of the transaction; arguments and errors as ``Producer.send``.
+
+        The receipt says that the record is in its log, not that it was committed. After a failed record the
+        transaction can only be aborted.
+        """
+        self._check_open()
+        return self._holder.producer.send(
+            topic, value, key=key, headers=headers, partition=partition, timestamp=timestamp, ttl=ttl
+        )
+
+    def send_many(
+        self,
+        topic: str,
+        values: Iterable[bytes | Message | None],
+        *,
+        key: bytes | None = None,
+        partition: int | None = None,
+    ) -> int:
+        """Write many records as part of the transaction; as ``Producer.send_many``."""
+        self._check_open()
+        return self._holder.producer.send_many(topic, values, key=key, partition=partition)
+
+    def commit_offsets(self, consumer: Consumer) -> None:
+        """Commit, together with the records, that everything *consumer* has handed out so far is done.
+
+        From now on the consumer commits nothing by itself. If the transaction is aborted, it goes back to what
+        its group has committed. Give it ``delivery="manual"`` from the start.
+
+        Raises:
+            InvalidRequestError: the consumer has no group, or commits before it hands out (at-most-once).
+            FencedError: a partition that it read has moved to another member of the group.
+        """
+        self._check_open()
+        self._consumers[consumer] = consumer.leave_commits_to_transactions()
+
+    # The end --------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make it all visible, durably; nothing was written or committed if it raises anything but the last.
+
+        Raises:
+            LogbrokerError: the first failure of a record, and the transaction was aborted.
+            FencedError: a newer holder has the id, the transaction timed out, or a consumer's partition has
+                moved to another member; it was aborted.
+            StorageFailedError: whether it is committed is unknown. The next transaction of the id finds out.
+        """
+        self._check_open()
+        holder = self._holder
+        try:
+            holder.producer.flush()
+            if holder.sequences.failure is not None:
+                raise holder.sequences.failure.with_traceback(None)
+            self._decide_commit()
+        except BaseException:
+            if self._outcome is None:
+                self._abort()
+            raise
+        self._end("committed")
+
+    def _decide_commit(self) -> None:
+        pending = list(self._consumers.values())
+        if not pending and not self._holder.sequences.has_written:
+            return
+
+        def check() -> None:
+            for commit in pending:
+                commit.check()
+
+        events = [event for commit in pending for event in commit.events]
+        try:
+            self._holder.claim = self._holder.coordinator.end(
+                self._claim, commit=True, events=events, check=check
+            )
+        except StorageFailedError:
+            self._holder.claim = None
+            self._end("in doubt")
+            raise
+        for commit in pending:
+            commit.settle()
+
+    def abort(self) -> None:
+        """Take it all back. Nothing happens when it has ended already."""
+        if self._outcome is None:
+            self._abort()
+
+    def _abort(self) -> None:
+        holder = self._holder
+        holder.sequences.give_up(
+            InvalidRequestError(f"transaction {self.transactional_id!r} was aborted; begin another")
+        )
+        try:
+            holder.producer.flush()
+        except LogbrokerError as error:
+            logger.debug("aborted transaction of %r: %s", self.transactional_id, error)  # as was asked for
+        try:
+            if holder.sequences.has_written:
+                holder.claim = holder.coordinator.end(self._claim, commit=False)
+        except FencedError:
+            holder.claim = None  # whoever fenced it has aborted it
+        except LogbrokerError as error:
+            holder.claim = None
+            logger.warning(
+                "transaction of %r could not be aborted now, and will be by the next holder or after its "
+                "timeout: %s",
+                self.transactional_id,
+                error,
+            )
+        finally:
+            self._end("aborted")
+        for consumer in self._consumers:
+            consumer.return_to_committed()
+
+    def _end(self, outcome: str) -> None:
+        self._outcome = outcome
+        self._ended(self, self._holder)
+
+    def _check_open(self) -> None:
+        if self._outcome is not None:
+            raise InvalidRequestError(
+                f"transaction {self.transactional_id!r} is {self._outcome}; begin another with "
+                "broker.transaction()"
+            )
+        if not self._holder.coordinator.is_current(self._claim):
+            raise fenced(self._claim)
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit, or abort when an exception passes; nothing more when it has ended already."""
+        if self._outcome is not None:
+            return
+        if error is not None:
+            self._abort()
+        else:
+            self.commit()

@@ -1,0 +1,355 @@
+"""The ends of transactions: who may decide, what is decided, and the markers that say so in the log.
+
+There is no coordinator process. Every process does the same steps on what all of them share:
+
+    fact                                  where                       life
+    a holder, and what its transaction    view, volatile (Holding)    gone when nobody has the directory open
+      has begun to write to
+    the decision, with the offsets        journal (TransactionEvent)  durable: one event a transaction
+    what the decision says, for readers   markers in the partitions   redone from the event wherever missing
+
+    step of an end      a process that dies before the next step leaves
+    1 data is synced    an open transaction: aborted, as no event decides it
+    2 the event         a decided one: whoever comes first writes its markers
+    3 the markers       nothing but a Holding that still names the partitions
+    4 Holding cleared   (done)
+
+**Fencing.** A claim raises the epoch in Holding before anything else. A partition is added to a transaction in
+one step with a look at that epoch, and before the first batch goes there: so the claimer knows every partition
+that an older holder may still write to, and a marker in each of them refuses what comes late.
+
+**Epochs.** The markers of a transaction of epoch *e* carry e + 1, and so does the next transaction (KIP-890). An
+end is about one epoch and can therefore not hit a later transaction, however late it comes.
+
+Takers (``claim``, ``abort_orphans``) work under ``Journal.exclusive``, enders under the journal's check: one of
+two that disagree comes first, and the other sees it. Markers are written once, whoever writes them
+(``PartitionLog.append_marker``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import FencedError, LogbrokerError, TopicNotFoundError
+from logbroker_storage.events import Event, TransactionEvent, decode_event
+from logbroker_storage.journal import JournalTurn
+from logbroker_storage.record_batch import ControlType
+from logbroker_storage.view import partition_key
+
+logger = logging.getLogger("logbroker.transactions")
+
+LAST_EPOCH = (1 << 15) - 3  # of an int16; the marker behind it still has one
+_PREFIX = b"transaction\0"
+
+Place = tuple[str, int]
+
+
+class Claim(NamedTuple):
+    """What makes somebody the holder of a transactional id: its newest epoch."""
+
+    transactional_id: str
+    producer_id: int
+    epoch: int
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """The holder of an id, and the partitions that its transaction in progress may have written to."""
+
+    producer_id: int
+    epoch: int
+    process_id: str | None  # None: only the timeout ends it
+    partitions: list[Place]
+    started_ms: int  # of the transaction in progress
+    timeout_ms: int
+
+    def is_held_by(self, claim: Claim) -> bool:
+        return (self.producer_id, self.epoch) == (claim.producer_id, claim.epoch)
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Holding).decode
+
+
+class TransactionCoordinator:
+    """The transactions of a directory. Safe across threads and processes; keeps nothing itself."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+
+    # Looking --------------------------------------------------------------------------------------
+
+    def event(self, transactional_id: str) -> TransactionEvent | None:
+        """How the id's last transaction ended; None when it was never claimed."""
+        value = self._directory.view.event(TransactionEvent.key_of(transactional_id))
+        event = decode_event(value) if value is not None else None
+        return event if isinstance(event, TransactionEvent) else None
+
+    def holding(self, transactional_id: str) -> Holding | None:
+        value = self._directory.volatile_get(_PREFIX + transactional_id.encode())
+        return None if value is None else _decode(value)
+
+    def is_current(self, claim: Claim) -> bool:
+        """Whether nobody has claimed the id since, and there is an epoch left to use."""
+        if claim.epoch > LAST_EPOCH:
+            return False
+        holding = self.holding(claim.transactional_id)
+        return holding is not None and holding.is_held_by(claim)
+
+    # Holding an id --------------------------------------------------------------------------------
+
+    def claim(self, transactional_id: str, *, timeout_ms: int) -> Claim:
+        """Become the holder of the id: what an older holder left is finished or aborted, and it is fenced.
+
+        Durable when it returns.
+
+        Raises:
+            StorageFailedError, WriteFailedError: the id may be claimed or not; claim it again.
+        """
+        directory = self._directory
+        fresh_id = directory.allocate_producer_id()
+        with directory.journal.exclusive() as turn:
+            return self._take_over(turn, transactional_id, fresh_id, directory.process_id, timeout_ms)
+
+    def _take_over(
+        self, turn: JournalTurn, transactional_id: str, fresh_id: int, process_id: str | None, timeout_ms: int
+    ) -> Claim:
+        known = self.event(transactional_id)
+        if known is None:
+            claim = Claim(transactional_id, fresh_id, 0)
+            self._hold(claim, process_id, timeout_ms)
+            turn.record([self._event(claim, "empty", [], timeout_ms)])
+            return claim
+        before = self.holding(transactional_id)
+        held_epoch = known.epoch if known.state == "empty" else known.epoch + 1
+        if before is not None and before.producer_id == known.producer_id:
+            held_epoch = max(held_epoch, before.epoch)
+        claim = Claim(transactional_id, known.producer_id, held_epoch + 1)
+        left_open = self._hold(claim, process_id, timeout_ms)
+        if known.state != "empty":
+            self._write_markers(known)
+            if before is not None and before.epoch == known.epoch:
+                left_open = []  # they are those of the decided transaction, which is over now
+        left_open += [place for place in self._open_places(known.producer_id) if place not in left_open]
+        if left_open:
+            aborted = self._event(claim._replace(epoch=held_epoch), "abort", left_open, timeout_ms)
+            turn.record([aborted])
+            self._write_markers(aborted)
+        if claim.epoch > LAST_EPOCH:
+            claim = Claim(transactional_id, fresh_id, 0)
+        if not left_open or claim.producer_id == fresh_id:
+            turn.record([self._event(claim, "empty", [], timeout_ms)])
+        self._set_holding(claim, process_id, [], timeout_ms)
+        return claim
+
+    def _hold(self, claim: Claim, process_id: str | None, timeout_ms: int) -> list[Place]:
+        """Put the claim's epoch into Holding; the partitions that the holder before may still write to."""
+        left: list[Place] = []
+
+        def raised(value: bytes | None) -> bytes:
+            left[:] = [] if value is None else _decode(value).partitions
+            return self._encoded(claim, process_id, left, timeout_ms)
+
+        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), raised)
+        return left
+
+    def _set_holding(
+        self, claim: Claim, process_id: str | None, partitions: list[Place], timeout_ms: int
+    ) -> None:
+        value = self._encoded(claim, process_id, partitions, timeout_ms)
+        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
+
+    def _encoded(
+        self, claim: Claim, process_id: str | None, partitions: list[Place], timeout_ms: int
+    ) -> bytes:
+        now_ms = self._directory.clock.now_ms()
+        return _encode(Holding(claim.producer_id, claim.epoch, process_id, partitions, now_ms, timeout_ms))
+
+    def add_partitions(self, claim: Claim, places: Sequence[Place]) -> None:
+        """Note that the transaction writes to *places*; before its first batch goes to any of them.
+
+        Raises:
+            FencedError: the id was claimed by a newer holder, or its transaction timed out and was aborted.
+        """
+        now_ms = self._directory.clock.now_ms()
+
+        def with_places(value: bytes | None) -> bytes:
+            holding = None if value is None else _decode(value)
+            if holding is None or not holding.is_held_by(claim):
+                raise fenced(claim)
+            added = [place for place in places if place not in holding.partitions]
+            started_ms = holding.started_ms if holding.partitions else now_ms
+            return _encode(
+                msgspec.structs.replace(
+                    holding, partitions=[*holding.partitions, *added], started_ms=started_ms
+                )
+            )
+
+        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), with_places)
+
+    # Ending ---------------------------------------------------------------------------------------
+
+    def end(
+        self,
+        claim: Claim,
+        *,
+        commit: bool,
+        events: Sequence[Event] = (),
+        check: Callable[[], None] | None = None,
+    ) -> Claim:
+        """Decide the claim's transaction together with *events*, durably; the claim for the next one.
+
+        Every record of it must be in its log and as durable as its topic asks. *check* runs under the journal
+        lock and may refuse.
+
+        Raises:
+            FencedError: as ``add_partitions``; nothing was decided by this call.
+            StorageFailedError: whether it is decided is unknown; claim the id again, and see.
+        """
+        holding = self.holding(claim.transactional_id)
+        if holding is None or not holding.is_held_by(claim):
+            raise fenced(claim)
+        decided = self._event(
+            claim, "commit" if commit else "abort", list(holding.partitions), holding.timeout_ms
+        )
+
+        def still_held() -> None:
+            if not self.is_current(claim):
+                raise fenced(claim)
+            if check is not None:
+                check()
+
+        self._directory.journal.record([decided, *events], check=still_held)
+        following = claim._replace(epoch=claim.epoch + 1)
+        self._finish(decided, following, holding)
+        return following
+
+    def _finish(self, decided: TransactionEvent, following: Claim, holding: Holding) -> None:
+        """Markers, then Holding. The decision stands whatever fails here; somebody else goes on with it."""
+        try:
+            self._write_markers(decided)
+        except (LogbrokerError, OSError) as error:
+            logger.warning(
+                "transaction of %r: %s is decided, its markers come later: %s",
+                decided.transactional_id,
+                decided.state,
+                error,
+            )
+            return
+
+        def moved_on(value: bytes | None) -> bytes | None:
+            if value is None or _decode(value).epoch != decided.epoch:
+                return value
+            return self._encoded(following, holding.process_id, [], holding.timeout_ms)
+
+        self._directory.volatile_update(_PREFIX + decided.transactional_id.encode(), moved_on)
+
+    def _write_markers(self, decided: TransactionEvent) -> None:
+        """The markers of a decision that are missing, and all of them on the disk: the event may be replaced."""
+        control_type = ControlType.COMMIT if decided.state == "commit" else ControlType.ABORT
+        for topic, partition in decided.partitions:
+            try:
+                log = self._directory.log(topic, partition)
+                log.append_marker(
+                    control_type, producer_id=decided.producer_id, marker_epoch=decided.epoch + 1
+                )
+                log.wait_durable(log.offsets().log_end_offset)
+            except TopicNotFoundError:
+                continue  # deleted meanwhile, with what the transaction wrote to it
+
+    def _event(
+        self,
+        claim: Claim,
+        state: Literal["empty", "commit", "abort"],
+        partitions: list[Place],
+        timeout_ms: int,
+    ) -> TransactionEvent:
+        return TransactionEvent(
+            transactional_id=claim.transactional_id,
+            producer_id=claim.producer_id,
+            epoch=claim.epoch,
+            state=state,
+            partitions=partitions,
+            timeout_ms=timeout_ms,
+            updated_ms=self._directory.clock.now_ms(),
+        )
+
+    # What others left -----------------------------------------------------------------------------
+
+    def abort_orphans(self) -> int:
+        """Finish decided transactions, and abort those whose process is dead or whose time is over.
+
+        Returns how many producers' transactions that were. Cheap when nothing is open.
+        """
+        open_ids = {found.producer_id for found in self._directory.view.open_transactions()}
+        if not open_ids:
+            return 0
+        known = {event.producer_id: event for event in self.events()}
+        return sum(
+            self._settle(known[producer_id]) if producer_id in known else self._abort_stranger(producer_id)
+            for producer_id in open_ids
+        )
+
+    def events(self) -> list[TransactionEvent]:
+        """Of every transactional id, by id."""
+        decoded = (decode_event(value) for _, value in self._directory.view.events(TransactionEvent.ALL))
+        return [event for event in decoded if isinstance(event, TransactionEvent)]
+
+    def _settle(self, known: TransactionEvent) -> bool:
+        if self._is_alive(known):
+            return False
+        directory = self._directory
+        fresh_id = directory.allocate_producer_id()
+        with directory.journal.exclusive() as turn:
+            newest = self.event(known.transactional_id)
+            if newest is None or self._is_alive(newest):
+                return False
+            self._take_over(turn, newest.transactional_id, fresh_id, None, newest.timeout_ms)
+        logger.info("transaction of %r was finished for its holder", known.transactional_id)
+        return True
+
+    def _is_alive(self, known: TransactionEvent) -> bool:
+        """Whether the holder is at work on its transaction, in time, and can end it itself."""
+        holding = self.holding(known.transactional_id)
+        if holding is None or not holding.partitions:
+            return False
+        if holding.process_id is not None and not self._directory.process_alive(holding.process_id):
+            return False
+        return self._directory.clock.now_ms() - holding.started_ms < holding.timeout_ms
+
+    def _abort_stranger(self, producer_id: int) -> bool:
+        """A transaction in a log that came from elsewhere: nobody can decide it any more."""
+        for topic, partition in self._open_places(producer_id):
+            log = self._directory.log(topic, partition)
+            entry = self._directory.view.producer(log.key, producer_id)
+            if entry is not None:
+                log.append_marker(ControlType.ABORT, producer_id=producer_id, marker_epoch=entry.epoch + 1)
+                log.wait_durable(log.offsets().log_end_offset)
+        return True
+
+    def _open_places(self, producer_id: int) -> list[Place]:
+        keys = {
+            found.partition_key
+            for found in self._directory.view.open_transactions()
+            if found.producer_id == producer_id
+        }
+        return [place for key, place in self._places().items() if key in keys] if keys else []
+
+    def _places(self) -> dict[bytes, Place]:
+        return {
+            partition_key(event.topic_id, number): (name, number)
+            for name, event in self._directory.catalog.all().items()
+            if event.state == "live"
+            for number in range(event.partitions)
+        }
+
+
+def fenced(claim: Claim) -> FencedError:
+    return FencedError(
+        f"transaction {claim.transactional_id!r}: a newer holder has the id, or the transaction took longer than "
+        "its timeout, and it was aborted; nothing of it will be seen"
+    )

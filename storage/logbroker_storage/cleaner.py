@@ -116,7 +116,7 @@ class Cleaner:
             config=_with_time_limit(log.config),
             now_ms=self._directory.clock.now_ms(),
             log_start_offset=offsets.log_start_offset,
-            high_watermark=offsets.high_watermark,
+            stable_offset=offsets.last_stable_offset,
             consumed_offset=consumed_offset,
         )
         everything_consumed = (
@@ -157,7 +157,7 @@ class Cleaner:
         cleaned_offset = max((point.offset for point in points), default=0)
         segments = compactable(
             segment_infos(log),
-            high_watermark=log.offsets().high_watermark,
+            stable_offset=log.offsets().last_stable_offset,
             now_ms=now_ms,
             min_compaction_lag_ms=config.min_compaction_lag_ms,
         )
@@ -204,7 +204,10 @@ class Cleaner:
     ) -> None:
         base = group[0].base_offset
         batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in group)
-        rewritten = write_replacement(log, base, compact(batches, rules, fates=fates))
+        aborted_index = b"".join(log.segment(segment.base_offset).aborted_index() for segment in group)
+        rewritten = write_replacement(
+            log, base, compact(batches, rules, fates=fates), aborted_index=aborted_index
+        )
         unchanged = len(group) == 1 and rewritten.size_bytes == group[0].size_bytes
         if unchanged:
             discard_replacement(log, base)
@@ -231,10 +234,15 @@ class Cleaner:
             for producer_id, entry in log.view.producers(log.key).items()
             if entry.timestamp_ms < deadline_ms and entry.txn_first_offset < 0 and producer_id not in named
         ]
-        if silent:
-            with log.append_lock, log.view.write() as transaction:
+        if not silent:
+            return
+        with log.append_lock:
+            now = log.view.producers(log.key)  # some may have begun to write meanwhile
+            with log.view.write() as transaction:
                 for producer_id in silent:
-                    log.view.drop_producer(transaction, log.key, producer_id)
+                    entry = now.get(producer_id)
+                    if entry is not None and entry.timestamp_ms < deadline_ms and entry.txn_first_offset < 0:
+                        log.view.drop_producer(transaction, log.key, producer_id)
 
     def _named_producer_ids(self) -> set[int]:
         events = (decode_event(value) for _, value in self._directory.view.events(NamedProducerEvent.ALL))

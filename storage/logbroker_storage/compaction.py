@@ -92,13 +92,13 @@ class CompactionReason(enum.Enum):
 
 
 def compactable(
-    segments: Sequence[SegmentInfo], *, high_watermark: int, now_ms: int, min_compaction_lag_ms: int
+    segments: Sequence[SegmentInfo], *, stable_offset: int, now_ms: int, min_compaction_lag_ms: int
 ) -> list[SegmentInfo]:
-    """The sealed segments, oldest first, that are durable and that min.compaction.lag.ms has passed for."""
+    """The sealed segments, oldest first, that are decided and durable, and that min.compaction.lag.ms has passed for."""
     found: list[SegmentInfo] = []
     for segment in segments:
         is_young = min_compaction_lag_ms > 0 and now_ms - segment.max_timestamp_ms < min_compaction_lag_ms
-        if segment.is_active or segment.next_offset > high_watermark or is_young:
+        if segment.is_active or segment.next_offset > stable_offset or is_young:
             break
         found.append(segment)
     return found

@@ -7,7 +7,7 @@
     SIZE           the log without it would still be at least retention.bytes large
     CONSUMED       retention.policy=consumed and every subscribed group has committed past it
 
-Only a prefix of the log is ever removed, only up to the high watermark, and never the active segment: when
+Only a prefix of the log is ever removed, only up to the last stable offset, and never the active segment: when
 that one is due by time, ``rolls_active`` says so, and the caller rolls it and plans again. A compacted
 topic (``cleanup.policy=compact``) keeps its segments but for LOG_START and TTL.
 
@@ -64,7 +64,7 @@ def plan(
     config: LogConfig,
     now_ms: int,
     log_start_offset: int,
-    high_watermark: int,
+    stable_offset: int,
     consumed_offset: int | None = None,
 ) -> RetentionPlan:
     """What to remove from a log of *segments* (oldest first, the active one last).
@@ -91,7 +91,7 @@ def plan(
     removals = [
         Removal(segment, reasons[segment.base_offset])
         for segment in segments
-        if segment.base_offset in reasons and segment.next_offset <= high_watermark
+        if segment.base_offset in reasons and segment.next_offset <= stable_offset
     ]
     limits_ms = [config.message_ttl_ms]
     if config.cleanup_policy.deletes:

@@ -1,7 +1,7 @@
 """Putting a rewritten segment in the place of one or several neighbours, so that a crash leaves old or new.
 
     step                                                       a crash before the next step leaves
-    1. write ``<base>.{log,index,timeindex}.cleaned``, sync    rubbish, removed
+    1. write ``<base>.{log,index,…}.cleaned``, sync            rubbish, removed
     2. write ``<base>.replaces``: the other segments' bases    the same
     3. rename the .log over the old one, sync the directory    the new log; step 4 is done again
     4. rename the indexes, remove the others and the list      (done)
@@ -21,6 +21,7 @@ from .files import Buffer, Files
 from .record_batch import read_header
 from .segment import IndexBuilder
 from .segment_files import (
+    ABORTED_INDEX_SUFFIX,
     LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
     SEGMENT_SUFFIXES,
@@ -44,8 +45,13 @@ class Rewritten(NamedTuple):
     size_bytes: int
 
 
-def write_replacement(log: PartitionLog, base_offset: int, batches: Iterable[Buffer]) -> Rewritten:
-    """Step 1: the batches as a segment of its own, under names that nobody reads."""
+def write_replacement(
+    log: PartitionLog, base_offset: int, batches: Iterable[Buffer], *, aborted_index: bytes = b""
+) -> Rewritten:
+    """Step 1: the batches as a segment of its own, under names that nobody reads.
+
+    *aborted_index* holds the entries of all segments that it replaces: they cannot be told from the batches.
+    """
     segment = log.segment(base_offset)
     indexes = IndexBuilder(base_offset, log.config.index_interval_bytes)
     fd = _create(log.files, segment.path(LOG_SUFFIX) + CLEANED_SUFFIX)
@@ -67,13 +73,15 @@ def write_replacement(log: PartitionLog, base_offset: int, batches: Iterable[Buf
     sealed = indexes.seal()
     _write(log.files, segment.path(OFFSET_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.offset_index)
     _write(log.files, segment.path(TIME_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.time_index)
+    if aborted_index:
+        _write(log.files, segment.path(ABORTED_INDEX_SUFFIX) + CLEANED_SUFFIX, aborted_index)
     return Rewritten(base_offset, position)
 
 
 def discard_replacement(log: PartitionLog, base_offset: int) -> None:
     """Remove what step 1 made."""
     segment = log.segment(base_offset)
-    for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+    for suffix in SEGMENT_SUFFIXES:
         _remove(log.files, segment.path(suffix) + CLEANED_SUFFIX)
 
 
@@ -107,7 +115,7 @@ def finish_replacements(files: Files, directory: str) -> None:
 
 
 def _finish(files: Files, segment: SegmentFiles, directory: str) -> None:
-    for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+    for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX):
         cleaned = segment.path(suffix) + CLEANED_SUFFIX
         if files.exists(cleaned):
             files.rename(cleaned, segment.path(suffix))

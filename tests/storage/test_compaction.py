@@ -355,11 +355,11 @@ def test_sealed_durable_segments_past_the_lag_are_compactable():
     log = [segment(0), segment(10), segment(20, max_timestamp_ms=5000), segment(30, is_active=True)]
 
     def found(**rules):
-        rules = {"high_watermark": 40, "now_ms": 6000, "min_compaction_lag_ms": 0, **rules}
+        rules = {"stable_offset": 40, "now_ms": 6000, "min_compaction_lag_ms": 0, **rules}
         return [each.base_offset for each in compaction.compactable(log, **rules)]
 
     assert found() == [0, 10, 20]
-    assert found(high_watermark=19) == [0]
+    assert found(stable_offset=19) == [0]
     assert found(min_compaction_lag_ms=2000) == [0, 10]
 
 

@@ -28,14 +28,14 @@ def segments(*ages_ms: int, size_bytes: int = 100) -> list[SegmentInfo]:
     ]
 
 
-def plan(log, *, log_start_offset=0, high_watermark=1 << 60, consumed_offset=None, **config) -> RetentionPlan:
+def plan(log, *, log_start_offset=0, stable_offset=1 << 60, consumed_offset=None, **config) -> RetentionPlan:
     settings = {key.replace("_", "."): value for key, value in config.items()}
     return retention.plan(
         log,
         config=LogConfig.parse({"retention.ms": -1, **settings}),
         now_ms=NOW_MS,
         log_start_offset=log_start_offset,
-        high_watermark=high_watermark,
+        stable_offset=stable_offset,
         consumed_offset=consumed_offset,
     )
 
@@ -105,7 +105,7 @@ def test_consumed_segments_go_only_under_that_policy():
 
 
 def test_what_no_consumer_may_see_yet_is_not_removed():
-    assert [base for base, _ in removed(plan(segments(9, 9, 9, 0), retention_ms=5, high_watermark=25))] == [
+    assert [base for base, _ in removed(plan(segments(9, 9, 9, 0), retention_ms=5, stable_offset=25))] == [
         0,
         10,
     ]
@@ -136,7 +136,7 @@ def test_a_plan_is_always_a_prefix_of_the_sealed_durable_segments(
         retention_bytes=size,
         retention_policy="consumed",
         log_start_offset=start,
-        high_watermark=mark,
+        stable_offset=mark,
         consumed_offset=committed,
     )
     gone = [removal.segment for removal in found.removals]

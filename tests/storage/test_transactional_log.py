@@ -15,9 +15,9 @@ from logbroker_storage.aborted_index import AbortedTransaction
 from logbroker_storage.errors import FencedError, WriteFailedError
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_reader import Isolation
-from logbroker_storage.record_batch import ControlType, decode_records, encode_values
+from logbroker_storage.record_batch import ControlType, NewRecord, decode_records, encode_batch, encode_values
 from logbroker_storage.segment_files import ABORTED_INDEX_SUFFIX
-from logbroker_storage.testing import FaultyFiles, Workbench
+from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
 from logbroker_storage.testing.workbench import crash
 
 COMMIT, ABORT = ControlType.COMMIT, ControlType.ABORT
@@ -361,3 +361,78 @@ def test_readers_agree_with_a_model_of_any_history(tmp_path_factory, steps, segm
 
 def values(log: Sequence[tuple[int, bytes | None]], leave_out: set[int] = frozenset()) -> list[bytes]:
     return [value for offset, (_, value) in enumerate(log) if value is not None and offset not in leave_out]
+
+
+# The cleaner --------------------------------------------------------------------------------------------
+
+
+def cleaner_desk(path: str, request: pytest.FixtureRequest, **config: object) -> Desk:
+    desk = Desk(path, clock=ManualClock(), segment_bytes=300, **config)
+    request.addfinalizer(desk.close)
+    return desk
+
+
+def put_keyed(desk: Desk, producer_id: int, key: bytes, value: bytes, *, epoch: int, sequence: int) -> None:
+    """A transactional batch of one record with a key."""
+    batch = encode_batch(
+        [NewRecord(value, key, (), desk.clock.now_ms())],
+        producer_id=producer_id,
+        producer_epoch=epoch,
+        base_sequence=sequence,
+        transactional=True,
+    )
+    desk.log.append(batch)
+
+
+def test_compaction_keeps_what_tells_the_aborted_from_the_committed(path, request):
+    desk = cleaner_desk(
+        path, request, cleanup_policy="compact", min_cleanable_dirty_ratio="0.0", segment_index_bytes=4096
+    )
+    for number in range(12):
+        put_keyed(desk, ALICE, b"k%d" % number, b"no %d" % number, epoch=number, sequence=0)
+        put_keyed(desk, BOB, b"k%d" % number, b"yes %d" % number, epoch=number, sequence=0)
+        desk.finish(ABORT, ALICE, epoch=number)
+        desk.finish(COMMIT, BOB, epoch=number)
+    desk.directory.alter_topic("t", {"segment.bytes": 1 << 20})  # so that neighbours are merged
+    expected = [b"yes %d" % number for number in range(12)]
+    segments = len(desk.segments())
+    for _ in range(2):
+        assert desk.directory.maintenance.clean()
+        assert desk.seen() == expected
+    assert len(desk.segments()) < segments
+    crash(desk.directory)
+    delete_view(path)
+    again = Desk(path)
+    assert again.seen() == expected
+    assert again.open_offsets() == []
+    again.close()
+
+
+@pytest.mark.parametrize("policy", ["delete", "compact"])
+def test_nothing_above_the_stable_end_is_cleaned(path, request, policy):
+    desk = cleaner_desk(
+        path, request, cleanup_policy=policy, retention_ms=1000, min_cleanable_dirty_ratio="0.0"
+    )
+    for number in range(10):
+        desk.put(b"before %d" % number, timestamp_ms=desk.clock.now_ms())
+    put_keyed(desk, ALICE, b"k", b"open", epoch=0, sequence=0)
+    for number in range(10):
+        desk.put(b"behind %d" % number, timestamp_ms=desk.clock.now_ms())
+    desk.clock.advance(ms=3_600_000)
+    desk.directory.maintenance.clean()
+    assert desk.seen(UNCOMMITTED, start=10)[0] == b"open"
+    assert desk.open_offsets() == [10]
+    desk.finish(COMMIT, ALICE)
+    assert desk.seen(start=10)[0] == b"open"
+
+
+def test_a_producer_in_a_transaction_is_never_forgotten(path, request):
+    desk = cleaner_desk(path, request, retention_ms=-1)
+    desk.put_in(ALICE, b"a")
+    desk.put_in(BOB, b"b")
+    desk.finish(COMMIT, BOB)
+    desk.clock.advance(ms=48 * 3_600_000)
+    desk.directory.maintenance.clean()
+    assert set(desk.log.view.producers(desk.log.key)) == {ALICE}
+    desk.finish(COMMIT, ALICE)
+    assert desk.seen() == [b"a", b"b"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal
@@ -20,9 +21,10 @@ from .descriptions import GroupDescription, PartitionDescription, TopicDescripti
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .start import Start
-from .topic_names import check_topic_name
+from .topic_names import check_topic_name, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
+from .transform import Function, run_transform
 
 Delivery = Literal["at-least-once", "at-most-once", "manual"]
 
@@ -128,8 +130,8 @@ class Broker:
                 raise
 
     def topics(self) -> list[str]:
-        """The names of all topics, ascending."""
-        return self._directory.topics()
+        """The names of all topics, ascending; not those that the broker keeps for itself (``__…``)."""
+        return [name for name in self._directory.topics() if not is_internal(name)]
 
     def topic(self, name: str) -> TopicDescription:
         """A topic's partitions with offsets and sizes, and its configuration.
@@ -252,6 +254,45 @@ class Broker:
         """
         self._check_open()
         return self._transactions.begin(transactional_id, timeout)
+
+    def transform(
+        self,
+        source: str,
+        target: str,
+        *,
+        group: str,
+        function: Function,
+        stop: threading.Event | None = None,
+        max_records: int = 500,
+        idle_timeout: float | None = None,
+    ) -> int:
+        """Read *source*, write what *function* makes of each record to *target*, exactly once.
+
+        Runs until it is stopped; after any death it goes on where the last committed batch ended. Any number of
+        threads and processes may run the same transform and share its partitions.
+
+        Args:
+            group: the consumer group that remembers how far it got.
+            function: takes a record and returns a value (which keeps the record's key), a ``Message``, an iterable
+                of them, or None for nothing. With a second parameter it is given the partition's state, as
+                ``tx.state``. It may be called again for a record whose batch was not committed.
+            stop: ends it after the batch at hand.
+            max_records: most that one transaction takes in.
+            idle_timeout: ends it when nothing has come for so many seconds; None: never.
+
+        Returns how many records it has committed. What *function* raises ends it; the batch is taken back.
+        """
+        self._check_open()
+        return run_transform(
+            self,
+            source,
+            target,
+            group=group,
+            function=function,
+            stop=stop,
+            max_records=max_records,
+            idle_timeout=idle_timeout,
+        )
 
     # Groups ---------------------------------------------------------------------------------------
 

@@ -376,13 +376,19 @@ class Consumer:
             self._commit(membership)
             self._assigned.release_idle()
 
-    def pending_commit(self) -> PendingCommit:
+    def pending_commit(self, only: TopicPartition | None = None) -> PendingCommit:
         """What ``commit()`` would write, for a caller that journals it together with events of its own."""
         with self._lock:
-            return prepare_commit(self._directory, self._membership(), self._assigned.uncommitted())
+            membership = self._membership()
+            offsets = {
+                cursor: offset
+                for cursor, offset in self._assigned.uncommitted().items()
+                if only is None or cursor.place == only
+            }
+            return prepare_commit(self._directory, membership, offsets)
 
-    def leave_commits_to_transactions(self) -> PendingCommit:
-        """As ``pending_commit``, and commit nothing without being asked any more.
+    def leave_commits_to_transactions(self, only: TopicPartition | None = None) -> PendingCommit:
+        """As ``pending_commit``, of one partition or all, and commit nothing without being asked any more.
 
         Raises:
             InvalidRequestError: this consumer commits before it hands out.
@@ -394,7 +400,7 @@ class Consumer:
                     "delivery='manual' with transactions"
                 )
             self._delivery = "manual"
-        return self.pending_commit()
+        return self.pending_commit(only)
 
     def return_to_committed(self) -> None:
         """Go on at what the group has committed in each partition, else where this consumer began."""

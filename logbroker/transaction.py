@@ -34,10 +34,12 @@ from .receipts import Receipt
 from .records import HeadersArgument, Message, TimestampArgument
 from .topic_names import check_transactional_id
 from .transaction_coordinator import Claim, TransactionCoordinator, fenced
+from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
 
 if TYPE_CHECKING:
     from .consumer import Consumer
+    from .groups import TopicPartition
 
 logger = logging.getLogger("logbroker.transactions")
 
@@ -57,6 +59,8 @@ class Holder:
         self.producer = Producer(directory, sequences=self.sequences, linger=LINGER_S)
         self.claim: Claim | None = None
         self._timeout_ms = -1  # of the claim
+        self._directory = directory
+        self._state_table: StateTable | None = None
 
     def begin(self, timeout_ms: int) -> Claim:
         """Be the newest holder, with nothing open."""
@@ -67,6 +71,13 @@ class Holder:
             self._timeout_ms = timeout_ms
         self.sequences.begin(claim)
         return claim
+
+    def state_table(self) -> StateTable:
+        """The committed state of the id, up to date. For the holder: nobody else adds to it meanwhile."""
+        if self._state_table is None:
+            self._state_table = StateTable(self._directory, self.transactional_id)
+        self._state_table.catch_up()
+        return self._state_table
 
     def close(self) -> None:
         self.producer.close()
@@ -138,6 +149,15 @@ class Transaction:
         self._ended = ended
         self._consumers: dict[Consumer, PendingCommit] = {}
         self._outcome: str | None = None  # how it ended
+        self._state: TransactionState | None = None
+
+    @property
+    def state(self) -> TransactionState:
+        """The key-value store of this transactional id; what is written to it is part of the transaction."""
+        self._check_open()
+        if self._state is None:
+            self._state = TransactionState(self._holder.state_table())
+        return self._state
 
     @property
     def transactional_id(self) -> str:
@@ -181,18 +201,19 @@ class Transaction:
         self._check_open()
         return self._holder.producer.send_many(topic, values, key=key, partition=partition)
 
-    def commit_offsets(self, consumer: Consumer) -> None:
+    def commit_offsets(self, consumer: Consumer, *, only: TopicPartition | None = None) -> None:
         """Commit, together with the records, that everything *consumer* has handed out so far is done.
 
-        From now on the consumer commits nothing by itself. If the transaction is aborted, it goes back to what
-        its group has committed. Give it ``delivery="manual"`` from the start.
+        *only* names the one (topic, partition) that this transaction is about. From now on the consumer commits
+        nothing by itself. If the transaction is aborted, it goes back to what its group has committed. Give it
+        ``delivery="manual"`` from the start.
 
         Raises:
             InvalidRequestError: the consumer has no group, or commits before it hands out (at-most-once).
             FencedError: a partition that it read has moved to another member of the group.
         """
         self._check_open()
-        self._consumers[consumer] = consumer.leave_commits_to_transactions()
+        self._consumers[consumer] = consumer.leave_commits_to_transactions(only)
 
     # The end --------------------------------------------------------------------------------------
 
@@ -208,6 +229,7 @@ class Transaction:
         self._check_open()
         holder = self._holder
         try:
+            self._send_state()
             holder.producer.flush()
             if holder.sequences.failure is not None:
                 raise holder.sequences.failure.with_traceback(None)
@@ -217,6 +239,12 @@ class Transaction:
                 self._abort()
             raise
         self._end("committed")
+
+    def _send_state(self) -> None:
+        if self._state is not None and self._state.writes:
+            topic = self._holder.state_table().topic
+            for key, value in self._state.writes.items():
+                self._holder.producer.send(topic, value, key=key, partition=0)
 
     def _decide_commit(self) -> None:
         pending = list(self._consumers.values())
@@ -273,6 +301,8 @@ class Transaction:
 
     def _end(self, outcome: str) -> None:
         self._outcome = outcome
+        if self._state is not None:
+            self._state.is_open = False
         self._ended(self, self._holder)
 
     def _check_open(self) -> None:

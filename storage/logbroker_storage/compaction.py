@@ -94,7 +94,7 @@ class CompactionReason(enum.Enum):
 def compactable(
     segments: Sequence[SegmentInfo], *, stable_offset: int, now_ms: int, min_compaction_lag_ms: int
 ) -> list[SegmentInfo]:
-    """The sealed segments, oldest first, that are decided and durable, and that min.compaction.lag.ms has passed for."""
+    """The sealed segments, oldest first, that are decided, durable, and older than min.compaction.lag.ms."""
     found: list[SegmentInfo] = []
     for segment in segments:
         is_young = min_compaction_lag_ms > 0 and now_ms - segment.max_timestamp_ms < min_compaction_lag_ms

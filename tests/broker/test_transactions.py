@@ -17,8 +17,8 @@ import logbroker
 from logbroker import FencedError, InvalidRequestError, RecordTooLargeError
 from logbroker.broker import Broker
 from logbroker_storage.events import TransactionEvent
-from logbroker_storage.testing import FaultyFiles, ManualClock
 from logbroker_storage.files import OsFiles
+from logbroker_storage.testing import FaultyFiles, ManualClock
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_leaving_the_block_shows_everything_at_once(broker):
 
 
 def test_an_exception_takes_everything_back_and_goes_on(broker):
-    with pytest.raises(ZeroDivisionError), broker.transaction("t") as tx:
+    with pytest.raises(ZeroDivisionError), broker.transaction("t") as tx:  # noqa: PT012 (it passes through the block)
         tx.send("out", b"a", partition=0).result(5)
         tx.send("out", b"b", partition=1)
         1 / 0  # noqa: B018
@@ -112,7 +112,7 @@ def test_each_transaction_costs_one_event(broker):
 
 def test_a_record_that_fails_takes_the_transaction_along(broker):
     broker.create_topic("tiny", config={"max.message.bytes": 200})
-    with pytest.raises(RecordTooLargeError), broker.transaction("t") as tx:
+    with pytest.raises(RecordTooLargeError), broker.transaction("t") as tx:  # noqa: PT012 (it passes through the block)
         tx.send("out", b"a", partition=0).result(5)
         tx.send("tiny", os.urandom(150))
         tx.send("tiny", os.urandom(300))
@@ -123,7 +123,7 @@ def test_a_full_disk_aborts_and_the_next_transaction_goes_on(path):
     files = FaultyFiles(OsFiles())
     with logbroker.open(path, files=files) as broker:
         broker.create_topic("out")
-        with pytest.raises(logbroker.WriteFailedError), broker.transaction("t") as tx:
+        with pytest.raises(logbroker.WriteFailedError), broker.transaction("t") as tx:  # noqa: PT012 (it passes through the block)
             tx.send("out", b"a").result(5)
             files.fail("pwrite", error=28, path=".log")
             tx.send("out", b"b")
@@ -170,7 +170,7 @@ def test_after_an_abort_the_records_come_again(broker, delivery):
     fill(broker, b"a", b"b", b"c")
     with broker.consumer("in", group="g", delivery=delivery) as consumer:
         for attempt in range(2):
-            with pytest.raises(ZeroDivisionError), broker.transaction("t") as tx:
+            with pytest.raises(ZeroDivisionError), broker.transaction("t") as tx:  # noqa: PT012 (it passes through the block)
                 assert [record.value for record in consumer.poll(2, 5)] == [b"a", b"b"]
                 tx.commit_offsets(consumer)
                 assert attempt / 0

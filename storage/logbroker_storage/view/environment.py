@@ -7,6 +7,7 @@
     producers     partition key + producer id    ProducerEntry              rebuilt from the log
     transactions  partition key + first offset   producer id                rebuilt from the log
     journal       event key                      event, as in the journal   rebuilt from the journal
+    state         partition key + user's key     user's value               rebuilt from the partition's log
     volatile      set by the broker              set by the broker          gone with the view
 
 ``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
@@ -48,9 +49,11 @@ MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 
-_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile")
+_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile", "state")
 _CRC = struct.Struct(">I")
 _INT = struct.Struct(">q")
+STATE_SLICE = 1000  # items of the state read in one transaction
+
 _PRODUCER_ID = struct.Struct(">q")
 _OFFSET = struct.Struct(">q")
 
@@ -75,6 +78,10 @@ _DAMAGE = (
 
 def _seal(key: bytes, payload: bytes) -> bytes:
     return _CRC.pack(crc32c(payload, crc32c(key))) + payload
+
+
+def _state_meta(partition: bytes) -> bytes:
+    return b"state\0" + partition
 
 
 class View:
@@ -108,7 +115,7 @@ class View:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
-        self._transactions, self._journal, self._volatile = others
+        self._transactions, self._journal, self._volatile, self._state = others
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -332,7 +339,7 @@ class View:
         return [key for key, payload in self._items(b"", self._syncs) if SYNC_POINT.unpack(payload)[2]]
 
     def drop_partition(self, transaction: Transaction, key: bytes) -> None:
-        """Forget a partition: its ends, sync point, producers and transactions."""
+        """Forget a partition: its ends, sync point, producers, transactions and state."""
         transaction.delete(key, db=self._ends)
         transaction.delete(key, db=self._syncs)
         for known in (self._known_ends, self._known_syncs, self._known_producers):
@@ -413,7 +420,7 @@ class View:
         transaction.delete(partition + _PRODUCER_ID.pack(producer_id), db=self._producers)
 
     def _drop_producers(self, transaction: Transaction, partition: bytes) -> None:
-        for table in (self._producers, self._transactions):
+        for table in (self._producers, self._transactions, self._state):
             with transaction.cursor(db=table) as cursor:
                 found = cursor.set_range(partition)
                 while found and cursor.key().startswith(partition):
@@ -471,6 +478,61 @@ class View:
             elif after != before:
                 transaction.put(key, _seal(key, after), db=self._volatile)
         return after
+
+    # State of transforms --------------------------------------------------------------------------
+
+    def state_offset(self, partition: bytes) -> int:
+        """Up to where the partition's log was applied to the state table."""
+        return self.meta_int(_state_meta(partition))
+
+    def state_value(self, partition: bytes, key: bytes) -> bytes | None:
+        return self._read(partition + key, self._state)
+
+    def state_items(self, partition: bytes, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+        """The items from *start* to below *end* by key, read a slice at a time: each slice as of one moment."""
+        size, begin = len(partition), partition + start
+        while True:
+            found = self._slice(begin, partition, self._state)
+            for stored_key, value in found:
+                key = stored_key[size:]
+                if end is not None and key >= end:
+                    return
+                yield key, value
+            if len(found) < STATE_SLICE:
+                return
+            begin = found[-1][0] + b"\0"
+
+    def _slice(self, begin: bytes, prefix: bytes, table: Table) -> list[tuple[bytes, bytes]]:
+        found: list[tuple[bytes, bytes]] = []
+        self.gate.enter()
+        try:
+            with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
+                if cursor.set_range(begin):
+                    for key, stored in cursor:
+                        if not key.startswith(prefix) or len(found) == STATE_SLICE:
+                            break
+                        found.append((key, stored))
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
+        return [(key, self._unseal(key, stored)) for key, stored in found]
+
+    def apply_state(
+        self, partition: bytes, items: Iterable[tuple[bytes, bytes | None]], from_offset: int, to_offset: int
+    ) -> None:
+        """Put the items of offsets [from_offset, to_offset) of the log; nothing if somebody else was faster."""
+        name = _state_meta(partition)
+        with self.write() as transaction:
+            if self.meta_int_in(transaction, name) != from_offset:
+                return
+            for key, value in items:
+                stored_key = partition + key
+                if value is None:
+                    transaction.delete(stored_key, db=self._state)
+                else:
+                    transaction.put(stored_key, _seal(stored_key, value), db=self._state)
+            self.put_meta_int(transaction, name, to_offset)
 
     def clear_volatile(self) -> None:
         """Forget members, heartbeats and leases: nobody has the directory open."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .aio import AsyncBroker as AsyncBroker
     from .aio import AsyncConsumer as AsyncConsumer
     from .aio import AsyncProducer as AsyncProducer
+    from .aio import AsyncTransaction as AsyncTransaction
     from .aio import open_async as open_async
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
@@ -54,12 +55,14 @@ if TYPE_CHECKING:
     from .records import Message as Message
     from .records import Record as Record
     from .records import RecordMetadata as RecordMetadata
+    from .transaction import Transaction as Transaction
+    from .transaction_state import TransactionState as TransactionState
 
 __version__ = "0.1.0"
 
 # Names are imported when they are first used, so that `logbroker --help` does not load the engine.
 _HOMES = {
-    "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
+    "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "AsyncTransaction", "open_async"),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),
     "descriptions": (
@@ -93,6 +96,8 @@ _HOMES = {
     "producer": ("Producer",),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
+    "transaction": ("Transaction",),
+    "transaction_state": ("TransactionState",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -164,6 +164,11 @@ class Transaction:
         """The id that it was begun with."""
         return self._claim.transactional_id
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it was neither committed nor aborted."""
+        return self._outcome is None
+
     def __repr__(self) -> str:
         return f"<Transaction {self.transactional_id!r} {self._outcome or 'open'}>"
 

@@ -317,3 +317,87 @@ def test_the_engine_is_not_imported_in_the_loop():
     code = "import logbroker.aio, sys; print('lmdb' in sys.modules, 'logbroker.broker' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found == "False False\n"
+
+
+# Transactions -------------------------------------------------------------------------------------------
+
+
+async def committed(broker: AsyncBroker, topic: str = "t") -> list[bytes]:
+    async with broker.consumer(topic) as consumer:
+        return [record.value for record in await consumer.poll(1000, 0.2)]
+
+
+def test_a_transaction_is_all_or_nothing(run):
+    async def body(broker):
+        async with broker.transaction("x") as tx:
+            metadata = await tx.send("t", b"a")
+            assert metadata.offset == 0
+            assert await tx.send_many("t", [b"b", b"c"]) == 2
+            assert await committed(broker) == []
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012 (it passes through the block)
+            async with broker.transaction("x") as tx:
+                await tx.send("t", b"d")
+                1 / 0  # noqa: B018
+        return await committed(broker)
+
+    assert run(body) == [b"a", b"b", b"c"]
+
+
+def test_a_cancelled_transaction_is_aborted(run):
+    async def body(broker):
+        sent = asyncio.Event()
+
+        async def never_ends():
+            async with broker.transaction("x") as tx:
+                await tx.send("t", b"a")
+                sent.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(never_ends())
+        await sent.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with broker.transaction("x") as tx:
+            await tx.send("t", b"b")
+        return await committed(broker)
+
+    assert run(body) == [b"b"]
+
+
+def test_offsets_and_state_are_part_of_it(run):
+    async def body(broker):
+        await broker.create_topic("out")
+        async with broker.producer() as producer:
+            await producer.send_many("t", [b"a", b"b"])
+        async with broker.consumer("t", group="g", delivery="manual") as consumer:
+            async with broker.transaction("x") as tx:
+                for record in await consumer.poll(2, 5):
+                    await tx.send("out", record.value.upper())
+                    await tx.put(record.value, b"1")
+                await tx.put(b"a", None)
+                await tx.commit_offsets(consumer)
+            async with broker.transaction("x") as tx:
+                assert await tx.items() == [(b"b", b"1")]
+                assert await tx.get(b"a") is None
+        assert (await broker.group("g")).offsets[0].committed_offset == 2
+        return await committed(broker, "out")
+
+    assert run(body) == [b"A", b"B"]
+
+
+def test_a_transform_runs_beside_the_loop_until_it_is_cancelled(run):
+    async def body(broker):
+        await broker.create_topic("out")
+        running = asyncio.create_task(
+            broker.transform("t", "out", group="g", function=lambda record: record.value * 2)
+        )
+        async with broker.producer() as producer, broker.consumer("out") as consumer:
+            await producer.send("t", b"a")
+            found = await consumer.poll(1, 10)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        return [record.value for record in found]
+
+    assert run(body) == [b"aa"]

@@ -17,10 +17,11 @@ Invariant: first_offset <= last_offset, and last_offset and last_stable_offset n
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from .batch_header import BatchHeader
 from .offset_index import IndexDefect
 
 ENTRY = struct.Struct(">hqqqq")
@@ -35,6 +36,27 @@ class AbortedTransaction(msgspec.Struct, frozen=True, gc=False):
     first_offset: int
     last_offset: int
     last_stable_offset: int
+
+
+AbortedByProducer = Mapping[int, Sequence[AbortedTransaction]]
+
+
+def by_producer(transactions: Iterable[AbortedTransaction]) -> dict[int, list[AbortedTransaction]]:
+    """The transactions by producer id."""
+    found: dict[int, list[AbortedTransaction]] = {}
+    for transaction in transactions:
+        found.setdefault(transaction.producer_id, []).append(transaction)
+    return found
+
+
+def is_aborted(header: BatchHeader, aborted: AbortedByProducer) -> bool:
+    """Whether the batch belongs to one of the *aborted* transactions. A marker belongs to none."""
+    if not header.is_transactional or header.is_control:
+        return False
+    return any(
+        transaction.first_offset <= header.base_offset <= transaction.last_offset
+        for transaction in aborted.get(header.producer_id, ())
+    )
 
 
 def encode_entry(transaction: AbortedTransaction) -> bytes:

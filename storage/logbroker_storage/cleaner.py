@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from .aborted_index import by_producer
 from .compaction import (
     CleanedPoint,
     CompactionRules,
@@ -173,7 +174,8 @@ class Cleaner:
         latest = OffsetMap(OFFSET_MAP_BYTES)
         sound = _sound_prefix(log, segments)
         all_batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in sound)
-        covered_offset = map_offsets(all_batches, latest, dirty_offset=cleaned_offset)
+        aborted = by_producer(log.aborted_transactions(0, segments[-1].next_offset))
+        covered_offset = map_offsets(all_batches, latest, dirty_offset=cleaned_offset, aborted=aborted)
         rules = CompactionRules(
             latest=latest,
             covered_offset=covered_offset,
@@ -185,10 +187,12 @@ class Cleaner:
             producer_last_offsets={
                 producer_id: entry.last_offset for producer_id, entry in log.view.producers(log.key).items()
             },
+            aborted=aborted,
         )
         fates: Counter[Fate] = Counter()
+        unfinished: set[int] = set()
         for group in grouped(sound, segment_bytes=config.segment_bytes):
-            self._rewrite(log, group, rules, fates)
+            self._rewrite(log, group, rules, unfinished, fates)
         self._remember(log, [*points, CleanedPoint(covered_offset, now_ms)], now_ms)
         logger.info(
             "%s-%d: compacted up to offset %d (%s): %s",
@@ -200,13 +204,21 @@ class Cleaner:
         )
 
     def _rewrite(
-        self, log: PartitionLog, group: list[SegmentInfo], rules: CompactionRules, fates: Counter[Fate]
+        self,
+        log: PartitionLog,
+        group: list[SegmentInfo],
+        rules: CompactionRules,
+        unfinished: set[int],
+        fates: Counter[Fate],
     ) -> None:
         base = group[0].base_offset
         batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in group)
         aborted_index = b"".join(log.segment(segment.base_offset).aborted_index() for segment in group)
         rewritten = write_replacement(
-            log, base, compact(batches, rules, fates=fates), aborted_index=aborted_index
+            log,
+            base,
+            compact(batches, rules, unfinished=unfinished, fates=fates),
+            aborted_index=aborted_index,
         )
         unchanged = len(group) == 1 and rewritten.size_bytes == group[0].size_bytes
         if unchanged:

@@ -4,11 +4,11 @@ Two passes over the sealed segments' batches, both pure: ``map_offsets`` remembe
 each key, as far as memory allows; ``compact`` rewrites the batches. The fate of a record, first match:
 
     the record                                                         fate
-    is in a transactional or control batch                             KEPT (see below)
+    belongs to an aborted transaction                                  ABORTED
     has no key, and has outlived its time to live                      TTL_EXPIRED
     has no key (produced before the topic was compacted)               KEPT
     has a later record of its key in the map                           SUPERSEDED
-    lies above what the map covers, or its key is pinned               KEPT
+    lies above what the map covers                                     KEPT
     has outlived its time to live                                      TTL_EXPIRED
     is a tombstone below ``tombstones_end``                            TOMBSTONE_EXPIRED
     anything else                                                      KEPT
@@ -29,9 +29,10 @@ stamps a delete horizon into each batch (KIP-534). Here the caller remembers ins
 reached an offset (``CleanedPoint``), as older versions of Kafka did by file times: a tombstone may go when
 it has been below a cleaned offset for delete.retention.ms. Losing that memory only keeps tombstones longer.
 
-Transactional batches stay as they are, for whether their transaction was aborted is not known here. Their
-records supersede nothing, and pin their keys: the latest record of such a key stays, tombstone or not,
-lest a value of the transaction comes back.
+Only what lies below the last stable offset is compacted, so every transaction with a record here is decided. A
+commit marker goes once nothing of its transaction is left before it; an abort marker stays, because the entry
+of the aborted index does, and a Kafka client takes the one for the end of the other. A marker that is its
+producer's last batch stays in any case: it holds the newest epoch.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
+from .aborted_index import AbortedByProducer, is_aborted
 from .compression import Buffer
 from .errors import CorruptBatchError
 from .record_batch import (
     BatchFields,
     BatchHeader,
+    ControlType,
     NewRecord,
     Record,
     StoredBatch,
+    control_type_of,
     decode_records,
     encode_batch,
     encode_empty_batch,
@@ -63,12 +67,14 @@ from .retention import SegmentInfo
 ENTRY_BYTES = 192
 DIGEST_BYTES = 24
 MAX_RELATIVE_OFFSET = (1 << 31) - 1
+NOTHING_ABORTED: AbortedByProducer = {}
 
 
 class Fate(enum.Enum):
     """What compaction does with a record, and why."""
 
     KEPT = "kept"
+    ABORTED = "aborted with its transaction"
     SUPERSEDED = "superseded by a later record of its key"
     TOMBSTONE_EXPIRED = "a deletion that every reader has had time to see"
     TTL_EXPIRED = "outlived its time to live"
@@ -172,10 +178,9 @@ class OffsetMap:
     def __init__(self, memory_bytes: int) -> None:
         self._capacity = max(1, memory_bytes // ENTRY_BYTES)
         self._offsets: dict[bytes, int] = {}
-        self._pinned: set[bytes] = set()
 
     def __len__(self) -> int:
-        return len(self._offsets) + len(self._pinned)
+        return len(self._offsets)
 
     def put(self, key: bytes, offset: int) -> bool:
         """Remember *offset* as the latest of *key*; False, and nothing done, when the map is full."""
@@ -185,20 +190,9 @@ class OffsetMap:
         self._offsets[name] = offset
         return True
 
-    def pin(self, key: bytes) -> bool:
-        """Remember that a value of *key* stays whatever happens; False when the map is full."""
-        name = _name(key)
-        if name not in self._pinned and len(self) >= self._capacity:
-            return False
-        self._pinned.add(name)
-        return True
-
     def latest(self, key: bytes) -> int:
         """The latest offset of *key*, -1 when it was not seen."""
         return self._offsets.get(_name(key), -1)
-
-    def is_pinned(self, key: bytes) -> bool:
-        return bool(self._pinned) and _name(key) in self._pinned
 
 
 def _name(key: bytes) -> bytes:
@@ -207,17 +201,23 @@ def _name(key: bytes) -> bytes:
     return hashlib.blake2b(key, digest_size=DIGEST_BYTES).digest()
 
 
-def map_offsets(batches: Iterable[StoredBatch], offsets: OffsetMap, *, dirty_offset: int = 0) -> int:
+def map_offsets(
+    batches: Iterable[StoredBatch],
+    offsets: OffsetMap,
+    *,
+    dirty_offset: int = 0,
+    aborted: AbortedByProducer = NOTHING_ABORTED,
+) -> int:
     """Fill *offsets* from *batches* in order; every offset below the returned one is then covered.
 
-    Batches below *dirty_offset* were covered by an earlier pass: of those only transactional ones matter.
+    Batches below *dirty_offset* were covered by an earlier pass; those of *aborted* transactions do not count.
     When the map is full the answer is the first offset that did not fit: compacting with this map is right
     all the same, and the next pass goes on from there. So it is at a batch whose records do not parse.
     """
     covered_offset = 0
     for batch in batches:
         header = batch.header
-        if header.next_offset > dirty_offset or header.is_transactional:
+        if header.next_offset > dirty_offset and not is_aborted(header, aborted):
             unmapped_offset = _map_batch(batch, offsets, dirty_offset)
             if unmapped_offset is not None:
                 return unmapped_offset
@@ -233,12 +233,11 @@ def _map_batch(batch: StoredBatch, offsets: OffsetMap, dirty_offset: int) -> int
         records = decode_records(batch)
     except CorruptBatchError:
         return batch.header.base_offset
-    pins = batch.header.is_transactional
     for record in records:
         key = record.key
-        if key is None or (record.offset < dirty_offset and not pins):
+        if key is None or record.offset < dirty_offset:
             continue
-        if not (offsets.pin(key) if pins else offsets.put(key, record.offset)):
+        if not offsets.put(key, record.offset):
             return record.offset
     return None
 
@@ -255,6 +254,7 @@ class CompactionRules(msgspec.Struct, frozen=True, kw_only=True):
         ttl_ms: the topic's message.ttl.ms, -1 for none; a record's own applies in any case.
         tombstones_end: the answer of the function of that name.
         producer_last_offsets: by producer id, the last offset of its last batch in the whole log.
+        aborted: the aborted transactions of what is compacted, by producer id.
     """
 
     latest: OffsetMap
@@ -263,19 +263,30 @@ class CompactionRules(msgspec.Struct, frozen=True, kw_only=True):
     ttl_ms: int = NO_TTL
     tombstones_end: int = 0
     producer_last_offsets: Mapping[int, int] = {}
+    aborted: AbortedByProducer = NOTHING_ABORTED
 
 
 def compact(
-    batches: Iterable[StoredBatch], rules: CompactionRules, *, fates: Counter[Fate] | None = None
+    batches: Iterable[StoredBatch],
+    rules: CompactionRules,
+    *,
+    unfinished: set[int] | None = None,
+    fates: Counter[Fate] | None = None,
 ) -> Iterator[Buffer]:
     """The batches that take the place of *batches*: one group of segments, oldest batch first.
 
-    *fates* counts what became of the records; those of untouched transactional batches are not counted.
+    *unfinished* holds the producers of whom something transactional is left and no marker came yet; give the
+    same set to each group of a pass. *fates* counts what became of the records.
     """
+    unfinished = set() if unfinished is None else unfinished
     emptied: list[BatchHeader] = []
     for batch in batches:
         header = batch.header
         rewritten = _rewritten(batch, rules, Counter() if fates is None else fates)
+        if header.is_control:
+            rewritten = _left_of_marker(batch, rules, unfinished)
+        elif header.is_transactional and rewritten is not None:
+            unfinished.add(header.producer_id)
         if emptied and (rewritten is not None or _span(emptied[0], header) > MAX_RELATIVE_OFFSET):
             yield _merged(emptied)
             emptied.clear()
@@ -288,7 +299,7 @@ def compact(
 
 
 def fate_of(record: Record, rules: CompactionRules) -> Fate:
-    """What becomes of a record outside transactions; the table above, row by row."""
+    """What becomes of a record whose transaction, if any, was committed; the table above, row by row."""
     key = record.key
     is_covered = record.offset < rules.covered_offset
     if key is None:
@@ -297,7 +308,7 @@ def fate_of(record: Record, rules: CompactionRules) -> Fate:
     if rules.latest.latest(key) > record.offset:
         return Fate.SUPERSEDED
     # From here on the record is the latest that is known. Dropping it must not bring back an older one.
-    if not is_covered or rules.latest.is_pinned(key):
+    if not is_covered:
         return Fate.KEPT
     if is_expired(record, now_ms=rules.now_ms, ttl_ms=rules.ttl_ms):
         return Fate.TTL_EXPIRED
@@ -309,8 +320,11 @@ def fate_of(record: Record, rules: CompactionRules) -> Fate:
 def _rewritten(batch: StoredBatch, rules: CompactionRules, fates: Counter[Fate]) -> Buffer | None:
     """What is left of one batch; None when nothing is and its offsets can go into a run."""
     header = batch.header
-    if header.is_transactional or header.is_control:
+    if header.is_control:
         return batch.data
+    if is_aborted(header, rules.aborted):
+        fates[Fate.ABORTED] += header.record_count
+        return _emptied(header) if _is_producers_last(header, rules) else None
     if header.record_count == 0:
         return batch.data if _is_producers_last(header, rules) else None
     try:
@@ -325,6 +339,23 @@ def _rewritten(batch: StoredBatch, rules: CompactionRules, fates: Counter[Fate])
     if kept:
         return _with_records(header, kept)
     return _emptied(header) if _is_producers_last(header, rules) else None
+
+
+def _left_of_marker(batch: StoredBatch, rules: CompactionRules, unfinished: set[int]) -> Buffer | None:
+    """The marker, unless it says nothing any more; see the module."""
+    header = batch.header
+    ends_something = header.producer_id in unfinished
+    unfinished.discard(header.producer_id)
+    if ends_something or _is_producers_last(header, rules) or not _is_commit(batch):
+        return batch.data
+    return None
+
+
+def _is_commit(batch: StoredBatch) -> bool:
+    try:
+        return control_type_of(batch) is ControlType.COMMIT
+    except CorruptBatchError:
+        return False  # its checksum is right, so it was written like this: not ours to judge
 
 
 def _is_producers_last(header: BatchHeader, rules: CompactionRules) -> bool:
@@ -360,6 +391,7 @@ def _place_and_producer(header: BatchHeader) -> BatchFields:
         "producer_id": header.producer_id,
         "producer_epoch": header.producer_epoch,
         "base_sequence": header.base_sequence,
+        "transactional": header.is_transactional,
     }
 
 

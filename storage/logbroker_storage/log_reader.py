@@ -23,18 +23,16 @@ import enum
 import logging
 from typing import TYPE_CHECKING
 
+from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
-from .record_batch import HEADER_BYTES, BatchHeader, StoredBatch, read_batch, read_header
+from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
 from .segment import Located, locate, locate_timestamp, next_sound_batch
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
 from .time_index import last_timestamp_ms, used_bytes
 from .view import PartitionState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from .aborted_index import AbortedTransaction
     from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.storage")
@@ -124,12 +122,11 @@ class LogReader:
                 return batches
 
     def _without_aborted(self, batches: list[StoredBatch], state: PartitionState) -> list[StoredBatch]:
-        aborted: dict[int, list[AbortedTransaction]] = {}
-        for transaction in self._aborted.between(state.end, batches[0].header.base_offset, self.position):
-            aborted.setdefault(transaction.producer_id, []).append(transaction)
+        begin = batches[0].header.base_offset
+        aborted = by_producer(self._aborted.between(state.end, begin, self.position))
         if not aborted:
             return batches
-        return [batch for batch in batches if not _is_aborted(batch.header, aborted)]
+        return [batch for batch in batches if not is_aborted(batch.header, aborted)]
 
     def _check_bounds(self, state: PartitionState) -> None:
         end = state.end
@@ -287,16 +284,6 @@ class LogReader:
             return found.base_offset
         behind = bisect.bisect_right(self._bases, self._base)
         return self._bases[behind] if behind < len(self._bases) else state.high_watermark
-
-
-def _is_aborted(header: BatchHeader, aborted: Mapping[int, Sequence[AbortedTransaction]]) -> bool:
-    """Whether the batch belongs to one of the *aborted* transactions, given by producer id."""
-    if not header.is_transactional or header.is_control:
-        return False
-    return any(
-        transaction.first_offset <= header.base_offset <= transaction.last_offset
-        for transaction in aborted.get(header.producer_id, ())
-    )
 
 
 def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logbroker_storage import compaction
+from logbroker_storage.aborted_index import AbortedTransaction
 from logbroker_storage.compaction import (
     CleanedPoint,
     CompactionReason,
@@ -55,7 +56,8 @@ def compacted(
 ) -> list[StoredBatch]:
     batches = list(batches)
     latest = OffsetMap(memory_bytes)
-    covered = map_offsets(batches, latest, dirty_offset=dirty_offset)
+    aborted = rules.get("aborted", {})
+    covered = map_offsets(batches, latest, dirty_offset=dirty_offset, aborted=aborted)
     applied = CompactionRules(latest=latest, covered_offset=covered, **{"now_ms": START_MS, **rules})
     return [read_batch(bytes(data)) for data in compact(batches, applied)]
 
@@ -197,19 +199,40 @@ def test_an_outlived_record_above_the_covered_offset_stays(log):
 # Transactions -------------------------------------------------------------------------------------------
 
 
-def test_transactions_are_untouched_and_supersede_nothing(log):
-    log.keyed((b"a", b"1"))
-    log.keyed((b"a", b"2"), producer_id=5, producer_epoch=0, base_sequence=0, transactional=True)
+COMMITTED = {"producer_id": 5, "producer_epoch": 0, "transactional": True}
+ABORTED_FIRST = {5: [AbortedTransaction(5, 1, 2, 3)]}
+
+
+def test_aborted_records_go_and_supersede_nothing(log):
+    log.keyed((b"a", b"1")).keyed((b"a", b"2"), base_sequence=0, **COMMITTED)
     log.control(ControlType.ABORT, producer_id=5)
-    assert [batch.data for batch in compacted(stored(log))] == [batch.data for batch in stored(log)]
+    after = compacted(stored(log), aborted=ABORTED_FIRST)
+    assert facts(after) == [(0, b"a", b"1")]
+    assert spans(after) == [(0, 0, 1), (1, 1, 0), (2, 2, 1)]
+    assert after[2].data == stored(log)[2].data  # as long as the index has the entry, a client needs it
 
 
-def test_a_tombstone_stays_as_long_as_a_transaction_holds_a_value_of_its_key(log):
-    log.keyed((b"a", b"1"), producer_id=5, producer_epoch=0, base_sequence=0, transactional=True)
+def test_committed_records_are_like_any_others(log):
+    log.keyed((b"a", b"1")).keyed((b"a", b"2"), (b"b", b"1"), base_sequence=0, **COMMITTED)
+    log.control(ControlType.COMMIT, producer_id=5).keyed((b"b", b"2"))
+    after = compacted(stored(log))
+    assert facts(after) == [(1, b"a", b"2"), (4, b"b", b"2")]
+    assert after[1].header.is_transactional
+
+
+def test_a_commit_marker_goes_with_the_last_of_its_transaction(log):
+    log.keyed((b"a", b"1"), base_sequence=0, **COMMITTED).control(ControlType.COMMIT, producer_id=5)
+    log.keyed((b"b", b"1"), base_sequence=1, **COMMITTED).control(ControlType.COMMIT, producer_id=5)
+    log.keyed((b"a", b"2"))
+    assert spans(compacted(stored(log))) == [(0, 1, 0), (2, 2, 1), (3, 3, 1), (4, 4, 1)]
+    last = {"producer_last_offsets": {5: 1}}
+    assert spans(compacted(stored(log), **last))[:2] == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_a_tombstone_deletes_what_a_transaction_has_committed(log):
+    log.keyed((b"a", b"1"), base_sequence=0, **COMMITTED)
     log.control(ControlType.COMMIT, producer_id=5).keyed((b"a", None), (b"b", None))
-    for dirty_offset in (0, 4):
-        after = compacted(stored(log), tombstones_end=FAR, dirty_offset=dirty_offset)
-        assert facts(after) == [(0, b"a", b"1"), (2, b"a", None)]
+    assert facts(compacted(stored(log), tombstones_end=FAR)) == []
 
 
 # Memory -------------------------------------------------------------------------------------------------

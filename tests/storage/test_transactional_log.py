@@ -436,3 +436,63 @@ def test_a_producer_in_a_transaction_is_never_forgotten(path, request):
     assert set(desk.log.view.producers(desk.log.key)) == {ALICE}
     desk.finish(COMMIT, ALICE)
     assert desk.seen() == [b"a", b"b"]
+
+
+KEYED_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from([ALICE, BOB])),
+        st.tuples(st.sampled_from(["commit", "abort"]), st.sampled_from([ALICE, BOB])),
+        st.sampled_from([("plain", 0), ("clean", 0), ("rebuild", 0)]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=KEYED_STEPS, keys=st.lists(st.sampled_from([b"a", b"b", b"c"]), min_size=40, max_size=40))
+def test_compaction_changes_no_latest_value_of_any_history(tmp_path_factory, steps, keys):
+    path = str(tmp_path_factory.mktemp("history") / "data")
+    config = {"cleanup_policy": "compact", "min_cleanable_dirty_ratio": "0.0", "segment_bytes": 300}
+    desk = Desk(path, clock=ManualClock(), **config)
+    pending: dict[int, list[tuple[bytes, bytes]]] = {}
+    committed: list[tuple[bytes, bytes]] = []
+    epochs: dict[int, int] = {}
+    for number, (step, producer) in enumerate(steps):
+        pair = (keys[number], b"%d" % number)
+        epoch = epochs.get(producer, 0)
+        if step == "plain":
+            desk.log.append(encode_batch([NewRecord(pair[1], pair[0], (), desk.clock.now_ms())]))
+            desk.log.sync()
+            committed.append(pair)
+        elif step == "put":
+            written = pending.setdefault(producer, [])
+            put_keyed(desk, producer, *pair, epoch=epoch, sequence=len(written))
+            desk.log.sync()
+            written.append(pair)
+        elif step in ("commit", "abort"):
+            desk.finish(COMMIT if step == "commit" else ABORT, producer, epoch=epoch)
+            epochs[producer] = epoch + 1
+            done = pending.pop(producer, [])
+            committed += done if step == "commit" else []
+        elif step == "clean":
+            assert desk.directory.maintenance.clean()
+        else:
+            crash(desk.directory)
+            delete_view(path)
+            desk = Desk(path, clock=ManualClock())
+    for producer in list(pending):
+        desk.finish(COMMIT, producer, epoch=epochs.get(producer, 0))
+        committed += pending.pop(producer)
+    # Within one key the last in the log wins, which is not always the last to be committed: values tell the place.
+    latest = dict(sorted(committed, key=lambda pair: int(pair[1])))
+    desk.directory.maintenance.clean()
+    found: dict[bytes, bytes] = {}
+    reader = desk.log.reader(0, COMMITTED)
+    while batches := reader.read():
+        for batch in batches:
+            if not batch.header.is_control:
+                found |= {record.key: record.value for record in decode_records(batch)}
+    reader.close()
+    assert found == latest
+    assert desk.open_offsets() == []
+    desk.close()

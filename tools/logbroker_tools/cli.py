@@ -262,6 +262,26 @@ def producers(
 
 
 @app.command()
+def transactions(
+    directory: Directory,
+    topic: Topic = None,
+    partition: PartitionNumber = None,
+    json: Json = False,
+    kafka: Kafka = None,
+) -> None:
+    """Every transaction in each partition: open, committed, aborted, or decided and not marked yet."""
+    from .output import print_json, print_table
+    from .transactions import TransactionRow, decisions
+    from .transactions import transactions as walk_through
+
+    rows = list(walk_through(_find(directory, kafka, topic, partition), decisions(_find(directory, kafka))))
+    if json:
+        print_json(rows)
+    else:
+        print_table(TransactionRow.__struct_fields__, map(msgspec.structs.astuple, rows))
+
+
+@app.command()
 def offsets(directory: Directory, json: Json = False) -> None:
     """What each group has committed, from the journal."""
     from logbroker_storage.events import OffsetEvent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Literal
 from logbroker_storage.checkpoints import encode_topic_id
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import ClosedError, ForkedError, TopicExistsError
+from logbroker_storage.errors import ClosedError, ForkedError, LogbrokerError, TopicExistsError
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
@@ -25,6 +26,8 @@ from .topic_names import check_topic_name, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
 from .transform import Function, run_transform
+
+logger = logging.getLogger("logbroker")
 
 Delivery = Literal["at-least-once", "at-most-once", "manual"]
 
@@ -64,8 +67,11 @@ class Broker:
         self.path = directory.path
         coordinator = TransactionCoordinator(directory)
         self._transactions = Transactions(directory, coordinator)
-        coordinator.abort_orphans()
         directory.maintenance.add_task("transactions", coordinator.abort_orphans)
+        try:
+            coordinator.abort_orphans()
+        except (LogbrokerError, OSError) as error:
+            logger.warning("unfinished transactions are ended later: %s", error)
 
     @property
     def _directory(self) -> DataDirectory:

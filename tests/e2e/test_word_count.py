@@ -82,6 +82,8 @@ def test_every_word_is_counted_exactly_once(tmp_path: Path, rng: random.Random, 
             numbers: dict[bytes, list[int]] = {}
             while records := consumer.poll(10_000, 0):
                 for record in records:
+                    assert record.key is not None
+                    assert record.value is not None
                     numbers.setdefault(record.key, []).append(int(record.value))
         (committed,) = broker.group(GROUP).offsets
     assert state == expected

@@ -75,8 +75,7 @@ class Arrivals:
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if left < 0 or self._waiter.wait(left):
                 return
-            self._sync_what_nobody_did(cursors)
-            longest = HELD_CHECK_S if self._abort_what_nobody_ends(cursors) else LAST_CHECK_S
+            longest = HELD_CHECK_S if self._finish_what_nobody_did(cursors) else LAST_CHECK_S
             pause = SYNC_GRACE_S if self._behind else min(2 * pause, longest)
 
     def wake(self) -> None:
@@ -88,22 +87,15 @@ class Arrivals:
         if self._waiter is not None:
             self._waiter.close()
 
-    def _abort_what_nobody_ends(self, cursors: Sequence[Cursor]) -> bool:
-        """Whether transactions hold one of *cursors* up, after those were ended that nobody is at work on."""
-        if not any(cursor.is_held_up() for cursor in cursors):
-            return False
-        try:
-            self._coordinator.abort_orphans()
-        except LogbrokerError as error:
-            logger.warning("unfinished transactions cannot be ended: %s", error)
-        return True
-
-    def _sync_what_nobody_did(self, cursors: Sequence[Cursor]) -> None:
+    def _finish_what_nobody_did(self, cursors: Sequence[Cursor]) -> bool:
+        """Sync records and end transactions that nobody sees to; whether a transaction holds one of *cursors* up."""
         now = time.monotonic()
+        is_held_up = False
         before, self._behind = self._behind, {}
         for cursor in cursors:
             try:
                 offsets = cursor.log.offsets()
+                is_held_up |= cursor.visible_end(offsets) < offsets.high_watermark
                 if offsets.log_end_offset <= offsets.high_watermark:
                     continue
                 since = self._behind[cursor.place] = before.get(cursor.place, now)
@@ -113,3 +105,9 @@ class Arrivals:
                 pass  # deleted a moment ago: there is nothing to wait for
             except LogbrokerError as error:
                 logger.warning("records of %s-%d cannot be synced: %s", *cursor.place, error)
+        if is_held_up:
+            try:
+                self._coordinator.abort_orphans()
+            except LogbrokerError as error:
+                logger.warning("unfinished transactions cannot be ended: %s", error)
+        return is_held_up

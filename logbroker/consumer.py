@@ -475,8 +475,7 @@ class Consumer:
             return {
                 self._label(place): max(
                     0,
-                    cursor.log.offsets().visible_end(self._isolation)
-                    - self._assigned.handed_out_position(cursor),
+                    cursor.visible_end(cursor.log.offsets()) - self._assigned.handed_out_position(cursor),
                 )
                 for place, cursor in sorted(self._assigned.cursors.items())
             }
@@ -510,7 +509,7 @@ class Consumer:
             self._assigned.follow()
             for cursor in self._assigned.cursors.values():
                 found = cursor.log.offset_for_timestamp(timestamp_ms)
-                end = cursor.log.offsets().visible_end(self._isolation)
+                end = cursor.visible_end(cursor.log.offsets())
                 self._seek(cursor, end if found is None else found)
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:

@@ -26,10 +26,9 @@ from logbroker_storage.errors import (
     CorruptBatchError,
     CorruptionError,
     OffsetOutOfRangeError,
-    TopicNotFoundError,
 )
 from logbroker_storage.log_reader import Isolation, LogReader
-from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.partition_log import LogOffsets, PartitionLog
 from logbroker_storage.record_batch import Record, StoredBatch, decode_records
 from logbroker_storage.record_expiry import record_ttl_ms
 
@@ -144,13 +143,9 @@ class Cursor:
         """Whether *record*, of the last ``take``, has expired by now."""
         return self._deadline_ms(record) <= self._now_ms()
 
-    def is_held_up(self) -> bool:
-        """Whether an undecided transaction keeps records back that are there."""
-        try:
-            offsets = self.log.offsets()
-        except TopicNotFoundError:
-            return False  # deleted a moment ago: there is nothing to wait for
-        return offsets.visible_end(self._isolation) < offsets.high_watermark
+    def visible_end(self, offsets: LogOffsets) -> int:
+        """Up to where this reader may read, of the log's *offsets*."""
+        return offsets.visible_end(self._isolation)
 
     def close(self) -> None:
         if self._reader is not None:

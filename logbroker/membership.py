@@ -37,7 +37,7 @@ from typing import NamedTuple, Protocol
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, ForkedError, LogbrokerError
-from logbroker_storage.events import GroupEvent, decode_event
+from logbroker_storage.events import GroupEvent
 from logbroker_storage.wakeup import Waiter
 
 from .groups import (
@@ -128,9 +128,8 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
 
 def _subscribed(directory: DataDirectory, group: str, state: GroupState) -> GroupEvent | None:
     """The event that says which topics the group reads, when the journal does not say so yet."""
-    stored = directory.view.event(GroupEvent.key_of(group))
-    known = decode_event(stored) if stored is not None else None
-    if isinstance(known, GroupEvent):
+    known = directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
+    if known is not None:
         if set(state.topics) <= set(known.topics):
             return None
         existing = set(known.topics).intersection(directory.topics())

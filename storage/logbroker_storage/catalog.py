@@ -13,7 +13,7 @@ import msgspec
 
 from .clock import Clock
 from .errors import InvalidTopicError, TopicExistsError, TopicNotFoundError, WriteFailedError
-from .events import LogStartEvent, OffsetEvent, TopicEvent, decode_event, encode_event
+from .events import LogStartEvent, OffsetEvent, TopicEvent, encode_event
 from .files import Files
 from .journal import TOPICS_VERSION, Item, Journal
 from .layout import DataLayout
@@ -68,8 +68,7 @@ class Catalog:
         return self._cached[1]
 
     def _load(self) -> dict[str, TopicEvent]:
-        events = (decode_event(value) for _, value in self._view.events(TopicEvent.ALL))
-        return {event.name: event for event in events if isinstance(event, TopicEvent)}
+        return {event.name: event for event in self._view.events_of(TopicEvent, TopicEvent.ALL)}
 
     def get(self, name: str) -> TopicEvent:
         """The live topic of this name.
@@ -180,11 +179,8 @@ class Catalog:
         self._signal(SIGNAL)
 
     def _keys_about(self, topic: str) -> list[bytes]:
-        offsets = (
-            key
-            for key, value in self._view.events(OffsetEvent.ALL)
-            if isinstance(event := decode_event(value), OffsetEvent) and event.topic == topic
-        )
+        committed = self._view.events_of(OffsetEvent, OffsetEvent.ALL)
+        offsets = (event.key() for event in committed if event.topic == topic)
         starts = (key for key, _ in self._view.events(LogStartEvent.prefix_of(topic)))
         return [*offsets, *starts]
 

@@ -37,7 +37,7 @@ from .compaction import (
     tombstones_end,
 )
 from .errors import CorruptBatchError, LogbrokerError
-from .events import NamedProducerEvent, decode_event
+from .events import NamedProducerEvent
 from .locks import ProcessLock
 from .log_config import LogConfig, RetentionPolicy
 from .log_reader import read_index
@@ -241,29 +241,27 @@ class Cleaner:
         """Forget producers that wrote nothing for a day; never those with a name, or in a transaction."""
         deadline_ms = self._directory.clock.now_ms() - PRODUCER_EXPIRATION_MS
         named = self._named_producer_ids()
-        silent = [
-            producer_id
-            for producer_id, entry in log.view.producers(log.key).items()
-            if entry.timestamp_ms < deadline_ms and entry.txn_first_offset < 0 and producer_id not in named
-        ]
-        if not silent:
+
+        def silent() -> list[int]:
+            return [
+                producer_id
+                for producer_id, entry in log.view.producers(log.key).items()
+                if entry.timestamp_ms < deadline_ms
+                and entry.txn_first_offset < 0
+                and producer_id not in named
+            ]
+
+        if not silent():
             return
         with log.append_lock:
-            now = log.view.producers(log.key)  # some may have begun to write meanwhile
+            forgotten = silent()  # some may have begun to write meanwhile
             with log.view.write() as transaction:
-                for producer_id in silent:
-                    entry = now.get(producer_id)
-                    if entry is not None and entry.timestamp_ms < deadline_ms and entry.txn_first_offset < 0:
-                        log.view.drop_producer(transaction, log.key, producer_id)
+                for producer_id in forgotten:
+                    log.view.drop_producer(transaction, log.key, producer_id)
 
     def _named_producer_ids(self) -> set[int]:
-        events = (decode_event(value) for _, value in self._directory.view.events(NamedProducerEvent.ALL))
-        return {
-            producer_id
-            for event in events
-            if isinstance(event, NamedProducerEvent)
-            for producer_id in event.producer_ids.values()
-        }
+        events = self._directory.view.events_of(NamedProducerEvent, NamedProducerEvent.ALL)
+        return {producer_id for event in events for producer_id in event.producer_ids.values()}
 
 
 def _with_time_limit(config: LogConfig) -> LogConfig:

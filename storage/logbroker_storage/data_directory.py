@@ -36,7 +36,6 @@ from .events import (
     OffsetEvent,
     ProducerIdsEvent,
     TopicEvent,
-    decode_event,
 )
 from .files import Files, OsFiles
 from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
@@ -355,14 +354,11 @@ class DataDirectory:
     # Groups ---------------------------------------------------------------------------------------
 
     def committed(self, group: str, topic: str, partition: int) -> OffsetEvent | None:
-        value = self.view.event(OffsetEvent.key_of(group, topic, partition))
-        event = decode_event(value) if value is not None else None
-        return event if isinstance(event, OffsetEvent) else None
+        return self.view.event_of(OffsetEvent, OffsetEvent.key_of(group, topic, partition))
 
     def committed_offsets(self, group: str) -> list[OffsetEvent]:
         """What the group has committed, by topic and partition."""
-        events = (decode_event(value) for _, value in self.view.events(OffsetEvent.prefix_of(group)))
-        offsets = [event for event in events if isinstance(event, OffsetEvent)]
+        offsets = self.view.events_of(OffsetEvent, OffsetEvent.prefix_of(group))
         return sorted(offsets, key=lambda event: (event.topic, event.partition))
 
     def groups(self) -> list[str]:
@@ -373,8 +369,7 @@ class DataDirectory:
 
     def subscriptions(self) -> list[GroupEvent]:
         """Which topics each group has subscribed to."""
-        events = (decode_event(value) for _, value in self.view.events(GroupEvent.ALL))
-        return [event for event in events if isinstance(event, GroupEvent)]
+        return self.view.events_of(GroupEvent, GroupEvent.ALL)
 
     # Producers ------------------------------------------------------------------------------------
 
@@ -388,16 +383,13 @@ class DataDirectory:
 
     def _reserve_producer_ids(self, count: int) -> range:
         with self.journal.exclusive() as turn:
-            value = self.view.event(ProducerIdsEvent.key_of())
-            event = decode_event(value) if value is not None else None
-            first = event.next_producer_id if isinstance(event, ProducerIdsEvent) else 0
+            event = self.view.event_of(ProducerIdsEvent, ProducerIdsEvent.key_of())
+            first = event.next_producer_id if event is not None else 0
             turn.record([ProducerIdsEvent(first + count)])
         return range(first, first + count)
 
     def named_producer(self, name: str) -> NamedProducerEvent | None:
-        value = self.view.event(NamedProducerEvent.key_of(name))
-        event = decode_event(value) if value is not None else None
-        return event if isinstance(event, NamedProducerEvent) else None
+        return self.view.event_of(NamedProducerEvent, NamedProducerEvent.key_of(name))
 
     def open_named_producer(self, name: str) -> NamedProducerEvent:
         """Become the holder of a name: its epoch grows, so that the holder before is fenced. Durable."""

@@ -67,7 +67,8 @@ class Journal:
 
         Raises:
             StorageFailedError: the outcome is unknown.
-            WriteFailedError: nothing was written.
+            WriteFailedError: nothing was written; or, when it is the view that had no space, it is on the disk
+                and applied with the next event. ``exclusive`` tells which.
             InvalidRequestError: the names of an event are too long together; nothing was written.
         """
         self.write([(event.key(), encode_event(event)) for event in events], check=check)

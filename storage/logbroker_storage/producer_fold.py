@@ -34,15 +34,15 @@ def aborted_transaction(
 
 
 class ProducerFold:
-    """The producers of one partition; ``changed`` holds those that a batch was added of."""
+    """The producers of one partition: ``producers`` holds those known before, and all that a batch was added of."""
 
     def __init__(self, known: Mapping[int, ProducerEntry] | None = None, *, load: Load | None = None) -> None:
         """*known* are the producers before the first batch; *load* asks for one that is not among them."""
-        self.changed: dict[int, ProducerEntry] = dict(known or {})
+        self.producers: dict[int, ProducerEntry] = dict(known or {})
         self._load = load
         self._open = {
             producer_id: entry.txn_first_offset
-            for producer_id, entry in self.changed.items()
+            for producer_id, entry in self.producers.items()
             if entry.txn_first_offset >= 0
         }
 
@@ -60,10 +60,10 @@ class ProducerFold:
         producer_id = header.producer_id
         if producer_id < 0:
             return None
-        before = self.changed.get(producer_id)
+        before = self.producers.get(producer_id)
         if before is None and self._load is not None:
             before = self._load(producer_id)
-        after = self.changed[producer_id] = advance(before, header, header.base_offset)
+        after = self.producers[producer_id] = advance(before, header, header.base_offset)
         first_offset = NO_TRANSACTION if before is None else before.txn_first_offset
         if after.txn_first_offset >= 0:
             self._open[producer_id] = after.txn_first_offset

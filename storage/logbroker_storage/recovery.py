@@ -126,7 +126,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         adopted = adopted._replace(visible_offset=adopted.log_end_offset)
     with log.view.write() as transaction:
         log.view.put_log_end(transaction, log.key, adopted)
-        for producer_id, entry in fold.changed.items():
+        for producer_id, entry in fold.producers.items():
             log.view.put_producer(transaction, log.key, producer_id, entry)
     logger.info(
         "%s-%d: a process died in mid-append; adopted offsets %d to %d, cut %d bytes",
@@ -218,7 +218,7 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     told = [
         damage for damage in damages if damage.end_offset > log_start_offset
     ]  # the rest was deleted anyway
-    return Recovered(end, fold.changed, told, cuts)
+    return Recovered(end, fold.producers, told, cuts)
 
 
 def _first_to_scan(log: PartitionLog, bases: list[int], recovery_point: int) -> int:

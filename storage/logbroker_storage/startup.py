@@ -23,7 +23,7 @@ from collections.abc import Callable
 
 from .checkpoints import PartitionOffset, encode_meta_properties, parse_partition_offsets
 from .errors import ViewError
-from .events import LogStartEvent, TopicEvent, decode_event, encode_event
+from .events import LogStartEvent, TopicEvent, encode_event
 from .files import Files
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
@@ -175,8 +175,7 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
 
 
 def _topics(view: View) -> dict[str, TopicEvent]:
-    events = (decode_event(value) for _, value in view.events(TopicEvent.ALL))
-    return {event.name: event for event in events if isinstance(event, TopicEvent)}
+    return {event.name: event for event in view.events_of(TopicEvent, TopicEvent.ALL)}
 
 
 def _recover_partition(
@@ -186,9 +185,8 @@ def _recover_partition(
         logger.error("%s is missing: %s-%d begins empty", log.directory, log.topic, log.partition)
         create_partition_folder(files, log.directory, log.topic_id)
         files.fsync_directory(layout.logs)
-    start = log.view.event(LogStartEvent.key_of(log.topic, log.partition))
-    event = decode_event(start) if start is not None else None
-    _recover(log, points, event.log_start_offset if isinstance(event, LogStartEvent) else 0)
+    event = log.view.event_of(LogStartEvent, LogStartEvent.key_of(log.topic, log.partition))
+    _recover(log, points, event.log_start_offset if event is not None else 0)
     log.release_files()
 
 

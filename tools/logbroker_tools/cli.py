@@ -109,15 +109,12 @@ def summary(
     kafka: Kafka = None,
 ) -> None:
     """Partitions with their segments, offsets, sizes, batches and damage."""
-    from .output import print_json, print_table
+    from .output import print_rows
     from .summary import PartitionSummary
     from .summary import summary as summarise
 
     rows = list(summarise(_find(directory, kafka, topic, partition)))
-    if json:
-        print_json(rows)
-    else:
-        print_table(PartitionSummary.__struct_fields__, map(msgspec.structs.astuple, rows))
+    print_rows(PartitionSummary, rows, json=json)
 
 
 @app.command()
@@ -129,15 +126,12 @@ def segments(
     kafka: Kafka = None,
 ) -> None:
     """Every segment file with its offsets, sizes, batches and damage."""
-    from .output import print_json, print_table
+    from .output import print_rows
     from .summary import SegmentSummary
     from .summary import segments as summarise
 
     rows = list(summarise(_find(directory, kafka, topic, partition)))
-    if json:
-        print_json(rows)
-    else:
-        print_table(SegmentSummary.__struct_fields__, map(msgspec.structs.astuple, rows))
+    print_rows(SegmentSummary, rows, json=json)
 
 
 def _report(segment: Segment, damage: Damaged) -> None:
@@ -250,15 +244,12 @@ def producers(
     kafka: Kafka = None,
 ) -> None:
     """What each producer wrote last in each partition, beside the newest snapshot."""
-    from .output import print_json, print_table
+    from .output import print_rows
     from .producers import ProducerRow, producer_names
     from .producers import producers as fold
 
     rows = list(fold(_find(directory, kafka, topic, partition), producer_names(_find(directory, kafka))))
-    if json:
-        print_json(rows)
-    else:
-        print_table(ProducerRow.__struct_fields__, map(msgspec.structs.astuple, rows))
+    print_rows(ProducerRow, rows, json=json)
 
 
 @app.command()
@@ -270,15 +261,12 @@ def transactions(
     kafka: Kafka = None,
 ) -> None:
     """Every transaction in each partition: open, committed, aborted, or decided and not marked yet."""
-    from .output import print_json, print_table
+    from .output import print_rows
     from .transactions import TransactionRow, decisions
     from .transactions import transactions as walk_through
 
     rows = list(walk_through(_find(directory, kafka, topic, partition), decisions(_find(directory, kafka))))
-    if json:
-        print_json(rows)
-    else:
-        print_table(TransactionRow.__struct_fields__, map(msgspec.structs.astuple, rows))
+    print_rows(TransactionRow, rows, json=json)
 
 
 @app.command()

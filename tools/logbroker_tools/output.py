@@ -52,6 +52,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             return
 
 
+def print_rows(kind: type[msgspec.Struct], rows: Sequence[msgspec.Struct], *, json: bool) -> None:
+    """Rows of one *kind*, a column a field: one JSON document, or a table."""
+    if json:
+        print_json(rows)
+    else:
+        print_table(kind.__struct_fields__, map(msgspec.structs.astuple, rows))
+
+
 def _text(cell: object) -> str:
     if cell is None:
         return "-"

@@ -26,12 +26,13 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
 from ..crc32c import crc32c
 from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
+from ..events import Event, decode_event
 from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
 from .gate import Gate
 from .partitions import (
@@ -56,6 +57,8 @@ STATE_SLICE = 1000  # items of the state read in one transaction
 
 _PRODUCER_ID = struct.Struct(">q")
 _OFFSET = struct.Struct(">q")
+
+AnyKind = TypeVar("AnyKind", bound=Event)
 
 if TYPE_CHECKING:
     from lmdb import _Database as Table
@@ -199,15 +202,18 @@ class View:
         finally:
             self.gate.leave()
 
-    def _items(self, prefix: bytes, table: Table) -> list[tuple[bytes, bytes]]:
+    def _items(
+        self, prefix: bytes, table: Table, *, begin: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """The items whose keys begin with *prefix*, ascending; from *begin* on, and *limit* of them at most."""
         found: list[tuple[bytes, bytes]] = []
         self.gate.enter()
         try:
             with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
-                if not cursor.set_range(prefix):
+                if not cursor.set_range(prefix if begin is None else begin):
                     return found
                 for key, stored in cursor:
-                    if not key.startswith(prefix):
+                    if not key.startswith(prefix) or len(found) == limit:
                         break
                     found.append((key, stored))
         except lmdb.Error as error:
@@ -451,8 +457,19 @@ class View:
         """The journal's latest value for *key*."""
         return self._read(key, self._journal)
 
+    def event_of(self, kind: type[AnyKind], key: bytes) -> AnyKind | None:
+        """The same, decoded; None when there is none of this kind."""
+        value = self.event(key)
+        event = None if value is None else decode_event(value)
+        return event if isinstance(event, kind) else None
+
     def events(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         return self._items(prefix, self._journal)
+
+    def events_of(self, kind: type[AnyKind], prefix: bytes) -> list[AnyKind]:
+        """The latest events whose keys begin with *prefix*, by key."""
+        decoded = (decode_event(value) for _, value in self.events(prefix))
+        return [event for event in decoded if isinstance(event, kind)]
 
     def apply_events(self, transaction: Transaction, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Put each journal key's latest value; None deletes it."""
@@ -492,7 +509,7 @@ class View:
         """The items from *start* to below *end* by key, read a slice at a time: each slice as of one moment."""
         size, begin = len(partition), partition + start
         while True:
-            found = self._slice(begin, partition, self._state)
+            found = self._items(partition, self._state, begin=begin, limit=STATE_SLICE)
             for stored_key, value in found:
                 key = stored_key[size:]
                 if end is not None and key >= end:
@@ -501,22 +518,6 @@ class View:
             if len(found) < STATE_SLICE:
                 return
             begin = found[-1][0] + b"\0"
-
-    def _slice(self, begin: bytes, prefix: bytes, table: Table) -> list[tuple[bytes, bytes]]:
-        found: list[tuple[bytes, bytes]] = []
-        self.gate.enter()
-        try:
-            with self._env.begin(db=table) as transaction, transaction.cursor() as cursor:
-                if cursor.set_range(begin):
-                    for key, stored in cursor:
-                        if not key.startswith(prefix) or len(found) == STATE_SLICE:
-                            break
-                        found.append((key, stored))
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self.gate.leave()
-        return [(key, self._unseal(key, stored)) for key, stored in found]
 
     def apply_state(
         self, partition: bytes, items: Iterable[tuple[bytes, bytes | None]], from_offset: int, to_offset: int

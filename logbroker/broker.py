@@ -22,7 +22,7 @@ from .descriptions import GroupDescription, PartitionDescription, TopicDescripti
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .start import Start
-from .topic_names import check_topic_name, is_internal
+from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
 from .transform import Function, run_transform
@@ -259,7 +259,7 @@ class Broker:
             StorageFailedError, WriteFailedError: the id could not be claimed.
         """
         self._check_open()
-        return self._transactions.begin(transactional_id, timeout)
+        return self._transactions.begin(check_transactional_id(transactional_id), timeout)
 
     def transform(
         self,
@@ -291,6 +291,7 @@ class Broker:
         self._check_open()
         return run_transform(
             self,
+            self._transactions,
             source,
             target,
             group=group,

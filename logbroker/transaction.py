@@ -25,14 +25,12 @@ from logbroker_storage.errors import (
     FencedError,
     InvalidRequestError,
     LogbrokerError,
-    StorageFailedError,
 )
 
 from .commits import PendingCommit
 from .producer import Producer
 from .receipts import Receipt
 from .records import HeadersArgument, Message, TimestampArgument
-from .topic_names import check_transactional_id
 from .transaction_coordinator import Claim, TransactionCoordinator, fenced
 from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
     from .groups import TopicPartition
 
 logger = logging.getLogger("logbroker.transactions")
+
+COMMITTED, ABORTED, IN_DOUBT = "committed", "aborted", "in doubt"
 
 LINGER_S = 0.05  # a commit flushes: batches need not go out earlier for anybody's sake
 
@@ -95,7 +95,6 @@ class Transactions:
         self._lock = threading.Lock()
 
     def begin(self, transactional_id: str, timeout: float) -> Transaction:
-        check_transactional_id(transactional_id)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise InvalidRequestError(f"timeout={timeout!r}: give it a positive number of seconds")
         with self._lock:
@@ -149,6 +148,7 @@ class Transaction:
         self._ended = ended
         self._consumers: dict[Consumer, PendingCommit] = {}
         self._outcome: str | None = None  # how it ended
+        self._may_be_committed = False
         self._state: TransactionState | None = None
 
     @property
@@ -223,13 +223,13 @@ class Transaction:
     # The end --------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """Make it all visible, durably; nothing was written or committed if it raises anything but the last.
+        """Make it all visible, durably. Whatever it raises but StorageFailedError: nothing of it will be seen.
 
         Raises:
             LogbrokerError: the first failure of a record, and the transaction was aborted.
             FencedError: a newer holder has the id, the transaction timed out, or a consumer's partition has
                 moved to another member; it was aborted.
-            StorageFailedError: whether it is committed is unknown. The next transaction of the id finds out.
+            StorageFailedError: whether it is committed may be unknown. The next transaction of the id finds out.
         """
         self._check_open()
         holder = self._holder
@@ -239,17 +239,20 @@ class Transaction:
             if holder.sequences.failure is not None:
                 raise holder.sequences.failure.with_traceback(None)
             self._decide_commit()
-        except BaseException:
-            if self._outcome is None:
-                self._abort()
-            raise
-        self._end("committed")
+        except BaseException as error:
+            self._abort()
+            if self._outcome != COMMITTED or not isinstance(error, Exception):
+                raise
+            logger.warning("transaction of %r is committed, in spite of: %s", self.transactional_id, error)
+        else:
+            self._end(COMMITTED)
+        for commit in self._consumers.values():
+            commit.settle()
 
     def _send_state(self) -> None:
-        if self._state is not None and self._state.writes:
-            topic = self._holder.state_table().topic
+        if self._state is not None:
             for key, value in self._state.writes.items():
-                self._holder.producer.send(topic, value, key=key, partition=0)
+                self._holder.producer.send(self._state.topic, value, key=key, partition=0)
 
     def _decide_commit(self) -> None:
         pending = list(self._consumers.values())
@@ -259,18 +262,10 @@ class Transaction:
         def check() -> None:
             for commit in pending:
                 commit.check()
+            self._may_be_committed = True  # the event is written next
 
         events = [event for commit in pending for event in commit.events]
-        try:
-            self._holder.claim = self._holder.coordinator.end(
-                self._claim, commit=True, events=events, check=check
-            )
-        except StorageFailedError:
-            self._holder.claim = None
-            self._end("in doubt")
-            raise
-        for commit in pending:
-            commit.settle()
+        self._holder.claim = self._holder.coordinator.commit(self._claim, events=events, check=check)
 
     def abort(self) -> None:
         """Take it all back. Nothing happens when it has ended already."""
@@ -278,31 +273,44 @@ class Transaction:
             self._abort()
 
     def _abort(self) -> None:
+        """Take it back, unless a commit that was broken off turns out to have been decided."""
         holder = self._holder
+        holder.claim = None  # until it is known
         holder.sequences.give_up(
             InvalidRequestError(f"transaction {self.transactional_id!r} was aborted; begin another")
         )
+        outcome = IN_DOUBT if self._may_be_committed else ABORTED
+        try:
+            outcome = self._taken_back(outcome)
+        finally:
+            self._end(outcome)
+        if outcome == ABORTED:
+            for consumer in self._consumers:
+                consumer.return_to_committed()
+
+    def _taken_back(self, outcome: str) -> str:
+        """How the transaction ended; *outcome* where that cannot be told now."""
+        holder = self._holder
         try:
             holder.producer.flush()
         except LogbrokerError as error:
             logger.debug("aborted transaction of %r: %s", self.transactional_id, error)  # as was asked for
+        if not holder.sequences.has_written and not self._may_be_committed:
+            holder.claim = self._claim
+            return ABORTED
         try:
-            if holder.sequences.has_written:
-                holder.claim = holder.coordinator.end(self._claim, commit=False)
+            holder.claim = holder.coordinator.abort(self._claim)
         except FencedError:
-            holder.claim = None  # whoever fenced it has aborted it
+            return outcome  # whoever fenced it has aborted what was not committed
         except LogbrokerError as error:
-            holder.claim = None
             logger.warning(
                 "transaction of %r could not be aborted now, and will be by the next holder or after its "
                 "timeout: %s",
                 self.transactional_id,
                 error,
             )
-        finally:
-            self._end("aborted")
-        for consumer in self._consumers:
-            consumer.return_to_committed()
+            return outcome
+        return COMMITTED if holder.claim is None else ABORTED
 
     def _end(self, outcome: str) -> None:
         self._outcome = outcome

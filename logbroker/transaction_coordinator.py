@@ -21,9 +21,10 @@ that an older holder may still write to, and a marker in each of them refuses wh
 **Epochs.** The markers of a transaction of epoch *e* carry e + 1, and so does the next transaction (KIP-890). An
 end is about one epoch and can therefore not hit a later transaction, however late it comes.
 
-Takers (``claim``, ``abort_orphans``) work under ``Journal.exclusive``, enders under the journal's check: one of
-two that disagree comes first, and the other sees it. Markers are written once, whoever writes them
-(``PartitionLog.append_marker``).
+Takers (``claim``, ``abort``, ``abort_orphans``) work under ``Journal.exclusive``, a commit under the journal's
+check: one of two that disagree comes first, and the other sees it. So a commit that was broken off (a signal, a
+full disk) is not aborted behind its own back: ``abort`` sees whether it was decided. Markers are written once,
+whoever writes them (``PartitionLog.append_marker``).
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, LogbrokerError, TopicNotFoundError
-from logbroker_storage.events import Event, TransactionEvent, decode_event
+from logbroker_storage.events import Event, TransactionEvent
 from logbroker_storage.journal import JournalTurn
 from logbroker_storage.record_batch import ControlType
-from logbroker_storage.view import partition_key
+from logbroker_storage.view import OpenTransaction, partition_key
+
+from .groups import TopicPartition
 
 logger = logging.getLogger("logbroker.transactions")
 
 LAST_EPOCH = (1 << 15) - 3  # of an int16; the marker behind it still has one
 _PREFIX = b"transaction\0"
-
-Place = tuple[str, int]
 
 
 class Claim(NamedTuple):
@@ -63,7 +64,7 @@ class Holding(msgspec.Struct, frozen=True):
     producer_id: int
     epoch: int
     process_id: str | None  # None: only the timeout ends it
-    partitions: list[Place]
+    partitions: list[TopicPartition]
     started_ms: int  # of the transaction in progress
     timeout_ms: int
 
@@ -85,9 +86,7 @@ class TransactionCoordinator:
 
     def event(self, transactional_id: str) -> TransactionEvent | None:
         """How the id's last transaction ended; None when it was never claimed."""
-        value = self._directory.view.event(TransactionEvent.key_of(transactional_id))
-        event = decode_event(value) if value is not None else None
-        return event if isinstance(event, TransactionEvent) else None
+        return self._directory.view.event_of(TransactionEvent, TransactionEvent.key_of(transactional_id))
 
     def holding(self, transactional_id: str) -> Holding | None:
         value = self._directory.volatile_get(_PREFIX + transactional_id.encode())
@@ -143,33 +142,31 @@ class TransactionCoordinator:
             claim = Claim(transactional_id, fresh_id, 0)
         if not left_open or claim.producer_id == fresh_id:
             turn.record([self._event(claim, "empty", [], timeout_ms)])
-        self._set_holding(claim, process_id, [], timeout_ms)
+        clear = self._holding_of(claim, process_id, [], timeout_ms)
+        self._directory.volatile_update(_PREFIX + transactional_id.encode(), lambda _: clear)
         return claim
 
-    def _hold(self, claim: Claim, process_id: str | None, timeout_ms: int) -> list[Place]:
-        """Put the claim's epoch into Holding; the partitions that the holder before may still write to."""
-        left: list[Place] = []
+    def _hold(self, claim: Claim, process_id: str | None, timeout_ms: int) -> list[TopicPartition]:
+        """Put the claim's epoch into Holding; the partitions that the holder before may still write to.
+
+        They stay in Holding until it is known that nothing more can come of them.
+        """
+        left: list[TopicPartition] = []
 
         def raised(value: bytes | None) -> bytes:
             left[:] = [] if value is None else _decode(value).partitions
-            return self._encoded(claim, process_id, left, timeout_ms)
+            return self._holding_of(claim, process_id, left, timeout_ms)
 
         self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), raised)
         return left
 
-    def _set_holding(
-        self, claim: Claim, process_id: str | None, partitions: list[Place], timeout_ms: int
-    ) -> None:
-        value = self._encoded(claim, process_id, partitions, timeout_ms)
-        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
-
-    def _encoded(
-        self, claim: Claim, process_id: str | None, partitions: list[Place], timeout_ms: int
+    def _holding_of(
+        self, claim: Claim, process_id: str | None, partitions: list[TopicPartition], timeout_ms: int
     ) -> bytes:
         now_ms = self._directory.clock.now_ms()
         return _encode(Holding(claim.producer_id, claim.epoch, process_id, partitions, now_ms, timeout_ms))
 
-    def add_partitions(self, claim: Claim, places: Sequence[Place]) -> None:
+    def add_partitions(self, claim: Claim, places: Sequence[TopicPartition]) -> None:
         """Note that the transaction writes to *places*; before its first batch goes to any of them.
 
         Raises:
@@ -183,39 +180,29 @@ class TransactionCoordinator:
                 raise fenced(claim)
             added = [place for place in places if place not in holding.partitions]
             started_ms = holding.started_ms if holding.partitions else now_ms
-            return _encode(
-                msgspec.structs.replace(
-                    holding, partitions=[*holding.partitions, *added], started_ms=started_ms
-                )
-            )
+            partitions = [*holding.partitions, *added]
+            return _encode(msgspec.structs.replace(holding, partitions=partitions, started_ms=started_ms))
 
         self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), with_places)
 
     # Ending ---------------------------------------------------------------------------------------
 
-    def end(
-        self,
-        claim: Claim,
-        *,
-        commit: bool,
-        events: Sequence[Event] = (),
-        check: Callable[[], None] | None = None,
+    def commit(
+        self, claim: Claim, *, events: Sequence[Event] = (), check: Callable[[], None] | None = None
     ) -> Claim:
-        """Decide the claim's transaction together with *events*, durably; the claim for the next one.
+        """Decide that the claim's transaction counts, together with *events*, durably; the claim for the next one.
 
         Every record of it must be in its log and as durable as its topic asks. *check* runs under the journal
-        lock and may refuse.
+        lock and may refuse. Whatever this raises, ``abort`` is to follow: it finds out what was decided.
 
         Raises:
             FencedError: as ``add_partitions``; nothing was decided by this call.
-            StorageFailedError: whether it is decided is unknown; claim the id again, and see.
+            LogbrokerError: it may be decided or not.
         """
         holding = self.holding(claim.transactional_id)
         if holding is None or not holding.is_held_by(claim):
             raise fenced(claim)
-        decided = self._event(
-            claim, "commit" if commit else "abort", list(holding.partitions), holding.timeout_ms
-        )
+        decided = self._event(claim, "commit", list(holding.partitions), holding.timeout_ms)
 
         def still_held() -> None:
             if not self.is_current(claim):
@@ -228,15 +215,37 @@ class TransactionCoordinator:
         self._finish(decided, following, holding)
         return following
 
+    def abort(self, claim: Claim) -> Claim | None:
+        """Decide that the claim's transaction is nothing; the claim for the next one.
+
+        None, when a commit that was broken off has decided it after all: it stands, and its markers are there.
+
+        Raises:
+            FencedError: the id has a newer holder, or has gone on: what became of the transaction is decided.
+            LogbrokerError: it is not decided yet, or its markers are missing; whoever comes next sees to it.
+        """
+        directory = self._directory
+        fresh_id = directory.allocate_producer_id()
+        with directory.journal.exclusive() as turn:
+            holding = self.holding(claim.transactional_id)
+            if holding is None or not holding.is_held_by(claim):
+                raise fenced(claim)
+            known = self.event(claim.transactional_id)
+            if known is not None and known.state == "commit" and holding.epoch == known.epoch:
+                self._write_markers(known)
+                return None
+            return self._take_over(
+                turn, claim.transactional_id, fresh_id, holding.process_id, holding.timeout_ms
+            )
+
     def _finish(self, decided: TransactionEvent, following: Claim, holding: Holding) -> None:
         """Markers, then Holding. The decision stands whatever fails here; somebody else goes on with it."""
         try:
             self._write_markers(decided)
         except (LogbrokerError, OSError) as error:
             logger.warning(
-                "transaction of %r: %s is decided, its markers come later: %s",
+                "transaction of %r: the commit is decided, its markers come later: %s",
                 decided.transactional_id,
-                decided.state,
                 error,
             )
             return
@@ -244,7 +253,7 @@ class TransactionCoordinator:
         def moved_on(value: bytes | None) -> bytes | None:
             if value is None or _decode(value).epoch != decided.epoch:
                 return value
-            return self._encoded(following, holding.process_id, [], holding.timeout_ms)
+            return self._holding_of(following, holding.process_id, [], holding.timeout_ms)
 
         self._directory.volatile_update(_PREFIX + decided.transactional_id.encode(), moved_on)
 
@@ -265,7 +274,7 @@ class TransactionCoordinator:
         self,
         claim: Claim,
         state: Literal["empty", "commit", "abort"],
-        partitions: list[Place],
+        partitions: list[TopicPartition],
         timeout_ms: int,
     ) -> TransactionEvent:
         return TransactionEvent(
@@ -285,21 +294,28 @@ class TransactionCoordinator:
 
         Returns how many producers' transactions that were. Cheap when nothing is open.
         """
-        open_ids = {found.producer_id for found in self._directory.view.open_transactions()}
-        if not open_ids:
+        by_producer: dict[int, list[OpenTransaction]] = {}
+        for found in self._directory.view.open_transactions():
+            by_producer.setdefault(found.producer_id, []).append(found)
+        if not by_producer:
             return 0
         known = {event.producer_id: event for event in self.events()}
         return sum(
-            self._settle(known[producer_id]) if producer_id in known else self._abort_stranger(producer_id)
-            for producer_id in open_ids
+            self._settle(known[producer_id], left_open)
+            if producer_id in known
+            else self._abort_stranger(producer_id)
+            for producer_id, left_open in by_producer.items()
         )
 
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""
-        decoded = (decode_event(value) for _, value in self._directory.view.events(TransactionEvent.ALL))
-        return [event for event in decoded if isinstance(event, TransactionEvent)]
+        return self._directory.view.events_of(TransactionEvent, TransactionEvent.ALL)
 
-    def _settle(self, known: TransactionEvent) -> bool:
+    def _settle(self, known: TransactionEvent, left_open: Sequence[OpenTransaction]) -> bool:
+        if all(self._is_decided(known, found) for found in left_open):
+            # Without the lock: the event cannot be replaced before its markers are on the disk.
+            self._write_markers(known)
+            return True
         if self._is_alive(known):
             return False
         directory = self._directory
@@ -311,6 +327,11 @@ class TransactionCoordinator:
             self._take_over(turn, newest.transactional_id, fresh_id, None, newest.timeout_ms)
         logger.info("transaction of %r was finished for its holder", known.transactional_id)
         return True
+
+    def _is_decided(self, known: TransactionEvent, found: OpenTransaction) -> bool:
+        """Whether *found* is of the transaction that *known* decided, and not of a later one."""
+        entry = self._directory.view.producer(found.partition_key, found.producer_id)
+        return known.state != "empty" and (entry is None or entry.epoch <= known.epoch)
 
     def _is_alive(self, known: TransactionEvent) -> bool:
         """Whether the holder is at work on its transaction, in time, and can end it itself."""
@@ -331,7 +352,7 @@ class TransactionCoordinator:
                 log.wait_durable(log.offsets().log_end_offset)
         return True
 
-    def _open_places(self, producer_id: int) -> list[Place]:
+    def _open_places(self, producer_id: int) -> list[TopicPartition]:
         keys = {
             found.partition_key
             for found in self._directory.view.open_transactions()
@@ -339,7 +360,7 @@ class TransactionCoordinator:
         }
         return [place for key, place in self._places().items() if key in keys] if keys else []
 
-    def _places(self) -> dict[bytes, Place]:
+    def _places(self) -> dict[bytes, TopicPartition]:
         return {
             partition_key(event.topic_id, number): (name, number)
             for name, event in self._directory.catalog.all().items()

@@ -66,6 +66,7 @@ class StateTable:
                 ]
                 self._view.apply_state(self._log.key, items, applied, reader.position)
                 applied = self._view.state_offset(self._log.key)
+                reader.seek(applied)  # elsewhere, when another process has been at it
         finally:
             reader.close()
 
@@ -85,6 +86,7 @@ class TransactionState:
     def __init__(self, table: StateTable) -> None:
         """Use ``tx.state``."""
         self._table = table
+        self.topic = table.topic
         self.writes: dict[bytes, bytes | None] = {}  # not in the log yet; None: deleted
         self.is_open = True  # until the transaction has ended
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 from logbroker_storage.producer_state import next_sequence
 
+from .groups import TopicPartition
 from .sequences import FIRST_SEQUENCE, BatchNumber
-from .transaction_coordinator import Claim, Place, TransactionCoordinator
+from .transaction_coordinator import Claim, TransactionCoordinator
 
 if TYPE_CHECKING:
     from .accumulator import Batch
@@ -31,12 +32,14 @@ class TransactionalSequences:
     def __init__(self, coordinator: TransactionCoordinator) -> None:
         self._coordinator = coordinator
         self._claim: Claim | None = None
-        self._next: dict[Place, int] = {}  # of each partition added to the transaction; guarded by _lock
+        self._next: dict[
+            TopicPartition, int
+        ] = {}  # of each partition added to the transaction; guarded by _lock
         self._lock = threading.Lock()
         self.failure: LogbrokerError | None = None  # the transaction can only be aborted
 
     def begin(self, claim: Claim) -> None:
-        """Begin a transaction. Sequences go on where the claim has written before in this epoch: nowhere."""
+        """Begin a transaction. It is the first to write in the claim's epoch, so sequences begin at 0."""
         self._claim = claim
         self._next = {}
         self.failure = None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from logbroker_storage.errors import FencedError, InvalidRequestError
 
 from .records import Message, Record
-from .transaction import Transaction
+from .transaction import Transaction, Transactions
 from .transaction_state import TransactionState
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("logbroker.transactions")
 
+TIMEOUT_S = 60.0  # of a batch's transaction; a member that dies is noticed at once
 POLL_S = 0.2  # how soon a stop is noticed while nothing comes
 
 Output = bytes | Message | Iterable[bytes | Message] | None
@@ -36,6 +37,7 @@ Function = Callable[[Record], Output] | Callable[[Record, TransactionState], Out
 
 def run_transform(
     broker: Broker,
+    transactions: Transactions,
     source: str,
     target: str,
     *,
@@ -58,7 +60,7 @@ def run_transform(
             for place, one_partition in groupby(records, key=lambda record: (record.topic, record.partition)):
                 batch = list(one_partition)
                 try:
-                    with broker.transaction(f"{group}/{place[0]}-{place[1]}") as tx:
+                    with transactions.begin(f"{group}/{place[0]}-{place[1]}", TIMEOUT_S) as tx:
                         tx.commit_offsets(consumer, only=place)
                         for record in batch:
                             _send(tx, target, record, apply(record, tx))

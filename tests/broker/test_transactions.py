@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 
 import logbroker
-from logbroker import FencedError, InvalidRequestError, RecordTooLargeError
+from logbroker import FencedError, InvalidRequestError, RecordTooLargeError, WriteFailedError
 from logbroker.broker import Broker
+from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.events import TransactionEvent
 from logbroker_storage.files import OsFiles
+from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.testing import FaultyFiles, ManualClock
+from logbroker_storage.view import View
 
 
 @pytest.fixture
@@ -220,6 +223,114 @@ def test_a_partition_that_moved_away_takes_the_transaction_along(broker):
     slow.close()
 
 
+# Commits that are broken off ----------------------------------------------------------------------------
+
+
+class Interruption(BaseException):
+    """As a KeyboardInterrupt, which no handler of errors catches."""
+
+
+@pytest.mark.parametrize("moment", ["before the event", "behind the event", "behind the markers"])
+def test_an_interrupted_commit_is_one_thing_or_the_other_and_never_half(broker, monkeypatch, moment):
+    fill(broker, b"input")
+    directory = broker._directory
+    record, finish = directory.journal.record, TransactionCoordinator._finish
+
+    def interrupted_record(events, *, check=None):
+        if moment == "behind the event":
+            record(events, check=check)
+        else:
+            check()
+        raise Interruption
+
+    def interrupted_finish(self, *arguments):
+        finish(self, *arguments)
+        raise Interruption
+
+    with broker.consumer("in", group="g", delivery="manual") as consumer:
+        tx = broker.transaction("t")
+        tx.send("out", consumer.poll(1, 5)[0].value, partition=0)
+        tx.commit_offsets(consumer)
+        with monkeypatch.context() as patch:
+            if moment == "behind the markers":
+                patch.setattr(TransactionCoordinator, "_finish", interrupted_finish)
+            else:
+                patch.setattr(directory.journal, "record", interrupted_record)
+            with pytest.raises(Interruption):
+                tx.commit()
+        is_committed = moment != "before the event"
+        assert values(broker) == ([b"input"] if is_committed else [])
+        assert broker.group("g").offsets[0].committed_offset == (1 if is_committed else None)
+        assert [record.value for record in consumer.poll(1, 0)] == ([] if is_committed else [b"input"])
+    with broker.transaction("t") as again:
+        again.send("out", b"next", partition=0)
+    assert values(broker)[-1] == b"next"
+    assert directory.view.open_transactions() == []
+
+
+def test_a_commit_whose_event_cannot_be_shown_stands(broker, monkeypatch):
+    """The event is on the disk; the view has no space for it at first."""
+    view = broker._directory.view
+    apply_events = View.apply_events
+    refusals = iter([True])
+
+    def refused_once(self, transaction, items):
+        if next(refusals, False):
+            raise WriteFailedError("no space left for the view")
+        return apply_events(self, transaction, items)
+
+    tx = broker.transaction("t")
+    tx.send("out", b"a", partition=0).result(5)
+    monkeypatch.setattr(View, "apply_events", refused_once)
+    tx.commit()
+    assert values(broker) == [b"a"]
+    assert view.open_transactions() == []
+
+
+def test_a_decision_is_finished_though_its_holder_lives_and_could_not(broker, monkeypatch):
+    def refused(self, *arguments, **fields):
+        raise WriteFailedError("no space left for markers")
+
+    with monkeypatch.context() as patch, broker.transaction("t") as tx:
+        tx.send("out", b"a", partition=0)
+        patch.setattr(PartitionLog, "append_marker", refused)
+        tx.commit()
+    with broker.consumer("out") as consumer:
+        assert [record.value for record in consumer.poll(1, 5)] == [b"a"]
+
+
+def test_a_full_disk_at_any_write_of_a_commit_loses_and_doubles_nothing(path):
+    number, writes = 1, 1  # the write that fails, and how many there were
+    while number <= writes:
+        files = FaultyFiles(OsFiles())
+        with logbroker.open(f"{path}-{number}", files=files) as broker:
+            broker.create_topic("in")
+            broker.create_topic("out", partitions=2)
+            fill(broker, b"input")
+            with broker.consumer("in", group="g", delivery="manual") as consumer:
+                tx = broker.transaction("t")
+                tx.send("out", b"0", partition=0)
+                tx.send("out", b"1", partition=1)
+                consumer.poll(1, 5)
+                tx.commit_offsets(consumer)
+                files.fail("pwrite", error=28, at=number)
+                before = files.calls["pwrite"]
+                try:
+                    tx.commit()
+                    is_committed = True
+                except (WriteFailedError, logbroker.StorageFailedError):
+                    is_committed = False
+                writes = files.calls["pwrite"] - before
+                files.heal()
+                with broker.transaction("t") as next_one:
+                    next_one.send("out", b"2", partition=0)
+                assert values(broker) == ([b"0", b"2", b"1"] if is_committed else [b"2"])
+                committed = broker.group("g").offsets[0].committed_offset
+                assert committed == (1 if is_committed else None)
+        number += 1
+    assert number > 5
+
+
 # What readers see ---------------------------------------------------------------------------------------
 
 
@@ -286,7 +397,9 @@ def test_an_old_end_cannot_hit_a_later_transaction(broker):
     with broker.transaction("t") as tx:
         tx.send("out", b"second", partition=0).result(5)
         with pytest.raises(FencedError):
-            tx._holder.coordinator.end(stale, commit=False)
+            tx._holder.coordinator.abort(stale)
+        with pytest.raises(FencedError):
+            tx._holder.coordinator.commit(stale)
     assert values(broker) == [b"first", b"second"]
 
 
@@ -295,7 +408,7 @@ def test_epochs_that_are_used_up_make_room_for_a_new_producer_id(broker):
         tx.send("out", b"a", partition=0)
     event = tx._holder.coordinator.event("t")
     broker._directory.journal.record([TransactionEvent("t", event.producer_id, 32764, "empty", [], 60000, 0)])
-    tx._holder.coordinator._set_holding(tx._claim._replace(epoch=32764), None, [], 60000)
+    tx._holder.coordinator._hold(tx._claim._replace(epoch=32764), None, 60000)
     for number in range(3):
         with broker.transaction("t") as tx:
             tx.send("out", b"%d" % number, partition=0)

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import logbroker
 from logbroker import InvalidRequestError, Message
 from logbroker.broker import Broker
+from logbroker.transaction_state import StateTable
+from logbroker_storage.log_reader import LogReader
 
 
 @pytest.fixture
@@ -131,6 +133,17 @@ def test_a_missing_target_and_a_wrong_function_are_told_at_once(broker):
         run(broker, "upper")
 
 
+def test_the_longest_names_are_no_obstacle(path):
+    topic, group = "t" * 249, "g" * 240
+    with logbroker.open(path) as broker:
+        broker.create_topic(topic)
+        broker.create_topic("clean")
+        with broker.producer() as producer:
+            producer.send(topic, b"a", key=b"k")
+        assert broker.transform(topic, "clean", group=group, function=count, idle_timeout=0.3) == 1
+        assert pairs(broker) == [(b"k", b"1")]
+
+
 # State --------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +218,32 @@ def test_keys_are_checked(broker, key):
 def test_values_are_checked(broker, value):
     with broker.transaction("t") as tx, pytest.raises(InvalidRequestError, match="bytes"):
         tx.state.put(b"k", value)
+
+
+def test_two_that_bring_the_state_up_to_date_at_once_leave_nothing_out(broker, monkeypatch):
+    """The other one, a holder that was fenced say, has applied half of what this one has read."""
+    for number in range(6):
+        with broker.transaction("t") as tx:
+            tx.state[b"%d" % number] = b"%d" % number * 100
+    directory = broker._directory
+    table = StateTable(directory, "t")
+    table.catch_up()
+    key = table._log.key
+    with directory.view.write() as transaction:  # as before any of it was applied
+        directory.view.put_meta_int(transaction, b"state\0" + key, 0)
+        for number in range(6):
+            transaction.delete(key + b"%d" % number, db=directory.view._state)
+    read, reads = LogReader.read, iter([True])
+
+    def read_while_another_applies(reader, max_bytes=1 << 20):
+        batches = read(reader, 600)
+        if next(reads, False):
+            directory.view.apply_state(key, [(b"0", b"0" * 100)], 0, 2)
+        return batches
+
+    monkeypatch.setattr(LogReader, "read", read_while_another_applies)
+    table.catch_up()
+    assert dict(table.items(b"", None)) == {b"%d" % number: b"%d" % number * 100 for number in range(6)}
 
 
 KEYS = st.binary(min_size=1, max_size=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -171,6 +172,24 @@ def test_a_transaction_gets_one_marker_however_often_it_is_ended(desk):
     assert desk.finish(COMMIT, ALICE) is None
     assert desk.finish(ABORT, ALICE) is None
     assert desk.seen() == [b"a"]
+    assert desk.log.offsets().log_end_offset == 2
+
+
+def test_many_who_end_a_transaction_at_once_write_one_marker(desk):
+    desk.put_in(ALICE, b"a")
+    found: list[object] = []
+    gate = threading.Barrier(8)
+
+    def end(how: ControlType) -> None:
+        gate.wait()
+        found.append(desk.log.append_marker(how, producer_id=ALICE, marker_epoch=1))
+
+    threads = [threading.Thread(target=end, args=(COMMIT if number % 2 else ABORT,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(result is not None for result in found) == 1
     assert desk.log.offsets().log_end_offset == 2
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from logbroker_storage.errors import ClosedError, InvalidRequestError, LogbrokerError, OffsetOutOfRangeError
 
+from .aio_transaction import AsyncTransaction
 from .worker import Worker, post
 
 # The engine is imported by the worker: that takes a tenth of a second, which the loop should not wait for.
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from .producer import Producer
     from .receipts import Receipt
     from .records import HeadersArgument, Message, Record, RecordMetadata, TimestampArgument
-    from .transaction import Transaction
 
 Result = TypeVar("Result")
 
@@ -619,82 +619,3 @@ def _next_slice(consumer: Consumer) -> _Slice | None:
 
     handout = consumer._next_handout()
     return None if handout is None else _Slice(handout, expire=handout.cursor.expires_ms != NEVER_MS)
-
-
-class AsyncTransaction:
-    """``Transaction``, awaited: ``async with broker.transaction(id) as tx``.
-
-    Leaving the block commits; an exception, a cancellation too, aborts. An end that was begun is carried out.
-    """
-
-    def __init__(self, make: Callable[[], Awaitable[Transaction]]) -> None:
-        """Use ``AsyncBroker.transaction``."""
-        self._make = make
-        self._worker = Worker("logbroker-aio-transaction")
-        self._transaction: Transaction | None = None
-
-    async def __aenter__(self) -> AsyncTransaction:
-        if self._transaction is None:
-            self._transaction = await self._make()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if error is not None:
-                await self.abort()
-            elif self._transaction is not None and self._transaction.is_open:
-                await self.commit()
-        finally:
-            self._worker.stop()
-
-    async def _call(self, call: Callable[[Transaction], Result]) -> Result:
-        transaction = self._transaction
-        if transaction is None:
-            raise InvalidRequestError("begin the transaction first: async with broker.transaction(…) as tx")
-        return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
-
-    async def send(self, topic: str, value: bytes | None, **options: Any) -> RecordMetadata:
-        """Write one record and wait until it is in its log; the options are those of ``Transaction.send``."""
-
-        def call(transaction: Transaction) -> RecordMetadata:
-            return transaction.send(topic, value, **options).result()
-
-        return await self._call(call)
-
-    async def send_many(
-        self,
-        topic: str,
-        values: Iterable[bytes | Message | None],
-        *,
-        key: bytes | None = None,
-        partition: int | None = None,
-    ) -> int:
-        """Write many records, which are in their logs when the commit is; returns how many."""
-        return await self._call(lambda tx: tx.send_many(topic, values, key=key, partition=partition))
-
-    async def commit_offsets(self, consumer: AsyncConsumer, *, only: TopicPartition | None = None) -> None:
-        """Commit what *consumer* has handed out so far with the records; see ``Transaction.commit_offsets``."""
-        blocking = await consumer._opened()
-        await self._call(lambda tx: tx.commit_offsets(blocking, only=only))
-
-    async def get(self, key: bytes) -> bytes | None:
-        """The value of *key* in ``tx.state``; None when it has none."""
-        return await self._call(lambda tx: tx.state.get(key))
-
-    async def put(self, key: bytes, value: bytes | None) -> None:
-        """Set the value of *key* in ``tx.state``; None removes it."""
-        await self._call(lambda tx: tx.state.delete(key) if value is None else tx.state.put(key, value))
-
-    async def items(self, start: bytes = b"", end: bytes | None = None) -> list[tuple[bytes, bytes]]:
-        """The items of ``tx.state`` from *start* to below *end*, by ascending key."""
-        return await self._call(lambda tx: list(tx.state.range(start, end)))
-
-    async def commit(self) -> None:
-        """Make it all visible, durably; see ``Transaction.commit``."""
-        await self._call(lambda tx: tx.commit())
-
-    async def abort(self) -> None:
-        """Take it all back; nothing happens when it has ended already."""
-        await self._call(lambda tx: tx.abort())

@@ -13,12 +13,7 @@ Dying before 5 leaves bytes that the next append finds in 1. Dying in 3 leaves a
 active one, which nobody looks at (``segments``) and the next roll removes. Readers never look above the
 high watermark, which is published after 5, so they need no lock.
 
-Durability is a second step with a lock of its own, so that appends go on while the disk syncs:
-whoever gets the sync lock syncs everything appended so far, and those who waited for the lock
-meanwhile find their batch covered. That is the whole of group commit, across threads and processes.
-
-A failed sync is never tried again (the kernel reports success the second time, the data being gone).
-The partition is marked failed for every process; ``reopen_failed`` in recovery verifies it from the disk.
+Durability is a second step with a lock of its own, so that appends go on while the disk syncs (``log_sync``).
 """
 
 from __future__ import annotations
@@ -47,6 +42,7 @@ from .files import Files
 from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
 from .log_reader import Isolation, LogReader, offset_for_timestamp
+from .log_sync import LogSync
 from .producer_fold import aborted_transaction, first_unstable
 from .producer_state import (
     NO_SEQUENCE,
@@ -67,9 +63,9 @@ from .record_batch import (
     stamp_append_time,
 )
 from .recovery import adopt_tail, cut_log, remove_unpublished
-from .segment_files import LOG_SUFFIX, SEGMENT_SUFFIXES, SegmentFiles, list_segments
+from .segment_files import SegmentFiles, list_segments
 from .snapshot_files import write_snapshot
-from .view import LogEnd, PartitionState, SyncPoint, View, partition_key
+from .view import LogEnd, PartitionState, View, partition_key
 from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.storage")
@@ -98,10 +94,6 @@ class LogOffsets(NamedTuple):
     def visible_end(self, isolation: Isolation) -> int:
         """The offset that a reader of this isolation stops at."""
         return self.last_stable_offset if isolation is Isolation.READ_COMMITTED else self.high_watermark
-
-
-class _SyncRefusedError(Exception):
-    """The disk refused a sync: what was to be synced must be taken for lost."""
 
 
 class PartitionLog:
@@ -142,8 +134,7 @@ class PartitionLog:
         self._clock = clock
         self._active: SegmentFiles | None = None  # the active segment's descriptors; guarded by append_lock
         self._active_version = -1  # LogEnd.segments_version that they belong to; guarded by append_lock
-        self._sync_fd = -1  # a descriptor of the active segment for syncing; guarded by sync_lock
-        self._sync_version = -1  # LogEnd.segments_version that it belongs to; guarded by sync_lock
+        self._syncing = LogSync(self)
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -625,90 +616,7 @@ class PartitionLog:
         Raises:
             StorageFailedError: this sync, or an earlier one, failed: the outcome is unknown.
         """
-        if end_offset is None:
-            end_offset = self.state().end.log_end_offset
-        with self.sync_lock:
-            state = self.state()
-            if state.sync.failed:
-                raise self._sync_failed("an earlier sync failed")
-            if state.sync.synced_offset >= end_offset:
-                return state.sync.synced_offset
-            if self.dirty_since is not None:
-                self.dirty_since = None  # before the state is read: an append behind it sets this again
-                state = self.state()
-            try:
-                self._sync_segments(state)
-            except _SyncRefusedError as refused:
-                self._publish_sync(state.sync._replace(failed=1))
-                raise self._sync_failed(str(refused)) from refused.__cause__
-            except OSError as error:  # no sync was tried: nothing is lost yet
-                raise StorageFailedError(
-                    f"{self.topic}-{self.partition} could not be synced ({error}): whether the last records are on "
-                    "the disk is unknown; mend the cause (limits, permissions) and sync again"
-                ) from error
-            synced_offset = state.end.log_end_offset
-            self._publish_sync(SyncPoint(synced_offset, state.end.active_base_offset, 0))
-            self.sync_lock.signal()
-        return synced_offset
-
-    def _publish_sync(self, sync: SyncPoint) -> None:
-        try:
-            is_there = self.view.publish_sync(self.key, sync)
-        except WriteFailedError as error:
-            raise StorageFailedError(
-                f"{self.topic}-{self.partition} was synced but that could not be published ({error}): the records are "
-                "acknowledged by the next sync that can be"
-            ) from error
-        if not is_there:
-            raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
-
-    def _sync_segments(self, state: PartitionState) -> None:
-        """Sync what was written since the last sync. A segment sealed since then owes its indexes too."""
-        end, sync = state
-        if sync.synced_segment == end.active_base_offset:
-            self._sync_descriptor(self._descriptor_to_sync(end))
-            return
-        for base in self.segments(end):
-            if base >= sync.synced_segment:
-                self._sync_segment(self.segment(base), is_sealed=base != end.active_base_offset)
-        # Sync the files before their directory entries: a name that survives a crash must never point
-        # at bytes that did not.
-        try:
-            self.files.fsync_directory(self.directory)
-        except OSError as error:
-            raise _SyncRefusedError(str(error)) from error
-
-    def _sync_segment(self, segment: SegmentFiles, *, is_sealed: bool) -> None:
-        for suffix in SEGMENT_SUFFIXES if is_sealed else (LOG_SUFFIX,):
-            try:
-                fd = self.files.open(segment.path(suffix))
-            except FileNotFoundError:
-                continue  # no transaction was aborted, or removed by retention or compaction meanwhile
-            try:
-                self._sync_descriptor(fd)
-            finally:
-                self.files.close(fd)
-
-    def _sync_descriptor(self, fd: int) -> None:
-        try:
-            self.files.fdatasync(fd)
-        except OSError as error:
-            raise _SyncRefusedError(str(error)) from error
-
-    def _descriptor_to_sync(self, end: LogEnd) -> int:
-        """A descriptor of its own, because the append side closes its descriptor when it rolls."""
-        if self._sync_fd < 0 or self._sync_version != end.segments_version:
-            self._close_sync_descriptor()
-            self._sync_fd = self.files.open(self.segment(end.active_base_offset).log_path)
-            self._sync_version = end.segments_version
-        self.used = True
-        return self._sync_fd
-
-    def _sync_failed(self, reason: str) -> StorageFailedError:
-        return StorageFailedError(
-            f"disk sync of {self.topic}-{self.partition} failed ({reason}): whether the last records are on the "
-            "disk is unknown. The partition takes no writes until the directory is opened again and verified"
-        )
+        return self._syncing.sync(self.state().end.log_end_offset if end_offset is None else end_offset)
 
     # Cutting --------------------------------------------------------------------------------------
 
@@ -738,7 +646,7 @@ class PartitionLog:
     def release_files(self) -> bool:
         """Close the descriptors if no thread is using the log now; they open again by themselves."""
         return self.append_lock.close_if_idle(self._close_active) and self.sync_lock.close_if_idle(
-            self._close_sync_descriptor
+            self._syncing.close_descriptor
         )
 
     def _opened(self) -> None:
@@ -747,11 +655,6 @@ class PartitionLog:
 
     def _close_active(self) -> None:
         self._use_active(None, -1)
-
-    def _close_sync_descriptor(self) -> None:
-        fd, self._sync_fd = self._sync_fd, -1
-        if fd >= 0:
-            self.files.close(fd)
 
     def close_cleanly(self) -> None:
         """Leave nothing for the next one to do: time index complete, producers saved, all on the disk.
@@ -784,5 +687,5 @@ class PartitionLog:
         self.sync_lock.abandon()
         if self._active is not None:
             self._active.close()
-        self._close_sync_descriptor()
+        self._syncing.close_descriptor()
         self.append_lock = self.sync_lock = self.view = forked

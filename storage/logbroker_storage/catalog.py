@@ -63,9 +63,11 @@ class Catalog:
     def all(self) -> dict[str, TopicEvent]:
         """Every topic by name, also those being deleted. Do not change the result."""
         version = self.version()
-        if self._cached[0] != version:
-            self._cached = (version, self._load())
-        return self._cached[1]
+        cached = self._cached
+        if cached[0] != version:
+            # Not read back from the field: a thread that looked earlier may put an older table there meanwhile.
+            cached = self._cached = (version, self._load())
+        return cached[1]
 
     def _load(self) -> dict[str, TopicEvent]:
         return {event.name: event for event in self._view.events_of(TopicEvent, TopicEvent.ALL)}
@@ -81,9 +83,11 @@ class Catalog:
             raise TopicNotFoundError(name)
         return event
 
-    def names(self) -> list[str]:
-        """The live topics' names, ascending."""
-        return sorted(name for name, event in self.all().items() if event.state == "live")
+    def live(self) -> list[TopicEvent]:
+        """The live topics as of one moment, in the order of their names."""
+        return sorted(
+            (event for event in self.all().values() if event.state == "live"), key=lambda event: event.name
+        )
 
     # Changes --------------------------------------------------------------------------------------
 

@@ -187,8 +187,8 @@ class DataDirectory:
         if not failed:
             return
         logs = [self.journal.log]
-        for name in self.catalog.names():
-            logs += [self.log(name, number) for number in range(self.catalog.get(name).partitions)]
+        for topic in self.catalog.live():
+            logs += [self.log(topic.name, number) for number in range(topic.partitions)]
         for log in logs:
             if log.key in failed:
                 reopen_failed(log)
@@ -232,14 +232,13 @@ class DataDirectory:
         bounds = at_most or {}
         with self._opening_lock:
             points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
-            for name in self.catalog.names():
-                topic = self.catalog.get(name)
+            for topic in self.catalog.live():
                 for number in range(topic.partitions):
                     state = self.view.partition(partition_key(topic.topic_id, number))
                     if state is not None:
                         synced_offset = state.sync.synced_offset
-                        point = min(synced_offset, bounds.get((name, number), synced_offset))
-                        points.append(PartitionOffset(name, number, point))
+                        point = min(synced_offset, bounds.get((topic.name, number), synced_offset))
+                        points.append(PartitionOffset(topic.name, number, point))
             self.files.replace_file(self.layout.recovery_points, encode_partition_offsets(points))
 
     # Logs -----------------------------------------------------------------------------------------
@@ -308,7 +307,7 @@ class DataDirectory:
         return self.catalog.get(name)
 
     def topics(self) -> list[str]:
-        return self.catalog.names()
+        return [topic.name for topic in self.catalog.live()]
 
     def topics_version(self) -> int:
         return self.catalog.version()

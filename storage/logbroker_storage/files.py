@@ -62,6 +62,12 @@ class Files(Protocol):
 
     def truncate(self, fd: int, size: int) -> None: ...
 
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        """Blocks for [position, position + size), the file's length included: zeros where it was shorter.
+
+        May do nothing where the system cannot.
+        """
+
     def size(self, fd: int) -> int: ...
 
     def fsync_directory(self, path: str) -> None:
@@ -133,6 +139,10 @@ class OsFiles:
 
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
+
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            os.posix_fallocate(fd, position, size)
 
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size

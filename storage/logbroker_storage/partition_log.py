@@ -2,8 +2,8 @@
 
 An append, under the partition's append lock (a ``flock``, so across processes):
 
-    1. read LogEnd from the view; a file longer than it says was left by a process that died in
-       mid-append: whole batches are adopted, the rest is cut into a side file
+    1. read LogEnd from the view; bytes behind it, other than room (see ``segment_files``), were left by a
+       process that died in mid-append: whole batches are adopted, the rest is cut into a side file
     2. decide by the producer's entry: append, duplicate, out of order, fenced
     3. roll to a new segment if one is due, and publish that: a segment that holds bytes is a known one
     4. write the batch at LogEnd's position (one write), then index entries
@@ -63,7 +63,7 @@ from .record_batch import (
     stamp_append_time,
 )
 from .recovery import adopt_tail, cut_log, remove_unpublished
-from .segment_files import SegmentFiles, list_segments
+from .segment_files import ROOM_BYTES, SegmentFiles, list_segments
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, View, partition_key
 from .wakeup import signal_paths
@@ -374,7 +374,7 @@ class PartitionLog:
                 f"{self.topic}-{self.partition} takes no writes since a disk sync failed; "
                 "open the directory again to verify it from the disk"
             )
-        if self.active_files(end).log_bytes() == end.active_bytes:
+        if self.active_files(end).ends_at(end.active_bytes):
             return end
         return adopt_tail(self, end)
 
@@ -448,6 +448,7 @@ class PartitionLog:
         from the synced one on.
         """
         self.seal(end)
+        self.active_files(end).cut_room(end.active_bytes)
         snapshot = self.view.producers(self.key)
         write_snapshot(self.files, self.directory, end.log_end_offset, snapshot)
         remove_unpublished(self, end)
@@ -504,6 +505,8 @@ class PartitionLog:
         active = self.active_files(end)
         before, position = end, end.active_bytes
         try:
+            if self.config.durability is Durability.FSYNC and header.size_bytes < ROOM_BYTES:
+                active.make_room(position + header.size_bytes, self.config.segment_bytes)
             active.write_log(batch, position)
             end = self._behind_batch(end, header)
             if position - end.indexed_bytes > self.config.index_interval_bytes:
@@ -672,10 +675,12 @@ class PartitionLog:
     def _leave_caches(self) -> None:
         """What spares the next recovery some reading."""
         with self.append_lock:
-            end, sync = self.state()
-            if sync.failed:
+            state = self.state()
+            if state.sync.failed:
                 return
             try:
+                end = self._writable_end(state)
+                self.active_files(end).cut_room(end.active_bytes)
                 self.publish_end(self.seal(end))
                 write_snapshot(self.files, self.directory, end.log_end_offset, self.view.producers(self.key))
             except OSError as error:

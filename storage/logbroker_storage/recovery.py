@@ -28,7 +28,7 @@ from .producer_fold import ProducerFold
 from .producer_recovery import aborted_index_is_sound, fold_producers, marker_type
 from .producer_state import ProducerEntry
 from .record_batch import HEADER_BYTES, BatchHeader, read_header
-from .segment import ScanStop, next_sound_batch, rebuild_indexes, scan
+from .segment import SCAN_BLOCK_BYTES, ScanStop, next_sound_batch, rebuild_indexes, scan
 from .segment_files import (
     LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
@@ -112,7 +112,9 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         ended = fold.add(header, marker_type(log.files, active.descriptor(), position, header))
         if ended is not None:
             aborted += aborted_index.encode_entry(ended)
-    if stop.position < size:
+    if _is_blank(log.files, active, stop.position, size):
+        size = stop.position
+    else:
         _cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
     builder.write_indexes(active, keep=end)
     if aborted:
@@ -341,6 +343,9 @@ def _recover_segment(
     ends_here = False
     while True:
         stop = _scan_into(log.files, segment, builder, start, size)
+        if stop.defect is not None and _is_blank(log.files, segment, stop.position, size):
+            segment.cut_room(stop.position)
+            size, stop = stop.position, stop._replace(defect=None)
         if stop.defect is None:
             if next_base is not None and next_base > stop.offset:
                 # The file ends too early, at the end of a batch: the next segment does not follow.
@@ -479,6 +484,16 @@ def _position_of(log: PartitionLog, segment: SegmentFiles, offset: int) -> int:
         if header.last_offset >= offset:
             return position
     return size
+
+
+def _is_blank(files: Files, segment: SegmentFiles, position: int, size: int) -> bool:
+    """Whether nothing but zeros lies behind *position*: room, or what a power cut left of a write."""
+    while position < size:
+        block = files.pread(segment.descriptor(), min(SCAN_BLOCK_BYTES, size - position), position)
+        if block.strip(b"\0"):
+            return False
+        position += len(block) or size  # the file ends before *size*
+    return True
 
 
 def _cut_file(files: Files, segment: SegmentFiles, position: int, defect: BatchDefect) -> Cut:

@@ -64,6 +64,16 @@ def test_truncate_cuts_and_extends(place):
     files.close(fd)
 
 
+@pytest.mark.parametrize(("position", "size", "left"), [(0, 4, 6), (2, 4, 6), (6, 3, 9), (8, 2, 10)])
+def test_allocating_extends_with_zeros_and_keeps_what_is_there(place, position, size, left):
+    files, root = place
+    fd = files.open(f"{root}/a", create=True)
+    files.pwrite(fd, b"abcdef", 0)
+    files.allocate(fd, position, size)
+    assert files.pread(fd, 20, 0) == b"abcdef" + bytes(left - 6)
+    files.close(fd)
+
+
 def test_opening_says_what_is_missing_or_in_the_way(place):
     files, root = place
     with pytest.raises(FileNotFoundError):

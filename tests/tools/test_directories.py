@@ -12,7 +12,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Compression, NewRecord, encode_batch
-from logbroker_storage.testing import ManualClock
+from logbroker_storage.testing import LogBuilder, ManualClock
 from logbroker_tools.findings import Finding, Severity
 from logbroker_tools.layout import find
 from logbroker_tools.verify import verify
@@ -116,8 +116,7 @@ def test_a_crash_in_an_append_leaves_one_torn_tail_until_the_next_append(
     workload.directory.close()
     log = max((crashed / "logs" / "t-1").glob("*.log"))
     batch = encode_batch([NewRecord(b"x" * 100, None, (), START_MS)])
-    with log.open("ab") as file:
-        file.write(batch[:-cut])
+    LogBuilder(str(log.parent)).raw(batch[:-cut])
     (finding,) = errors(crashed)
     assert finding.path == str(log)
     assert "side file" in (finding.advice or "")

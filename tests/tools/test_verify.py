@@ -73,11 +73,31 @@ def test_a_torn_tail_is_reported_as_such(tmp_path: Path, cut: int) -> None:
     assert "side file" in (finding.advice or "")
 
 
-def test_zeros_behind_the_last_batch_are_reported(tmp_path: Path) -> None:
+def test_zeros_behind_the_last_batch_are_noted_and_no_error(tmp_path: Path) -> None:
     content = b"".join(batches())
     path = write_partition(tmp_path / "t-0", content + bytes(4096))
+    (finding,) = [found for found in verify(find(str(path.parent))) if found.code is Code.ZEROS]
+    assert (finding.severity, finding.position) == (Severity.NOTE, len(content))
+    assert errors(path.parent) == []
+
+
+@pytest.mark.parametrize("at", [0, 60, 61, 4095])
+def test_a_bit_in_the_zeros_behind_the_last_batch_is_reported(tmp_path: Path, at: int) -> None:
+    content = b"".join(batches())
+    room = bytearray(4096)
+    room[at] = 0x10
+    path = write_partition(tmp_path / "t-0", content + bytes(room))
     (finding,) = errors(path.parent)
-    assert (finding.code, finding.position) == (Code.ZEROS, len(content))
+    assert finding.position == len(content)
+
+
+def test_zeros_at_the_end_of_a_segment_that_another_follows_are_reported(tmp_path: Path) -> None:
+    folder = tmp_path / "t-0"
+    content = b"".join(batches())
+    write_partition(folder, content + bytes(4096))
+    (folder / "00000000000000000010.log").touch()
+    found = [finding for finding in errors(folder) if finding.code is Code.ZEROS]
+    assert [finding.position for finding in found] == [len(content)]
 
 
 def test_offsets_missing_between_two_segments_are_reported(tmp_path: Path) -> None:

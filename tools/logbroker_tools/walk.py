@@ -11,6 +11,7 @@ begins. The CRC covers neither base offset, length nor epoch; a flipped bit ther
                                              must not go back below it
 
 So a single wrong base offset in Kafka's log is blamed on the batch that has it, not on the next.
+Zeros at the end of a partition's last segment are room that its writer allocated in advance: the log ends there.
 Memory: one block of 1 MiB, and one batch of at most ``MAX_BATCH_BYTES``.
 """
 
@@ -102,6 +103,8 @@ def walk(
                 due_offset, epoch = batch.header.next_offset, batch.header.partition_leader_epoch
                 continue
         assert defect is not None
+        if next_base is None and blocks.are_blank_from(position):
+            return
         start_offset = due_offset or 0
         if ours:
             sound = next_sound_batch(files, fd, position, end_position=end_position, min_offset=start_offset)
@@ -155,6 +158,15 @@ class _Blocks:
         if 0 <= at <= len(self._block) - HEADER_BYTES:
             return self._block[at : at + HEADER_BYTES]
         return self._files.pread(self._fd, max(0, min(HEADER_BYTES, self.end_position - position)), position)
+
+    def are_blank_from(self, position: int) -> bool:
+        """Whether nothing but zeros lies behind *position*."""
+        while position < self.end_position:
+            piece = self._files.pread(self._fd, min(BLOCK_BYTES, self.end_position - position), position)
+            if piece.strip(b"\0"):
+                return False
+            position += len(piece) or self.end_position  # the file shrank under our hands
+        return True
 
     def crc_matches(self, position: int, header: BatchHeader) -> bool:
         crc = 0

@@ -132,6 +132,10 @@ class FaultyFiles:
         self._enter("truncate", self._path(fd))
         self.inner.truncate(fd, size)
 
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        self._enter("allocate", self._path(fd))
+        self.inner.allocate(fd, position, size)
+
     def size(self, fd: int) -> int:
         self._enter("size", self._path(fd))
         return self.inner.size(fd)

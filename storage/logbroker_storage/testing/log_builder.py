@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Unpack
 
+from ..errors import CorruptBatchError
 from ..files import Files, OsFiles
 from ..record_batch import (
+    HEADER_BYTES,
     BatchFields,
     BatchHeader,
     ControlType,
@@ -33,11 +35,22 @@ from ..segment_files import LOG_SUFFIX, list_segments, segment_name
 from .manual_clock import START_MS
 
 
+def without_room(content: bytes) -> bytes:
+    """A log file's *content* up to the zeros that were allocated in advance."""
+    position = 0
+    while len(content) - position >= HEADER_BYTES:
+        try:
+            position += read_header(content, position).size_bytes
+        except CorruptBatchError:
+            break
+    return content if content[position:].strip(b"\0") else content[:position]
+
+
 class LogBuilder:
     """Writes a partition folder; offsets and timestamps (one millisecond a record) count up by themselves."""
 
     def __init__(self, directory: str, *, files: Files | None = None, base_offset: int = 0) -> None:
-        """*directory* is created when it is missing; a log that is there already is continued."""
+        """*directory* is created when it is missing; a log that is there already is continued, its room cut off."""
         self.directory = directory
         self.files = files if files is not None else OsFiles()
         self.next_offset = self.base_offset = base_offset
@@ -200,6 +213,8 @@ class LogBuilder:
     def _continue(self, base_offset: int) -> None:
         batches, stop = self.scan(base_offset)
         self.base_offset, self.next_offset = base_offset, stop.offset
+        content = self.content()
+        self.torn(drop_bytes=len(content) - len(without_room(content)))
         self.positions = [position for position, _ in batches]
         newest_ms: Sequence[int] = [header.max_timestamp_ms + 1 for _, header in batches]
         self.next_timestamp_ms = max([self.next_timestamp_ms, *newest_ms])

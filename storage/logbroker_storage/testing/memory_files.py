@@ -198,6 +198,12 @@ class MemoryFiles:
         with self._lock:
             self._writable(fd).truncate(size)
 
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        with self._lock:
+            file = self._writable(fd)
+            if len(file.content) < position + size:
+                file.truncate(position + size)
+
     def size(self, fd: int) -> int:
         with self._lock:
             return len(self._open_file(fd).content)

@@ -92,6 +92,12 @@ class RecordingFiles:
             if fd in self._mirror_fds:
                 self.mirror.truncate(self._mirror_fds[fd], size)
 
+    def allocate(self, fd: int, position: int, size: int) -> None:
+        with self._lock:
+            self.inner.allocate(fd, position, size)
+            if fd in self._mirror_fds:
+                self.mirror.allocate(self._mirror_fds[fd], position, size)
+
     def size(self, fd: int) -> int:
         return self.inner.size(fd)
 

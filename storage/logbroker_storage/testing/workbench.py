@@ -22,7 +22,9 @@ from ..files import Files, OsFiles
 from ..log_config import LogConfig
 from ..partition_log import AppendResult, PartitionLog
 from ..record_batch import Record, decode_records, encode_values
+from ..segment_files import LOG_SUFFIX
 from .faulty_files import FaultyFiles
+from .log_builder import without_room
 from .manual_clock import START_MS
 
 TOPIC = "t"
@@ -167,10 +169,11 @@ class Workbench:
         return self.open(files=files)
 
     def contents(self, names: Sequence[str] = (".log", ".index", ".timeindex")) -> dict[str, bytes]:
-        """The files of partition 0's segments, by name."""
+        """The files of partition 0's segments by name, the log without its room."""
         found: dict[str, bytes] = {}
         for name in sorted(os.listdir(self.folder)):
             if name.endswith(tuple(names)):
                 with open(f"{self.folder}/{name}", "rb") as file:
-                    found[name] = file.read()
+                    content = file.read()
+                found[name] = without_room(content) if name.endswith(LOG_SUFFIX) else content
         return found

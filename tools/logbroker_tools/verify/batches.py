@@ -6,6 +6,7 @@
     is before that               OVERLAP; a note when the file is empty (its process died before using it)
 
 Where a log ends below its recovery point, records that had reached the disk are gone: MISSING_OFFSETS.
+Zeros behind the last batch of the last segment are a note: a writer allocates room in advance.
 """
 
 from __future__ import annotations
@@ -139,18 +140,34 @@ class _SegmentChecks:
         self._indexes = IndexChecks(partition, segment, files)
         self._is_journal = partition.is_ours and partition.topic == JOURNAL_TOPIC
         self.next_offset: int | None = segment.base_offset
+        self._end_position = 0
 
     def run(self) -> Iterator[Finding]:
         for item in segment_items(self._partition, self._segment):
             self._indexes.see(item)
             if isinstance(item, Damaged):
                 self.next_offset = item.end_offset
+                self._end_position = item.end_position
                 self._producers.lose()
                 yield self._damage(item)
             else:
                 self.next_offset = item.header.next_offset
+                self._end_position = item.position + item.header.size_bytes
                 yield from self._batch(item)
+        if self._end_position < self._segment.size_bytes:
+            yield self._room()
         yield from self._indexes.findings(self.next_offset)
+
+    def _room(self) -> Finding:
+        return Finding(
+            Severity.NOTE,
+            Code.ZEROS,
+            self._segment.path,
+            f"bytes {self._end_position} to {self._segment.size_bytes - 1} are zeros: room for what comes next",
+            position=self._end_position,
+            start_offset=self.next_offset,
+            advice="nothing to do: a writer allocates it in advance, and cuts it off when it closes the log",
+        )
 
     def _damage(self, damage: Damaged) -> Finding:
         if damage.end_offset is None:

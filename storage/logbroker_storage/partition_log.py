@@ -62,7 +62,7 @@ from .record_batch import (
     read_header,
     stamp_append_time,
 )
-from .recovery import adopt_tail, cut_log, remove_unpublished
+from .recovery import adopt_tail, cut_log, cut_room, remove_unpublished
 from .segment_files import ROOM_BYTES, SegmentFiles, list_segments
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, View, partition_key
@@ -669,8 +669,16 @@ class PartitionLog:
             if self.appends:
                 self._leave_caches()
                 self.sync()
+            elif self._active is not None:  # it has looked at the end, and may have adopted what another left
+                self._cut_room()
         finally:
             self.release_files()
+
+    def _cut_room(self) -> None:
+        with self.append_lock:
+            end, sync = self.state()
+            if not sync.failed:
+                cut_room(self.files, self.active_files(end), end.active_bytes)
 
     def _leave_caches(self) -> None:
         """What spares the next recovery some reading."""

@@ -343,8 +343,7 @@ def _recover_segment(
     ends_here = False
     while True:
         stop = _scan_into(log.files, segment, builder, start, size)
-        if stop.defect is not None and _is_blank(log.files, segment, stop.position, size):
-            segment.cut_room(stop.position)
+        if stop.defect is not None and cut_room(log.files, segment, stop.position):
             size, stop = stop.position, stop._replace(defect=None)
         if stop.defect is None:
             if next_base is not None and next_base > stop.offset:
@@ -484,6 +483,14 @@ def _position_of(log: PartitionLog, segment: SegmentFiles, offset: int) -> int:
         if header.last_offset >= offset:
             return position
     return size
+
+
+def cut_room(files: Files, segment: SegmentFiles, position: int) -> bool:
+    """Let a log file end at *position* if nothing but zeros follows; whether that is so."""
+    if not _is_blank(files, segment, position, segment.log_bytes()):
+        return False
+    segment.cut_room(position)
+    return True
 
 
 def _is_blank(files: Files, segment: SegmentFiles, position: int, size: int) -> bool:

@@ -8,7 +8,8 @@ Under the opening lock, the first process to come (it can take the presence lock
     was the end of the last one who looked at it   rebuild: LMDB dies of damaged pages
     is of another boot or another format           rebuild: it was never synced
     fails its checksums                            rebuild
-    is sound                                       use it; forget volatile facts; verify failed partitions
+    is sound                                       use it; forget volatile facts; verify failed partitions; cut
+                                                     off the room that killed processes left
 
 A later process finds the presence lock shared: the view is in use, so it is true.
 """
@@ -28,7 +29,8 @@ from .files import Files
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
-from .recovery import publish, recover_log
+from .recovery import cut_room, publish, recover_log
+from .segment_files import SegmentFiles
 from .topic_folders import (
     create_partition_folder,
     has_records,
@@ -36,7 +38,7 @@ from .topic_folders import (
     remove_folder,
     topic_id_of,
 )
-from .view import View
+from .view import View, partition_key
 from .view.environment import DAMAGED_MARK, VIEW_FORMAT
 from .view.pages import find_damage
 
@@ -133,6 +135,25 @@ def _why_not(view: View) -> str | None:
     if view.entries() <= CHECKED_ENTRIES:
         view.check()
     return None
+
+
+def cut_rooms(files: Files, layout: DataLayout, view: View) -> None:
+    """Cut off the room that processes left which were killed. For the only process, whose view is true."""
+    places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
+    for topic in view.events_of(TopicEvent, TopicEvent.ALL):
+        if topic.state == "live":
+            places += [(topic.name, topic.topic_id, number) for number in range(topic.partitions)]
+    for name, topic_id, number in places:
+        state = view.partition(partition_key(topic_id, number))
+        if state is None:
+            continue
+        segment = SegmentFiles(files, layout.partition(name, number), state.end.active_base_offset)
+        try:
+            cut_room(files, segment, state.end.active_bytes)
+        except OSError as error:
+            logger.warning("%s: the room behind its end stays: %s", segment.log_path, error)
+        finally:
+            segment.close()
 
 
 def rebuild_view(

@@ -189,8 +189,8 @@ def test_what_a_dead_process_left_unpublished_counts(broker):
         base_sequence=3,
     )
     log = broker._directory.log("t", 0)
-    with open(os.path.join(log.directory, f"{0:020}.log"), "ab") as file:
-        file.write(left)
+    end = log.state().end
+    log.segment(0).write_log(bytes(end.log_end_offset.to_bytes(8, "big") + left[8:]), end.active_bytes)
     with broker.producer(name="loader") as producer:
         assert producer.last_sequence("t") == 4
         send_all(producer, range(6))

@@ -131,7 +131,7 @@ def test_a_file_comes_back_byte_for_byte_however_often_its_producer_is_killed(
     tmp_path: Path, rng: random.Random, long_run: bool, partitions: int
 ) -> None:
     source, data = tmp_path / "packages", tmp_path / "data"
-    write_packages(source, 800_000 if long_run else 80_000, rng)
+    write_packages(source, 800_000 if long_run else 240_000, rng)
     segment_bytes = (8 if long_run else 1) << 20
     create = ["--partitions", str(partitions), "--config", f"segment.bytes={segment_bytes // partitions}"]
     run(data, "topic", "create", "packages", *create)

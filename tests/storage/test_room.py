@@ -99,11 +99,13 @@ def test_a_batch_in_the_room_of_a_dead_process_is_adopted_and_a_torn_one_cut(pat
     bench.close()
 
 
-def test_the_end_of_a_process_that_never_closed_is_found_by_the_next(path):
+def test_the_room_of_a_process_that_was_killed_goes_with_the_next_open(path):
     bench = Workbench(path)
     bench.put(b"a")
     bench.crash()
+    assert log_sizes(bench)[0] > ROOM_BYTES
     bench.open()
+    assert log_sizes(bench) == [bench.log.size_bytes()]
     assert bench.log.offsets().log_end_offset == 1
     bench.put(b"b")
     assert bench.values() == [b"a", b"b"]

@@ -6,6 +6,7 @@ old one are visible and no later one is accepted.
 
     key                            value                     life
     group NUL <group>              GroupState, msgpack       gone with the view
+    network NUL <group>            process id of a server    gone with the view
     heartbeat NUL <process id>     monotonic ms, int64       gone with the view
 
 One daemon thread a process and directory, the coordinator, looks after all members of this process. It
@@ -36,7 +37,7 @@ from typing import NamedTuple, Protocol
 
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import FencedError, ForkedError, LogbrokerError
+from logbroker_storage.errors import FencedError, ForkedError, InvalidRequestError, LogbrokerError
 from logbroker_storage.events import GroupEvent
 from logbroker_storage.wakeup import Waiter
 
@@ -229,6 +230,7 @@ def join_group(
     holder: Holder,
 ) -> Membership:
     """Become a member of *group*, which exists from then on; its dead members are removed on the way."""
+    _check_not_on_network(directory, group)
     member_id = f"consumer-{directory.process_id}-{next(_member_numbers)}"
     membership = Membership(directory, group, member_id, holder)
     coordinator = Coordinator.enter(directory, membership, session_timeout_ms)
@@ -241,6 +243,36 @@ def join_group(
         Coordinator.forget(directory, membership)
         raise
     return membership
+
+
+def _check_not_on_network(directory: DataDirectory, group: str) -> None:
+    server = directory.volatile_get(_network_key(group))
+    if server is not None and directory.process_alive(server.decode()):
+        raise InvalidRequestError(
+            f"group {group!r} has members that are connected to a server of this directory, and a group's members "
+            "share its partitions in one way only: use another group, or stop them first"
+        )
+
+
+def _network_key(group: str) -> bytes:
+    return b"network\0" + group.encode()
+
+
+def mark_network_group(directory: DataDirectory, group: str, in_use: bool) -> None:
+    """Note that *group* has members over the network, of a server in this process; or that it has none."""
+    value = directory.process_id.encode() if in_use else None
+    directory.volatile_update(_network_key(group), lambda _: value)
+
+
+def record_subscription(directory: DataDirectory, group: str, topics: Iterable[str]) -> None:
+    """Have the journal say that *group* reads *topics*, besides what it read before."""
+    with directory.journal.exclusive() as turn:
+        known = directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
+        before = () if known is None else set(known.topics).intersection(directory.topics())
+        created_ms = directory.clock.now_ms() if known is None else known.created_ms
+        event = GroupEvent(group, sorted({*before, *topics}), created_ms)
+        if event != known:
+            turn.record([event])
 
 
 def _members_of_dead_processes(directory: DataDirectory, state: GroupState) -> tuple[str, ...]:

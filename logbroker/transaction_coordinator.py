@@ -19,7 +19,8 @@ one step with a look at that epoch, and before the first batch goes there: so th
 that an older holder may still write to, and a marker in each of them refuses what comes late.
 
 **Epochs.** The markers of a transaction of epoch *e* carry e + 1, and so does the next transaction (KIP-890). An
-end is about one epoch and can therefore not hit a later transaction, however late it comes.
+end is about one epoch and can therefore not hit a later transaction, however late it comes. Kafka's older clients
+keep their epoch: then a decision names where each log ended, and its markers end only what began before that.
 
 Takers (``claim``, ``abort``, ``abort_orphans``) work under ``Journal.exclusive``, a commit under the journal's
 check: one of two that disagree comes first, and the other sees it. So a commit that was broken off (a signal, a
@@ -48,6 +49,7 @@ logger = logging.getLogger("logbroker.transactions")
 
 LAST_EPOCH = (1 << 15) - 3  # of an int16; the marker behind it still has one
 _PREFIX = b"transaction\0"
+NOWHERE: TopicPartition = ("", -1)
 
 
 class Claim(NamedTuple):
@@ -67,9 +69,17 @@ class Holding(msgspec.Struct, frozen=True):
     partitions: list[TopicPartition]
     started_ms: int  # of the transaction in progress
     timeout_ms: int
+    number: int = 0  # of the transaction in progress, among those of one epoch
 
     def is_held_by(self, claim: Claim) -> bool:
         return (self.producer_id, self.epoch) == (claim.producer_id, claim.epoch)
+
+    def is_ended_by(self, decided: TransactionEvent) -> bool:
+        """Whether *decided* is about the transaction in progress."""
+        return decided.state != "empty" and (
+            (self.producer_id, self.epoch, self.number)
+            == (decided.producer_id, decided.epoch, decided.number)
+        )
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -124,14 +134,14 @@ class TransactionCoordinator:
             turn.record([self._event(claim, "empty", [], timeout_ms)])
             return claim
         before = self.holding(transactional_id)
-        held_epoch = known.epoch if known.state == "empty" else known.epoch + 1
+        held_epoch = known.following_epoch
         if before is not None and before.producer_id == known.producer_id:
             held_epoch = max(held_epoch, before.epoch)
         claim = Claim(transactional_id, known.producer_id, held_epoch + 1)
         left_open = self._hold(claim, process_id, timeout_ms)
         if known.state != "empty":
             self._write_markers(known)
-            if before is not None and before.epoch == known.epoch:
+            if before is not None and before.is_ended_by(known):
                 left_open = []  # they are those of the decided transaction, which is over now
         left_open += [place for place in self._open_places(known.producer_id) if place not in left_open]
         if left_open:
@@ -161,10 +171,17 @@ class TransactionCoordinator:
         return left
 
     def _holding_of(
-        self, claim: Claim, process_id: str | None, partitions: list[TopicPartition], timeout_ms: int
+        self,
+        claim: Claim,
+        process_id: str | None,
+        partitions: list[TopicPartition],
+        timeout_ms: int,
+        number: int = 0,
     ) -> bytes:
         now_ms = self._directory.clock.now_ms()
-        return _encode(Holding(claim.producer_id, claim.epoch, process_id, partitions, now_ms, timeout_ms))
+        return _encode(
+            Holding(claim.producer_id, claim.epoch, process_id, partitions, now_ms, timeout_ms, number)
+        )
 
     def add_partitions(self, claim: Claim, places: Sequence[TopicPartition]) -> None:
         """Note that the transaction writes to *places*; before its first batch goes to any of them.
@@ -188,12 +205,20 @@ class TransactionCoordinator:
     # Ending ---------------------------------------------------------------------------------------
 
     def commit(
-        self, claim: Claim, *, events: Sequence[Event] = (), check: Callable[[], None] | None = None
+        self,
+        claim: Claim,
+        *,
+        events: Sequence[Event] = (),
+        check: Callable[[], None] | None = None,
+        keeps_epoch: bool = False,
     ) -> Claim:
         """Decide that the claim's transaction counts, together with *events*, durably; the claim for the next one.
 
         Every record of it must be in its log and as durable as its topic asks. *check* runs under the journal
         lock and may refuse. Whatever this raises, ``abort`` is to follow: it finds out what was decided.
+
+        With *keeps_epoch* the claim for the next one is the same, and a decision whose markers are still missing
+        is finished by committing again.
 
         Raises:
             FencedError: as ``add_partitions``; nothing was decided by this call.
@@ -202,21 +227,38 @@ class TransactionCoordinator:
         holding = self.holding(claim.transactional_id)
         if holding is None or not holding.is_held_by(claim):
             raise fenced(claim)
-        decided = self._event(claim, "commit", list(holding.partitions), holding.timeout_ms)
+        decided = self.event(claim.transactional_id)
+        if decided is None or decided.state != "commit" or not holding.is_ended_by(decided):
+            decided = self._decision(claim, "commit", holding, keeps_epoch)
 
-        def still_held() -> None:
-            if not self.is_current(claim):
-                raise fenced(claim)
-            if check is not None:
-                check()
+            def still_held() -> None:
+                if not self.is_current(claim):
+                    raise fenced(claim)
+                if check is not None:
+                    check()
 
-        self._directory.journal.record([decided, *events], check=still_held)
-        following = claim._replace(epoch=claim.epoch + 1)
+            self._directory.journal.record([decided, *events], check=still_held)
+        following = claim._replace(epoch=decided.following_epoch)
         self._finish(decided, following, holding)
         return following
 
-    def abort(self, claim: Claim) -> Claim | None:
-        """Decide that the claim's transaction is nothing; the claim for the next one.
+    def _decision(
+        self, claim: Claim, state: Literal["commit", "abort"], holding: Holding, keeps_epoch: bool
+    ) -> TransactionEvent:
+        event = self._event(claim, state, list(holding.partitions), holding.timeout_ms)
+        if not keeps_epoch:
+            return event
+        ends = [self._log_end(place) for place in holding.partitions]
+        return msgspec.structs.replace(event, number=holding.number, ends=ends)
+
+    def _log_end(self, place: TopicPartition) -> int:
+        try:
+            return self._directory.log(*place).offsets().log_end_offset
+        except TopicNotFoundError:
+            return 0  # deleted meanwhile: there is nothing to end
+
+    def abort(self, claim: Claim, *, keeps_epoch: bool = False) -> Claim | None:
+        """Decide that the claim's transaction is nothing; the claim for the next one, which *keeps_epoch* or not.
 
         None, when a commit that was broken off has decided it after all: it stands, and its markers are there.
 
@@ -231,9 +273,14 @@ class TransactionCoordinator:
             if holding is None or not holding.is_held_by(claim):
                 raise fenced(claim)
             known = self.event(claim.transactional_id)
-            if known is not None and known.state == "commit" and holding.epoch == known.epoch:
+            if known is not None and known.state == "commit" and holding.is_ended_by(known):
                 self._write_markers(known)
                 return None
+            if keeps_epoch:
+                decided = self._decision(claim, "abort", holding, keeps_epoch)
+                turn.record([decided])
+                self._finish(decided, claim, holding)
+                return claim
             return self._take_over(
                 turn, claim.transactional_id, fresh_id, holding.process_id, holding.timeout_ms
             )
@@ -251,20 +298,25 @@ class TransactionCoordinator:
             return
 
         def moved_on(value: bytes | None) -> bytes | None:
-            if value is None or _decode(value).epoch != decided.epoch:
+            if value is None or not _decode(value).is_ended_by(decided):
                 return value
-            return self._holding_of(following, holding.process_id, [], holding.timeout_ms)
+            number = 0 if decided.ends is None else decided.number + 1
+            return self._holding_of(following, holding.process_id, [], holding.timeout_ms, number)
 
         self._directory.volatile_update(_PREFIX + decided.transactional_id.encode(), moved_on)
 
     def _write_markers(self, decided: TransactionEvent) -> None:
         """The markers of a decision that are missing, and all of them on the disk: the event may be replaced."""
         control_type = ControlType.COMMIT if decided.state == "commit" else ControlType.ABORT
-        for topic, partition in decided.partitions:
+        ends: Sequence[int | None] = decided.ends or [None] * len(decided.partitions)
+        for (topic, partition), before_offset in zip(decided.partitions, ends, strict=True):
             try:
                 log = self._directory.log(topic, partition)
                 log.append_marker(
-                    control_type, producer_id=decided.producer_id, marker_epoch=decided.epoch + 1
+                    control_type,
+                    producer_id=decided.producer_id,
+                    marker_epoch=decided.following_epoch,
+                    before_offset=before_offset,
                 )
                 log.wait_durable(log.offsets().log_end_offset)
             except TopicNotFoundError:
@@ -330,6 +382,10 @@ class TransactionCoordinator:
 
     def _is_decided(self, known: TransactionEvent, found: OpenTransaction) -> bool:
         """Whether *found* is of the transaction that *known* decided, and not of a later one."""
+        if known.ends is not None:
+            places = self._places()
+            ends = dict(zip(known.partitions, known.ends, strict=True))
+            return found.first_offset < ends.get(places.get(found.partition_key, NOWHERE), 0)
         entry = self._directory.view.producer(found.partition_key, found.producer_id)
         return known.state != "empty" and (entry is None or entry.epoch <= known.epoch)
 

@@ -337,7 +337,7 @@ def _rewritten(batch: StoredBatch, rules: CompactionRules, fates: Counter[Fate])
     if len(kept) == len(records):
         return batch.data
     if kept:
-        return _with_records(header, kept)
+        return with_records(header, kept)
     return _emptied(header) if _is_producers_last(header, rules) else None
 
 
@@ -364,8 +364,10 @@ def _is_producers_last(header: BatchHeader, rules: CompactionRules) -> bool:
     )
 
 
-def _with_records(header: BatchHeader, kept: Sequence[Record]) -> Buffer:
+def with_records(header: BatchHeader, kept: Sequence[Record]) -> Buffer:
     """The batch of *header* with only the records *kept*, each at its offset."""
+    if not kept:
+        return _emptied(header)
     fields = _place_and_producer(header)
     fields["compression"] = header.compression
     fields["log_append_time"] = header.uses_log_append_time

@@ -173,6 +173,10 @@ class TransactionEvent(Event, frozen=True, tag="transaction"):
     With state "commit" or "abort" the transaction of *epoch* over *partitions* (topic, number) is decided;
     its markers carry ``epoch + 1``, which is what the holder goes on with. With "empty" nothing was begun
     since the id was claimed for *epoch*.
+
+    A holder that keeps its epoch (a Kafka client of before KIP-890) has several transactions in it, of which this
+    is the one with this *number*. Its markers carry ``epoch``, and end only what began below *ends*, an offset for
+    each of *partitions*. Of others *ends* is None.
     """
 
     KIND: ClassVar[str] = "transaction"
@@ -185,9 +189,16 @@ class TransactionEvent(Event, frozen=True, tag="transaction"):
     partitions: list[tuple[str, int]]
     timeout_ms: int
     updated_ms: int
+    number: int = 0
+    ends: list[int] | None = None
 
     def key(self) -> bytes:
         return _key(self.KIND, self.transactional_id)
+
+    @property
+    def following_epoch(self) -> int:
+        """What the markers carry, and the holder goes on with."""
+        return self.epoch if self.ends is not None or self.state == "empty" else self.epoch + 1
 
     @classmethod
     def key_of(cls, transactional_id: str) -> bytes:

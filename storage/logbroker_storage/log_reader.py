@@ -21,16 +21,17 @@ from __future__ import annotations
 import bisect
 import enum
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
-from .segment import Located, locate, locate_timestamp, next_sound_batch
+from .segment import Located, TimestampOffset, locate, locate_timestamp, next_sound_batch
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
 from .time_index import last_timestamp_ms, used_bytes
-from .view import PartitionState
+from .view import LogEnd, PartitionState
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
@@ -301,8 +302,8 @@ def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int
         log.files.close(fd)
 
 
-def offset_for_timestamp(log: PartitionLog, timestamp_ms: int) -> int | None:
-    """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
+def record_at_time(log: PartitionLog, timestamp_ms: int) -> TimestampOffset | None:
+    """The first visible record that is not older than *timestamp_ms*; None when all are."""
     while True:
         state = log.state()
         try:
@@ -313,7 +314,29 @@ def offset_for_timestamp(log: PartitionLog, timestamp_ms: int) -> int | None:
                 raise
 
 
-def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> int | None:
+def newest_record(log: PartitionLog) -> TimestampOffset | None:
+    """The first visible record with the largest timestamp; None without one that is in a time index."""
+    while True:
+        end = log.state().end
+        try:
+            largest_ms = max(_timestamps(log, end), default=-1)
+        except FileNotFoundError:
+            continue  # as above
+        return None if largest_ms < 0 else record_at_time(log, largest_ms)
+
+
+def _timestamps(log: PartitionLog, end: LogEnd) -> Iterator[int]:
+    """The largest timestamp of each segment, -1 where none is known."""
+    for base in log.segments(end):
+        if base == end.active_base_offset:
+            yield end.max_timestamp_ms
+        else:
+            index = read_index(log, base, TIME_INDEX_SUFFIX, None)
+            used = index[: used_bytes(index)]
+            yield last_timestamp_ms(used) if used else -1
+
+
+def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> TimestampOffset | None:
     end = state.end
     for base in log.segments(end):
         is_active = base == end.active_base_offset
@@ -323,8 +346,8 @@ def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> int 
             continue
         found = _in_segment(log, state, base, index, timestamp_ms)
         if found is not None:
-            found = max(found, end.log_start_offset)
-            return found if found < state.high_watermark else None
+            found = found._replace(offset=max(found.offset, end.log_start_offset))
+            return found if found.offset < state.high_watermark else None
     return None
 
 
@@ -336,14 +359,13 @@ def _largest_timestamp_ms(index: bytes) -> int:
 
 def _in_segment(
     log: PartitionLog, state: PartitionState, base: int, time_index: bytes, timestamp_ms: int
-) -> int | None:
+) -> TimestampOffset | None:
     end = state.end
     is_active = base == end.active_base_offset
     offset_index = read_index(log, base, OFFSET_INDEX_SUFFIX, end.offset_index_bytes if is_active else None)
     fd = log.files.open(log.segment(base).log_path, readonly=True)
     try:
         end_position = end.active_bytes if is_active else log.files.size(fd)
-        found = locate_timestamp(log.files, fd, time_index, offset_index, base, timestamp_ms, end_position)
+        return locate_timestamp(log.files, fd, time_index, offset_index, base, timestamp_ms, end_position)
     finally:
         log.files.close(fd)
-    return None if found is None else found[0]

@@ -41,7 +41,7 @@ from .errors import (
 from .files import Files
 from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
-from .log_reader import Isolation, LogReader, offset_for_timestamp
+from .log_reader import Isolation, LogReader, newest_record, record_at_time
 from .log_sync import LogSync
 from .producer_fold import aborted_transaction, first_unstable
 from .producer_state import (
@@ -63,6 +63,7 @@ from .record_batch import (
     stamp_append_time,
 )
 from .recovery import adopt_tail, cut_log, cut_room, remove_unpublished
+from .segment import TimestampOffset
 from .segment_files import ROOM_BYTES, SegmentFiles, list_segments
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, View, partition_key
@@ -94,6 +95,13 @@ class LogOffsets(NamedTuple):
     def visible_end(self, isolation: Isolation) -> int:
         """The offset that a reader of this isolation stops at."""
         return self.last_stable_offset if isolation is Isolation.READ_COMMITTED else self.high_watermark
+
+
+def _is_past(entry: ProducerEntry, marker_epoch: int, before_offset: int | None) -> bool:
+    """Whether the transaction that a marker is to end is over, or was never here."""
+    if before_offset is None or entry.epoch != marker_epoch:
+        return entry.epoch >= marker_epoch
+    return not 0 <= entry.txn_first_offset < before_offset
 
 
 class PartitionLog:
@@ -170,7 +178,16 @@ class PartitionLog:
 
     def offset_for_timestamp(self, timestamp_ms: int) -> int | None:
         """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
-        return offset_for_timestamp(self, timestamp_ms)
+        found = record_at_time(self, timestamp_ms)
+        return None if found is None else found.offset
+
+    def record_at_time(self, timestamp_ms: int) -> TimestampOffset | None:
+        """The first visible record that is not older than *timestamp_ms*; None when all are."""
+        return record_at_time(self, timestamp_ms)
+
+    def newest_record(self) -> TimestampOffset | None:
+        """The first visible record with the largest timestamp."""
+        return newest_record(self)
 
     def last_sequence(self, producer_id: int) -> int | None:
         """The producer's last sequence in this partition; None when it wrote nothing here."""
@@ -257,11 +274,19 @@ class PartitionLog:
         return result
 
     def append_marker(
-        self, control_type: ControlType, *, producer_id: int, marker_epoch: int
+        self,
+        control_type: ControlType,
+        *,
+        producer_id: int,
+        marker_epoch: int,
+        before_offset: int | None = None,
     ) -> AppendResult | None:
         """End the producer's open transaction here, exactly once, whoever else tries to.
 
         None, and nothing is written, when it has none (any more), or has gone on to *marker_epoch* or beyond.
+        A producer that keeps its epoch goes on in *marker_epoch*: then *before_offset* tells the transaction
+        that is meant, which began below it, from the next one.
+
         In any case batches of epochs below *marker_epoch* are refused from now on. What the marker says must
         last already: readers believe it before it is on the disk.
 
@@ -270,17 +295,17 @@ class PartitionLog:
         """
         try:
             with self.append_lock:
-                return self._append_marker(control_type, producer_id, marker_epoch)
+                return self._append_marker(control_type, producer_id, marker_epoch, before_offset)
         except OSError as error:
             self.state()
             raise self._write_refused(error) from error
 
     def _append_marker(
-        self, control_type: ControlType, producer_id: int, marker_epoch: int
+        self, control_type: ControlType, producer_id: int, marker_epoch: int, before_offset: int | None
     ) -> AppendResult | None:
         end = self._writable_end()
         entry = self.view.producer(self.key, producer_id)
-        if entry is not None and entry.epoch >= marker_epoch:
+        if entry is not None and _is_past(entry, marker_epoch, before_offset):
             return None
         now_ms = self._clock.now_ms()
         if entry is None or entry.txn_first_offset < 0:

@@ -34,6 +34,7 @@ _IN_ACCESS = 0x00000001
 _IN_MODIFY = 0x00000002
 _TOUCHED = _IN_ACCESS | _IN_MODIFY
 _IN_CLOSE_WRITE = 0x00000008
+_IN_Q_OVERFLOW = 0x00004000
 _LINUX = sys.platform.startswith("linux")
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 16384
@@ -134,6 +135,14 @@ class Waiter:
         except BlockingIOError:
             pass  # the pipe is full of wake-ups already
 
+    def take(self) -> list[str]:
+        """The watched files that were touched since the last take or wait, without waiting; for an event loop.
+
+        Call it when ``fileno`` is readable, or now and then where there is no inotify.
+        """
+        self._check_usable()
+        return self._watcher.take()
+
     def fileno(self) -> int:
         """A descriptor that is readable when a watched file was touched (-1 where there is no inotify)."""
         return self._watcher.fd
@@ -158,7 +167,7 @@ class Waiter:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         pause = FIRST_POLL_S
         while True:
-            if self._watcher.touched():
+            if self._watcher.take():
                 return True
             left = pause if deadline is None else min(pause, deadline - time.monotonic())
             if self._poll.poll(max(0, left * 1000)):
@@ -199,6 +208,21 @@ class _Inotify:
         if watch is not None:
             self._libc.inotify_rm_watch(self.fd, watch)
 
+    def take(self) -> list[str]:
+        touched: dict[int, None] = {}
+        try:
+            while events := os.read(self.fd, _READ_BYTES):
+                position = 0
+                while position < len(events):
+                    watch, mask, _, name_bytes = _EVENT.unpack_from(events, position)
+                    position += _EVENT.size + name_bytes
+                    if mask & _IN_Q_OVERFLOW:
+                        return list(self._watches)  # events were lost: it may be any of them
+                    touched[watch] = None
+        except BlockingIOError:
+            pass  # that was the last one
+        return [path for path, watch in self._watches.items() if watch in touched]
+
     def close(self) -> None:
         os.close(self.fd)
 
@@ -231,14 +255,14 @@ class _Polling:
     def unwatch(self, path: str) -> None:
         self._seen.pop(path, None)
 
-    def touched(self) -> bool:
-        found = False
+    def take(self) -> list[str]:
+        found: list[str] = []
         for path, before in self._seen.items():
             now = self._look(path, before)
             if now.modified_ns != before.modified_ns or (
                 before.content is not None and now.content != before.content
             ):
-                found = True
+                found.append(path)
             if now.content is not None and time.time_ns() - now.modified_ns > FRESH_NS:
                 now = _Look(now.modified_ns, None)  # a later touch leaves another time
             self._seen[path] = now

@@ -104,7 +104,7 @@ class Ingest:
 
     def _wait_for_the_moment(self, process: subprocess.Popen[bytes], before: int) -> None:
         rng = self._rng
-        timed = rng.random() < TIMED_SHARE
+        timed = self.kills_while_writing > 0 and rng.random() < TIMED_SHARE
         deadline = time.monotonic() + (rng.uniform(0.02, 0.5) if timed else 30)
         enough = before + rng.randrange(1, self._step_bytes)
         while process.poll() is None and time.monotonic() < deadline:

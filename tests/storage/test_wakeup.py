@@ -166,17 +166,17 @@ def test_touches_within_one_tick_of_the_file_system_s_clock_are_all_seen(tmp_pat
     now = time.time_ns()
     os.utime(file, ns=(now, now))
     watcher.watch(str(file))
-    assert not watcher.touched()
+    assert not watcher.take()
     for content in (b"1", b"2", b"3"):
         file.write_bytes(content)
         os.utime(file, ns=(now, now))
-        assert watcher.touched()
-        assert not watcher.touched()
+        assert watcher.take()
+        assert not watcher.take()
     file.write_bytes(b"4")
     long_ago = now - 10 * wakeup.FRESH_NS
     os.utime(file, ns=(long_ago, long_ago))
-    assert watcher.touched()
-    assert not watcher.touched()
+    assert watcher.take()
+    assert not watcher.take()
     watcher.close()
 
 
@@ -185,14 +185,32 @@ def test_an_idle_wait_by_polling_looks_ever_more_seldom(bench, monkeypatch):
     waiter = Waiter(bench.directory)
     waiter.watch_partition("t", 0)
     looks = 0
-    original = waiter._watcher.touched
+    original = waiter._watcher.take
 
-    def touched() -> bool:
+    def take() -> list[str]:
         nonlocal looks
         looks += 1
         return original()
 
-    waiter._watcher.touched = touched
+    waiter._watcher.take = take
     assert not waiter.wait(0.3)
     assert looks < 40
+    waiter.close()
+
+
+@pytest.mark.parametrize("linux", [True, False])
+def test_a_take_names_what_was_touched_and_waits_for_nothing(bench, monkeypatch, linux):
+    if linux and not sys.platform.startswith("linux"):
+        pytest.skip("inotify is Linux's")
+    monkeypatch.setattr(wakeup, "_LINUX", linux)
+    waiter = Waiter(bench.directory)
+    waiter.watch_partition("t", 0)
+    waiter.watch_signal("topics")
+    assert waiter.take() == []
+    bench.put(b"a")
+    bench.put(b"b")
+    assert waiter.take() == [bench.log.signal_paths()[1]]
+    assert waiter.take() == []
+    bench.directory.signal("topics")
+    assert waiter.take() == [bench.directory.signal_path("topics")]
     waiter.close()

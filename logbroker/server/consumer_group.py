@@ -1,0 +1,815 @@
+"""A consumer group of the KIP-848 protocol as a pure state machine: the server assigns, members follow.
+
+The client only heartbeats. Three epochs say how far everybody is:
+
+    group epoch        grows when members, subscriptions, assignors or subscribed topics change
+    assignment epoch   the group epoch that the target assignment was computed for, at the next heartbeat
+    member epoch       the assignment epoch that the member has arrived at
+
+What a heartbeat asks for is in its member epoch:
+
+     0   join, or join again; a static member takes over what its instance left behind
+     n   go on: n is the member's epoch, or the one before with nothing owned that is not assigned (its
+         last reply was lost)
+    -1   leave
+    -2   leave for a while (static members): partitions stay reserved until the session times out
+
+Each member walks to its target on its own, one step a heartbeat, and nobody waits for the slowest:
+
+    state                   step                                            goes on to
+    STABLE                  is at the assignment epoch: nothing to do       STABLE
+    STABLE                  is behind                                       see below
+    UNREVOKED_PARTITIONS    still owns what it is to give up: wait          UNREVOKED_PARTITIONS
+    UNREVOKED_PARTITIONS    owns nothing of it any more: it is free         see below
+    UNRELEASED_PARTITIONS   look again for what others had                  see below
+
+    below: partitions to give up, and they are still owned                  UNREVOKED_PARTITIONS, same epoch
+    below: some of the target still belongs to somebody                     UNRELEASED_PARTITIONS, new epoch
+    below: otherwise                                                        STABLE, new epoch
+
+A partition is in the hands of the member that it is assigned to or being revoked from. It is handed out
+only when it is in nobody's. A member that does not give up in its rebalance timeout, or does not heartbeat
+in the session timeout, is removed.
+
+Topics are kept by id, so a topic that was made again under its name is another topic. Names at the seam
+are those of the topics that were passed last; partitions of topics that are gone are not shown.
+
+Times are milliseconds of the monotonic clock and come in as arguments. A call that raises ``GroupError``
+changed nothing. A ``ConsumerGroup`` belongs to one thread at a time.
+
+Invariants: a partition is in at most one member's hands; epochs of the group only grow; the assignment
+epoch is never above the group epoch; a member in UNREVOKED_PARTITIONS has a rebalance deadline.
+
+Unlike Kafka, expressions are resolved in the heartbeat that brings them, and the previous epoch of a member
+stays valid until its epoch changes again, so that a retry may be lost too.
+
+Sources: KIP-848, and the behaviour of Apache Kafka 4's group coordinator.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from ..assignor import Assignment, assign
+
+JOIN_EPOCH = 0
+LEAVE_EPOCH = -1
+LEAVE_FOR_A_WHILE_EPOCH = -2
+
+UNCHANGED_TIMEOUT_MS = -1
+NO_INTERVAL_MS = 0
+
+Partitions = dict[str, tuple[int, ...]]
+"""Ascending partition numbers by topic name."""
+
+
+class TopicShape(NamedTuple):
+    """What a group has to know of an existing topic."""
+
+    topic_id: uuid.UUID
+    partitions: int
+
+
+class HeartbeatRequest(NamedTuple):
+    """What a member says. ``None``, and a timeout of -1, stand for "as I said before"."""
+
+    member_id: str
+    member_epoch: int
+    instance_id: str | None
+    rack_id: str | None
+    rebalance_timeout_ms: int
+    subscribed_topics: tuple[str, ...] | None
+    subscribed_regex: str | None  # "" ends the subscription by expression
+    assignor: str | None
+    owned: Partitions | None
+    client_id: str
+    client_host: str
+
+    def is_full(self) -> bool:
+        """Whether the member tells everything, and so needs to be told everything."""
+        return self.member_epoch == JOIN_EPOCH or (
+            self.rebalance_timeout_ms != UNCHANGED_TIMEOUT_MS
+            and (self.subscribed_topics is not None or self.subscribed_regex is not None)
+            and self.owned is not None
+        )
+
+
+class HeartbeatReply(NamedTuple):
+    """What the member is told; an ``assignment`` of ``None`` is the one of the last reply."""
+
+    member_id: str
+    member_epoch: int
+    heartbeat_interval_ms: int
+    assignment: Partitions | None
+
+
+class MemberDescription(NamedTuple):
+    """A member as the group sees it now."""
+
+    instance_id: str | None
+    rack_id: str | None
+    member_epoch: int
+    client_id: str
+    client_host: str
+    subscribed_topics: tuple[str, ...]
+    subscribed_regex: str
+    assignor: str | None
+    assigned: Partitions
+    target: Partitions
+
+
+class GroupError(Exception):
+    """The request is refused: ``code`` is for the client, ``message`` for its user."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+# Regular expressions --------------------------------------------------------------------------------------
+
+MAX_EXPRESSION_LENGTH = 1_000
+MAX_EXPRESSION_DEPTH = 20
+MAX_EXPRESSION_REPEAT = 1_000  # RE2's own limit
+MAX_EXPRESSION_WAYS = 100_000_000
+LONGEST_TOPIC_NAME = 249
+
+_TOKEN = re.compile(
+    r"""
+      (?P<flags>  \(\?[ims]+\) )
+    | (?P<open>   \( (?: \?(?: P<\w+> | [ims]*(?:-[ims]+)?: ) )? (?!\?) )
+    | (?P<close>  \) )
+    | (?P<bar>    \| )
+    | (?P<repeat> (?: [*+?] | \{\d+(?:,\d*)?\} | \{,\d*\} ) \?? )
+    | (?P<set>    \[\^?\]? (?: \\. | [^\]\\] )* \] )
+    | (?P<other>  \(\? | \\\d | \\\Z )
+    | (?P<atom>   \\. | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_ODD_IN_SETS = re.compile(r"(?<!\\)\[|--|&&|~~|\|\|")
+
+
+class _ExpressionError(Exception):
+    """Why an expression is refused."""
+
+
+def compiled_expression(expression: str) -> re.Pattern[str] | None:
+    """The pattern that whole topic names are matched with; ``None`` for the empty expression.
+
+    Kafka uses RE2, which has no look-around and no back-references and takes linear time. Python's engine
+    tries one way to match after another, so an expression is refused when it might have too many: a
+    repeat (or ``{m,n}``) around something that itself repeats or has alternatives, or, counting a repeat
+    as one way for each length of the longest topic name, more than ``MAX_EXPRESSION_WAYS`` ways in all;
+    that is about three wildcards in one alternative. The count errs on the side of refusing.
+    """
+    if not expression:
+        return None
+    try:
+        if len(expression) > MAX_EXPRESSION_LENGTH:
+            raise _ExpressionError(f"it is longer than {MAX_EXPRESSION_LENGTH} characters")
+        if _ways_to_match(expression) > MAX_EXPRESSION_WAYS:
+            raise _ExpressionError("it has too many wildcards or alternatives; split or simplify it")
+        return re.compile(expression)
+    except (_ExpressionError, re.error) as error:
+        raise GroupError(
+            ErrorCode.invalid_regular_expression,
+            f"The regular expression {expression[:100]!r} cannot be used: {error}.",
+        ) from error
+
+
+@dataclass(slots=True)
+class _Alternatives:
+    """The ways to match a group so far: of finished branches, of the open one, of its last atom."""
+
+    finished: int = 0
+    branch: int = 1
+    last: int | None = None  # None: there is nothing that could be repeated
+
+    def append(self, ways: int, *, repeatable: bool = True) -> None:
+        self.branch *= 1 if self.last is None else self.last
+        self.last = ways
+        if not repeatable:
+            self.branch, self.last = self.branch * ways, None
+
+    def end_branch(self) -> None:
+        self.append(1, repeatable=False)
+        self.finished, self.branch = self.finished + self.branch, 1
+
+    def repeat(self, token: str) -> None:
+        if self.last is None:
+            raise _ExpressionError(f"there is nothing that {token} could repeat")
+        ways, self.last = _repeated(self.last, token), None
+        self.append(ways, repeatable=False)
+
+
+def _repeated(ways: int, token: str) -> int:
+    """How many ways there are to match a repeat of something with *ways*."""
+    least, most = _bounds(token.removesuffix("?") or token)
+    if most <= 1:
+        return ways + 1 if least == 0 else ways
+    if ways > 1:
+        raise _ExpressionError(f"{token} repeats something that repeats or has alternatives itself")
+    return max(1, most - least + 1)
+
+
+def _bounds(token: str) -> tuple[int, int]:
+    if token in _SIMPLE_BOUNDS:
+        return _SIMPLE_BOUNDS[token]
+    least, comma, most = token.strip("{}").partition(",")
+    bounds = int(least or 0), int(most or LONGEST_TOPIC_NAME) if comma else int(least)
+    if max(bounds) > MAX_EXPRESSION_REPEAT:
+        raise _ExpressionError(f"{token} repeats more than {MAX_EXPRESSION_REPEAT} times")
+    return bounds
+
+
+_SIMPLE_BOUNDS = {"*": (0, LONGEST_TOPIC_NAME), "+": (1, LONGEST_TOPIC_NAME), "?": (0, 1)}
+
+
+def _ways_to_match(expression: str) -> int:
+    """An upper bound, in the sense of ``compiled_expression``; unbalanced groups are left to the compiler."""
+    stack = [_Alternatives()]
+    for token in _TOKEN.finditer(expression):
+        kind, text = token.lastgroup, token.group()
+        if kind == "open":
+            stack.append(_Alternatives())
+            if len(stack) > MAX_EXPRESSION_DEPTH:
+                raise _ExpressionError(f"its groups are more than {MAX_EXPRESSION_DEPTH} deep")
+        elif kind == "close" and len(stack) > 1:
+            stack[-1].end_branch()
+            ways = stack.pop().finished
+            stack[-1].append(ways)
+        elif kind == "bar":
+            stack[-1].end_branch()
+        elif kind == "repeat":
+            stack[-1].repeat(text)
+        elif kind == "other" or (kind == "set" and _ODD_IN_SETS.search(text, 1)):
+            raise _ExpressionError(f"{text} at {token.start()} is not supported")
+        elif kind != "flags":
+            stack[-1].append(1)
+    stack[-1].end_branch()
+    return stack[-1].finished
+
+
+# Assignors ------------------------------------------------------------------------------------------------
+
+TopicPartition = tuple[str, int]
+Owners = dict[TopicPartition, str]
+
+
+class Subscriber(NamedTuple):
+    """A member as an assignor sees it: who it is, and which existing topics it wants."""
+
+    member_id: str
+    instance_id: str | None
+    topics: frozenset[str]
+
+
+class AssignorInput(NamedTuple):
+    """Members in the order of their joining, the topics they want, and who had each partition so far."""
+
+    subscribers: Sequence[Subscriber]
+    topics: Mapping[str, int]
+    held: Mapping[TopicPartition, tuple[str, ...]]
+
+
+def uniform(wanted: AssignorInput) -> Owners:
+    """As even as subscriptions allow (at most one apart when they are equal), and little moves."""
+    places = ((topic, number) for topic in sorted(wanted.topics) for number in range(wanted.topics[topic]))
+    return assign(
+        Assignment(
+            subscriptions={subscriber.member_id: subscriber.topics for subscriber in wanted.subscribers},
+            held={place: wanted.held.get(place, ()) for place in places},
+        )
+    )
+
+
+def ranges(wanted: AssignorInput) -> Owners:
+    """Of each topic a range for each subscriber, always in the same order of subscribers.
+
+    So members with equal subscriptions get the same partition numbers of all topics with equally many
+    partitions. Static members come first, by instance id, so their ranges survive a restart.
+    """
+    ordered = sorted(wanted.subscribers, key=_place_in_ranges)
+    owners: Owners = {}
+    for topic, partitions in wanted.topics.items():
+        takers = [subscriber.member_id for subscriber in ordered if topic in subscriber.topics]
+        for number, member_id in enumerate(_in_ranges(takers, partitions)):
+            owners[topic, number] = member_id
+    return owners
+
+
+def _place_in_ranges(subscriber: Subscriber) -> tuple[bool, str]:
+    return subscriber.instance_id is None, subscriber.instance_id or subscriber.member_id
+
+
+def _in_ranges(takers: Sequence[str], partitions: int) -> Iterable[str]:
+    if not takers:
+        return
+    quota, extra = divmod(partitions, len(takers))
+    for index, taker in enumerate(takers):
+        yield from [taker] * (quota + (index < extra))
+
+
+DEFAULT_ASSIGNOR = "uniform"
+ASSIGNORS: dict[str, Callable[[AssignorInput], Owners]] = {DEFAULT_ASSIGNOR: uniform, "range": ranges}
+
+
+# Members --------------------------------------------------------------------------------------------------
+
+_Place = tuple[uuid.UUID, int]
+_Places = frozenset[_Place]
+_NOTHING: _Places = frozenset()
+
+
+class MemberState(enum.Enum):
+    """How far a member is on the way to its target."""
+
+    STABLE = enum.auto()
+    UNREVOKED_PARTITIONS = enum.auto()
+    UNRELEASED_PARTITIONS = enum.auto()
+
+
+@dataclass(slots=True)
+class _Member:
+    member_id: str
+    instance_id: str | None = None
+    rack_id: str | None = None
+    client_id: str = ""
+    client_host: str = ""
+    rebalance_timeout_ms: int = 0
+    subscribed_topics: tuple[str, ...] = ()
+    pattern: re.Pattern[str] | None = None
+    assignor: str | None = None
+    topics: frozenset[str] = frozenset()  # the existing ones it subscribes to
+
+    state: MemberState = MemberState.STABLE
+    epoch: int = JOIN_EPOCH
+    previous_epoch: int = JOIN_EPOCH
+    assigned: _Places = _NOTHING
+    revoking: _Places = _NOTHING
+    target: _Places = _NOTHING
+    session_deadline_ms: int = 0
+    rebalance_deadline_ms: int | None = None
+
+    @property
+    def in_hands(self) -> _Places:
+        return self.assigned | self.revoking
+
+    @property
+    def subscribed_regex(self) -> str:
+        return "" if self.pattern is None else self.pattern.pattern
+
+    def subscription(self) -> tuple[object, ...]:
+        """What the target assignment depends on."""
+        return self.subscribed_topics, self.subscribed_regex, self.assignor
+
+    def deadlines_ms(self) -> list[int]:
+        rebalance = [] if self.rebalance_deadline_ms is None else [self.rebalance_deadline_ms]
+        return [self.session_deadline_ms, *rebalance]
+
+
+# The group ------------------------------------------------------------------------------------------------
+
+
+class ConsumerGroup:
+    """Members, what they are to have and what they have; see the module for how it moves.
+
+    *generation* is the epoch to start above, for a group that was used with the classic protocol before.
+    ``state`` is never "Dead" here: that is what a coordinator says of a group that it does not have.
+    """
+
+    def __init__(
+        self,
+        group_id: str,
+        *,
+        max_size: int = 10_000,
+        session_timeout_ms: int = 45_000,
+        heartbeat_interval_ms: int = 5_000,
+        new_member_id: Callable[[], str],
+        generation: int = 0,
+    ) -> None:
+        self.group_id = group_id
+        self.group_epoch = generation
+        self.assignment_epoch = generation
+        self._max_size = max_size
+        self._session_timeout_ms = session_timeout_ms
+        self._heartbeat_interval_ms = heartbeat_interval_ms
+        self._new_member_id = new_member_id
+        self._members: dict[str, _Member] = {}
+        self._instances: dict[str, _Member] = {}
+        self._in_hands_of: dict[_Place, str] = {}
+        self._topics: dict[str, TopicShape] = {}
+        self._names: dict[uuid.UUID, str] = {}
+        self._subscribed: dict[str, TopicShape] = {}
+
+    # Views
+
+    @property
+    def state(self) -> str:
+        """Kafka's name: "Empty", "Assigning", "Reconciling" or "Stable"."""
+        if not self._members:
+            return "Empty"
+        if self.group_epoch > self.assignment_epoch:
+            return "Assigning"
+        arrived = all(
+            member.state is MemberState.STABLE and member.epoch == self.assignment_epoch
+            for member in self._members.values()
+        )
+        return "Stable" if arrived else "Reconciling"
+
+    @property
+    def assignor_name(self) -> str:
+        """The assignor that most members prefer; among equals the first of ``ASSIGNORS``."""
+        votes = Counter(member.assignor for member in self._members.values() if member.assignor)
+        return max(ASSIGNORS, key=lambda name: votes[name])
+
+    @property
+    def members(self) -> dict[str, MemberDescription]:
+        """All members in the order of their joining, made anew at each call."""
+        return {member_id: self._described(member) for member_id, member in self._members.items()}
+
+    def subscribed_topics(self, topics: Mapping[str, TopicShape]) -> frozenset[str]:
+        """Those of *topics* that some member subscribes to."""
+        return frozenset().union(*_subscriptions(self._members.values(), topics))
+
+    def check_commit(self, member_id: str, member_epoch: int) -> ErrorCode:
+        """Whether a member at this epoch may commit; without an id only while there are no members."""
+        if not member_id and member_epoch < 0 and not self._members:
+            return ErrorCode.none
+        member = self._members.get(member_id)
+        if member is None:
+            return ErrorCode.unknown_member_id
+        if member_epoch < 0 or member.epoch != member_epoch:
+            return ErrorCode.stale_member_epoch
+        return ErrorCode.none
+
+    def next_deadline_ms(self) -> int | None:
+        """When ``advance`` has something to do at the latest."""
+        deadlines = (deadline for member in self._members.values() for deadline in member.deadlines_ms())
+        return min(deadlines, default=None)
+
+    def _described(self, member: _Member) -> MemberDescription:
+        return MemberDescription(
+            instance_id=member.instance_id,
+            rack_id=member.rack_id,
+            member_epoch=member.epoch,
+            client_id=member.client_id,
+            client_host=member.client_host,
+            subscribed_topics=member.subscribed_topics,
+            subscribed_regex=member.subscribed_regex,
+            assignor=member.assignor,
+            assigned=self._named(member.assigned),
+            target=self._named(member.target),
+        )
+
+    # Events
+
+    def heartbeat(
+        self, request: HeartbeatRequest, topics: Mapping[str, TopicShape], now_ms: int
+    ) -> HeartbeatReply:
+        """One step of one member; *topics* are all that exist. ``GroupError`` when it is refused."""
+        _check_fields(request)
+        if request.member_epoch in (LEAVE_EPOCH, LEAVE_FOR_A_WHILE_EPOCH):
+            return self._leave(request)
+        pattern = compiled_expression(request.subscribed_regex or "")
+        owned = _owned(request, topics)
+        member = self._joining(request, owned) if _joins(request) else self._going_on(request, owned)
+        is_new = member.member_id not in self._members
+        self._members[member.member_id] = member
+        before = member.assigned
+        changed = self._told(member, request, pattern) or is_new
+        if self._saw(topics, resubscribe=changed) or changed:
+            self.group_epoch += 1
+        if self.group_epoch > self.assignment_epoch:
+            self._assign()
+        self._reconcile(member, owned, now_ms)
+        member.session_deadline_ms = now_ms + self._session_timeout_ms
+        return HeartbeatReply(
+            member_id=member.member_id,
+            member_epoch=member.epoch,
+            heartbeat_interval_ms=self._heartbeat_interval_ms,
+            assignment=(
+                self._named(member.assigned) if request.is_full() or member.assigned != before else None
+            ),
+        )
+
+    def advance(self, topics: Mapping[str, TopicShape], now_ms: int) -> None:
+        """Remove the members whose time is over, and take note of *topics*, all that exist."""
+        self._remove(
+            [member for member in self._members.values() if any(at <= now_ms for at in member.deadlines_ms())]
+        )
+        if self._saw(topics):
+            self.group_epoch += 1
+
+    # Who is speaking
+
+    def _joining(self, request: HeartbeatRequest, owned: _Places | None) -> _Member:
+        """The member that joins: a new one, or one that is here because its reply was lost or it is static."""
+        former = None if request.instance_id is None else self._instances.get(request.instance_id)
+        if former is not None and former.epoch == LEAVE_FOR_A_WHILE_EPOCH:
+            return self._taken_over(former, request.member_id)
+        if former is not None and former.member_id != request.member_id:
+            raise GroupError(
+                ErrorCode.unreleased_instance_id,
+                f"Instance {request.instance_id} belongs to member {former.member_id}, which has not left.",
+            )
+        member = self._members.get(request.member_id)
+        if member is not None:
+            _check_epoch(member, request, owned)
+            return member
+        if len(self._members) >= self._max_size:
+            raise GroupError(
+                ErrorCode.group_max_size_reached, f"Group {self.group_id} has {self._max_size} members."
+            )
+        return _Member(request.member_id or self._new_member_id())
+
+    def _taken_over(self, former: _Member, member_id: str) -> _Member:
+        """*former*, which left for a while, under its new id, at the same place among the members."""
+        if member_id in self._members and member_id != former.member_id:
+            raise GroupError(ErrorCode.invalid_request, f"Member id {member_id} is in use.")
+        member = replace(
+            former,
+            member_id=member_id or self._new_member_id(),
+            epoch=JOIN_EPOCH,
+            previous_epoch=JOIN_EPOCH,
+        )
+        everyone = [member if each is former else each for each in self._members.values()]
+        self._members = {each.member_id: each for each in everyone}
+        self._in_hands_of.update(dict.fromkeys(member.in_hands, member.member_id))
+        if member.instance_id is not None:
+            self._instances[member.instance_id] = member
+        return member
+
+    def _going_on(self, request: HeartbeatRequest, owned: _Places | None) -> _Member:
+        member = self._addressed(request)
+        _check_epoch(member, request, owned)
+        return member
+
+    def _addressed(self, request: HeartbeatRequest) -> _Member:
+        if request.instance_id is None:
+            member = self._members.get(request.member_id)
+        else:
+            member = self._instances.get(request.instance_id)
+        if member is None:
+            who = request.member_id if request.instance_id is None else f"of instance {request.instance_id}"
+            raise GroupError(
+                ErrorCode.unknown_member_id, f"Group {self.group_id} has no member {who}; join again."
+            )
+        if member.member_id != request.member_id:
+            raise GroupError(
+                ErrorCode.fenced_instance_id,
+                f"Instance {request.instance_id} is now member {member.member_id}.",
+            )
+        return member
+
+    # What changed
+
+    def _told(self, member: _Member, request: HeartbeatRequest, pattern: re.Pattern[str] | None) -> bool:
+        """Note what the member says of itself; whether its subscription or assignor changed."""
+        before = member.subscription()
+        member.client_id, member.client_host = request.client_id, request.client_host
+        if request.instance_id is not None:
+            self._instances.pop(member.instance_id or "", None)
+            self._instances[request.instance_id] = member
+            member.instance_id = request.instance_id
+        if request.rack_id is not None:
+            member.rack_id = request.rack_id
+        if request.rebalance_timeout_ms != UNCHANGED_TIMEOUT_MS:
+            member.rebalance_timeout_ms = request.rebalance_timeout_ms
+        if request.subscribed_topics is not None:
+            member.subscribed_topics = tuple(sorted(set(request.subscribed_topics)))
+        if request.subscribed_regex is not None:
+            member.pattern = pattern
+        if request.assignor is not None:
+            member.assignor = request.assignor
+        return member.subscription() != before
+
+    def _saw(self, topics: Mapping[str, TopicShape], *, resubscribe: bool = False) -> bool:
+        """Note the existing topics; whether those that members subscribe to changed."""
+        if topics == self._topics and not resubscribe:
+            return False
+        self._topics = dict(topics)
+        self._names = {shape.topic_id: topic for topic, shape in topics.items()}
+        before = self._subscribed
+        self._resubscribe()
+        return self._subscribed != before
+
+    def _resubscribe(self) -> None:
+        everyone = self._members.values()
+        for member, wanted in zip(everyone, _subscriptions(everyone, self._topics), strict=True):
+            member.topics = wanted
+        subscribed = frozenset().union(*(member.topics for member in everyone))
+        self._subscribed = {topic: self._topics[topic] for topic in sorted(subscribed)}
+
+    def _leave(self, request: HeartbeatRequest) -> HeartbeatReply:
+        member = self._addressed(request)
+        if request.member_epoch == LEAVE_EPOCH:
+            self._remove([member])
+        else:
+            self._move(member, MemberState.STABLE, LEAVE_FOR_A_WHILE_EPOCH, assigned=member.assigned)
+        return HeartbeatReply(request.member_id, request.member_epoch, NO_INTERVAL_MS, None)
+
+    def _remove(self, gone: Sequence[_Member]) -> None:
+        if not gone:
+            return
+        for member in gone:
+            self._take_in_hand(member, _NOTHING)
+            del self._members[member.member_id]
+            if member.instance_id is not None:
+                del self._instances[member.instance_id]
+        self._resubscribe()
+        self.group_epoch += 1
+
+    def _assign(self) -> None:
+        """Ask the assignor that most members prefer what everybody should have."""
+        owners = ASSIGNORS[self.assignor_name](
+            AssignorInput(
+                subscribers=[
+                    Subscriber(member.member_id, member.instance_id, member.topics)
+                    for member in self._members.values()
+                ],
+                topics={topic: shape.partitions for topic, shape in self._subscribed.items()},
+                held=self._held(),
+            )
+        )
+        targets = defaultdict(list)
+        for (topic, number), member_id in owners.items():
+            targets[member_id].append((self._subscribed[topic].topic_id, number))
+        for member_id, member in self._members.items():
+            member.target = frozenset(targets[member_id])
+        self.assignment_epoch = self.group_epoch
+
+    def _held(self) -> dict[TopicPartition, tuple[str, ...]]:
+        """For each partition who was to have it, then who has it: those it should stay with if it can."""
+        everyone = self._members.values()
+        targets = ((member.member_id, member.target) for member in everyone)
+        in_hands = ((member.member_id, member.in_hands) for member in everyone)
+        held: defaultdict[TopicPartition, tuple[str, ...]] = defaultdict(tuple)
+        for member_id, places in chain(targets, in_hands):
+            for topic_id, number in places:
+                if topic_id in self._names:
+                    held[self._names[topic_id], number] += (member_id,)
+        return dict(held)
+
+    # The way to the target
+
+    def _reconcile(self, member: _Member, owned: _Places | None, now_ms: int) -> None:
+        """One step, as in the table above. *owned* is ``None`` when the member did not say."""
+        if member.state is MemberState.STABLE and member.epoch == self.assignment_epoch:
+            return
+        if member.state is MemberState.UNREVOKED_PARTITIONS and _still_owns(owned, member.revoking):
+            self._revoke_unsubscribed(member, now_ms)
+            return
+        kept = member.assigned & member.target
+        revoking = member.assigned - member.target
+        if revoking and _still_owns(owned, revoking):
+            self._revoke(member, kept, revoking, now_ms)
+            return
+        missing = member.target - kept
+        # What this member was revoking is its own again at once: only one member has it in hands.
+        free = {
+            place for place in missing if self._in_hands_of.get(place, member.member_id) == member.member_id
+        }
+        state = MemberState.STABLE if free == missing else MemberState.UNRELEASED_PARTITIONS
+        self._move(member, state, self.assignment_epoch, assigned=kept | free)
+
+    def _revoke_unsubscribed(self, member: _Member, now_ms: int) -> None:
+        """A member on its way does not get to keep topics that it ceased to subscribe to meanwhile."""
+        wanted = {self._topics[topic].topic_id for topic in member.topics}
+        kept = frozenset(place for place in member.assigned if place[0] in wanted)
+        if kept != member.assigned:
+            self._revoke(member, kept, member.in_hands - kept, now_ms)
+
+    def _revoke(self, member: _Member, kept: _Places, revoking: _Places, now_ms: int) -> None:
+        self._move(member, MemberState.UNREVOKED_PARTITIONS, member.epoch, assigned=kept, revoking=revoking)
+        member.rebalance_deadline_ms = now_ms + member.rebalance_timeout_ms
+
+    def _move(
+        self,
+        member: _Member,
+        state: MemberState,
+        epoch: int,
+        *,
+        assigned: _Places,
+        revoking: _Places = _NOTHING,
+    ) -> None:
+        self._take_in_hand(member, assigned | revoking)
+        if epoch != member.epoch:
+            member.epoch, member.previous_epoch = epoch, member.epoch
+        member.state, member.assigned, member.revoking = state, assigned, revoking
+        member.rebalance_deadline_ms = None
+
+    def _take_in_hand(self, member: _Member, places: _Places) -> None:
+        """*places* instead of what the member has in hands so far."""
+        for place in member.in_hands - places:
+            del self._in_hands_of[place]
+        for place in places:
+            holder = self._in_hands_of.setdefault(place, member.member_id)
+            assert holder == member.member_id
+
+    def _named(self, places: _Places) -> Partitions:
+        numbers = defaultdict(list)
+        for topic_id, number in places:
+            if topic_id in self._names:
+                numbers[self._names[topic_id]].append(number)
+        return {topic: tuple(sorted(numbers[topic])) for topic in sorted(numbers)}
+
+
+def _owned(request: HeartbeatRequest, topics: Mapping[str, TopicShape]) -> _Places | None:
+    """What the member says it owns; nobody can own partitions of a topic that is gone."""
+    if request.owned is None:
+        return None
+    return frozenset(
+        (topics[topic].topic_id, number)
+        for topic, numbers in request.owned.items()
+        if topic in topics
+        for number in numbers
+    )
+
+
+def _check_epoch(member: _Member, request: HeartbeatRequest, owned: _Places | None) -> None:
+    """The member's own epoch, or the one before as long as it took nothing that it was not given."""
+    is_own = request.member_epoch == member.epoch
+    lost_its_reply = (
+        request.member_epoch == member.previous_epoch < member.epoch
+        and owned is not None
+        and owned <= member.assigned
+    )
+    if not is_own and not lost_its_reply:
+        raise GroupError(
+            ErrorCode.fenced_member_epoch,
+            f"Member {member.member_id} is at epoch {member.epoch}, not {request.member_epoch}; "
+            "give up all partitions and join again.",
+        )
+
+
+def _still_owns(owned: _Places | None, places: _Places) -> bool:
+    """A member that does not say what it owns may still own anything."""
+    return owned is None or not owned.isdisjoint(places)
+
+
+def _subscriptions(
+    members: Collection[_Member], topics: Mapping[str, TopicShape]
+) -> Iterable[frozenset[str]]:
+    """For each of *members* in turn those of *topics* that it subscribes to."""
+    patterns = {member.pattern for member in members if member.pattern is not None}
+    matched = {pattern: frozenset(filter(pattern.fullmatch, topics)) for pattern in patterns}
+    for member in members:
+        by_pattern = frozenset() if member.pattern is None else matched[member.pattern]
+        yield by_pattern.union(topic for topic in member.subscribed_topics if topic in topics)
+
+
+# Requests -------------------------------------------------------------------------------------------------
+
+
+def _joins(request: HeartbeatRequest) -> bool:
+    return request.member_epoch == JOIN_EPOCH
+
+
+def _has_bad_timeout(request: HeartbeatRequest) -> bool:
+    may_be_left_out = not _joins(request)
+    is_left_out = request.rebalance_timeout_ms == UNCHANGED_TIMEOUT_MS
+    return request.rebalance_timeout_ms <= 0 and not (may_be_left_out and is_left_out)
+
+
+def _leaves_for_a_while_without_instance(request: HeartbeatRequest) -> bool:
+    return request.member_epoch == LEAVE_FOR_A_WHILE_EPOCH and request.instance_id is None
+
+
+def _joins_without_subscription(request: HeartbeatRequest) -> bool:
+    return _joins(request) and request.subscribed_topics is None and request.subscribed_regex is None
+
+
+_FAULTS: tuple[tuple[Callable[[HeartbeatRequest], bool], str], ...] = (
+    (lambda it: it.member_epoch < LEAVE_FOR_A_WHILE_EPOCH, "There is no member epoch below -2."),
+    (lambda it: not _joins(it) and not it.member_id, "Only a member that joins may have no id."),
+    (lambda it: it.instance_id == "", "The instance id is empty; leave it out."),
+    (lambda it: it.rack_id == "", "The rack id is empty; leave it out."),
+    (_leaves_for_a_while_without_instance, "Only a static member can leave for a while."),
+    (_has_bad_timeout, "The rebalance timeout has to be positive."),
+    (_joins_without_subscription, "A member that joins has to subscribe, to topics or by an expression."),
+    (lambda it: _joins(it) and it.owned != {}, "A member that joins owns nothing, and has to say so."),
+)
+
+
+def _check_fields(request: HeartbeatRequest) -> None:
+    """Whether the request is complete in itself, whatever the group looks like."""
+    for is_faulty, message in _FAULTS:
+        if is_faulty(request):
+            raise GroupError(ErrorCode.invalid_request, message)
+    if request.assignor is not None and request.assignor not in ASSIGNORS:
+        raise GroupError(
+            ErrorCode.unsupported_assignor,
+            f"Assignor {request.assignor!r} is not one of {', '.join(ASSIGNORS)}.",
+        )

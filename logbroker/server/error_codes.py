@@ -1,0 +1,58 @@
+"""Our errors as Kafka's codes. One table; the message goes along where the protocol has room for it."""
+
+from __future__ import annotations
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.errors import (
+    CorruptBatchError,
+    CorruptionError,
+    FencedError,
+    InvalidConfigError,
+    InvalidRequestError,
+    InvalidTopicError,
+    LogbrokerError,
+    OffsetOutOfRangeError,
+    OutOfOrderSequenceError,
+    RecordTooLargeError,
+    StorageFailedError,
+    TopicExistsError,
+    TopicNotFoundError,
+    ViewError,
+    WriteFailedError,
+)
+
+_CODES: dict[type[LogbrokerError], ErrorCode] = {
+    TopicNotFoundError: ErrorCode.unknown_topic_or_partition,
+    TopicExistsError: ErrorCode.topic_already_exists,
+    InvalidTopicError: ErrorCode.invalid_topic_exception,
+    InvalidConfigError: ErrorCode.invalid_config,
+    InvalidRequestError: ErrorCode.invalid_request,
+    RecordTooLargeError: ErrorCode.message_too_large,
+    FencedError: ErrorCode.invalid_producer_epoch,
+    OutOfOrderSequenceError: ErrorCode.out_of_order_sequence_number,
+    OffsetOutOfRangeError: ErrorCode.offset_out_of_range,
+    CorruptionError: ErrorCode.corrupt_message,
+    CorruptBatchError: ErrorCode.corrupt_message,
+    WriteFailedError: ErrorCode.kafka_storage_error,
+    StorageFailedError: ErrorCode.kafka_storage_error,
+    ViewError: ErrorCode.kafka_storage_error,
+}
+
+
+class RefusedError(LogbrokerError):
+    """A request, or a part of it, is answered with *code*."""
+
+    def __init__(self, code: ErrorCode, message: str = "") -> None:
+        self.code = code
+        super().__init__(message or code.name)
+
+
+def code_of(error: LogbrokerError) -> ErrorCode:
+    """What a client is told of *error*."""
+    if isinstance(error, RefusedError):
+        return error.code
+    for kind in type(error).__mro__:
+        if kind in _CODES:
+            return _CODES[kind]
+    return ErrorCode.unknown_server_error

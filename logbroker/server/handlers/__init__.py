@@ -1,0 +1,1 @@
+"""One module a family of requests: from a request to its answer."""

@@ -1,0 +1,53 @@
+"""ApiVersions: which APIs, versions and features there are.
+
+The response's header is of version 0 whatever the request's version (kio knows), and a request that is newer than
+what is served gets a body of version 0 with error 35, from which the client learns what to ask for (KIP-511).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kio.schema.errors import ErrorCode
+
+from ..node import Node
+from ..replies import build, encode
+from ..requests import Request, schema
+
+API_KEY = 18
+FEATURES = {"group.version": (0, 1), "transaction.version": (0, 2)}
+FIRST_WITH_MINIMUM_0 = 4  # older clients take a feature whose minimum is 0 for an error (KAFKA-17011)
+
+
+async def handle(node: Node, request: Request) -> bytes:  # noqa: ARG001 (a handler)
+    values = {
+        "api_keys": _api_keys(),
+        "supported_features": [
+            {"name": name, "min_version": lowest, "max_version": highest}
+            for name, (lowest, highest) in FEATURES.items()
+            if lowest > 0 or request.version >= FIRST_WITH_MINIMUM_0
+        ],
+        "finalized_features_epoch": 0,
+        "finalized_features": [
+            {"name": name, "min_version_level": highest, "max_version_level": highest}
+            for name, (_, highest) in FEATURES.items()
+        ],
+    }
+    return request.reply(values)
+
+
+def unsupported(correlation_id: int) -> bytes:
+    """The answer to a version that is not served."""
+    layout = schema(API_KEY, 0)
+    values = {"error_code": ErrorCode.unsupported_version, "api_keys": _api_keys()}
+    header = layout.response_header(correlation_id=correlation_id)
+    return encode(header) + encode(build(layout.response, values))
+
+
+def _api_keys() -> list[dict[str, Any]]:
+    from ..apis import APIS  # the table of handlers, this one among them
+
+    return [
+        {"api_key": key, "min_version": api.advertised.start, "max_version": api.advertised.stop - 1}
+        for key, api in sorted(APIS.items())
+    ]

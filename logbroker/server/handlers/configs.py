@@ -1,0 +1,181 @@
+"""DescribeConfigs, AlterConfigs, IncrementalAlterConfigs: of topics, and to look at only, of the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.errors import InvalidConfigError, LogbrokerError
+from logbroker_storage.log_config import ConfigValue, LogConfig, config_keys
+
+from ..error_codes import RefusedError, code_of
+from ..node import NODE_ID, Node
+from ..replies import Values
+from ..requests import Request
+
+TOPIC, BROKER = 2, 4
+SOURCE_TOPIC, SOURCE_STATIC_BROKER, SOURCE_DEFAULT = 1, 4, 5
+SET, DELETE, APPEND, SUBTRACT = range(4)
+BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
+TYPES = {"int": LONG, "float": DOUBLE, "string": STRING}
+LISTS = ("cleanup.policy",)
+
+_DOCS = {key.name: key.doc for key in config_keys()}
+_TYPES = {key.name: LIST if key.name in LISTS else TYPES[key.type] for key in config_keys()}
+
+
+def overrides(config: LogConfig) -> Iterator[tuple[str, str, int]]:
+    """Each key of a topic with its value, and where that comes from."""
+    own = config.overrides
+    for name, value in config.as_dict().items():
+        yield name, value, SOURCE_TOPIC if name in own else SOURCE_DEFAULT
+
+
+# Looking --------------------------------------------------------------------------------------------------
+
+
+async def describe(node: Node, request: Request) -> bytes:
+    body = request.body
+    return request.reply({"results": [_described(node, resource, body) for resource in body.resources]})
+
+
+def _described(node: Node, resource: Any, body: Any) -> Values:
+    described: dict[str, Any] = {
+        "error_message": None,
+        "resource_type": resource.resource_type,
+        "resource_name": resource.resource_name,
+    }
+    try:
+        entries = _entries(node, resource, getattr(body, "include_documentation", False))
+    except LogbrokerError as error:
+        return described | {"error_code": code_of(error), "error_message": str(error), "configs": []}
+    wanted = resource.configuration_keys
+    described["configs"] = [
+        entry if body.include_synonyms else entry | {"synonyms": []}
+        for entry in entries
+        if not wanted or entry["name"] in wanted
+    ]
+    return described
+
+
+def _entries(node: Node, resource: Any, with_docs: bool) -> list[dict[str, Any]]:
+    if resource.resource_type == TOPIC:
+        config = LogConfig.parse(node.directory.topic(resource.resource_name).config)
+        return [
+            _entry(name, value, source, _TYPES[name], _DOCS[name] if with_docs else None)
+            for name, value, source in overrides(config)
+        ]
+    if resource.resource_type == BROKER:
+        if resource.resource_name not in ("", str(NODE_ID)):
+            raise RefusedError(ErrorCode.invalid_request, f"there is no broker {resource.resource_name!r}")
+        return [
+            _entry(name, value, SOURCE_STATIC_BROKER, kind, None, read_only=True)
+            for name, value, kind in _of_broker(node)
+        ]
+    raise RefusedError(ErrorCode.invalid_request, f"resources of type {resource.resource_type} have none")
+
+
+def _of_broker(node: Node) -> list[tuple[str, str, int]]:
+    settings = node.settings
+    return [
+        ("advertised.listeners", f"PLAINTEXT://{node.host}:{node.port}", STRING),
+        ("auto.create.topics.enable", str(settings.auto_create_topics).lower(), BOOLEAN),
+        ("broker.id", str(NODE_ID), INT),
+        ("fetch.max.bytes", str(settings.max_fetch_bytes), INT),
+        ("log.dirs", node.directory.layout.logs, STRING),
+        ("num.partitions", str(settings.default_partitions), INT),
+        ("socket.request.max.bytes", str(settings.max_request_bytes), INT),
+    ]
+
+
+def _entry(
+    name: str, value: str, source: int, kind: int, documentation: str | None, *, read_only: bool = False
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "value": value,
+        "read_only": read_only,
+        "config_source": source,
+        "is_sensitive": False,
+        "synonyms": [{"name": name, "value": value, "source": source}],
+        "config_type": kind,
+        "documentation": documentation,
+    }
+
+
+# Changing -------------------------------------------------------------------------------------------------
+
+
+async def alter(node: Node, request: Request) -> bytes:
+    """The whole configuration at once: a key that is not named goes back to its default."""
+    return await _change(node, request, _replaced)
+
+
+def _replaced(config: LogConfig, resource: Any) -> dict[str, ConfigValue | None]:
+    changes: dict[str, ConfigValue | None] = dict.fromkeys(config.overrides)
+    changes.update({item.name: item.value for item in resource.configs})
+    return changes
+
+
+async def alter_incrementally(node: Node, request: Request) -> bytes:
+    return await _change(node, request, _changes)
+
+
+def _changes(config: LogConfig, resource: Any) -> dict[str, ConfigValue | None]:
+    values = config.as_dict()
+    changes: dict[str, ConfigValue | None] = {}
+    for item in resource.configs:
+        if item.name in changes:
+            raise RefusedError(ErrorCode.invalid_request, f"{item.name} is named twice")
+        if item.config_operation == DELETE:
+            changes[item.name] = None
+        elif item.config_operation == SET:
+            if item.value is None:
+                raise RefusedError(ErrorCode.invalid_request, f"{item.name} has no value")
+            changes[item.name] = item.value
+        elif item.config_operation in (APPEND, SUBTRACT):
+            if item.name not in LISTS:
+                raise InvalidConfigError(item.name, f"{item.name} is no list: it can only be set or deleted")
+            before = values[item.name].split(",")
+            changes[item.name] = ",".join(_edited(before, item))
+        else:
+            raise RefusedError(ErrorCode.invalid_request, f"operation {item.config_operation} is unknown")
+    return changes
+
+
+def _edited(before: Iterable[str], item: Any) -> list[str]:
+    named = [part.strip() for part in (item.value or "").split(",")]
+    if item.config_operation == SUBTRACT:
+        return [part for part in before if part not in named]
+    return list(dict.fromkeys([*before, *named]))
+
+
+async def _change(node: Node, request: Request, changes_of: Any) -> bytes:
+    body = request.body
+    responses = []
+    for resource in body.resources:
+        response: dict[str, Any] = {
+            "error_message": None,
+            "resource_type": resource.resource_type,
+            "resource_name": resource.resource_name,
+        }
+        try:
+            await _change_one(node, resource, changes_of, validate_only=body.validate_only)
+        except LogbrokerError as error:
+            response |= {"error_code": code_of(error), "error_message": str(error)}
+        responses.append(response)
+    return request.reply({"responses": responses})
+
+
+async def _change_one(node: Node, resource: Any, changes_of: Any, *, validate_only: bool) -> None:
+    if resource.resource_type != TOPIC:
+        raise RefusedError(
+            ErrorCode.invalid_request, "only topics can be changed; the broker is told when it is started"
+        )
+    config = LogConfig.parse(node.directory.topic(resource.resource_name).config)
+    changes = changes_of(config, resource)
+    config.with_changes(changes)
+    if not validate_only:
+        await node.run(node.directory.alter_topic, resource.resource_name, changes)

@@ -1,0 +1,266 @@
+"""Fetch: whole batches of each wanted partition, as they are stored, up to what the client may see.
+
+    isolation           bound                     with the batches
+    read_uncommitted    the high watermark        -
+    read_committed      the last stable offset    the aborted transactions among them
+
+A fetch that finds less than it wants waits until a log signals news, or its time is over. Bytes are read in
+threads, because they may have to come from the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.log_reader import Isolation
+from logbroker_storage.partition_log import LogOffsets, PartitionLog
+
+from ..error_codes import RefusedError, code_of
+from ..fetch_sessions import NO_SESSION, FetchSession, FetchWish, Reported
+from ..node import LEADER_EPOCH, Node
+from ..raw_reader import RawBatches
+from ..replies import Buffer, Pieces, Values
+from ..requests import Request
+
+FIRST_WITH_TOPIC_ID = 13
+LONGEST_WAIT_S = 60.0
+UNKNOWN = -1
+
+
+class _Served(NamedTuple):
+    """What is answered for one partition."""
+
+    wish: FetchWish
+    log: PartitionLog | None
+    offsets: LogOffsets | None
+    batches: RawBatches | None
+    aborted: list[Values] | None
+    error: LogbrokerError | None
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.batches is None else self.batches.size_bytes
+
+    @property
+    def report(self) -> Reported:
+        offsets = self.offsets
+        error = ErrorCode.none if self.error is None else code_of(self.error)
+        if offsets is None:
+            return Reported(UNKNOWN, UNKNOWN, UNKNOWN, error)
+        return Reported(offsets.high_watermark, offsets.last_stable_offset, offsets.log_start_offset, error)
+
+
+async def handle(node: Node, request: Request) -> bytes | Awaitable[list[Buffer]]:
+    body = request.body
+    named_by_id = request.version >= FIRST_WITH_TOPIC_ID
+    wishes = [_wish(topic, data, named_by_id) for topic in body.topics for data in topic.partitions]
+    forgotten = [
+        (_topic_key(topic, named_by_id), partition)
+        for topic in getattr(body, "forgotten_topics_data", ())
+        for partition in topic.partitions
+    ]
+    try:
+        session = node.sessions.session_of(
+            getattr(body, "session_id", NO_SESSION), getattr(body, "session_epoch", -1), wishes, forgotten
+        )
+    except RefusedError as error:
+        return request.reply({"error_code": error.code, "responses": []})
+    wanted = wishes if session is None else list(session.wishes.values())
+    return _when_enough(node, request, session, wanted)
+
+
+def _topic_key(topic: Any, named_by_id: bool) -> Hashable:
+    key: Hashable = topic.topic_id if named_by_id else topic.topic
+    return key
+
+
+def _wish(topic: Any, data: Any, named_by_id: bool) -> FetchWish:
+    return FetchWish(
+        _topic_key(topic, named_by_id),
+        data.partition,
+        data.fetch_offset,
+        data.partition_max_bytes,
+        getattr(data, "current_leader_epoch", UNKNOWN),
+    )
+
+
+async def _when_enough(
+    node: Node, request: Request, session: FetchSession | None, wishes: Sequence[FetchWish]
+) -> list[Buffer]:
+    body = request.body
+    deadline = time.monotonic() + min(body.max_wait.total_seconds(), LONGEST_WAIT_S)
+    isolation = Isolation.READ_COMMITTED if body.isolation_level else Isolation.READ_UNCOMMITTED
+    max_bytes = min(body.max_bytes, node.settings.max_fetch_bytes)
+    news = asyncio.Event()
+    places: list[tuple[str, int]] = []
+    try:
+        while True:
+            news.clear()
+            if not places:
+                places = _subscribed(node, wishes, news)
+            served = await _serve(node, wishes, isolation, max_bytes)
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or _is_enough(served, body.min_bytes):
+                return _answer(node, request, session, served)
+            try:
+                await asyncio.wait_for(news.wait(), left_s)
+            except TimeoutError:
+                pass  # the time that the client gave: it gets what there is
+    finally:
+        node.watch.unsubscribe(places, news)
+
+
+def _subscribed(node: Node, wishes: Sequence[FetchWish], news: asyncio.Event) -> list[tuple[str, int]]:
+    places = []
+    for wish in wishes:
+        try:
+            log = _log(node, wish)
+            node.watch.subscribe([(log.topic, log.partition)], news)
+        except LogbrokerError:
+            continue  # it is answered at once, with the error
+        places.append((log.topic, log.partition))
+    return places
+
+
+def _is_enough(served: Sequence[_Served], min_bytes: int) -> bool:
+    return (
+        any(part.error is not None for part in served)
+        or sum(part.size_bytes for part in served) >= min_bytes
+        or not served
+    )
+
+
+# Reading ----------------------------------------------------------------------------------------------
+
+
+async def _serve(
+    node: Node, wishes: Sequence[FetchWish], isolation: Isolation, max_bytes: int
+) -> list[_Served]:
+    served = [_looked_up(node, wish) for wish in wishes]
+    readable = [
+        part
+        for part in served
+        if part.error is None
+        and part.offsets is not None
+        and part.wish.offset < part.offsets.visible_end(isolation)
+    ]
+    if not readable:
+        return served
+    read = await node.run(_read_all, node, readable, isolation, max_bytes)
+    by_key = {part.wish.key: part for part in read}
+    return [by_key.get(part.wish.key, part) for part in served]
+
+
+def _log(node: Node, wish: FetchWish) -> PartitionLog:
+    """The log that *wish* is about.
+
+    Raises:
+        RefusedError, TopicNotFoundError: there is none.
+    """
+    if isinstance(wish.topic, str):
+        return node.directory.log(wish.topic, wish.partition)
+    event = node.topic_by_id(wish.topic if isinstance(wish.topic, uuid.UUID) else None)
+    return node.directory.log(event.name, wish.partition)
+
+
+def _looked_up(node: Node, wish: FetchWish) -> _Served:
+    log: PartitionLog | None = None
+    offsets: LogOffsets | None = None
+    try:
+        log = _log(node, wish)
+        offsets = log.offsets()
+        if wish.leader_epoch > LEADER_EPOCH:
+            raise RefusedError(ErrorCode.unknown_leader_epoch)
+        if not offsets.log_start_offset <= wish.offset <= offsets.log_end_offset:
+            raise RefusedError(ErrorCode.offset_out_of_range)
+    except LogbrokerError as error:
+        return _Served(wish, log, offsets, None, None, error)
+    return _Served(wish, log, offsets, None, None, None)
+
+
+def _read_all(node: Node, parts: Sequence[_Served], isolation: Isolation, max_bytes: int) -> list[_Served]:
+    """In a thread: the first partition with records gives at least one batch, the others what then fits."""
+    left_bytes = max_bytes
+    read = []
+    for part in parts:
+        if left_bytes <= 0:
+            break
+        limit = min(part.wish.max_bytes, left_bytes)
+        after = _read(node, part, isolation, limit)
+        if left_bytes < max_bytes and after.size_bytes > left_bytes:
+            continue
+        left_bytes -= after.size_bytes
+        read.append(after)
+    return read
+
+
+def _read(node: Node, part: _Served, isolation: Isolation, max_bytes: int) -> _Served:
+    log = part.log
+    assert log is not None
+    try:
+        offsets = log.offsets()
+        end_offset = offsets.visible_end(isolation)
+        batches = node.readers.read(
+            log,
+            part.wish.offset,
+            end_offset=end_offset,
+            max_bytes=max(1, max_bytes),
+            now_ms=node.directory.clock.now_ms(),
+        )
+        aborted: list[Values] | None = None
+        if isolation is Isolation.READ_COMMITTED:
+            aborted = [
+                {"producer_id": found.producer_id, "first_offset": found.first_offset}
+                for found in log.aborted_transactions(part.wish.offset, batches.next_offset)
+            ]
+        return part._replace(offsets=offsets, batches=batches, aborted=aborted)
+    except (LogbrokerError, OSError) as error:
+        refused = error if isinstance(error, LogbrokerError) else RefusedError(ErrorCode.kafka_storage_error)
+        return part._replace(error=refused)
+
+
+# The answer -------------------------------------------------------------------------------------------
+
+
+def _answer(
+    node: Node, request: Request, session: FetchSession | None, served: Sequence[_Served]
+) -> list[Buffer]:
+    is_whole = session is None or request.body.session_epoch in (-1, 0)
+    topics: dict[Hashable, list[_Served]] = {}
+    for part in served:
+        told = session is None or session.is_news(part.wish.key, part.report, has_records=part.size_bytes > 0)
+        if told or is_whole:
+            topics.setdefault(part.wish.topic, []).append(part)
+            node.metrics.batch_bytes_out.inc(part.size_bytes)
+    named_by_id = request.version >= FIRST_WITH_TOPIC_ID
+    values = {
+        "session_id": NO_SESSION if session is None else session.session_id,
+        "responses": [
+            {
+                "topic_id" if named_by_id else "topic": topic,
+                "partitions": [_partition(part) for part in parts],
+            }
+            for topic, parts in topics.items()
+        ],
+    }
+    return request.reply_in_pieces(values)
+
+
+def _partition(part: _Served) -> Values:
+    report = part.report
+    return {
+        "partition_index": part.wish.partition,
+        "error_code": report.error,
+        "high_watermark": report.high_watermark,
+        "last_stable_offset": report.last_stable_offset,
+        "log_start_offset": report.log_start_offset,
+        "aborted_transactions": part.aborted,
+        "records": Pieces(() if part.batches is None else part.batches.pieces),
+    }

@@ -1,0 +1,155 @@
+"""ListGroups, DescribeGroups, DeleteGroups: every group of the directory, whoever its members are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.errors import InvalidRequestError, LogbrokerError
+
+from ...group_admin import delete_group
+from ...membership import live_members
+from ..classic_group import ClassicGroup, GroupState
+from ..consumer_group import ConsumerGroup
+from ..error_codes import code_of
+from ..group_registry import is_empty, type_of
+from ..node import Node
+from ..replies import Values
+from ..requests import Request
+from .metadata import NO_OPERATIONS
+
+EMBEDDED_TYPE = "logbroker"
+DEAD, EMPTY, STABLE = "Dead", "Empty", "Stable"
+FIRST_THAT_MISSES_GROUPS = 6  # older clients are told "Dead"
+
+
+async def list_groups(node: Node, request: Request) -> bytes:
+    body = request.body
+    states = {state.lower() for state in getattr(body, "states_filter", ())}
+    types = {kind.lower() for kind in getattr(body, "types_filter", ())}
+    names = sorted({*node.directory.groups(), *node.groups.all()})
+    groups = [_listed(node, name) for name in names]
+    return request.reply(
+        {
+            "groups": [
+                group
+                for group in groups
+                if group["group_state"] != DEAD
+                and (not states or group["group_state"].lower() in states)
+                and (not types or group["group_type"].lower() in types)
+            ]
+        }
+    )
+
+
+def _listed(node: Node, name: str) -> Values:
+    group = node.groups.get(name)
+    if group is None or is_empty(group):
+        has_embedded = bool(live_members(node.directory, name))
+        known = name in node.directory.groups() or (group is not None and _state(group) != DEAD)
+        state = STABLE if has_embedded else EMPTY if known else DEAD
+        kind = "classic" if group is None else type_of(group)
+    else:
+        state, kind = _state(group), type_of(group)
+    protocol_type = "consumer"
+    if isinstance(group, ClassicGroup) and group.protocol_type:
+        protocol_type = group.protocol_type
+    return {"group_id": name, "protocol_type": protocol_type, "group_state": state, "group_type": kind}
+
+
+def _state(group: ClassicGroup | ConsumerGroup) -> str:
+    return group.state.value if isinstance(group, ClassicGroup) else group.state
+
+
+async def describe_groups(node: Node, request: Request) -> bytes:
+    return request.reply({"groups": [_described(node, request, name) for name in request.body.groups]})
+
+
+def _described(node: Node, request: Request, name: str) -> Values:
+    group = node.groups.get(name)
+    described: dict[str, Any] = {
+        "error_message": None,
+        "group_id": name,
+        "group_state": DEAD,
+        "protocol_type": "",
+        "protocol_data": "",
+        "members": [],
+        "authorized_operations": NO_OPERATIONS,
+    }
+    if isinstance(group, ConsumerGroup) and group.members:
+        return described | {
+            "error_code": ErrorCode.group_id_not_found,
+            "error_message": f"Group {name} is not a classic group.",
+        }
+    if isinstance(group, ClassicGroup) and not is_empty(group):
+        is_settled = group.state is GroupState.STABLE
+        return described | {
+            "group_state": group.state.value,
+            "protocol_type": group.protocol_type or "",
+            "protocol_data": group.protocol_name or "" if is_settled else "",
+            "members": [_member(member, is_settled) for member in group.members.values()],
+        }
+    if name in node.directory.groups():
+        members = live_members(node.directory, name)
+        return described | {
+            "group_state": STABLE if members else EMPTY,
+            "protocol_type": EMBEDDED_TYPE if members else "consumer",
+            "members": [_embedded(member_id) for member_id in members],
+        }
+    if group is not None and _state(group) != DEAD:
+        return described | {"group_state": EMPTY, "protocol_type": "consumer"}
+    if request.version >= FIRST_THAT_MISSES_GROUPS:
+        described |= {"error_code": ErrorCode.group_id_not_found, "error_message": f"Group {name} not found."}
+    return described
+
+
+def _member(member: Any, is_settled: bool) -> Values:
+    return {
+        "member_id": member.member_id,
+        "group_instance_id": member.instance_id,
+        "client_id": member.client_id,
+        "client_host": member.client_host,
+        "member_metadata": member.metadata if is_settled else b"",
+        "member_assignment": member.assignment if is_settled else b"",
+    }
+
+
+def _embedded(member_id: str) -> Values:
+    """A consumer in some process of the directory; what it reads is not told in the protocol's form."""
+    return {
+        "member_id": member_id,
+        "group_instance_id": None,
+        "client_id": EMBEDDED_TYPE,
+        "client_host": "",
+        "member_metadata": b"",
+        "member_assignment": b"",
+    }
+
+
+async def delete_groups(node: Node, request: Request) -> bytes:
+    results = [
+        {"group_id": name, "error_code": await _delete(node, name)} for name in request.body.groups_names
+    ]
+    return request.reply({"results": results})
+
+
+async def _delete(node: Node, name: str) -> ErrorCode:
+    group = node.groups.get(name)
+    if group is not None and not is_empty(group):
+        return ErrorCode.non_empty_group
+    if live_members(node.directory, name):
+        return ErrorCode.non_empty_group
+    if name not in node.directory.groups():
+        if group is None:
+            return ErrorCode.group_id_not_found
+        node.groups.forget(name)
+        return ErrorCode.none
+    try:
+        await node.run(delete_group, node.directory, name)
+    except InvalidRequestError:
+        return ErrorCode.non_empty_group
+    except LogbrokerError as error:
+        return code_of(error)
+    node.groups.forget(name)
+    return ErrorCode.none

@@ -1,0 +1,262 @@
+"""OffsetCommit, OffsetFetch, OffsetDelete: what groups have read.
+
+A commit is durable when it is answered, and the records below it are as well. Every consumer of the directory
+sees it: embedded, over the network, ``logbroker group``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import InvalidRequestError, LogbrokerError, WriteFailedError
+from logbroker_storage.events import OffsetEvent
+
+from ...membership import live_members
+from ...topic_names import check_group_name
+from ..classic_group import ClassicGroup
+from ..consumer_group import ConsumerGroup
+from ..error_codes import RefusedError, code_of
+from ..node import Node
+from ..replies import Values
+from ..requests import Request
+
+FIRST_WITH_TOPIC_ID = 10
+FIRST_WITH_SEVERAL_GROUPS = 8
+FIRST_WITH_NULL_TOPICS = 2
+MAX_METADATA_BYTES = 4096  # Kafka's offset.metadata.max.bytes
+NO_OFFSET, NO_EPOCH = -1, -1
+
+
+# Committing ---------------------------------------------------------------------------------------------
+
+
+async def commit(node: Node, request: Request) -> bytes:
+    body = request.body
+    named_by_id = request.version >= FIRST_WITH_TOPIC_ID
+    try:
+        check_member(
+            node,
+            body.group_id,
+            body.member_id,
+            getattr(body, "group_instance_id", None),
+            body.generation_id_or_member_epoch,
+        )
+    except RefusedError as error:
+        refused = error.code
+        return request.reply(_outcome(body.topics, lambda _topic, _partition: refused))
+    errors: dict[tuple[int, int], ErrorCode] = {}
+    events: list[OffsetEvent] = []
+    for number, topic in enumerate(body.topics):
+        for part in topic.partitions:
+            try:
+                name = node.topic_by_id(topic.topic_id).name if named_by_id else topic.name
+                events.append(offset_event(node, body.group_id, name, part))
+            except LogbrokerError as error:
+                errors[number, part.partition_index] = code_of(error)
+    failed = await node.run(_write, node.directory, events)
+    return request.reply(
+        _outcome(
+            body.topics, lambda topic, partition: errors.get((topic, partition), failed or ErrorCode.none)
+        )
+    )
+
+
+def check_member(node: Node, group_id: str, member_id: str, instance_id: str | None, generation: int) -> None:
+    """That whoever commits is a member at the right generation, or nobody is in the group.
+
+    Raises:
+        RefusedError: says which it is not.
+    """
+    try:
+        check_group_name(group_id)
+    except InvalidRequestError as error:
+        raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
+    group = node.groups.get(group_id)
+    if isinstance(group, ClassicGroup):
+        refusal = group.check_commit(member_id, instance_id, generation, node.groups.now_ms())
+        node.groups.touched(group_id)
+    elif isinstance(group, ConsumerGroup):
+        refusal = group.check_commit(member_id, generation)
+    elif generation >= 0:
+        refusal = ErrorCode.illegal_generation
+    else:
+        refusal = ErrorCode.unknown_member_id if live_members(node.directory, group_id) else ErrorCode.none
+    if refusal is not ErrorCode.none:
+        raise RefusedError(refusal)
+
+
+def offset_event(node: Node, group_id: str, topic: str, part: Any) -> OffsetEvent:
+    """The event of one committed offset.
+
+    Raises:
+        TopicNotFoundError: there is no such partition.
+        RefusedError: the metadata is too long, or the offset negative.
+    """
+    node.directory.log(topic, part.partition_index)
+    metadata = part.committed_metadata or ""
+    if len(metadata.encode()) > MAX_METADATA_BYTES:
+        raise RefusedError(ErrorCode.offset_metadata_too_large)
+    if part.committed_offset < 0:
+        raise RefusedError(ErrorCode.offset_out_of_range)
+    now_ms = node.directory.clock.now_ms()
+    return OffsetEvent(group_id, topic, part.partition_index, part.committed_offset, metadata, now_ms)
+
+
+def _write(directory: DataDirectory, events: list[OffsetEvent]) -> ErrorCode | None:
+    """In a thread; the error that all of them met, None when they last."""
+    try:
+        make_readable(directory, events)
+        directory.journal.record(events)
+    except WriteFailedError:
+        return ErrorCode.coordinator_not_available
+    except LogbrokerError as error:
+        return code_of(error)
+    return None
+
+
+def make_readable(directory: DataDirectory, events: list[OffsetEvent]) -> None:
+    """Have the records below the offsets on the disk: a power cut must not take back what nobody reads again."""
+    for event in events:
+        log = directory.log(event.topic, event.partition)
+        if log.offsets().synced_offset < event.offset:
+            log.sync()
+
+
+def _outcome(topics: Any, error_of: Any) -> Values:
+    return {
+        "topics": [
+            {
+                "name": getattr(topic, "name", None),
+                "topic_id": getattr(topic, "topic_id", None),
+                "partitions": [
+                    {
+                        "partition_index": part.partition_index,
+                        "error_code": error_of(number, part.partition_index),
+                    }
+                    for part in topic.partitions
+                ],
+            }
+            for number, topic in enumerate(topics)
+        ]
+    }
+
+
+# Fetching -----------------------------------------------------------------------------------------------
+
+
+async def fetch(node: Node, request: Request) -> bytes:
+    body = request.body
+    require_stable = getattr(body, "require_stable", False)
+    if request.version < FIRST_WITH_SEVERAL_GROUPS:
+        topics = body.topics
+        if topics is not None and not topics and request.version < FIRST_WITH_NULL_TOPICS:
+            return request.reply({"topics": []})
+        return request.reply({"topics": _committed(node, request, body.group_id, topics, require_stable)})
+    return request.reply({"groups": [_group(node, request, asked, require_stable) for asked in body.groups]})
+
+
+def _group(node: Node, request: Request, asked: Any, require_stable: bool) -> Values:
+    try:
+        _check_epoch(node, asked)
+    except RefusedError as error:
+        return {"group_id": asked.group_id, "topics": [], "error_code": error.code}
+    topics = _committed(node, request, asked.group_id, asked.topics, require_stable)
+    return {"group_id": asked.group_id, "topics": topics}
+
+
+def _check_epoch(node: Node, asked: Any) -> None:
+    member_id = getattr(asked, "member_id", None)
+    group = node.groups.get(asked.group_id)
+    if not member_id or asked.member_epoch < 0:
+        return
+    if isinstance(group, ConsumerGroup):
+        error = group.check_commit(member_id, asked.member_epoch)
+        if error is not ErrorCode.none:
+            raise RefusedError(error)
+    elif group is None:
+        raise RefusedError(ErrorCode.group_id_not_found)
+
+
+def _committed(
+    node: Node, request: Request, group_id: str, topics: Any, require_stable: bool
+) -> list[Values]:
+    if topics is None:
+        return _all_committed(node, request, group_id)
+    undecided = node.network_transactions.pending_offsets(group_id) if require_stable else frozenset()
+    found: list[Values] = []
+    for topic in topics:
+        name = getattr(topic, "name", None)
+        topic_id = getattr(topic, "topic_id", None)
+        error = ErrorCode.none
+        if request.version >= FIRST_WITH_TOPIC_ID:
+            try:
+                name = node.topic_by_id(topic_id).name
+            except RefusedError as refused:
+                error = refused.code
+        parts = [_part(node, group_id, name, index, error, undecided) for index in topic.partition_indexes]
+        found.append({"name": name, "topic_id": topic_id, "partitions": parts})
+    return found
+
+
+def _part(
+    node: Node,
+    group_id: str,
+    topic: str | None,
+    index: int,
+    error: ErrorCode,
+    undecided: frozenset[tuple[str, int]],
+) -> Values:
+    event = None if topic is None else node.directory.committed(group_id, topic, index)
+    if (topic, index) in undecided:
+        event, error = None, ErrorCode.unstable_offset_commit
+    return {
+        "partition_index": index,
+        "committed_offset": NO_OFFSET if event is None else event.offset,
+        "committed_leader_epoch": NO_EPOCH,
+        "metadata": "" if event is None else event.metadata,
+        "error_code": error,
+    }
+
+
+def _all_committed(node: Node, request: Request, group_id: str) -> list[Values]:
+    topics: dict[str, list[Values]] = {}
+    for event in node.directory.committed_offsets(group_id):
+        part = _part(node, group_id, event.topic, event.partition, ErrorCode.none, frozenset())
+        topics.setdefault(event.topic, []).append(part)
+    found: list[Values] = []
+    for name, parts in topics.items():
+        topic_id = None
+        if request.version >= FIRST_WITH_TOPIC_ID:
+            topic_id = node.topic_uuid(name)
+        found.append({"name": name, "topic_id": topic_id, "partitions": parts})
+    return found
+
+
+# Deleting -----------------------------------------------------------------------------------------------
+
+
+async def delete(node: Node, request: Request) -> bytes:
+    body = request.body
+    if body.group_id not in node.directory.groups():
+        return request.reply({"error_code": ErrorCode.group_id_not_found, "topics": []})
+    subscribed = node.subscribed_topics(body.group_id)
+    keys = []
+    topics = []
+    for topic in body.topics:
+        parts = []
+        for part in topic.partitions:
+            error = ErrorCode.none
+            if topic.name in subscribed:
+                error = ErrorCode.group_subscribed_to_topic
+            elif node.directory.committed(body.group_id, topic.name, part.partition_index) is not None:
+                keys.append(OffsetEvent.key_of(body.group_id, topic.name, part.partition_index))
+            parts.append({"partition_index": part.partition_index, "error_code": error})
+        topics.append({"name": topic.name, "partitions": parts})
+    try:
+        await node.run(node.directory.journal.delete, keys)
+    except LogbrokerError as error:
+        return request.reply({"error_code": code_of(error), "topics": []})
+    return request.reply({"topics": topics})

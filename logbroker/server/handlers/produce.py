@@ -1,0 +1,235 @@
+"""Produce: batches go to the log as they came, but for base offset and leader epoch.
+
+    acks   answered                                                 synced
+    -1     when the batch is as durable as its topic asks           before the answer
+    1      when it is in the page cache                             soon after
+    0      not at all                                               soon after
+
+Appends of one connection happen in the order of its requests; a sync is waited for behind that point, so the
+requests that follow are appended meanwhile and share the next sync.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.errors import CorruptBatchError, LogbrokerError
+from logbroker_storage.events import TopicEvent
+from logbroker_storage.log_config import TimestampType
+from logbroker_storage.partition_log import AppendResult, PartitionLog
+from logbroker_storage.record_batch import BatchHeader, StoredBatch, decode_records, read_batch
+
+from ..error_codes import RefusedError, code_of
+from ..node import Node
+from ..replies import Values
+from ..requests import Request
+
+NO_OFFSET = -1
+ACKS_ALL, ACKS_NONE = -1, 0
+ACKS = (ACKS_ALL, ACKS_NONE, 1)
+FIRST_WITH_TOPIC_ID = 13
+FIRST_OF_TRANSACTIONS_V2 = 12  # the partition is added to the transaction by the batch itself (KIP-890)
+
+
+class _Part(NamedTuple):
+    """The batch of one partition, and what became of it."""
+
+    topic: Any  # as the request names it
+    partition: int
+    log: PartitionLog | None
+    header: BatchHeader | None
+    result: AppendResult | None
+    error: LogbrokerError | None
+
+
+async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None] | None:
+    body = request.body
+    if body.acks not in ACKS:
+        refused = RefusedError(ErrorCode.invalid_required_acks, f"acks={body.acks}")
+        parts = [
+            _Part(topic, data.index, None, None, None, refused)
+            for topic in body.topic_data
+            for data in topic.partition_data
+        ]
+        return _answer(request, parts)
+    events = [await _event(node, request, topic) for topic in body.topic_data]
+    parts = await node.run(_append_all, node, request, events)
+    _count(node, parts)
+    if body.acks == ACKS_ALL:
+        return _when_durable(node, request, parts)
+    for part in parts:
+        if part.log is not None and part.result is not None:
+            node.sync.soon(part.log)
+    return None if body.acks == ACKS_NONE else _answer(request, parts)
+
+
+async def _event(node: Node, request: Request, topic: Any) -> TopicEvent | LogbrokerError:
+    try:
+        if request.version >= FIRST_WITH_TOPIC_ID:
+            return node.topic_by_id(topic.topic_id)
+        return await node.topic(topic.name, create=True)
+    except LogbrokerError as error:
+        return error
+
+
+# In a thread ------------------------------------------------------------------------------------------
+
+
+def _append_all(node: Node, request: Request, events: list[TopicEvent | LogbrokerError]) -> list[_Part]:
+    return [
+        _append(node, request, topic, event, data)
+        for topic, event in zip(request.body.topic_data, events, strict=True)
+        for data in topic.partition_data
+    ]
+
+
+def _append(node: Node, request: Request, topic: Any, event: TopicEvent | LogbrokerError, data: Any) -> _Part:
+    log: PartitionLog | None = None
+    header: BatchHeader | None = None
+    try:
+        if isinstance(event, LogbrokerError):
+            raise event
+        log = node.directory.log(event.name, data.index)
+        batch = bytearray(data.records or b"")
+        header = _checked(batch, log, node.directory.clock.now_ms())
+        if header.is_transactional:
+            _check_transaction(node, request, header, (event.name, data.index))
+        return _Part(topic, data.index, log, header, log.append(batch), None)
+    except LogbrokerError as error:
+        return _Part(topic, data.index, log, header, None, error)
+
+
+def _checked(batch: bytearray, log: PartitionLog, now_ms: int) -> BatchHeader:
+    """The header of *batch*, if the log may hold it as it is.
+
+    Raises:
+        CorruptBatchError: it is no sound batch, or its records do not parse.
+        RefusedError: it is sound, but not to be taken.
+    """
+    stored = read_batch(batch)
+    header = stored.header
+    if header.size_bytes != len(batch):
+        raise RefusedError(ErrorCode.invalid_record, "one batch for each partition, and nothing behind it")
+    if header.is_control:
+        raise RefusedError(ErrorCode.invalid_record, "a control batch is the broker's to write")
+    if header.record_count < 1 or header.last_offset_delta != header.record_count - 1:
+        raise RefusedError(ErrorCode.invalid_record, "its offsets do not number its records")
+    if header.producer_id >= 0 and (header.producer_epoch < 0 or header.base_sequence < 0):
+        raise RefusedError(ErrorCode.invalid_record, "a producer id without an epoch or a sequence")
+    if header.is_transactional and header.producer_id < 0:
+        raise RefusedError(ErrorCode.invalid_record, "a transactional batch without a producer id")
+    _check_records(stored, log)
+    _check_timestamps(header, log, now_ms)
+    return header
+
+
+def _check_records(stored: StoredBatch, log: PartitionLog) -> None:
+    """That every reader will be able to read them; and have keys where compaction goes by them."""
+    try:
+        records = decode_records(stored)
+    except CorruptBatchError as error:
+        raise RefusedError(ErrorCode.invalid_record, str(error)) from error
+    if records[-1].offset - records[0].offset != len(records) - 1:
+        raise RefusedError(ErrorCode.invalid_record, "its records skip offsets")
+    if log.config.cleanup_policy.compacts and any(record.key is None for record in records):
+        raise RefusedError(ErrorCode.invalid_record, f"{log.topic!r} is compacted: every record needs a key")
+
+
+def _check_timestamps(header: BatchHeader, log: PartitionLog, now_ms: int) -> None:
+    config = log.config
+    if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME or header.max_timestamp_ms < 0:
+        return
+    if header.max_timestamp_ms > now_ms + config.message_timestamp_after_max_ms:
+        raise RefusedError(
+            ErrorCode.invalid_timestamp, f"{header.max_timestamp_ms} is above message.timestamp.after.max.ms"
+        )
+    if header.base_timestamp_ms < now_ms - config.message_timestamp_before_max_ms:
+        raise RefusedError(
+            ErrorCode.invalid_timestamp,
+            f"{header.base_timestamp_ms} is below message.timestamp.before.max.ms",
+        )
+
+
+def _check_transaction(node: Node, request: Request, header: BatchHeader, place: tuple[str, int]) -> None:
+    """That the batch is of the transaction in progress, which from version 12 on it may itself begin."""
+    transactional_id = request.body.transactional_id
+    if transactional_id is None:
+        raise RefusedError(ErrorCode.invalid_txn_state, "a transactional batch without a transactional id")
+    node.network_transactions.check_batch(
+        transactional_id,
+        header.producer_id,
+        header.producer_epoch,
+        place,
+        adds=request.version >= FIRST_OF_TRANSACTIONS_V2,
+    )
+
+
+# The answer -------------------------------------------------------------------------------------------
+
+
+async def _when_durable(node: Node, request: Request, parts: list[_Part]) -> bytes:
+    settled = []
+    for part in parts:
+        if part.log is not None and part.result is not None:
+            try:
+                await node.sync.durable(part.log, part.result.last_offset + 1)
+            except LogbrokerError as error:
+                part = part._replace(error=error)
+        settled.append(part)
+    return _answer(request, settled)
+
+
+def _count(node: Node, parts: list[_Part]) -> None:
+    for part in parts:
+        if part.result is not None and part.header is not None and not part.result.duplicate:
+            node.metrics.records_in.inc(part.header.record_count)
+            node.metrics.batch_bytes_in.inc(part.header.size_bytes)
+
+
+def _answer(request: Request, parts: list[_Part]) -> bytes:
+    responses: dict[int, dict[str, Any]] = {}
+    for part in parts:
+        topic = responses.setdefault(
+            id(part.topic),
+            {
+                "name": getattr(part.topic, "name", None),
+                "topic_id": getattr(part.topic, "topic_id", None),
+                "partition_responses": [],
+            },
+        )
+        topic["partition_responses"].append(_partition(part))
+    return request.reply({"responses": list(responses.values())})
+
+
+def _partition(part: _Part) -> Values:
+    if part.error is not None or part.result is None:
+        error = part.error
+        return {
+            "index": part.partition,
+            "error_code": ErrorCode.unknown_server_error if error is None else code_of(error),
+            "base_offset": NO_OFFSET,
+            "log_append_time": None,
+            "log_start_offset": NO_OFFSET,
+            "record_errors": [],
+            "error_message": None if error is None else str(error),
+        }
+    assert part.log is not None
+    return {
+        "index": part.partition,
+        "base_offset": part.result.base_offset,
+        "log_append_time": _append_time(part.log, part.result),
+        "log_start_offset": part.log.offsets().log_start_offset,
+        "record_errors": [],
+        "error_message": None,
+    }
+
+
+def _append_time(log: PartitionLog, result: AppendResult) -> datetime.datetime | None:
+    """The log's own timestamp, where the topic gives one to its records."""
+    if log.config.message_timestamp_type is not TimestampType.LOG_APPEND_TIME:
+        return None
+    return datetime.datetime.fromtimestamp(result.timestamp_ms / 1000, datetime.UTC)

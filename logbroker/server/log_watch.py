@@ -1,0 +1,90 @@
+"""Wakes who waits for records: long-poll fetches, for partitions that any process may append to.
+
+The order is watch, look, wait, as everywhere (``wakeup``): a fetch subscribes before it looks at the log, so a
+record that becomes visible meanwhile ends its wait at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.wakeup import Waiter, signal_paths
+
+POLL_S = 0.005  # where there is no inotify
+KEPT_WATCHES = 20_000  # partitions that stay watched when nobody waits for them: the next poll comes soon
+
+Place = tuple[str, int]
+
+
+class LogWatch:
+    """On the event loop only."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+        self._waiter = Waiter(directory)
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[Place, set[asyncio.Event]] = {}  # of the watched partitions
+        self._places: dict[str, Place] = {}  # by the path of a watched file
+        self._polling: asyncio.TimerHandle | None = None
+        if self._waiter.fileno() >= 0:
+            self._loop.add_reader(self._waiter.fileno(), self._take)
+
+    def subscribe(self, places: Iterable[Place], event: asyncio.Event) -> None:
+        """Set *event* whenever a record becomes visible in one of *places*, until ``unsubscribe``.
+
+        Raises:
+            TopicNotFoundError: one of them is not there.
+        """
+        for place in places:
+            if place not in self._waiting:
+                self._watch(place)
+            self._waiting[place].add(event)
+        if self._waiter.fileno() < 0 and self._polling is None:
+            self._poll()
+
+    def unsubscribe(self, places: Iterable[Place], event: asyncio.Event) -> None:
+        for place in places:
+            events = self._waiting.get(place)
+            if events is None:
+                continue
+            events.discard(event)
+            if not events and len(self._waiting) > KEPT_WATCHES:
+                self.forget(place)
+
+    def forget(self, place: Place) -> None:
+        """No longer watch a partition, which may be gone; whoever waits for it looks again."""
+        for event in self._waiting.pop(place, ()):
+            event.set()
+        self._waiter.unwatch_partition(*place)
+        for path in self._paths(place):
+            self._places.pop(path, None)
+
+    def _watch(self, place: Place) -> None:
+        self._waiter.watch_partition(*place)
+        self._waiting[place] = set()
+        for path in self._paths(place):
+            self._places[path] = place
+
+    def _paths(self, place: Place) -> tuple[str, str]:
+        return signal_paths(self._directory.layout.partition_lock(*place))
+
+    def _take(self) -> None:
+        for path in self._waiter.take():
+            place = self._places.get(path)
+            if place is not None:
+                for event in self._waiting[place]:
+                    event.set()
+
+    def _poll(self) -> None:
+        self._take()
+        is_needed = any(self._waiting.values())
+        self._polling = self._loop.call_later(POLL_S, self._poll) if is_needed else None
+
+    def close(self) -> None:
+        if self._waiter.fileno() >= 0:
+            self._loop.remove_reader(self._waiter.fileno())
+        if self._polling is not None:
+            self._polling.cancel()
+        self._waiter.close()

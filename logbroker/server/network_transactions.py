@@ -1,0 +1,229 @@
+"""Transactions of clients over the network, on the coordinator that embedded transactions have.
+
+What a client of a transactional id tells with each request, producer id and epoch, is all that a claim is: nothing
+is kept between requests but the offsets that a transaction will commit. Those wait in memory. The server is the
+holder's process: when it dies the transaction is aborted, so no commit can come to lack them.
+
+    transactions    a batch's partition is added by    at the end
+    version 1       AddPartitionsToTxn, before it      the epoch stays
+    version 2       the batch itself (KIP-890)         the epoch grows, which the answer tells
+
+Used in threads; safe across them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import msgspec
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import InvalidRequestError
+from logbroker_storage.events import OffsetEvent
+
+from ..groups import TopicPartition
+from ..topic_names import check_transactional_id
+from ..transaction_coordinator import LAST_EPOCH, Claim, Holding, TransactionCoordinator
+from .error_codes import RefusedError
+
+MAX_TIMEOUT_MS = 15 * 60 * 1000  # Kafka's transaction.max.timeout.ms
+
+
+class _Waiting(msgspec.Struct, frozen=True):
+    """Offsets that a transaction will commit."""
+
+    claim: Claim
+    events: tuple[OffsetEvent, ...]
+
+
+class NetworkTransactions:
+    """The transactions that clients of one server have."""
+
+    def __init__(self, directory: DataDirectory, coordinator: TransactionCoordinator) -> None:
+        self._directory = directory
+        self._coordinator = coordinator
+        self._lock = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}  # by transactional id; guarded by _lock
+
+    def begin_holding(
+        self, transactional_id: str, *, timeout_ms: int, producer_id: int, producer_epoch: int
+    ) -> Claim:
+        """InitProducerId: become the holder of the id, or (with the producer's own id and epoch) begin anew.
+
+        Raises:
+            RefusedError: the timeout or the id cannot be used, or the producer is not the holder any more.
+        """
+        try:
+            check_transactional_id(transactional_id)
+        except InvalidRequestError as error:
+            raise RefusedError(ErrorCode.invalid_request, str(error)) from error
+        if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
+            raise RefusedError(ErrorCode.invalid_transaction_timeout)
+        if producer_id >= 0:
+            self._held(transactional_id, producer_id, producer_epoch, ErrorCode.producer_fenced)
+        claim = self._coordinator.claim(transactional_id, timeout_ms=timeout_ms)
+        with self._lock:
+            self._waiting.pop(transactional_id, None)
+        return claim
+
+    def _held(
+        self, transactional_id: str, producer_id: int, producer_epoch: int, fenced: ErrorCode
+    ) -> Holding:
+        """What the producer holds.
+
+        Raises:
+            RefusedError: the id has another holder; *fenced* when that is a newer one.
+        """
+        holding = self._coordinator.holding(transactional_id)
+        if holding is None:
+            known = self._coordinator.event(transactional_id)
+            if known is None or known.producer_id != producer_id:
+                raise RefusedError(ErrorCode.invalid_producer_id_mapping)
+            raise RefusedError(fenced)  # the server was restarted meanwhile: what was open is aborted
+        if holding.producer_id != producer_id:
+            raise RefusedError(ErrorCode.invalid_producer_id_mapping)
+        if holding.epoch != producer_epoch:
+            raise RefusedError(fenced)
+        return holding
+
+    def add_partitions(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        places: Sequence[TopicPartition],
+        *,
+        fenced: ErrorCode,
+        verify_only: bool = False,
+    ) -> None:
+        """Have *places* be of the transaction, or (*verify_only*) see that they are.
+
+        Raises:
+            RefusedError: the producer is not the holder, or the places are not of its transaction.
+        """
+        holding = self._held(transactional_id, producer_id, producer_epoch, fenced)
+        missing = [place for place in places if place not in holding.partitions]
+        if missing and verify_only:
+            raise RefusedError(ErrorCode.transaction_abortable, "the partition is not of the transaction")
+        if missing:
+            claim = Claim(transactional_id, producer_id, producer_epoch)
+            self._coordinator.add_partitions(claim, missing)
+
+    def check_batch(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        place: TopicPartition,
+        *,
+        adds: bool,
+    ) -> None:
+        """That a transactional batch may go to *place*; with *adds* it is what begins the transaction there.
+
+        Raises:
+            RefusedError, FencedError: it may not.
+        """
+        holding = self._held(transactional_id, producer_id, producer_epoch, ErrorCode.invalid_producer_epoch)
+        if place in holding.partitions:
+            return
+        if not adds:
+            raise RefusedError(
+                ErrorCode.invalid_txn_state, f"{place[0]}-{place[1]} was not added to the transaction"
+            )
+        self._coordinator.add_partitions(Claim(transactional_id, producer_id, producer_epoch), [place])
+
+    # Offsets --------------------------------------------------------------------------------------------
+
+    def check_holder(
+        self, transactional_id: str, producer_id: int, producer_epoch: int, *, fenced: ErrorCode
+    ) -> None:
+        """That the producer is the holder; raises as ``add_partitions``."""
+        self._held(transactional_id, producer_id, producer_epoch, fenced)
+
+    def add_offsets(self, claim: Claim, events: Sequence[OffsetEvent], *, fenced: ErrorCode) -> None:
+        """Have the transaction commit *events*; a later one of a partition replaces an earlier one.
+
+        Raises:
+            RefusedError: as ``add_partitions``.
+        """
+        self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
+        with self._lock:
+            waiting = self._waiting.get(claim.transactional_id)
+            before = waiting.events if waiting is not None and waiting.claim == claim else ()
+            by_key = {event.key(): event for event in (*before, *events)}
+            self._waiting[claim.transactional_id] = _Waiting(claim, tuple(by_key.values()))
+
+    def pending_offsets(self, group_id: str) -> frozenset[TopicPartition]:
+        """The partitions whose committed offset some transaction is about to change."""
+        with self._lock:
+            return frozenset(
+                (event.topic, event.partition)
+                for waiting in self._waiting.values()
+                for event in waiting.events
+                if event.group == group_id
+            )
+
+    # Ending ---------------------------------------------------------------------------------------------
+
+    def end(self, claim: Claim, *, commit: bool, keeps_epoch: bool, fenced: ErrorCode) -> Claim:
+        """EndTxn: commit or abort the transaction; what the producer goes on with.
+
+        An end that was answered, and whose answer was lost, is answered again.
+
+        Raises:
+            RefusedError: the producer is not the holder, or the transaction ended the other way.
+            StorageFailedError, WriteFailedError: try again.
+        """
+        again = self._answered_again(claim, commit=commit)
+        if again is not None:
+            return again
+        holding = self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
+        with self._lock:
+            waiting = self._waiting.get(claim.transactional_id)
+        events = waiting.events if waiting is not None and waiting.claim == claim else ()
+        if commit:
+            for topic, partition in holding.partitions:
+                log = self._directory.log(topic, partition)
+                log.wait_durable(log.offsets().log_end_offset)
+            for event in events:
+                log = self._directory.log(event.topic, event.partition)
+                if log.offsets().synced_offset < event.offset:
+                    log.sync()
+            following = self._coordinator.commit(claim, events=events, keeps_epoch=keeps_epoch)
+        else:
+            aborted = self._coordinator.abort(claim, keeps_epoch=keeps_epoch)
+            if aborted is None:
+                raise RefusedError(ErrorCode.invalid_txn_state, "the transaction was committed")
+            following = aborted
+        with self._lock:
+            if self._waiting.get(claim.transactional_id) is waiting:
+                self._waiting.pop(claim.transactional_id, None)
+        self._check_finished(claim, keeps_epoch=keeps_epoch)
+        if following.epoch > LAST_EPOCH:
+            return self._coordinator.claim(claim.transactional_id, timeout_ms=holding.timeout_ms)
+        return following
+
+    def _check_finished(self, claim: Claim, *, keeps_epoch: bool) -> None:
+        """That the next transaction of the same epoch may begin: the markers of this one are written."""
+        holding = self._coordinator.holding(claim.transactional_id)
+        decided = self._coordinator.event(claim.transactional_id)
+        if keeps_epoch and holding is not None and decided is not None and holding.is_ended_by(decided):
+            raise RefusedError(ErrorCode.concurrent_transactions, "its markers are still to be written")
+
+    def _answered_again(self, claim: Claim, *, commit: bool) -> Claim | None:
+        """What an end was answered with that the producer asks for a second time."""
+        known = self._coordinator.event(claim.transactional_id)
+        holding = self._coordinator.holding(claim.transactional_id)
+        if known is None or holding is None or holding.partitions:
+            return None
+        with self._lock:
+            if claim.transactional_id in self._waiting:
+                return None
+        following = claim._replace(epoch=known.following_epoch)
+        if not holding.is_held_by(following) or known.epoch != claim.epoch:
+            return None
+        if known.state != ("commit" if commit else "abort"):
+            return None
+        return following

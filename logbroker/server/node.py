@@ -1,0 +1,166 @@
+"""What the handlers of one server share: the directory, threads for what blocks, groups, sessions, wake-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import TopicExistsError, TopicNotFoundError
+from logbroker_storage.events import TopicEvent
+from logbroker_storage.log_config import LogConfig
+
+from ..topic_names import check_topic_name, is_internal
+from ..transaction_coordinator import TransactionCoordinator
+from .classic_group import ClassicGroup
+from .disk_sync import DiskSync
+from .error_codes import RefusedError
+from .fetch_sessions import FetchSessions
+from .group_registry import GroupRegistry
+from .log_watch import LogWatch
+from .metrics import Metrics
+from .network_transactions import NetworkTransactions
+from .raw_reader import ReaderPool
+from .settings import ServerSettings
+
+if TYPE_CHECKING:
+    from .listener import Connection
+
+logger = logging.getLogger("logbroker.server")
+
+NODE_ID = 0
+LEADER_EPOCH = 0
+THREADS = 8  # for each of: what blocks briefly (appends, reads, the journal), and disk syncs
+
+Result = TypeVar("Result")
+
+
+class Node:
+    """On the event loop, but for what its comments say."""
+
+    def __init__(self, directory: DataDirectory, settings: ServerSettings, metrics: Metrics) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.metrics = metrics
+        self.host = settings.advertised_host or settings.host
+        self.port = settings.advertised_port or settings.port
+        self.cluster_id = _cluster_id(directory)
+        self.transactions = TransactionCoordinator(directory)
+        self.connections: set[Connection] = set()
+        self.buffered_bytes = 0  # of requests of all connections
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-server")
+        self._sync_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-sync")
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self.sync = DiskSync(lambda sync: loop.run_in_executor(self._sync_threads, sync), metrics)
+        self.watch = LogWatch(directory)
+        self.readers = ReaderPool()  # used in threads too
+        self.sessions = FetchSessions()
+        self.groups = GroupRegistry(directory, settings, self._run_in_background)
+        self.network_transactions = NetworkTransactions(directory, self.transactions)  # used in threads too
+        directory.maintenance.add_task("transactions", self.transactions.abort_orphans)
+        self._topics_by_id: tuple[int, dict[bytes, TopicEvent]] = (-1, {})
+
+    async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """What *function* returns, called in a thread."""
+        return await self._loop.run_in_executor(self._threads, function, *arguments)
+
+    def _run_in_background(self, function: Callable[..., object], *arguments: object) -> None:
+        future = self._loop.run_in_executor(self._threads, function, *arguments)
+        future.add_done_callback(lambda done: _log_failure(function, done))
+
+    @property
+    def is_full(self) -> bool:
+        return self.buffered_bytes > self.settings.max_buffered_bytes
+
+    def connection_lost(self, connection: Connection) -> None:
+        """*connection* is gone."""
+
+    # Topics -------------------------------------------------------------------------------------------
+
+    def topic_by_id(self, topic_id: uuid.UUID | None) -> TopicEvent:
+        """The live topic of an id.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        version = self.directory.topics_version()
+        known = self._topics_by_id
+        if known[0] != version:
+            topics = {event.topic_id: event for event in self.directory.catalog.live()}
+            known = self._topics_by_id = (version, topics)
+        event = None if topic_id is None else known[1].get(topic_id.bytes)
+        if event is None:
+            raise RefusedError(ErrorCode.unknown_topic_id, f"there is no topic with id {topic_id}")
+        return event
+
+    def topics(self) -> list[TopicEvent]:
+        """The live topics that are not the broker's own, by name."""
+        return [event for event in self.directory.catalog.live() if not is_internal(event.name)]
+
+    def topic_uuid(self, name: str) -> uuid.UUID | None:
+        event = self.directory.catalog.all().get(name)
+        return None if event is None else topic_uuid(event)
+
+    def subscribed_topics(self, group_id: str) -> frozenset[str]:
+        """The topics that members connected over the network read in a group now."""
+        group = self.groups.get(group_id)
+        if isinstance(group, ClassicGroup):
+            return group.subscribed_topics() or frozenset()
+        return frozenset() if group is None else group.subscribed_topics(self.groups.shapes())
+
+    async def topic(self, name: str, *, create: bool) -> TopicEvent:
+        """The live topic *name*, made if need be when *create* and the settings say so.
+
+        Raises:
+            LogbrokerError: there is none, and it cannot be made.
+        """
+        try:
+            return self.directory.topic(name)
+        except TopicNotFoundError:
+            if not create or not self.settings.auto_create_topics:
+                raise
+        check_topic_name(name)
+        try:
+            event = await self.run(
+                self.directory.create_topic, name, self.settings.default_partitions, LogConfig.parse({})
+            )
+            logger.info("topic %r was made, because a client asked for it", name)
+            return event
+        except TopicExistsError:
+            return self.directory.topic(name)
+
+    # Ending -------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Finish what is at work in threads, and leave the directory."""
+        self.groups.close()
+        await self.sync.finish()
+        self.watch.close()
+        await self._loop.run_in_executor(None, self._threads.shutdown)
+        await self._loop.run_in_executor(None, self._sync_threads.shutdown)
+        self.readers.close()
+        await self._loop.run_in_executor(None, self.directory.close)
+
+
+def topic_uuid(event: TopicEvent) -> uuid.UUID:
+    return uuid.UUID(bytes=event.topic_id)
+
+
+def _cluster_id(directory: DataDirectory) -> str:
+    """The same for every server of a directory, as long as it is not moved; Kafka's have 22 characters too."""
+    digest = hashlib.blake2b(os.path.realpath(directory.path).encode(), digest_size=16).digest()
+    return uuid.UUID(bytes=digest).hex[:22]
+
+
+def _log_failure(function: Callable[..., object], done: asyncio.Future[object]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        logger.warning("%s: %s", function.__name__, done.exception())

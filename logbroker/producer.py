@@ -75,6 +75,7 @@ class _Pending:
 
     __slots__ = (
         "deadline_s",
+        "has_ttl",
         "headers",
         "key",
         "partition",
@@ -101,6 +102,7 @@ class _Pending:
             raise _not_bytes("key", key)
         self.value = value
         self.key = key
+        self.has_ttl = ttl is not None
         self.headers = NO_HEADERS if headers is None and ttl is None else stored_headers(headers, ttl)
         self.partition = partition
         self.timestamp_ms = None if timestamp is None else timestamp_ms_of(timestamp)
@@ -451,6 +453,9 @@ class Producer:
 
     def _send(self, topic: str, pending: _Pending) -> Receipt:
         """One record into its batch, after whatever has to happen first."""
+        if pending.has_ttl:
+            self._delivery.check_open()
+            self._directory.note_ttl(topic)
         while True:
             with self._delivery.lock:
                 queue = self._queue_for(topic, pending)

@@ -1,8 +1,13 @@
 """Sockets: requests in, answers out in the order of the requests.
 
-A connection handles its requests one after the other, as far as their order matters: a handler returns either
-the answer, or (for what takes its time after that point: disk syncs, long polls) something to wait for, and the
-next request begins meanwhile. Answers are sent in the order of the requests all the same.
+A connection handles its requests one after the other, as far as their order matters, and sends the answers in
+that order:
+
+    a handler returns   for                     and then
+    the answer          most                    it is sent in its turn
+    a task              syncs, groups           the next request begins while the task runs
+    a coroutine         fetches                 the next request begins; the coroutine does when its turn to be
+                                                  answered has come, so one answer is made at a time
 
     what could grow                               bound
     a request                                     its API's limit, checked before it is kept (``frames``)
@@ -10,23 +15,27 @@ next request begins meanwhile. Answers are sent in the order of the requests all
     their bytes, of all connections together      ``max_buffered_bytes``, then nothing is read from anyone
                                                   who has something in work
     answers that a peer does not take             the transport's buffer, then no further answer is made
+    answers of all connections on their way        ``max_unsent_bytes``, then fetches get single batches
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import TYPE_CHECKING, cast
 
 from logbroker_storage.errors import LogbrokerError
 
 from .apis import API_VERSIONS_KEY, APIS, VERSIONS, Answer, limit_of
 from .frames import LENGTH, FrameError, FrameReader
 from .handlers.api_versions import unsupported
+from .replies import Buffer
 from .requests import Request, UnsupportedVersionError, parse
 
 if TYPE_CHECKING:
@@ -36,10 +45,9 @@ logger = logging.getLogger("logbroker.server")
 
 MAX_PIPELINED = 64
 READ_BYTES = 256 << 10
+QUICK_PEER_MS = 2
+LARGE_BYTES = 128 << 10  # pieces of an answer below it are copied together
 WRITE_HIGH_WATER_BYTES = 8 << 20
-SMALL_BYTES = (
-    64 << 10
-)  # pieces of an answer below it are copied together, larger ones are written as they are
 
 _Outgoing = tuple[Request, Answer | Awaitable[Answer], float]
 
@@ -109,6 +117,8 @@ class Connection(asyncio.BufferedProtocol):
         for _, answer, _ in self._outgoing:
             if isinstance(answer, asyncio.Future):
                 answer.cancel()
+            elif isinstance(answer, Coroutine):
+                answer.close()
         self._outgoing.clear()
         self._requests.clear()
         self._hold(-self._held_bytes)
@@ -184,8 +194,6 @@ class Connection(asyncio.BufferedProtocol):
             raise _broken(request, error) from error
 
     def _put(self, request: Request, answer: Answer | Awaitable[Answer], began: float) -> None:
-        if answer is not None and not isinstance(answer, (bytes, list)):
-            answer = asyncio.ensure_future(answer)
         self._outgoing.append((request, answer, began))
         self._answers.set()
 
@@ -195,37 +203,74 @@ class Connection(asyncio.BufferedProtocol):
                 self._answers.clear()
                 await self._answers.wait()
             request, answer, began = self._outgoing[0]
+            await self._can_write.wait()
             try:
-                ready = await answer if isinstance(answer, asyncio.Future) else answer
+                ready = await answer if isinstance(answer, Awaitable) else answer
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001 (the peer's connection is closed, and the reason logged)
                 self._fail(_broken(request, error))
                 return
-            await self._can_write.wait()
-            self._write(ready)  # type: ignore[arg-type]
+            try:
+                await self._send(ready)
+            except OSError as error:
+                self._fail(error)
+                return
             self._outgoing.popleft()
             self._hold(-request.size_bytes)
             self._node.metrics.took(request, time.perf_counter() - began)
             self._pace()
 
-    def _write(self, answer: Answer) -> None:
+    async def _send(self, answer: Answer) -> None:
+        """Hand the answer to the transport, but for what is large, which goes out from where it is.
+
+        Raises:
+            OSError: the peer is gone.
+        """
+        await self._can_write.wait()
         assert self._transport is not None
         if answer is None or self._transport.is_closing():
             return
-        pieces: Sequence[Any] = answer if isinstance(answer, list) else [answer]
+        pieces: Sequence[Buffer] = answer if isinstance(answer, list) else [answer]
         size_bytes = sum(map(len, pieces))
         self._node.metrics.bytes_out.inc(size_bytes + LENGTH.size)
-        small = [LENGTH.pack(size_bytes)]
+        self._node.unsent_bytes += size_bytes
+        try:
+            await self._send_pieces(size_bytes, pieces)
+        finally:
+            self._node.unsent_bytes -= size_bytes
+
+    async def _send_pieces(self, size_bytes: int, pieces: Sequence[Buffer]) -> None:
+        assert self._transport is not None
+        small: list[Buffer] = [LENGTH.pack(size_bytes)]
         for piece in pieces:
-            if len(piece) < SMALL_BYTES:
+            if len(piece) < LARGE_BYTES:
                 small.append(piece)
                 continue
             self._transport.write(b"".join(small))
-            self._transport.write(piece)
             small = []
+            await self._send_large(memoryview(piece))
         if small:
             self._transport.write(b"".join(small))
+
+    async def _send_large(self, data: memoryview) -> None:
+        """Send *data* behind what was written, in a thread: the transport would copy what the socket does not take."""
+        transport = self._transport
+        assert transport is not None
+        transport.set_write_buffer_limits(high=0)
+        await self._can_write.wait()
+        if transport.is_closing():
+            return
+        # A descriptor of our own: the event loop has its own way with the transport's.
+        out = os.dup(transport.get_extra_info("socket").fileno())
+        try:
+            while data and not transport.is_closing():
+                data = data[await self._node.send_in_thread(_send_some, out, data) :]
+                if data:
+                    await _writable(out)
+        finally:
+            os.close(out)
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     # Ending -------------------------------------------------------------------------------------------
 
@@ -253,6 +298,35 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _send_some(out: int, data: memoryview) -> int:
+    """In a thread: send *data* as long as the peer keeps taking it; how much that was.
+
+    A peer that is quick is waited for here, because to go back to the loop for each of its breaths costs as much
+    as the sending. One that is not must not keep a thread.
+    """
+    is_writable = select.poll()
+    is_writable.register(out, select.POLLOUT)
+    sent = 0
+    while sent < len(data):
+        try:
+            sent += os.write(out, data[sent:])
+        except BlockingIOError:
+            if not is_writable.poll(QUICK_PEER_MS):
+                break
+    return sent
+
+
+async def _writable(fd: int) -> None:
+    """Wait until the socket takes bytes again."""
+    loop = asyncio.get_running_loop()
+    event = asyncio.Event()
+    loop.add_writer(fd, event.set)
+    try:
+        await event.wait()
+    finally:
+        loop.remove_writer(fd)
 
 
 def _broken(request: Request, error: Exception) -> Exception:

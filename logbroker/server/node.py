@@ -38,7 +38,7 @@ logger = logging.getLogger("logbroker.server")
 
 NODE_ID = 0
 LEADER_EPOCH = 0
-THREADS = 8  # for each of: what blocks briefly (appends, reads, the journal), and disk syncs
+THREADS = 8  # for each of: what blocks briefly (appends, reads, the journal), large answers, disk syncs
 
 Result = TypeVar("Result")
 
@@ -56,7 +56,9 @@ class Node:
         self.transactions = TransactionCoordinator(directory)
         self.connections: set[Connection] = set()
         self.buffered_bytes = 0  # of requests of all connections
+        self.unsent_bytes = 0  # of answers that were made
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-server")
+        self._send_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-send")
         self._sync_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-sync")
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -72,6 +74,10 @@ class Node:
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
         """What *function* returns, called in a thread."""
         return await self._loop.run_in_executor(self._threads, function, *arguments)
+
+    async def send_in_thread(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """As ``run``, in threads that wait for nothing but peers, and not for long."""
+        return await self._loop.run_in_executor(self._send_threads, function, *arguments)
 
     def _run_in_background(self, function: Callable[..., object], *arguments: object) -> None:
         future = self._loop.run_in_executor(self._threads, function, *arguments)
@@ -146,6 +152,7 @@ class Node:
         await self.sync.finish()
         self.watch.close()
         await self._loop.run_in_executor(None, self._threads.shutdown)
+        await self._loop.run_in_executor(None, self._send_threads.shutdown)
         await self._loop.run_in_executor(None, self._sync_threads.shutdown)
         self.readers.close()
         await self._loop.run_in_executor(None, self.directory.close)

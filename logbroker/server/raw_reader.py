@@ -1,7 +1,9 @@
 """Stored batches for the wire: bytes of the log as they are, from any offset on.
 
-Batches are checked as every reader checks them (header, place, CRC) but not decoded. Records that have expired
-are the exception: a topic with a time to live has its batches rewritten without them, at the same offsets.
+the topic                                       what is passed on
+has no records with a time to live              a range of the segment file, which the kernel sends by itself;
+                                                  bytes, checked as for every reader, where it is short
+has                                             bytes: batches without what has expired, at the same offsets
 """
 
 from __future__ import annotations
@@ -14,12 +16,10 @@ from logbroker_storage.compaction import with_records
 from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.log_reader import LogReader
 from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import TTL_HEADER, Compression, StoredBatch, decode_records
+from logbroker_storage.record_batch import StoredBatch, decode_records
 from logbroker_storage.record_expiry import is_expired
 
 KEPT_READERS = 1000
-_TTL_HEADER = TTL_HEADER.encode()
-
 Piece = bytes | bytearray | memoryview
 
 
@@ -43,11 +43,12 @@ class ReaderPool:
         self._lock = threading.Lock()  # guards _readers
 
     def read(
-        self, log: PartitionLog, offset: int, *, end_offset: int, max_bytes: int, now_ms: int
+        self, log: PartitionLog, offset: int, *, end_offset: int, max_bytes: int, expire_at_ms: int | None
     ) -> RawBatches:
         """The batches from the one that holds *offset* on that begin below *end_offset*.
 
-        At least one, however large, else as many as fit in *max_bytes*; none where *offset* is the end.
+        At least one, however large, else as many as fit in *max_bytes*; none where *offset* is the end. With
+        *expire_at_ms*, a time in ms since 1970, without the records that have expired by then.
 
         Raises:
             OffsetOutOfRangeError, CorruptionError, TopicNotFoundError: as ``LogReader.read``.
@@ -57,16 +58,14 @@ class ReaderPool:
         if reader is None:
             reader = log.reader(offset)
         try:
-            batches = reader.read(max_bytes)
+            found = _range(log, reader, end_offset, max_bytes) if expire_at_ms is None else None
+            if found is None:
+                found = _bytes(log, reader, end_offset, max_bytes, expire_at_ms)
         except BaseException:
             reader.close()
             raise
-        kept = [batch for batch in batches if batch.header.base_offset < end_offset]
-        if len(kept) < len(batches):
-            reader.seek(kept[-1].header.next_offset if kept else offset)
         self._keep(log, reader)
-        next_offset = kept[-1].header.next_offset if kept else offset
-        return RawBatches(_pieces(kept, ttl_ms=log.config.message_ttl_ms, now_ms=now_ms), next_offset)
+        return found
 
     def _keep(self, log: PartitionLog, reader: LogReader) -> None:
         with self._lock:
@@ -85,22 +84,33 @@ class ReaderPool:
             reader.close()
 
 
-def _pieces(batches: list[StoredBatch], *, ttl_ms: int, now_ms: int) -> list[Piece]:
-    return [
-        _without_expired(batch, ttl_ms=ttl_ms, now_ms=now_ms)
-        if ttl_ms >= 0 or _may_hold_ttl(batch)
-        else batch.data
-        for batch in batches
-    ]
+def _range(log: PartitionLog, reader: LogReader, end_offset: int, max_bytes: int) -> RawBatches | None:
+    span = reader.read_span(max_bytes, end_offset)
+    if span is None:
+        return None
+    data = log.files.pread(span.fd, span.size_bytes, span.position)
+    return RawBatches([data], span.next_offset) if len(data) == span.size_bytes else None
 
 
-def _may_hold_ttl(batch: StoredBatch) -> bool:
-    """Whether a record may have a time to live of its own; in a compressed batch that cannot be seen."""
-    return batch.header.compression is Compression.NONE and _TTL_HEADER in bytes(batch.data)
+def _bytes(
+    log: PartitionLog, reader: LogReader, end_offset: int, max_bytes: int, expire_at_ms: int | None
+) -> RawBatches:
+    offset = reader.position
+    batches = reader.read(max_bytes)
+    kept = [batch for batch in batches if batch.header.base_offset < end_offset]
+    if len(kept) < len(batches):
+        reader.seek(kept[-1].header.next_offset if kept else offset)
+    next_offset = kept[-1].header.next_offset if kept else offset
+    if expire_at_ms is None:
+        return RawBatches([batch.data for batch in kept], next_offset)
+    ttl_ms = log.config.message_ttl_ms
+    return RawBatches(
+        [_without_expired(batch, ttl_ms=ttl_ms, now_ms=expire_at_ms) for batch in kept], next_offset
+    )
 
 
 def _without_expired(batch: StoredBatch, *, ttl_ms: int, now_ms: int) -> Piece:
-    if batch.header.is_control:
+    if batch.header.is_control or not batch.header.record_count:
         return batch.data
     try:
         records = decode_records(batch)

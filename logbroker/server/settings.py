@@ -17,6 +17,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         default_partitions: of a topic that is made without a number.
         max_request_bytes: the longest Produce request; other requests are at most 4 MiB.
         max_fetch_bytes: the most that one answer to a fetch holds, unless a single batch is larger.
+        max_unsent_bytes: of answers of all connections that are not sent yet; above it one to a fetch holds one batch.
         max_buffered_bytes: of requests of all connections that are not answered yet; above it no more is read.
         drain_timeout_s: at the end, how long requests at work may take.
         initial_rebalance_delay_ms: how long a new group of the classic protocol waits for more members.
@@ -30,6 +31,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     default_partitions: int = 1
     max_request_bytes: int = 64 << 20
     max_fetch_bytes: int = 55 << 20
+    max_unsent_bytes: int = 512 << 20
     max_buffered_bytes: int = 256 << 20
     drain_timeout_s: float = 10.0
     initial_rebalance_delay_ms: int = 0

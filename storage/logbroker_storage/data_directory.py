@@ -36,6 +36,7 @@ from .events import (
     OffsetEvent,
     ProducerIdsEvent,
     TopicEvent,
+    TtlEvent,
 )
 from .files import Files, OsFiles
 from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
@@ -73,6 +74,7 @@ class DataDirectory:
         self._logs: dict[tuple[str, int], PartitionLog] = {}  # guarded by _logs_lock
         self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
         self._logs_lock = threading.Lock()
+        self._ttl_noted: set[bytes] = set()  # topic ids; only grows, so it needs no lock
         self._producer_ids = range(0)  # reserved and not given out yet; guarded by _logs_lock
         self.closed = False
         self._forks_cleanly = True  # the last fork found no thread inside LMDB; guarded by _open_lock
@@ -339,6 +341,22 @@ class DataDirectory:
                 return offsets.log_start_offset
             turn.record([LogStartEvent(topic, partition, start)])
             return log.delete_before(start)
+
+    def note_ttl(self, topic: str) -> None:
+        """Have it last that records of *topic* may have a time to live of their own; before the first of them.
+
+        Raises:
+            TopicNotFoundError, StorageFailedError, WriteFailedError: nothing may be written yet.
+        """
+        topic_id = self.topic(topic).topic_id
+        if topic_id not in self._ttl_noted:
+            if not self.may_hold_ttl(topic):
+                self.journal.record([TtlEvent(topic)])
+            self._ttl_noted.add(topic_id)
+
+    def may_hold_ttl(self, topic: str) -> bool:
+        """Whether records of *topic* may have a time to live of their own."""
+        return self.view.event(TtlEvent.key_of(topic)) is not None
 
     def truncate(self, topic: str, partition: int, offset: int) -> int:
         """Cut every batch that ends at or behind *offset* off a partition; the new log end offset.

@@ -16,6 +16,7 @@ counts: replaying the journal and compacting it need no other rule.
     ids          (none)                    the first producer id that no process has reserved
     start        topic, partition          records below this offset were deleted on request
     transaction  transactional id          who holds it, and how its last transaction ended
+    ttl          topic                     some of its records have a time to live of their own
 
 Names hold no NUL (topic names and group names are checked where they come in).
 """
@@ -205,6 +206,21 @@ class TransactionEvent(Event, frozen=True, tag="transaction"):
         return _key(cls.KIND, transactional_id)
 
 
+class TtlEvent(Event, frozen=True, tag="ttl"):
+    """Records of the topic may have a time to live of their own: whoever passes them on has to look."""
+
+    KIND: ClassVar[str] = "ttl"
+
+    topic: str
+
+    def key(self) -> bytes:
+        return self.key_of(self.topic)
+
+    @classmethod
+    def key_of(cls, topic: str) -> bytes:
+        return _key(cls.KIND, topic)
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -213,6 +229,7 @@ AnyEvent = (
     | ProducerIdsEvent
     | LogStartEvent
     | TransactionEvent
+    | TtlEvent
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

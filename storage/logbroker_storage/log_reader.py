@@ -22,13 +22,21 @@ import bisect
 import enum
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
-from .segment import Located, TimestampOffset, locate, locate_timestamp, next_sound_batch
+from .segment import (
+    Located,
+    ScanStop,
+    TimestampOffset,
+    locate,
+    locate_timestamp,
+    next_sound_batch,
+    scan,
+)
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
 from .time_index import last_timestamp_ms, used_bytes
 from .view import LogEnd, PartitionState
@@ -47,6 +55,15 @@ class Isolation(enum.Enum):
 
     READ_UNCOMMITTED = "read_uncommitted"
     READ_COMMITTED = "read_committed"
+
+
+class Span(NamedTuple):
+    """Whole batches, one behind the other, in the segment file open as *fd*; the reader's, until it is used again."""
+
+    fd: int
+    position: int
+    size_bytes: int
+    next_offset: int
 
 
 class LogReader:
@@ -121,6 +138,45 @@ class LogReader:
                     self.close()
             if batches:
                 return batches
+
+    def read_span(self, max_bytes: int, end_offset: int) -> Span | None:
+        """Where the next batches lie that begin below *end_offset*, and move ``position`` behind them.
+
+        At least one whole batch, else as many as fit in *max_bytes*; only headers are looked at. None where that
+        does not do (at the end, behind a segment's end, at damage): then ``read`` says what there is.
+        """
+        state = self._log.state()
+        visible_end = min(end_offset, state.high_watermark)
+        if not state.end.log_start_offset <= self.position < visible_end:
+            return None
+        try:
+            self._open_segment(state)
+            if self._file_position < 0:
+                self._file_position, self._due_offset = self._locate(state)
+        except FileNotFoundError:
+            self._forget()
+            return None
+        begin = position = self._file_position
+        due_offset = self._due_offset
+        for item in scan(
+            self._log.files,
+            self._fd,
+            start_position=begin,
+            end_position=self._segment_bytes(state),
+            expected_offset=due_offset,
+            check_crc=False,
+        ):
+            if isinstance(item, ScanStop) or item[1].base_offset >= visible_end:
+                break
+            behind = item[0] + item[1].size_bytes
+            if behind > begin + max_bytes and position > begin:
+                break
+            position, due_offset = behind, item[1].next_offset
+        if position == begin:
+            return None
+        self._file_position, self._due_offset = position, due_offset
+        self.position = due_offset
+        return Span(self._fd, begin, position - begin, due_offset)
 
     def _without_aborted(self, batches: list[StoredBatch], state: PartitionState) -> list[StoredBatch]:
         begin = batches[0].header.base_offset

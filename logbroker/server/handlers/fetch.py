@@ -97,7 +97,6 @@ async def _when_enough(
     body = request.body
     deadline = time.monotonic() + min(body.max_wait.total_seconds(), LONGEST_WAIT_S)
     isolation = Isolation.READ_COMMITTED if body.isolation_level else Isolation.READ_UNCOMMITTED
-    max_bytes = min(body.max_bytes, node.settings.max_fetch_bytes)
     news = asyncio.Event()
     places: list[tuple[str, int]] = []
     try:
@@ -105,6 +104,8 @@ async def _when_enough(
             news.clear()
             if not places:
                 places = _subscribed(node, wishes, news)
+            room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
+            max_bytes = min(body.max_bytes, node.settings.max_fetch_bytes, room)
             served = await _serve(node, wishes, isolation, max_bytes)
             left_s = deadline - time.monotonic()
             if left_s <= 0 or _is_enough(served, body.min_bytes):
@@ -212,7 +213,7 @@ def _read(node: Node, part: _Served, isolation: Isolation, max_bytes: int) -> _S
             part.wish.offset,
             end_offset=end_offset,
             max_bytes=max(1, max_bytes),
-            now_ms=node.directory.clock.now_ms(),
+            expire_at_ms=_expire_at_ms(node, log),
         )
         aborted: list[Values] | None = None
         if isolation is Isolation.READ_COMMITTED:
@@ -224,6 +225,13 @@ def _read(node: Node, part: _Served, isolation: Isolation, max_bytes: int) -> _S
     except (LogbrokerError, OSError) as error:
         refused = error if isinstance(error, LogbrokerError) else RefusedError(ErrorCode.kafka_storage_error)
         return part._replace(error=refused)
+
+
+def _expire_at_ms(node: Node, log: PartitionLog) -> int | None:
+    """Now, where records may have expired; None where they cannot."""
+    if log.config.message_ttl_ms < 0 and not node.directory.may_hold_ttl(log.topic):
+        return None
+    return node.directory.clock.now_ms()
 
 
 # The answer -------------------------------------------------------------------------------------------

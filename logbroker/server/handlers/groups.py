@@ -68,7 +68,7 @@ async def join_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
     token: asyncio.Future[JoinReply] = asyncio.get_running_loop().create_future()
     node.groups.deliver(group.join(asked, token, node.groups.now_ms()))
     node.groups.touched(body.group_id)
-    return _joined(node, request, group, token)
+    return asyncio.ensure_future(_joined(node, request, group, token))
 
 
 async def _joined(
@@ -113,7 +113,7 @@ async def sync_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
     token: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
     node.groups.deliver(group.sync(asked, token, node.groups.now_ms()))
     node.groups.touched(body.group_id)
-    return _when_synced(node, request, group, token)
+    return asyncio.ensure_future(_when_synced(node, request, group, token))
 
 
 async def _when_synced(

@@ -11,17 +11,26 @@ requests that follow are appended meanwhile and share the next sync.
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import CorruptBatchError, LogbrokerError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import TimestampType
 from logbroker_storage.partition_log import AppendResult, PartitionLog
-from logbroker_storage.record_batch import BatchHeader, StoredBatch, decode_records, read_batch
+from logbroker_storage.record_batch import (
+    TTL_HEADER,
+    BatchHeader,
+    Record,
+    StoredBatch,
+    decode_records,
+    read_batch,
+)
 
 from ..error_codes import RefusedError, code_of
 from ..node import Node
@@ -60,7 +69,7 @@ async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None
     parts = await node.run(_append_all, node, request, events)
     _count(node, parts)
     if body.acks == ACKS_ALL:
-        return _when_durable(node, request, parts)
+        return asyncio.ensure_future(_when_durable(node, request, parts))
     for part in parts:
         if part.log is not None and part.result is not None:
             node.sync.soon(part.log)
@@ -95,7 +104,7 @@ def _append(node: Node, request: Request, topic: Any, event: TopicEvent | Logbro
             raise event
         log = node.directory.log(event.name, data.index)
         batch = bytearray(data.records or b"")
-        header = _checked(batch, log, node.directory.clock.now_ms())
+        header = _checked(node.directory, batch, log)
         if header.is_transactional:
             _check_transaction(node, request, header, (event.name, data.index))
         return _Part(topic, data.index, log, header, log.append(batch), None)
@@ -103,7 +112,7 @@ def _append(node: Node, request: Request, topic: Any, event: TopicEvent | Logbro
         return _Part(topic, data.index, log, header, None, error)
 
 
-def _checked(batch: bytearray, log: PartitionLog, now_ms: int) -> BatchHeader:
+def _checked(directory: DataDirectory, batch: bytearray, log: PartitionLog) -> BatchHeader:
     """The header of *batch*, if the log may hold it as it is.
 
     Raises:
@@ -122,13 +131,15 @@ def _checked(batch: bytearray, log: PartitionLog, now_ms: int) -> BatchHeader:
         raise RefusedError(ErrorCode.invalid_record, "a producer id without an epoch or a sequence")
     if header.is_transactional and header.producer_id < 0:
         raise RefusedError(ErrorCode.invalid_record, "a transactional batch without a producer id")
-    _check_records(stored, log)
-    _check_timestamps(header, log, now_ms)
+    records = _records(stored, log)
+    _check_timestamps(header, log, directory.clock.now_ms())
+    if any(name == TTL_HEADER for record in records for name, _ in record.header_pairs):
+        directory.note_ttl(log.topic)
     return header
 
 
-def _check_records(stored: StoredBatch, log: PartitionLog) -> None:
-    """That every reader will be able to read them; and have keys where compaction goes by them."""
+def _records(stored: StoredBatch, log: PartitionLog) -> list[Record]:
+    """The records, which every reader can read; with keys where compaction goes by them."""
     try:
         records = decode_records(stored)
     except CorruptBatchError as error:
@@ -137,6 +148,7 @@ def _check_records(stored: StoredBatch, log: PartitionLog) -> None:
         raise RefusedError(ErrorCode.invalid_record, "its records skip offsets")
     if log.config.cleanup_policy.compacts and any(record.key is None for record in records):
         raise RefusedError(ErrorCode.invalid_record, f"{log.topic!r} is compacted: every record needs a key")
+    return records
 
 
 def _check_timestamps(header: BatchHeader, log: PartitionLog, now_ms: int) -> None:

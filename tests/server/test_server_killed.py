@@ -1,0 +1,123 @@
+"""A server that is killed under load: nothing acknowledged is lost, and idempotent clients end without duplicates."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import confluent_kafka
+import pytest
+
+import logbroker
+
+PARTITIONS = 3
+RECORDS = 30_000
+LONG_RECORDS = 300_000
+DEADLINE_S = 120
+CLIENT: dict[str, Any] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "linger.ms": 2,
+    "reconnect.backoff.ms": 10,
+    "reconnect.backoff.max.ms": 50,
+    "retry.backoff.ms": 10,
+    "message.timeout.ms": DEADLINE_S * 1000,
+    "log_level": 0,
+}
+
+
+class Writer(threading.Thread):
+    """One idempotent producer that writes numbers, and remembers which were acknowledged."""
+
+    def __init__(self, address: str, name: str, records: int) -> None:
+        super().__init__()
+        self._producer = confluent_kafka.Producer(CLIENT | {"bootstrap.servers": address})
+        self._name = name
+        self._records = records
+        self.acknowledged: list[bytes] = []
+        self.failures: list[str] = []
+
+    def _delivered(self, error: confluent_kafka.KafkaError | None, message: confluent_kafka.Message) -> None:
+        if error is not None:
+            self.failures.append(str(error))
+        else:
+            value = message.value()
+            assert value is not None
+            self.acknowledged.append(value)
+
+    def run(self) -> None:
+        for number in range(self._records):
+            value = b"%s %d" % (self._name.encode(), number)
+            self._produce(value, number % PARTITIONS)
+            if number % 500 == 0:
+                time.sleep(0.005)  # so that the load lasts as long as the kills
+        self._producer.flush(DEADLINE_S)
+
+    def _produce(self, value: bytes, partition: int) -> None:
+        while True:
+            try:
+                self._producer.produce("t", value, partition=partition, on_delivery=self._delivered)
+                self._producer.poll(0)
+                return
+            except BufferError:
+                self._producer.poll(0.1)
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_is_there_once_and_in_order(
+    server: Any, rng: random.Random, long_run: bool
+) -> None:
+    with logbroker.open(server.data) as broker:
+        broker.create_topic("t", partitions=PARTITIONS)
+    records = LONG_RECORDS if long_run else RECORDS
+    writers = [Writer(server.address, name, records) for name in ("a", "b")]
+    for writer in writers:
+        writer.start()
+    kills = 0
+    while any(writer.is_alive() for writer in writers):
+        time.sleep(rng.uniform(0.05, 0.5))
+        if kills < (50 if long_run else 6):
+            server.kill()
+            server.start()
+            kills += 1
+    for writer in writers:
+        writer.join()
+        assert writer.failures == []
+    assert kills > 2
+    with logbroker.open(server.data) as broker, broker.consumer("t") as consumer:
+        stored: dict[int, list[bytes]] = {number: [] for number in range(PARTITIONS)}
+        while found := consumer.poll(5000, 0.2):
+            for record in found:
+                assert record.value is not None
+                stored[record.partition].append(record.value)
+    for writer in writers:
+        assert len(writer.acknowledged) == records
+    for partition, values in stored.items():
+        for name in ("a", "b"):
+            own = [value for value in values if value.startswith(name.encode())]
+            assert own == [
+                b"%s %d" % (name.encode(), number) for number in range(partition, records, PARTITIONS)
+            ]
+
+
+def test_a_server_that_was_killed_comes_back_beside_processes_that_went_on(
+    start_server: Callable[..., Any],
+) -> None:
+    """The directory stays open in this process all the while: nothing is recovered, everything goes on."""
+    server = start_server()
+    with logbroker.open(server.data) as broker:
+        broker.create_topic("t")
+        client = confluent_kafka.Producer(CLIENT | {"bootstrap.servers": server.address})
+        client.produce("t", b"1")
+        assert client.flush(10) == 0
+        server.kill()
+        with broker.producer() as embedded:
+            embedded.send("t", b"2").result()
+        client.produce("t", b"3")
+        server.start()
+        assert client.flush(20) == 0
+        with broker.consumer("t") as consumer:
+            assert [record.value for record in consumer.poll(10, 5.0)] == [b"1", b"2", b"3"]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,11 +29,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ENVIRONMENT = os.environ | {"PATH": f"{SCRIPTS}:{os.environ['PATH']}", "LOGBROKER_DATA": "data"}
+
+
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PATH": f"{SCRIPTS}:{os.environ['PATH']}", "LOGBROKER_DATA": "data"}
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def serves(folder: Path, *command: str) -> None:
+    """The server starts, on free ports instead of the README's, answers a client, and ends on SIGTERM."""
+    anywhere = [re.sub(r":\d+$", ":0", word) for word in command]
+    with subprocess.Popen(anywhere, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline().removeprefix("listening on ").strip()
+        topics = AdminClient({"bootstrap.servers": address}).list_topics(timeout=10).topics
+        server.terminate()
+    assert "orders" in topics
+    assert server.returncode == 0
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -45,6 +60,9 @@ def test_a_block_of_the_readme_runs_after_those_before_it(folder: Path, number: 
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
 def test_a_command_of_the_readme_runs_after_the_blocks(folder: Path, number: int) -> None:
     command = shlex.split(COMMANDS[number], comments=True)
+    if "serve" in command:
+        serves(folder, *command)
+        return
     if "-f" in command:
         command += ["--timeout", "0.2"]
     done = run(folder, *command)

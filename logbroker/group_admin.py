@@ -11,7 +11,7 @@ from logbroker_storage.events import GroupEvent, OffsetEvent
 
 from .descriptions import GroupDescription, MemberDescription, OffsetDescription
 from .groups import GroupState, decode_group
-from .membership import group_key
+from .membership import check_not_on_network, group_key
 from .records import timestamp_ms_of
 from .topic_names import check_group_name
 
@@ -172,6 +172,7 @@ def _clamped(directory: DataDirectory, place: tuple[str, int], offset: int) -> i
 
 
 def _check_no_members(directory: DataDirectory, group: str, what: str) -> None:
+    check_not_on_network(directory, group)
     members = _live_members(directory, _live_state(directory, group))
     if members:
         raise InvalidRequestError(

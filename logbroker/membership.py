@@ -111,6 +111,8 @@ def live_members(directory: DataDirectory, group: str) -> dict[str, Member]:
 def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEventKind]) -> GroupState:
     """Apply *events* to the group, tell every process, and journal topics that it subscribed to anew."""
     with directory.journal.exclusive() as turn:
+        if any(isinstance(event, Join) for event in events):
+            check_not_on_network(directory, group)
         before = group_state(directory, group)
         state = before
         for event in events:
@@ -230,7 +232,6 @@ def join_group(
     holder: Holder,
 ) -> Membership:
     """Become a member of *group*, which exists from then on; its dead members are removed on the way."""
-    _check_not_on_network(directory, group)
     member_id = f"consumer-{directory.process_id}-{next(_member_numbers)}"
     membership = Membership(directory, group, member_id, holder)
     coordinator = Coordinator.enter(directory, membership, session_timeout_ms)
@@ -245,7 +246,12 @@ def join_group(
     return membership
 
 
-def _check_not_on_network(directory: DataDirectory, group: str) -> None:
+def check_not_on_network(directory: DataDirectory, group: str) -> None:
+    """That no server keeps *group* for members over the network.
+
+    Raises:
+        InvalidRequestError: one does.
+    """
     server = directory.volatile_get(_network_key(group))
     if server is not None and directory.process_alive(server.decode()):
         raise InvalidRequestError(
@@ -258,10 +264,19 @@ def _network_key(group: str) -> bytes:
     return b"network\0" + group.encode()
 
 
-def mark_network_group(directory: DataDirectory, group: str, in_use: bool) -> None:
-    """Note that *group* has members over the network, of a server in this process; or that it has none."""
-    value = directory.process_id.encode() if in_use else None
-    directory.volatile_update(_network_key(group), lambda _: value)
+def reserve_for_network(directory: DataDirectory, group: str) -> bool:
+    """Keep *group* for members that are connected to a server in this process; False when it has embedded ones."""
+    with directory.journal.exclusive():
+        if live_members(directory, group):
+            return False
+        value = directory.process_id.encode()
+        directory.volatile_update(_network_key(group), lambda _: value)
+    return True
+
+
+def release_from_network(directory: DataDirectory, group: str) -> None:
+    """The opposite of ``reserve_for_network``."""
+    directory.volatile_update(_network_key(group), lambda _: None)
 
 
 def record_subscription(directory: DataDirectory, group: str, topics: Iterable[str]) -> None:

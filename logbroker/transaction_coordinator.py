@@ -124,6 +124,37 @@ class TransactionCoordinator:
         with directory.journal.exclusive() as turn:
             return self._take_over(turn, transactional_id, fresh_id, directory.process_id, timeout_ms)
 
+    def resume(self, claim: Claim) -> Holding | None:
+        """Make whoever held the id to the end its holder again, after everybody had left the directory.
+
+        None when that was somebody else, or left a transaction open: it is aborted, by whoever comes first.
+        """
+        with self._directory.journal.exclusive():
+            holding = self.holding(claim.transactional_id)
+            known = self.event(claim.transactional_id)
+            if holding is not None or known is None:
+                return holding
+            if (known.producer_id, known.following_epoch) != (claim.producer_id, claim.epoch):
+                return None
+            if self._open_places(known.producer_id):
+                return None
+            number = 0 if known.ends is None else known.number + 1
+            value = self._holding_of(claim, self._directory.process_id, [], known.timeout_ms, number)
+            self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
+            return _decode(value)
+
+    def finish_abort(self, decided: TransactionEvent) -> bool:
+        """Write what is missing of an abort whose holder has gone on to the next epoch already; whether it is done."""
+        with self._directory.journal.exclusive():
+            holding = self.holding(decided.transactional_id)
+            if holding is None or decided.state != "abort" or holding.epoch != decided.following_epoch:
+                return False
+            self._write_markers(decided)
+            claim = Claim(decided.transactional_id, decided.producer_id, holding.epoch)
+            value = self._holding_of(claim, holding.process_id, [], holding.timeout_ms)
+            self._directory.volatile_update(_PREFIX + decided.transactional_id.encode(), lambda _: value)
+            return True
+
     def _take_over(
         self, turn: JournalTurn, transactional_id: str, fresh_id: int, process_id: str | None, timeout_ms: int
     ) -> Claim:
@@ -374,11 +405,16 @@ class TransactionCoordinator:
         fresh_id = directory.allocate_producer_id()
         with directory.journal.exclusive() as turn:
             newest = self.event(known.transactional_id)
-            if newest is None or self._is_alive(newest):
+            if newest is None or self._is_alive(newest) or not self._are_open(newest, left_open):
                 return False
             self._take_over(turn, newest.transactional_id, fresh_id, None, newest.timeout_ms)
         logger.info("transaction of %r was finished for its holder", known.transactional_id)
         return True
+
+    def _are_open(self, newest: TransactionEvent, seen: Sequence[OpenTransaction]) -> bool:
+        """Whether one of those that were *seen* open still is, and *newest* has not decided it meanwhile."""
+        still_open = set(self._directory.view.open_transactions())
+        return any(found in still_open and not self._is_decided(newest, found) for found in seen)
 
     def _is_decided(self, known: TransactionEvent, found: OpenTransaction) -> bool:
         """Whether *found* is of the transaction that *known* decided, and not of a later one."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..server.server import Server
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (to refuse it alone)
 LOG_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -97,6 +98,10 @@ def serve(
     advertised: tuple[str | None, int | None] = (None, None)
     if advertise is not None:
         advertised = parse_address(advertise, "--advertise")
+    elif host in EVERYWHERE:
+        raise typer.BadParameter(
+            f"--listen {listen!r} is every address of this machine; tell clients one of them with --advertise"
+        )
     metrics_address = None if metrics is None else parse_address(metrics, "--metrics")
     _set_up_logs(log_format, log_level)
 

@@ -435,6 +435,10 @@ class ConsumerGroup:
         return max(ASSIGNORS, key=lambda name: votes[name])
 
     @property
+    def is_empty(self) -> bool:
+        return not self._members
+
+    @property
     def members(self) -> dict[str, MemberDescription]:
         """All members in the order of their joining, made anew at each call."""
         return {member_id: self._described(member) for member_id, member in self._members.items()}

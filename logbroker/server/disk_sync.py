@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from logbroker_storage.errors import StorageFailedError
 from logbroker_storage.log_config import Durability
 from logbroker_storage.partition_log import PartitionLog
 
@@ -21,6 +22,7 @@ class DiskSync:
         self._run_in_thread = run_in_thread
         self._metrics = metrics
         self._running: dict[bytes, asyncio.Task[int]] = {}  # by partition key
+        self._begun: set[asyncio.Task[None]] = set()
 
     async def durable(self, log: PartitionLog, end_offset: int) -> None:
         """Wait until what lies below *end_offset* is as durable as the topic asks.
@@ -28,15 +30,28 @@ class DiskSync:
         Raises:
             StorageFailedError, TopicNotFoundError: as ``PartitionLog.sync``.
         """
-        while log.config.durability is Durability.FSYNC:
-            # A sync that has begun may have been too early for us; the next one is not.
+        if log.config.durability is not Durability.FSYNC:
+            return
+        # A sync that has begun may have been too early for us; the next one is not.
+        for _ in range(2):
             if await asyncio.shield(self._sync(log)) >= end_offset:
                 return
+        raise StorageFailedError(
+            f"{log.topic}-{log.partition} ends below offset {end_offset} that was appended: it was cut meanwhile"
+        )
 
-    def soon(self, log: PartitionLog) -> None:
-        """Have the log synced, without waiting: for records that are acknowledged, or not, before that."""
-        if log.config.durability is Durability.FSYNC:
-            self._sync(log).add_done_callback(_look)
+    def begin(self, log: PartitionLog, end_offset: int) -> asyncio.Task[None]:
+        """``durable``, as a task that goes on whether anybody waits for it or not."""
+        task = asyncio.get_running_loop().create_task(self.durable(log, end_offset))
+        self._begun.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Where nobody waits for the outcome, the partition is marked as failed all the same."""
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     def _sync(self, log: PartitionLog) -> asyncio.Task[int]:
         task = self._running.get(log.key)
@@ -54,10 +69,4 @@ class DiskSync:
 
     async def finish(self) -> None:
         """Wait for the syncs at work."""
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
-
-
-def _look(task: asyncio.Task[int]) -> None:
-    """Nobody waits for the outcome; the partition is marked as failed, and the next writer is told."""
-    if not task.cancelled():
-        task.exception()
+        await asyncio.gather(*self._begun, return_exceptions=True)

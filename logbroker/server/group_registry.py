@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
 
-from ..membership import live_members, mark_network_group, record_subscription
+from ..membership import record_subscription, release_from_network, reserve_for_network
 from ..topic_names import check_group_name, is_internal
 from .classic_group import ClassicGroup, Delivery, GroupState
 from .consumer_group import ConsumerGroup, TopicShape
@@ -32,13 +33,15 @@ logger = logging.getLogger("logbroker.server")
 
 Group = ClassicGroup | ConsumerGroup
 AnyGroup = TypeVar("AnyGroup", ClassicGroup, ConsumerGroup)
+RunInThread = Callable[..., Awaitable[Any]]
 RunInBackground = Callable[..., None]
+KEPT_GENERATIONS = 10_000
 
 
 def is_empty(group: Group) -> bool:
     if isinstance(group, ClassicGroup):
         return group.state in (GroupState.EMPTY, GroupState.DEAD)
-    return not group.members
+    return group.is_empty
 
 
 def type_of(group: Group) -> str:
@@ -50,17 +53,30 @@ class GroupRegistry:
     """On the event loop."""
 
     def __init__(
-        self, directory: DataDirectory, settings: ServerSettings, run_in_background: RunInBackground
+        self,
+        directory: DataDirectory,
+        settings: ServerSettings,
+        run: RunInThread,
+        run_in_background: RunInBackground,
     ) -> None:
-        """*run_in_background* calls a function in a thread, and logs what it raises."""
+        """*run* calls a function in a thread; *run_in_background* does not wait for it, and logs what it raises."""
         self._directory = directory
         self._settings = settings
+        self._run = run
         self._run_in_background = run_in_background
         self._loop = asyncio.get_running_loop()
         self._groups: dict[str, Group] = {}
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._marking = asyncio.Lock()  # guards _marked, and what it says in the view
         self._marked: set[str] = set()  # groups of which embedded consumers are told that they are in use
+        self._generations: dict[str, int] = {}  # of groups that were empty and are forgotten, oldest first
+        self._commits: dict[str, asyncio.Lock] = {}
+        self._shapes: tuple[int, dict[str, TopicShape]] = (-1, {})  # by the version of the topics
         self._reads: dict[str, frozenset[str]] = {}  # topics that the journal was told of
+        self._looked_at: dict[
+            str, tuple[int, object]
+        ] = {}  # generation and state at the last look for topics
 
     def now_ms(self) -> int:
         return int(self._directory.clock.monotonic() * 1000)
@@ -73,32 +89,33 @@ class GroupRegistry:
     def all(self) -> dict[str, Group]:
         return self._groups
 
-    def classic(self, group_id: str) -> ClassicGroup:
+    async def classic(self, group_id: str) -> ClassicGroup:
         """The group, for a join of the classic protocol; it is made if need be.
+
+        The caller lets its member join before it waits for anything, or calls ``touched``.
 
         Raises:
             RefusedError: it is in use with another protocol, or cannot be named so.
         """
-        return self._of_type(group_id, ClassicGroup, self._new_classic, ErrorCode.inconsistent_group_protocol)
+        return await self._of_type(
+            group_id, ClassicGroup, self._new_classic, ErrorCode.inconsistent_group_protocol
+        )
 
-    def consumer(self, group_id: str) -> ConsumerGroup:
+    async def consumer(self, group_id: str) -> ConsumerGroup:
         """As ``classic``, for a member of KIP-848."""
-        return self._of_type(group_id, ConsumerGroup, self._new_consumer, ErrorCode.group_id_not_found)
+        return await self._of_type(group_id, ConsumerGroup, self._new_consumer, ErrorCode.group_id_not_found)
 
-    def _of_type(
+    async def _of_type(
         self, group_id: str, kind: type[AnyGroup], make: Callable[[str, int], AnyGroup], refusal: ErrorCode
     ) -> AnyGroup:
-        known = self._groups.get(group_id)
-        if isinstance(known, kind):
-            if not is_empty(known):
-                return known
-        elif known is not None and not is_empty(known):
-            raise RefusedError(refusal, f"group {group_id!r} has members of the {type_of(known)} protocol")
         self._check_name(group_id)
-        if live_members(self._directory, group_id):
-            raise RefusedError(refusal, f"group {group_id!r} has embedded consumers as members")
+        await self._reserve(group_id, refusal)
+        known = self._groups.get(group_id)
+        if known is not None and not isinstance(known, kind) and not is_empty(known):
+            raise RefusedError(refusal, f"group {group_id!r} has members of the {type_of(known)} protocol")
         if not isinstance(known, kind):
-            known = self._groups[group_id] = make(group_id, 0 if known is None else _generation(known))
+            generation = self._generations.get(group_id, 0) if known is None else _generation(known)
+            known = self._groups[group_id] = make(group_id, generation)
         return known
 
     def _check_name(self, group_id: str) -> None:
@@ -123,17 +140,22 @@ class GroupRegistry:
         """*group_id* was deleted."""
         self._groups.pop(group_id, None)
         self._reads.pop(group_id, None)
+        self._looked_at.pop(group_id, None)
         timer = self._timers.pop(group_id, None)
         if timer is not None:
             timer.cancel()
 
     def shapes(self) -> dict[str, TopicShape]:
         """The topics that members may be given."""
-        return {
-            event.name: TopicShape(uuid.UUID(bytes=event.topic_id), event.partitions)
-            for event in self._directory.catalog.live()
-            if not is_internal(event.name)
-        }
+        version = self._directory.topics_version()
+        if self._shapes[0] != version:
+            shapes = {
+                event.name: TopicShape(uuid.UUID(bytes=event.topic_id), event.partitions)
+                for event in self._directory.catalog.live()
+                if not is_internal(event.name)
+            }
+            self._shapes = (version, shapes)
+        return self._shapes[1]
 
     # After each step ------------------------------------------------------------------------------------
 
@@ -143,6 +165,19 @@ class GroupRegistry:
             assert isinstance(token, asyncio.Future)
             if not token.done():
                 token.set_result(reply)
+
+    def new_token(self) -> asyncio.Future[Any]:
+        """What a request waits for that a state machine answers later."""
+        token: asyncio.Future[Any] = self._loop.create_future()
+        self._waiting.add(token)
+        token.add_done_callback(self._waiting.discard)
+        return token
+
+    def refuse_waiting(self) -> None:
+        """The server stops: members look for their coordinator anew."""
+        for token in list(self._waiting):
+            if not token.done():
+                token.set_exception(RefusedError(ErrorCode.coordinator_not_available))
 
     def touched(self, group_id: str) -> None:
         """A group's state machine was asked something: set its clock, and make known what must be."""
@@ -156,8 +191,10 @@ class GroupRegistry:
         if deadline_ms is not None:
             wait_s = max(0.0, (deadline_ms - self.now_ms()) / 1000)
             self._timers[group_id] = self._loop.call_later(wait_s, self._advance, group_id)
-        self._mark(group_id, in_use=not is_empty(group))
-        self._tell_topics(group_id, group)
+        if is_empty(group):
+            self._loop.create_task(self.settle(group_id)).add_done_callback(_log_failure)
+        else:
+            self._tell_topics(group_id, group)
 
     def _advance(self, group_id: str) -> None:
         self._timers.pop(group_id, None)
@@ -168,21 +205,65 @@ class GroupRegistry:
             group.advance(self.shapes(), self.now_ms())
         self.touched(group_id)
 
-    def _mark(self, group_id: str, *, in_use: bool) -> None:
-        if in_use == (group_id in self._marked):
+    async def _reserve(self, group_id: str, refusal: ErrorCode) -> None:
+        """Have embedded consumers know that the group is used over the network; unless it has some as members."""
+        if group_id in self._marked:
             return
-        if in_use:
+        async with self._marking:
+            if group_id in self._marked:
+                return
+            if not await self._run(reserve_for_network, self._directory, group_id):
+                raise RefusedError(refusal, f"group {group_id!r} has embedded consumers as members")
             self._marked.add(group_id)
-        else:
-            self._marked.discard(group_id)
-        self._run_in_background(mark_network_group, self._directory, group_id, in_use)
+
+    async def settle(self, group_id: str) -> None:
+        """Give back the reservation of a group that is empty, and forget it if nothing tells of it but we."""
+        async with self._marking:
+            group = self._groups.get(group_id)
+            if group is not None and not is_empty(group):
+                return
+            if group_id in self._marked:
+                self._marked.discard(group_id)  # first: whoever joins meanwhile waits for his turn
+                await self._run(release_from_network, self._directory, group_id)
+            if group is not None and is_empty(group) and group.next_deadline_ms() is None:
+                self._keep_generation(group_id, group)
+
+    def _keep_generation(self, group_id: str, group: Group) -> None:
+        """Forget an empty group but for its generation, of the last few."""
+        if self._groups.get(group_id) is group:
+            self.forget(group_id)
+            self._generations.pop(group_id, None)
+            self._generations[group_id] = _generation(group)
+            while len(self._generations) > KEPT_GENERATIONS:
+                del self._generations[next(iter(self._generations))]
+
+    @asynccontextmanager
+    async def committing(self, group_id: str) -> AsyncIterator[None]:
+        """One at a time of each group."""
+        lock = self._commits.setdefault(group_id, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._commits.get(group_id) is lock:
+                del self._commits[group_id]
+
+    def _is_new(self, group_id: str, group: Group) -> bool:
+        """Whether this generation of the group has not been looked at yet."""
+        at = (_generation(group), group.state if isinstance(group, ClassicGroup) else "")
+        if self._looked_at.get(group_id) == at:
+            return False
+        self._looked_at[group_id] = at
+        return True
 
     def _tell_topics(self, group_id: str, group: Group) -> None:
         """Have the journal name the topics that the group reads: lag and retention go by it."""
+        if not self._is_new(group_id, group):
+            return
         if isinstance(group, ClassicGroup):
             topics = group.subscribed_topics() if group.state is GroupState.STABLE else None
         else:
-            topics = group.subscribed_topics(self.shapes()) if group.members else None
+            topics = group.subscribed_topics(self.shapes())
         if topics and not topics <= self._reads.get(group_id, frozenset()):
             self._reads[group_id] = topics
             self._run_in_background(record_subscription, self._directory, group_id, topics)
@@ -192,8 +273,13 @@ class GroupRegistry:
             timer.cancel()
         self._timers.clear()
         for group_id in list(self._marked):
-            mark_network_group(self._directory, group_id, False)
+            release_from_network(self._directory, group_id)
 
 
 def _generation(group: Group) -> int:
     return group.generation if isinstance(group, ClassicGroup) else group.group_epoch
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.warning("a group could not be given back to embedded consumers: %s", task.exception())

@@ -13,14 +13,16 @@ that order:
     a request                                     its API's limit, checked before it is kept (``frames``)
     requests of a connection not answered yet     MAX_PIPELINED, then nothing more is read from it
     their bytes, of all connections together      ``max_buffered_bytes``, then nothing is read from anyone
-                                                  who has something in work
+                                                  who has something in work, or much of a request
     answers that a peer does not take             the transport's buffer, then no further answer is made
+    a message that does not go on                 ``STALLED_S``, then the connection is closed
     answers of all connections on their way        ``max_unsent_bytes``, then fetches get single batches
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import os
 import select
@@ -28,12 +30,13 @@ import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Coroutine, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from logbroker_storage.errors import LogbrokerError
 
-from .apis import API_VERSIONS_KEY, APIS, VERSIONS, Answer, limit_of
-from .frames import LENGTH, FrameError, FrameReader
+from .apis import API_VERSIONS_KEY, APIS, PRODUCE_KEY, VERSIONS, Answer, limit_of
+from .frames import API_VERSION, LENGTH, FrameError, FrameReader
 from .handlers.api_versions import unsupported
 from .replies import Buffer
 from .requests import Request, UnsupportedVersionError, parse
@@ -46,6 +49,8 @@ logger = logging.getLogger("logbroker.server")
 MAX_PIPELINED = 64
 READ_BYTES = 256 << 10
 QUICK_PEER_MS = 2
+MUCH_BYTES = 1 << 20  # a request that is coming in may have kept so much, however full the server is
+STALLED_S = 60.0
 LARGE_BYTES = 128 << 10  # pieces of an answer below it are copied together
 WRITE_HIGH_WATER_BYTES = 8 << 20
 
@@ -68,7 +73,12 @@ class Connection(asyncio.BufferedProtocol):
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._held_bytes = 0
+        self._is_sending = False
+        self._peer_has_gone = False
         self._paused = False
+        self._draining = False
+        self._room = asyncio.Event()  # something was answered
+        self._progress_s = time.monotonic()  # when bytes last came or went
         self._transport: asyncio.Transport | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = asyncio.get_running_loop().create_future()
@@ -97,6 +107,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         before = self._reader.buffered_bytes
+        self._progress_s = time.monotonic()
         try:
             requests = self._reader.feed(_scratch[:nbytes])
         except FrameError as error:
@@ -109,7 +120,10 @@ class Connection(asyncio.BufferedProtocol):
         self._pace()
 
     def eof_received(self) -> bool:
-        return False
+        """The peer has gone, and wants no more answers. What it produced before still counts (acks=0)."""
+        self._peer_has_gone = True
+        self._work.set()
+        return True  # the transport stays until _handle_requests is through
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (asyncio's)
         for task in self._tasks:
@@ -117,14 +131,13 @@ class Connection(asyncio.BufferedProtocol):
         for _, answer, _ in self._outgoing:
             if isinstance(answer, asyncio.Future):
                 answer.cancel()
-            elif isinstance(answer, Coroutine):
-                answer.close()
+            elif isinstance(answer, Coroutine) and inspect.getcoroutinestate(answer) == inspect.CORO_CREATED:
+                answer.close()  # one that has begun ends with the task that awaits it
         self._outgoing.clear()
         self._requests.clear()
         self._hold(-self._held_bytes)
         self._node.connections.discard(self)
         self._node.metrics.connections.dec()
-        self._node.connection_lost(self)
         if not self._closing.done():
             self._closing.set_result(None)
         logger.debug("%s disconnected", self.peer)
@@ -144,28 +157,49 @@ class Connection(asyncio.BufferedProtocol):
     def _pace(self) -> None:
         """Read no more while too much is in work; go on when it is not."""
         assert self._transport is not None
+        if self._draining or self._transport.is_closing():
+            return
         waiting = len(self._requests) + len(self._outgoing)
-        is_full = waiting >= MAX_PIPELINED or (waiting > 0 and self._node.is_full)
-        if is_full != self._paused and not self._transport.is_closing():
+        has_much = waiting > 0 or self._reader.buffered_bytes > MUCH_BYTES
+        is_full = waiting >= MAX_PIPELINED or (has_much and self._node.is_full)
+        if is_full != self._paused:
             self._paused = is_full
             if is_full:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
 
+    def look_after(self, now_s: float) -> None:
+        """Now and then: close a connection that holds memory and has not moved; read on where there is room again."""
+        holds = self._reader.buffered_bytes > 0 or self._is_sending
+        if holds and now_s - self._progress_s > STALLED_S:
+            self._fail(FrameError(f"nothing came or went for {STALLED_S:.0f} s in the middle of a message"))
+        else:
+            self._pace()
+
     # Requests -----------------------------------------------------------------------------------------
 
     async def _handle_requests(self) -> None:
         while True:
             while not self._requests:
+                if self._peer_has_gone:
+                    self.abort()
+                    return
                 self._work.clear()
                 await self._work.wait()
+            while len(self._outgoing) >= MAX_PIPELINED:
+                self._room.clear()
+                await self._room.wait()
             frame = self._requests.popleft()
+            if self._peer_has_gone and API_VERSION.unpack_from(frame)[0] != PRODUCE_KEY:
+                continue
             try:
                 await self._begin(frame)
             except FrameError as error:
                 self._fail(error)
                 return
+            if self._requests:
+                await asyncio.sleep(0)  # the others' turn
 
     async def _begin(self, frame: bytes | bytearray) -> None:
         began = time.perf_counter()
@@ -214,9 +248,11 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 await self._send(ready)
             except OSError as error:
-                self._fail(error)
+                logger.debug("%s: %s", self.peer, error)
+                self.abort()
                 return
             self._outgoing.popleft()
+            self._room.set()
             self._hold(-request.size_bytes)
             self._node.metrics.took(request, time.perf_counter() - began)
             self._pace()
@@ -227,17 +263,20 @@ class Connection(asyncio.BufferedProtocol):
         Raises:
             OSError: the peer is gone.
         """
-        await self._can_write.wait()
         assert self._transport is not None
         if answer is None or self._transport.is_closing():
             return
         pieces: Sequence[Buffer] = answer if isinstance(answer, list) else [answer]
         size_bytes = sum(map(len, pieces))
-        self._node.metrics.bytes_out.inc(size_bytes + LENGTH.size)
         self._node.unsent_bytes += size_bytes
+        self._is_sending = True
+        self._progress_s = time.monotonic()
         try:
+            await self._can_write.wait()
+            self._node.metrics.bytes_out.inc(size_bytes + LENGTH.size)
             await self._send_pieces(size_bytes, pieces)
         finally:
+            self._is_sending = False
             self._node.unsent_bytes -= size_bytes
 
     async def _send_pieces(self, size_bytes: int, pieces: Sequence[Buffer]) -> None:
@@ -263,13 +302,20 @@ class Connection(asyncio.BufferedProtocol):
             return
         # A descriptor of our own: the event loop has its own way with the transport's.
         out = os.dup(transport.get_extra_info("socket").fileno())
+        sending: asyncio.Future[int] | None = None
         try:
             while data and not transport.is_closing():
-                data = data[await self._node.send_in_thread(_send_some, out, data) :]
+                sending = asyncio.ensure_future(self._node.send_in_thread(_send_some, out, data))
+                sent = await asyncio.shield(sending)
+                self._progress_s = time.monotonic() if sent else self._progress_s
+                data = data[sent:]
                 if data:
                     await _writable(out)
         finally:
-            os.close(out)
+            if sending is None or sending.done():
+                os.close(out)
+            else:  # the thread is still at it, and must not find another file under the number
+                sending.add_done_callback(partial(_close_behind, out))
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER_BYTES)
 
     # Ending -------------------------------------------------------------------------------------------
@@ -285,8 +331,8 @@ class Connection(asyncio.BufferedProtocol):
         """Read no more, answer what was begun, close."""
         if self._transport is None:
             return
-        self._paused = True
-        if not self._transport.is_closing():
+        self._draining = True
+        if not self._transport.is_closing() and not self._paused:
             self._transport.pause_reading()
         while self._requests or self._outgoing:
             await asyncio.sleep(0.005)
@@ -316,6 +362,13 @@ def _send_some(out: int, data: memoryview) -> int:
             if not is_writable.poll(QUICK_PEER_MS):
                 break
     return sent
+
+
+def _close_behind(out: int, sending: asyncio.Future[int]) -> None:
+    """Close what a thread was sending to. Whether it could no longer matters."""
+    os.close(out)
+    if not sending.cancelled():
+        sending.exception()
 
 
 async def _writable(fd: int) -> None:

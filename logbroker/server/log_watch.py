@@ -61,6 +61,11 @@ class LogWatch:
         for path in self._paths(place):
             self._places.pop(path, None)
 
+    def wake_all(self) -> None:
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
     def _watch(self, place: Place) -> None:
         self._waiter.watch_partition(*place)
         self._waiting[place] = set()

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+
 from .requests import Request
 
 if TYPE_CHECKING:
@@ -130,7 +132,13 @@ class PrometheusMetrics(Metrics):
         import prometheus_client as prometheus
 
         self._registry.register(_GroupLag(node.directory))
-        self._server, _ = prometheus.start_http_server(self.port, self._host, self._registry)
+        try:
+            self._server, _ = prometheus.start_http_server(self.port, self._host, self._registry)
+        except OSError as error:
+            raise LogbrokerError(
+                f"the metrics cannot be served on {self._host}:{self.port}: {error.strerror or error}; "
+                "name another address"
+            ) from error
         self.port = self._server.server_port
 
     def took(self, request: Request, seconds: float) -> None:
@@ -170,9 +178,10 @@ class _GroupLag:
 
 
 def _lag_of(directory: DataDirectory, group: str) -> Iterator[tuple[str, int, int]]:
-    existing = set(directory.topics())
     for event in directory.committed_offsets(group):
-        if event.topic in existing and event.partition < directory.topic(event.topic).partitions:
+        try:
             offsets = directory.log(event.topic, event.partition).offsets()
-            lag = offsets.high_watermark - max(event.offset, offsets.log_start_offset)
-            yield event.topic, event.partition, max(0, lag)
+        except TopicNotFoundError:
+            continue  # deleted a moment ago
+        lag = offsets.high_watermark - max(event.offset, offsets.log_start_offset)
+        yield event.topic, event.partition, max(0, lag)

@@ -20,7 +20,7 @@ import msgspec
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError
+from logbroker_storage.errors import FencedError, InvalidRequestError, TopicNotFoundError
 from logbroker_storage.events import OffsetEvent
 
 from ..groups import TopicPartition
@@ -28,6 +28,10 @@ from ..topic_names import check_transactional_id
 from ..transaction_coordinator import LAST_EPOCH, Claim, Holding, TransactionCoordinator
 from .error_codes import RefusedError
 
+OFFSETS_PLACE: TopicPartition = (
+    "__consumer_offsets",
+    0,
+)  # stands for offsets among a transaction's partitions
 MAX_TIMEOUT_MS = 15 * 60 * 1000  # Kafka's transaction.max.timeout.ms
 
 
@@ -77,11 +81,11 @@ class NetworkTransactions:
             RefusedError: the id has another holder; *fenced* when that is a newer one.
         """
         holding = self._coordinator.holding(transactional_id)
-        if holding is None:
-            known = self._coordinator.event(transactional_id)
-            if known is None or known.producer_id != producer_id:
+        if holding is None:  # nobody has had the directory open for a moment: the server was restarted
+            claim = Claim(transactional_id, producer_id, producer_epoch)
+            holding = self._coordinator.resume(claim)
+            if holding is None:
                 raise RefusedError(ErrorCode.invalid_producer_id_mapping)
-            raise RefusedError(fenced)  # the server was restarted meanwhile: what was open is aborted
         if holding.producer_id != producer_id:
             raise RefusedError(ErrorCode.invalid_producer_id_mapping)
         if holding.epoch != producer_epoch:
@@ -148,7 +152,9 @@ class NetworkTransactions:
         Raises:
             RefusedError: as ``add_partitions``.
         """
-        self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
+        holding = self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
+        if OFFSETS_PLACE not in holding.partitions:
+            self._coordinator.add_partitions(claim, [OFFSETS_PLACE])
         with self._lock:
             waiting = self._waiting.get(claim.transactional_id)
             before = waiting.events if waiting is not None and waiting.claim == claim else ()
@@ -165,6 +171,30 @@ class NetworkTransactions:
                 if event.group == group_id
             )
 
+    def abort_expired(self) -> int:
+        """Abort transactions that have offsets to commit and took too long; how many.
+
+        Those that only have records are found in the logs, by any process (``abort_orphans``).
+        """
+        with self._lock:
+            waiting = list(self._waiting.values())
+        return sum(self._abort_if_expired(found) for found in waiting)
+
+    def _abort_if_expired(self, waiting: _Waiting) -> bool:
+        claim = waiting.claim
+        holding = self._coordinator.holding(claim.transactional_id)
+        if holding is not None and holding.is_held_by(claim):
+            if self._directory.clock.now_ms() - holding.started_ms < holding.timeout_ms:
+                return False
+            try:
+                self._coordinator.abort(claim)
+            except FencedError:
+                pass  # its holder, or a newer one, has just ended it
+        with self._lock:
+            if self._waiting.get(claim.transactional_id) is waiting:
+                del self._waiting[claim.transactional_id]
+        return True
+
     # Ending ---------------------------------------------------------------------------------------------
 
     def end(self, claim: Claim, *, commit: bool, keeps_epoch: bool, fenced: ErrorCode) -> Claim:
@@ -180,17 +210,14 @@ class NetworkTransactions:
         if again is not None:
             return again
         holding = self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
+        if not holding.partitions:
+            return claim  # nothing was begun: there is nothing to end
         with self._lock:
             waiting = self._waiting.get(claim.transactional_id)
-        events = waiting.events if waiting is not None and waiting.claim == claim else ()
         if commit:
-            for topic, partition in holding.partitions:
-                log = self._directory.log(topic, partition)
-                log.wait_durable(log.offsets().log_end_offset)
-            for event in events:
-                log = self._directory.log(event.topic, event.partition)
-                if log.offsets().synced_offset < event.offset:
-                    log.sync()
+            events = waiting.events if waiting is not None and waiting.claim == claim else ()
+            self._make_durable(holding)
+            self._directory.sync_below(events)
             following = self._coordinator.commit(claim, events=events, keeps_epoch=keeps_epoch)
         else:
             aborted = self._coordinator.abort(claim, keeps_epoch=keeps_epoch)
@@ -200,30 +227,37 @@ class NetworkTransactions:
         with self._lock:
             if self._waiting.get(claim.transactional_id) is waiting:
                 self._waiting.pop(claim.transactional_id, None)
-        self._check_finished(claim, keeps_epoch=keeps_epoch)
+        self._check_finished(claim)
         if following.epoch > LAST_EPOCH:
             return self._coordinator.claim(claim.transactional_id, timeout_ms=holding.timeout_ms)
         return following
 
-    def _check_finished(self, claim: Claim, *, keeps_epoch: bool) -> None:
-        """That the next transaction of the same epoch may begin: the markers of this one are written."""
+    def _make_durable(self, holding: Holding) -> None:
+        for topic, partition in holding.partitions:
+            try:
+                log = self._directory.log(topic, partition)
+                log.wait_durable(log.offsets().log_end_offset)
+            except TopicNotFoundError:
+                continue  # deleted meanwhile, with what was written to it; or the offsets' place
+
+    def _check_finished(self, claim: Claim) -> None:
+        """That the next transaction may begin: the markers of this one are written."""
         holding = self._coordinator.holding(claim.transactional_id)
         decided = self._coordinator.event(claim.transactional_id)
-        if keeps_epoch and holding is not None and decided is not None and holding.is_ended_by(decided):
+        if holding is not None and decided is not None and holding.is_ended_by(decided):
             raise RefusedError(ErrorCode.concurrent_transactions, "its markers are still to be written")
 
     def _answered_again(self, claim: Claim, *, commit: bool) -> Claim | None:
         """What an end was answered with that the producer asks for a second time."""
         known = self._coordinator.event(claim.transactional_id)
         holding = self._coordinator.holding(claim.transactional_id)
-        if known is None or holding is None or holding.partitions:
+        if known is None or holding is None or known.epoch != claim.epoch:
             return None
-        with self._lock:
-            if claim.transactional_id in self._waiting:
-                return None
         following = claim._replace(epoch=known.following_epoch)
-        if not holding.is_held_by(following) or known.epoch != claim.epoch:
+        if not holding.is_held_by(following) or known.state != ("commit" if commit else "abort"):
             return None
-        if known.state != ("commit" if commit else "abort"):
-            return None
+        if holding.partitions and following == claim:
+            return None  # the next transaction of this epoch
+        if holding.partitions and not self._coordinator.finish_abort(known):
+            raise RefusedError(ErrorCode.concurrent_transactions, "its markers are still to be written")
         return following

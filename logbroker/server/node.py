@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ logger = logging.getLogger("logbroker.server")
 
 NODE_ID = 0
 LEADER_EPOCH = 0
+LOOK_AFTER_S = 5.0
 THREADS = 8  # for each of: what blocks briefly (appends, reads, the journal), large answers, disk syncs
 
 Result = TypeVar("Result")
@@ -56,6 +58,7 @@ class Node:
         self.transactions = TransactionCoordinator(directory)
         self.connections: set[Connection] = set()
         self.buffered_bytes = 0  # of requests of all connections
+        self.is_stopping = False
         self.unsent_bytes = 0  # of answers that were made
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-server")
         self._send_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-send")
@@ -66,9 +69,10 @@ class Node:
         self.watch = LogWatch(directory)
         self.readers = ReaderPool()  # used in threads too
         self.sessions = FetchSessions()
-        self.groups = GroupRegistry(directory, settings, self._run_in_background)
+        self.groups = GroupRegistry(directory, settings, self.run, self._run_in_background)
         self.network_transactions = NetworkTransactions(directory, self.transactions)  # used in threads too
         directory.maintenance.add_task("transactions", self.transactions.abort_orphans)
+        directory.maintenance.add_task("network transactions", self.network_transactions.abort_expired)
         self._topics_by_id: tuple[int, dict[bytes, TopicEvent]] = (-1, {})
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
@@ -87,8 +91,20 @@ class Node:
     def is_full(self) -> bool:
         return self.buffered_bytes > self.settings.max_buffered_bytes
 
-    def connection_lost(self, connection: Connection) -> None:
-        """*connection* is gone."""
+    async def look_after(self) -> None:
+        """Every few seconds: connections that do not move, readers that nobody comes back to."""
+        while True:
+            await asyncio.sleep(LOOK_AFTER_S)
+            now_s = time.monotonic()
+            for connection in list(self.connections):
+                connection.look_after(now_s)
+            await self.run(self.readers.close_idle)
+
+    def begin_to_stop(self) -> None:
+        """Answer who waits for something to happen: it will not happen here."""
+        self.is_stopping = True
+        self.watch.wake_all()
+        self.groups.refuse_waiting()
 
     # Topics -------------------------------------------------------------------------------------------
 

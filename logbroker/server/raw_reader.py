@@ -9,6 +9,7 @@ has                                             bytes: batches without what has 
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from logbroker_storage.record_batch import StoredBatch, decode_records
 from logbroker_storage.record_expiry import is_expired
 
 KEPT_READERS = 1000
+IDLE_S = 60.0  # a reader that nobody came back to may hold a file that was deleted
 Piece = bytes | bytearray | memoryview
 
 
@@ -39,7 +41,8 @@ class ReaderPool:
 
     def __init__(self, kept: int = KEPT_READERS) -> None:
         self._kept = kept
-        self._readers: OrderedDict[tuple[bytes, int], LogReader] = OrderedDict()
+        # By partition key and position, with the monotonic time of their last use, oldest first.
+        self._readers: OrderedDict[tuple[bytes, int], tuple[LogReader, float]] = OrderedDict()
         self._lock = threading.Lock()  # guards _readers
 
     def read(
@@ -54,13 +57,15 @@ class ReaderPool:
             OffsetOutOfRangeError, CorruptionError, TopicNotFoundError: as ``LogReader.read``.
         """
         with self._lock:
-            reader = self._readers.pop((log.key, offset), None)
-        if reader is None:
-            reader = log.reader(offset)
+            known = self._readers.pop((log.key, offset), None)
+        reader = log.reader(offset) if known is None else known[0]
         try:
-            found = _range(log, reader, end_offset, max_bytes) if expire_at_ms is None else None
-            if found is None:
-                found = _bytes(log, reader, end_offset, max_bytes, expire_at_ms)
+            if expire_at_ms is None:
+                stored = reader.read_bytes(max_bytes, end_offset)
+                found = RawBatches([stored.data], stored.next_offset)
+            else:
+                ttl_ms = log.config.message_ttl_ms
+                found = _unexpired(reader, end_offset, max_bytes, ttl_ms=ttl_ms, now_ms=expire_at_ms)
         except BaseException:
             reader.close()
             raise
@@ -68,45 +73,42 @@ class ReaderPool:
         return found
 
     def _keep(self, log: PartitionLog, reader: LogReader) -> None:
+        unwanted = []
         with self._lock:
             replaced = self._readers.pop((log.key, reader.position), None)
-            self._readers[log.key, reader.position] = reader
-            oldest = self._readers.popitem(last=False)[1] if len(self._readers) > self._kept else None
-        for unwanted in (replaced, oldest):
-            if unwanted is not None:
-                unwanted.close()
+            if replaced is not None:
+                unwanted.append(replaced[0])
+            self._readers[log.key, reader.position] = (reader, time.monotonic())
+            if len(self._readers) > self._kept:
+                unwanted.append(self._readers.popitem(last=False)[1][0])
+        for other in unwanted:
+            other.close()
+
+    def close_idle(self) -> None:
+        """Close those that nobody has used for ``IDLE_S``."""
+        self._close_used_before(time.monotonic() - IDLE_S)
 
     def close(self) -> None:
+        self._close_used_before(float("inf"))
+
+    def _close_used_before(self, moment: float) -> None:
+        unwanted = []
         with self._lock:
-            readers = list(self._readers.values())
-            self._readers.clear()
-        for reader in readers:
+            while self._readers and next(iter(self._readers.values()))[1] < moment:
+                unwanted.append(self._readers.popitem(last=False)[1][0])
+        for reader in unwanted:
             reader.close()
 
 
-def _range(log: PartitionLog, reader: LogReader, end_offset: int, max_bytes: int) -> RawBatches | None:
-    span = reader.read_span(max_bytes, end_offset)
-    if span is None:
-        return None
-    data = log.files.pread(span.fd, span.size_bytes, span.position)
-    return RawBatches([data], span.next_offset) if len(data) == span.size_bytes else None
-
-
-def _bytes(
-    log: PartitionLog, reader: LogReader, end_offset: int, max_bytes: int, expire_at_ms: int | None
-) -> RawBatches:
+def _unexpired(reader: LogReader, end_offset: int, max_bytes: int, *, ttl_ms: int, now_ms: int) -> RawBatches:
     offset = reader.position
     batches = reader.read(max_bytes)
     kept = [batch for batch in batches if batch.header.base_offset < end_offset]
-    if len(kept) < len(batches):
-        reader.seek(kept[-1].header.next_offset if kept else offset)
     next_offset = kept[-1].header.next_offset if kept else offset
-    if expire_at_ms is None:
-        return RawBatches([batch.data for batch in kept], next_offset)
-    ttl_ms = log.config.message_ttl_ms
-    return RawBatches(
-        [_without_expired(batch, ttl_ms=ttl_ms, now_ms=expire_at_ms) for batch in kept], next_offset
-    )
+    if len(kept) < len(batches):
+        reader.seek(next_offset)
+    pieces = [_without_expired(batch, ttl_ms=ttl_ms, now_ms=now_ms) for batch in kept]
+    return RawBatches(pieces, next_offset)
 
 
 def _without_expired(batch: StoredBatch, *, ttl_ms: int, now_ms: int) -> Piece:

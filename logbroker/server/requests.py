@@ -15,6 +15,7 @@ from kio.serial import entity_reader
 
 from .frames import API_VERSION, FrameError
 from .replies import Buffer, Values, build, encode, encode_pieces
+from .request_bounds import check_bounds
 
 if TYPE_CHECKING:
     from .listener import Connection
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Schema(NamedTuple):
     """The classes and readers of one version of an API."""
 
-    request_header: Any
+    request: type[Any]
     read_header: Any
     read_body: Any
     response: type[Any]
@@ -34,7 +35,7 @@ class Schema(NamedTuple):
 def schema(api_key: int, version: int) -> Schema:
     request, response = load_request_schema(api_key, version), load_response_schema(api_key, version)
     return Schema(
-        request_header=request.__header_schema__,
+        request=request,
         read_header=entity_reader(request.__header_schema__),
         read_body=entity_reader(request),
         response=response,
@@ -88,6 +89,7 @@ def parse(frame: bytes | bytearray, versions: Mapping[int, range], connection: C
     readable = memoryview(frame).toreadonly()  # kio takes nothing else
     try:
         header, header_bytes = layout.read_header(readable, 0)
+        check_bounds(layout.request, readable, header_bytes)
         body, _ = layout.read_body(readable, header_bytes)
     except Exception as error:  # whatever a parser makes of bytes that a stranger has chosen
         raise FrameError(

@@ -30,6 +30,7 @@ class Server:
         self._node: Node | None = None
         self._listening: asyncio.Server | None = None
         self.port = settings.port
+        self._looking_after: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the directory and listen.
@@ -51,7 +52,13 @@ class Server:
         self.port = self._listening.sockets[0].getsockname()[1]
         if self.settings.advertised_port is None:
             node.port = self.port
-        self._metrics.watch(node)
+        try:
+            self._metrics.watch(node)
+        except BaseException:
+            self._listening.close()
+            await node.close()
+            raise
+        self._looking_after = loop.create_task(node.look_after())
         logger.info("serving %s on %s:%d", self.path, self.settings.host, self.port)
 
     def stop(self) -> None:
@@ -69,6 +76,7 @@ class Server:
         if node is None or listening is None:
             return
         listening.close()
+        node.begin_to_stop()
         draining = [asyncio.ensure_future(connection.drain()) for connection in node.connections]
         if draining:
             _, late = await asyncio.wait(draining, timeout=self.settings.drain_timeout_s)
@@ -78,6 +86,8 @@ class Server:
             connection.abort()
         with suppress(TimeoutError):
             await asyncio.wait_for(listening.wait_closed(), 1)
+        if self._looking_after is not None:
+            self._looking_after.cancel()
         self._node = None
         await node.close()
         logger.info("stopped serving %s", self.path)

@@ -99,7 +99,7 @@ class Catalog:
             InvalidTopicError: the number of partitions is impossible.
             WriteFailedError: the file system refused.
         """
-        _check_partitions(partitions)
+        check_partitions(partitions)
         self.finish_deletions()
         with self._journal.exclusive() as turn:
             if name in self.all():
@@ -155,7 +155,7 @@ class Catalog:
         Raises:
             InvalidTopicError: it has as many or more already.
         """
-        _check_partitions(total)
+        check_partitions(total)
         with self._journal.exclusive() as turn:
             event = self.get(name)
             if total <= event.partitions:
@@ -219,6 +219,11 @@ class Catalog:
         return doomed
 
 
-def _check_partitions(partitions: int) -> None:
+def check_partitions(partitions: int) -> None:
+    """That a topic can have so many.
+
+    Raises:
+        InvalidTopicError: it cannot.
+    """
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise InvalidTopicError(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")

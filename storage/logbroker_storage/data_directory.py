@@ -14,7 +14,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from .catalog import Catalog
@@ -378,6 +378,20 @@ class DataDirectory:
         """What the group has committed, by topic and partition."""
         offsets = self.view.events_of(OffsetEvent, OffsetEvent.prefix_of(group))
         return sorted(offsets, key=lambda event: (event.topic, event.partition))
+
+    def sync_below(self, offsets: Iterable[OffsetEvent]) -> None:
+        """Have what lies below *offsets* on the disk: a power cut must not take back what nobody reads again.
+
+        Raises:
+            StorageFailedError: a log cannot be synced.
+        """
+        for event in offsets:
+            try:
+                log = self.log(event.topic, event.partition)
+            except TopicNotFoundError:
+                continue  # deleted meanwhile
+            if log.offsets().synced_offset < event.offset:
+                log.sync()
 
     def groups(self) -> list[str]:
         """Every group that has subscribed or committed, ascending."""

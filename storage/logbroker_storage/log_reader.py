@@ -27,16 +27,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
-from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
-from .segment import (
-    Located,
-    ScanStop,
-    TimestampOffset,
-    locate,
-    locate_timestamp,
-    next_sound_batch,
-    scan,
-)
+from .record_batch import HEADER_BYTES, StoredBatch, decode_records, read_batch, read_header
+from .segment import Located, TimestampOffset, locate, locate_timestamp, next_sound_batch
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
 from .time_index import last_timestamp_ms, used_bytes
 from .view import LogEnd, PartitionState
@@ -57,12 +49,10 @@ class Isolation(enum.Enum):
     READ_COMMITTED = "read_committed"
 
 
-class Span(NamedTuple):
-    """Whole batches, one behind the other, in the segment file open as *fd*; the reader's, until it is used again."""
+class StoredBytes(NamedTuple):
+    """Whole batches as they are stored, one behind the other."""
 
-    fd: int
-    position: int
-    size_bytes: int
+    data: memoryview
     next_offset: int
 
 
@@ -139,44 +129,23 @@ class LogReader:
             if batches:
                 return batches
 
-    def read_span(self, max_bytes: int, end_offset: int) -> Span | None:
-        """Where the next batches lie that begin below *end_offset*, and move ``position`` behind them.
+    def read_bytes(self, max_bytes: int, end_offset: int) -> StoredBytes:
+        """As ``read``, the bytes of those batches that begin below *end_offset*.
 
-        At least one whole batch, else as many as fit in *max_bytes*; only headers are looked at. None where that
-        does not do (at the end, behind a segment's end, at damage): then ``read`` says what there is.
+        Raises:
+            as ``read``.
         """
-        state = self._log.state()
-        visible_end = min(end_offset, state.high_watermark)
-        if not state.end.log_start_offset <= self.position < visible_end:
-            return None
-        try:
-            self._open_segment(state)
-            if self._file_position < 0:
-                self._file_position, self._due_offset = self._locate(state)
-        except FileNotFoundError:
-            self._forget()
-            return None
-        begin = position = self._file_position
-        due_offset = self._due_offset
-        for item in scan(
-            self._log.files,
-            self._fd,
-            start_position=begin,
-            end_position=self._segment_bytes(state),
-            expected_offset=due_offset,
-            check_crc=False,
-        ):
-            if isinstance(item, ScanStop) or item[1].base_offset >= visible_end:
-                break
-            behind = item[0] + item[1].size_bytes
-            if behind > begin + max_bytes and position > begin:
-                break
-            position, due_offset = behind, item[1].next_offset
-        if position == begin:
-            return None
-        self._file_position, self._due_offset = position, due_offset
-        self.position = due_offset
-        return Span(self._fd, begin, position - begin, due_offset)
+        wanted = self.position
+        batches = self.read(max_bytes)
+        kept = [batch for batch in batches if batch.header.base_offset < end_offset]
+        next_offset = kept[-1].header.next_offset if kept else wanted
+        if len(kept) < len(batches):
+            self.seek(next_offset)
+        if not kept:
+            return StoredBytes(memoryview(b""), next_offset)
+        # They were cut out of one buffer, from its start on: see _whole_batches.
+        size_bytes = sum(batch.header.size_bytes for batch in kept)
+        return StoredBytes(memoryview(kept[0].data.obj)[:size_bytes], next_offset)
 
     def _without_aborted(self, batches: list[StoredBatch], state: PartitionState) -> list[StoredBatch]:
         begin = batches[0].header.base_offset
@@ -378,7 +347,30 @@ def newest_record(log: PartitionLog) -> TimestampOffset | None:
             largest_ms = max(_timestamps(log, end), default=-1)
         except FileNotFoundError:
             continue  # as above
-        return None if largest_ms < 0 else record_at_time(log, largest_ms)
+        if largest_ms < 0:
+            return None
+        return record_at_time(log, largest_ms) or _newest_left(log)
+
+
+def _newest_left(log: PartitionLog) -> TimestampOffset | None:
+    """``newest_record`` where the one that the indexes know of is not visible: every batch is looked at."""
+    newest: TimestampOffset | None = None
+    offsets = log.offsets()
+    reader = log.reader(offsets.log_start_offset)
+    try:
+        while batches := reader.read():
+            for batch in batches:
+                if batch.header.is_control or (
+                    newest is not None and batch.header.max_timestamp_ms <= newest.timestamp_ms
+                ):
+                    continue
+                for record in decode_records(batch):
+                    is_newer = newest is None or record.timestamp_ms > newest.timestamp_ms
+                    if is_newer and offsets.log_start_offset <= record.offset < offsets.high_watermark:
+                        newest = TimestampOffset(record.offset, record.timestamp_ms)
+    finally:
+        reader.close()
+    return newest
 
 
 def _timestamps(log: PartitionLog, end: LogEnd) -> Iterator[int]:
@@ -402,7 +394,6 @@ def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> Time
             continue
         found = _in_segment(log, state, base, index, timestamp_ms)
         if found is not None:
-            found = found._replace(offset=max(found.offset, end.log_start_offset))
             return found if found.offset < state.high_watermark else None
     return None
 
@@ -422,6 +413,15 @@ def _in_segment(
     fd = log.files.open(log.segment(base).log_path, readonly=True)
     try:
         end_position = end.active_bytes if is_active else log.files.size(fd)
-        return locate_timestamp(log.files, fd, time_index, offset_index, base, timestamp_ms, end_position)
+        return locate_timestamp(
+            log.files,
+            fd,
+            time_index,
+            offset_index,
+            base,
+            timestamp_ms,
+            end_position,
+            min_offset=end.log_start_offset,
+        )
     finally:
         log.files.close(fd)

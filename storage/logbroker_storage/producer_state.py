@@ -6,10 +6,12 @@ can be rebuilt from the log alone.
 
     the batch's epoch   its base sequence                    decision
     below the entry's   any                                  FENCED
-    above the entry's   any                                  APPEND (a new epoch starts a new history)
+    above the entry's   0, or gaps allowed                   APPEND (a new epoch starts a new history)
+    above the entry's   anything else                        OUT_OF_ORDER (its first batch is missing)
     equal               is one of the last five batches      DUPLICATE: answer with its offset
     equal               follows the last sequence            APPEND
     equal               above the last, gaps allowed         APPEND (named producers: sparse sequences)
+    equal               0, where the epoch has none yet      APPEND
     equal               anything else                        OUT_OF_ORDER
     no entry            any                                  APPEND
 
@@ -105,14 +107,16 @@ def next_sequence(sequence: int, count: int = 1) -> int:
 
 def decide(entry: ProducerEntry | None, header: BatchHeader, *, allow_gaps: bool = False) -> Decision:
     """Whether the batch with *header* may follow what *entry* remembers; see the table above."""
-    if entry is None or header.producer_epoch > entry.epoch:
+    if entry is None:
         return _APPEND
     if header.producer_epoch < entry.epoch:
         return Decision(Verdict.FENCED)
     last_sequence = entry.last_sequence
-    if last_sequence < 0:
-        return _APPEND
     base_sequence = header.base_sequence
+    if last_sequence < 0 or header.producer_epoch > entry.epoch:
+        if base_sequence <= 0 or allow_gaps:
+            return _APPEND
+        return Decision(Verdict.OUT_OF_ORDER, expected_sequence=0)
     expected = next_sequence(last_sequence)
     if base_sequence == expected:
         return _APPEND

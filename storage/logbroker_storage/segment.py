@@ -304,8 +304,12 @@ def locate_timestamp(
     base_offset: int,
     timestamp_ms: int,
     end_position: int,
+    *,
+    min_offset: int = 0,
 ) -> TimestampOffset | None:
     """The first record in the segment that is not older than *timestamp_ms*; None when all are older.
+
+    Records below *min_offset*, which were deleted, do not count.
 
     *time_entries* and *offset_entries* are the contents of the two index files. Damaged batches are passed
     over, control batches too: neither holds a record that could be read.
@@ -318,8 +322,13 @@ def locate_timestamp(
     for position, header in sound_headers(
         files, fd, start_position=start_position, end_position=end_position, expected_offset=start_offset
     ):
-        if header.max_timestamp_ms >= timestamp_ms and header.record_count and not header.is_control:
-            found = _first_record(files, fd, position, header, timestamp_ms)
+        if (
+            header.max_timestamp_ms >= timestamp_ms
+            and header.last_offset >= min_offset
+            and header.record_count
+            and not header.is_control
+        ):
+            found = _first_record(files, fd, position, header, timestamp_ms, min_offset)
             if found is not None:
                 return found
     return None
@@ -347,7 +356,7 @@ def _indexed_start(
 
 
 def _first_record(
-    files: Files, fd: int, position: int, header: BatchHeader, timestamp_ms: int
+    files: Files, fd: int, position: int, header: BatchHeader, timestamp_ms: int, min_offset: int
 ) -> TimestampOffset | None:
     try:
         batch = read_batch(files.pread(fd, header.size_bytes, position))
@@ -355,7 +364,7 @@ def _first_record(
     except CorruptBatchError:
         return None
     for record in records:
-        if record.timestamp_ms >= timestamp_ms:
+        if record.timestamp_ms >= timestamp_ms and record.offset >= min_offset:
             return TimestampOffset(record.offset, record.timestamp_ms)
     return None
 

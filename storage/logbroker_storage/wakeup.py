@@ -194,6 +194,7 @@ class _Inotify:
         if self.fd < 0:
             raise self._error("inotify_init1")
         self._watches: dict[str, int] = {}
+        self._paths: dict[int, str] = {}  # the other way round
 
     def watch(self, path: str, events: int = _TOUCHED) -> None:
         if path in self._watches:
@@ -202,10 +203,12 @@ class _Inotify:
         if watch < 0:
             raise self._error(f"inotify_add_watch {path}")
         self._watches[path] = watch
+        self._paths[watch] = path
 
     def unwatch(self, path: str) -> None:
         watch = self._watches.pop(path, None)
         if watch is not None:
+            self._paths.pop(watch, None)
             self._libc.inotify_rm_watch(self.fd, watch)
 
     def take(self) -> list[str]:
@@ -221,7 +224,7 @@ class _Inotify:
                     touched[watch] = None
         except BlockingIOError:
             pass  # that was the last one
-        return [path for path, watch in self._watches.items() if watch in touched]
+        return [self._paths[watch] for watch in touched if watch in self._paths]
 
     def close(self) -> None:
         os.close(self.fd)

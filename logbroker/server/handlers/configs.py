@@ -10,6 +10,7 @@ from kio.schema.errors import ErrorCode
 from logbroker_storage.errors import InvalidConfigError, LogbrokerError
 from logbroker_storage.log_config import ConfigValue, LogConfig, config_keys
 
+from ...topic_names import check_topic_name
 from ..error_codes import RefusedError, code_of
 from ..node import NODE_ID, Node
 from ..replies import Values
@@ -174,7 +175,7 @@ async def _change_one(node: Node, resource: Any, changes_of: Any, *, validate_on
         raise RefusedError(
             ErrorCode.invalid_request, "only topics can be changed; the broker is told when it is started"
         )
-    config = LogConfig.parse(node.directory.topic(resource.resource_name).config)
+    config = LogConfig.parse(node.directory.topic(check_topic_name(resource.resource_name)).config)
     changes = changes_of(config, resource)
     config.with_changes(changes)
     if not validate_only:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from ..consumer_group import ConsumerGroup, GroupError, HeartbeatRequest, Partitions, TopicShape
+from ..consumer_group import JOIN_EPOCH, ConsumerGroup, GroupError, HeartbeatRequest, Partitions, TopicShape
 from ..error_codes import RefusedError
 from ..node import Node
 from ..replies import Values
@@ -25,8 +25,13 @@ async def heartbeat(node: Node, request: Request) -> bytes:
     try:
         if request.version >= FIRST_WITH_MEMBER_ID_OF_CLIENT and not body.member_id:
             raise RefusedError(ErrorCode.invalid_request, "from version 1 on the client makes the member id")
-        group = node.groups.consumer(body.group_id)
-        reply = group.heartbeat(_asked(request, shapes), shapes, node.groups.now_ms())
+        if body.member_epoch != JOIN_EPOCH and not isinstance(node.groups.get(body.group_id), ConsumerGroup):
+            raise RefusedError(ErrorCode.unknown_member_id, "the group does not know its member: join again")
+        group = await node.groups.consumer(body.group_id)
+        try:
+            reply = group.heartbeat(_asked(request, shapes), shapes, node.groups.now_ms())
+        finally:
+            node.groups.touched(body.group_id)
     except (GroupError, RefusedError) as error:
         return request.reply(
             {
@@ -38,7 +43,8 @@ async def heartbeat(node: Node, request: Request) -> bytes:
                 "assignment": None,
             }
         )
-    node.groups.touched(body.group_id)
+    if reply.member_epoch < JOIN_EPOCH:
+        await node.groups.settle(body.group_id)  # it has left
     return request.reply(
         {
             "error_message": None,

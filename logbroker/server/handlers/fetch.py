@@ -105,10 +105,14 @@ async def _when_enough(
             if not places:
                 places = _subscribed(node, wishes, news)
             room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
-            max_bytes = min(body.max_bytes, node.settings.max_fetch_bytes, room)
-            served = await _serve(node, wishes, isolation, max_bytes)
+            max_bytes = max(1, min(body.max_bytes, node.settings.max_fetch_bytes, room))
+            node.unsent_bytes += max_bytes  # until it is known how much it is
+            try:
+                served = await _serve(node, wishes, isolation, max_bytes)
+            finally:
+                node.unsent_bytes -= max_bytes
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or _is_enough(served, body.min_bytes):
+            if left_s <= 0 or node.is_stopping or _is_enough(served, min(body.min_bytes, max_bytes)):
                 return _answer(node, request, session, served)
             try:
                 await asyncio.wait_for(news.wait(), left_s)

@@ -19,7 +19,8 @@ from ..replies import Values
 from ..requests import Request
 from .metadata import NO_OPERATIONS
 
-EMBEDDED_TYPE = "logbroker"
+CONSUMER_TYPE = "consumer"
+EMBEDDED_CLIENT = "logbroker"
 DEAD, EMPTY, STABLE = "Dead", "Empty", "Stable"
 FIRST_THAT_MISSES_GROUPS = 6  # older clients are told "Dead"
 
@@ -28,8 +29,8 @@ async def list_groups(node: Node, request: Request) -> bytes:
     body = request.body
     states = {state.lower() for state in getattr(body, "states_filter", ())}
     types = {kind.lower() for kind in getattr(body, "types_filter", ())}
-    names = sorted({*node.directory.groups(), *node.groups.all()})
-    groups = [_listed(node, name) for name in names]
+    stored = set(await node.run(node.directory.groups))
+    groups = [_listed(node, name, name in stored) for name in sorted({*stored, *node.groups.all()})]
     return request.reply(
         {
             "groups": [
@@ -43,12 +44,11 @@ async def list_groups(node: Node, request: Request) -> bytes:
     )
 
 
-def _listed(node: Node, name: str) -> Values:
+def _listed(node: Node, name: str, is_stored: bool) -> Values:
     group = node.groups.get(name)
     if group is None or is_empty(group):
         has_embedded = bool(live_members(node.directory, name))
-        known = name in node.directory.groups() or (group is not None and _state(group) != DEAD)
-        state = STABLE if has_embedded else EMPTY if known else DEAD
+        state = STABLE if has_embedded else EMPTY if is_stored else DEAD
         kind = "classic" if group is None else type_of(group)
     else:
         state, kind = _state(group), type_of(group)
@@ -63,10 +63,12 @@ def _state(group: ClassicGroup | ConsumerGroup) -> str:
 
 
 async def describe_groups(node: Node, request: Request) -> bytes:
-    return request.reply({"groups": [_described(node, request, name) for name in request.body.groups]})
+    stored = set(await node.run(node.directory.groups))
+    names = request.body.groups
+    return request.reply({"groups": [_described(node, request, name, name in stored) for name in names]})
 
 
-def _described(node: Node, request: Request, name: str) -> Values:
+def _described(node: Node, request: Request, name: str, is_stored: bool) -> Values:
     group = node.groups.get(name)
     described: dict[str, Any] = {
         "error_message": None,
@@ -78,10 +80,9 @@ def _described(node: Node, request: Request, name: str) -> Values:
         "authorized_operations": NO_OPERATIONS,
     }
     if isinstance(group, ConsumerGroup) and group.members:
-        return described | {
-            "error_code": ErrorCode.group_id_not_found,
-            "error_message": f"Group {name} is not a classic group.",
-        }
+        if request.version >= FIRST_THAT_MISSES_GROUPS:
+            described["error_code"] = ErrorCode.group_id_not_found
+        return described | {"error_message": f"Group {name} is not a classic group."}
     if isinstance(group, ClassicGroup) and not is_empty(group):
         is_settled = group.state is GroupState.STABLE
         return described | {
@@ -90,15 +91,13 @@ def _described(node: Node, request: Request, name: str) -> Values:
             "protocol_data": group.protocol_name or "" if is_settled else "",
             "members": [_member(member, is_settled) for member in group.members.values()],
         }
-    if name in node.directory.groups():
+    if is_stored:
         members = live_members(node.directory, name)
         return described | {
             "group_state": STABLE if members else EMPTY,
-            "protocol_type": EMBEDDED_TYPE if members else "consumer",
+            "protocol_type": CONSUMER_TYPE,
             "members": [_embedded(member_id) for member_id in members],
         }
-    if group is not None and _state(group) != DEAD:
-        return described | {"group_state": EMPTY, "protocol_type": "consumer"}
     if request.version >= FIRST_THAT_MISSES_GROUPS:
         described |= {"error_code": ErrorCode.group_id_not_found, "error_message": f"Group {name} not found."}
     return described
@@ -120,7 +119,7 @@ def _embedded(member_id: str) -> Values:
     return {
         "member_id": member_id,
         "group_instance_id": None,
-        "client_id": EMBEDDED_TYPE,
+        "client_id": EMBEDDED_CLIENT,
         "client_host": "",
         "member_metadata": b"",
         "member_assignment": b"",
@@ -138,18 +137,13 @@ async def _delete(node: Node, name: str) -> ErrorCode:
     group = node.groups.get(name)
     if group is not None and not is_empty(group):
         return ErrorCode.non_empty_group
-    if live_members(node.directory, name):
-        return ErrorCode.non_empty_group
-    if name not in node.directory.groups():
-        if group is None:
-            return ErrorCode.group_id_not_found
-        node.groups.forget(name)
-        return ErrorCode.none
+    await node.groups.settle(name)  # embedded consumers may be told that it is in use
+    if name not in await node.run(node.directory.groups):
+        return ErrorCode.none if group is not None else ErrorCode.group_id_not_found
     try:
         await node.run(delete_group, node.directory, name)
     except InvalidRequestError:
         return ErrorCode.non_empty_group
     except LogbrokerError as error:
         return code_of(error)
-    node.groups.forget(name)
     return ErrorCode.none

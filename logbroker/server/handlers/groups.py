@@ -15,6 +15,7 @@ from ..replies import Values
 from ..requests import Request
 
 FIRST_WITH_MEMBER_ID_REQUIRED = 4
+FIRST_WITH_NULL_PROTOCOL = 7
 FIRST_WITH_SEVERAL_KEYS = 4
 FIRST_WITH_SEVERAL_LEAVING = 3
 GROUP_KEY, TRANSACTION_KEY = 0, 1
@@ -60,41 +61,47 @@ async def join_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
         requires_known_member_id=request.version >= FIRST_WITH_MEMBER_ID_REQUIRED,
     )
     try:
-        group = node.groups.classic(body.group_id)
+        group = await node.groups.classic(body.group_id)
     except RefusedError as error:
-        return request.reply(
-            {"error_code": error.code, "protocol_name": "", "member_id": body.member_id, "members": []}
-        )
-    token: asyncio.Future[JoinReply] = asyncio.get_running_loop().create_future()
+        return request.reply(_joined(request, _refused(error.code, body.member_id)))
+    token: asyncio.Future[JoinReply] = node.groups.new_token()
     node.groups.deliver(group.join(asked, token, node.groups.now_ms()))
     node.groups.touched(body.group_id)
-    return asyncio.ensure_future(_joined(node, request, group, token))
+    return asyncio.ensure_future(_when_joined(node, request, group, token))
 
 
-async def _joined(
+async def _when_joined(
     node: Node, request: Request, group: ClassicGroup, token: asyncio.Future[JoinReply]
 ) -> bytes:
     try:
-        reply = await token
+        return request.reply(_joined(request, await token))
+    except RefusedError as error:
+        return request.reply(_joined(request, _refused(error.code, request.body.member_id)))
     except asyncio.CancelledError:
         group.drop(token)
         node.groups.touched(request.body.group_id)
         raise
-    return request.reply(
-        {
-            "error_code": reply.error,
-            "generation_id": reply.generation,
-            "protocol_type": reply.protocol_type,
-            "protocol_name": reply.protocol_name or ("" if request.version < 7 else None),
-            "leader": reply.leader,
-            "skip_assignment": reply.skip_assignment,
-            "member_id": reply.member_id,
-            "members": [
-                {"member_id": member_id, "group_instance_id": instance_id, "metadata": metadata}
-                for member_id, instance_id, metadata in reply.members
-            ],
-        }
-    )
+
+
+def _refused(code: ErrorCode, member_id: str) -> JoinReply:
+    return JoinReply(code, -1, None, None, "", member_id, (), False)
+
+
+def _joined(request: Request, reply: JoinReply) -> Values:
+    no_name = None if request.version >= FIRST_WITH_NULL_PROTOCOL else ""
+    return {
+        "error_code": reply.error,
+        "generation_id": reply.generation,
+        "protocol_type": reply.protocol_type,
+        "protocol_name": no_name if reply.protocol_name is None else reply.protocol_name,
+        "leader": reply.leader,
+        "skip_assignment": reply.skip_assignment,
+        "member_id": reply.member_id,
+        "members": [
+            {"member_id": member_id, "group_instance_id": instance_id, "metadata": metadata}
+            for member_id, instance_id, metadata in reply.members
+        ],
+    }
 
 
 async def sync_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
@@ -110,7 +117,7 @@ async def sync_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
         protocol_name=getattr(body, "protocol_name", None),
         assignments=tuple((given.member_id, given.assignment) for given in body.assignments),
     )
-    token: asyncio.Future[SyncReply] = asyncio.get_running_loop().create_future()
+    token: asyncio.Future[SyncReply] = node.groups.new_token()
     node.groups.deliver(group.sync(asked, token, node.groups.now_ms()))
     node.groups.touched(body.group_id)
     return asyncio.ensure_future(_when_synced(node, request, group, token))
@@ -121,6 +128,8 @@ async def _when_synced(
 ) -> bytes:
     try:
         return request.reply(_synced(await token))
+    except RefusedError as error:
+        return request.reply(_synced(SyncReply(error.code, None, None, b"")))
     except asyncio.CancelledError:
         group.drop(token)
         node.groups.touched(request.body.group_id)
@@ -163,6 +172,7 @@ async def leave_group(node: Node, request: Request) -> bytes:
         errors, deliveries = group.leave(leaving, node.groups.now_ms())
         node.groups.deliver(deliveries)
         node.groups.touched(body.group_id)
+        await node.groups.settle(body.group_id)
     if request.version < FIRST_WITH_SEVERAL_LEAVING:
         return request.reply({"error_code": errors[0]})
     members = [

@@ -32,13 +32,15 @@ async def handle(node: Node, request: Request) -> bytes:
     topics = [
         {
             "name": topic.name,
-            "partitions": [
-                await node.run(_partition, node, topic.name, data, isolation) for data in topic.partitions
-            ],
+            "partitions": await node.run(_partitions, node, topic, isolation),
         }
         for topic in request.body.topics
     ]
     return request.reply({"topics": topics})
+
+
+def _partitions(node: Node, topic: Any, isolation: Isolation) -> list[Values]:
+    return [_partition(node, topic.name, data, isolation) for data in topic.partitions]
 
 
 def _partition(node: Node, topic: str, data: Any, isolation: Isolation) -> Values:

@@ -15,6 +15,7 @@ from ..replies import Values
 from ..requests import Request
 
 NO_OPERATIONS = -(1 << 31)
+FIRST_WITH_NULL_NAME = 12
 ALL_BY_ABSENCE = 0  # Metadata 0 has no null: an empty list means every topic
 
 
@@ -24,7 +25,7 @@ async def metadata(node: Node, request: Request) -> bytes:
     if body.topics is None or (request.version == ALL_BY_ABSENCE and not body.topics):
         topics = [_topic(event) for event in node.topics()]
     else:
-        topics = [await _asked_for(node, asked, create=create) for asked in body.topics]
+        topics = [await _asked_for(node, request, asked, create=create) for asked in body.topics]
     return request.reply(
         {
             "brokers": [_broker(node)],
@@ -40,7 +41,7 @@ def _broker(node: Node) -> Values:
     return {"node_id": NODE_ID, "host": node.host, "port": node.port, "rack": None}
 
 
-async def _asked_for(node: Node, asked: Any, *, create: bool) -> Values:
+async def _asked_for(node: Node, request: Request, asked: Any, *, create: bool) -> Values:
     name: str | None = asked.name
     topic_id: uuid.UUID | None = getattr(asked, "topic_id", None)
     try:
@@ -50,7 +51,7 @@ async def _asked_for(node: Node, asked: Any, *, create: bool) -> Values:
     except LogbrokerError as error:
         return {
             "error_code": code_of(error),
-            "name": name,
+            "name": "" if name is None and request.version < FIRST_WITH_NULL_NAME else name,
             "topic_id": topic_id,
             "is_internal": False,
             "partitions": [],

@@ -34,6 +34,12 @@ NO_OFFSET, NO_EPOCH = -1, -1
 
 
 async def commit(node: Node, request: Request) -> bytes:
+    """One commit of a group after the other: a late one of an older generation must not come behind a newer."""
+    async with node.groups.committing(request.body.group_id):
+        return await _commit(node, request)
+
+
+async def _commit(node: Node, request: Request) -> bytes:
     body = request.body
     named_by_id = request.version >= FIRST_WITH_TOPIC_ID
     try:
@@ -108,21 +114,13 @@ def offset_event(node: Node, group_id: str, topic: str, part: Any) -> OffsetEven
 def _write(directory: DataDirectory, events: list[OffsetEvent]) -> ErrorCode | None:
     """In a thread; the error that all of them met, None when they last."""
     try:
-        make_readable(directory, events)
+        directory.sync_below(events)
         directory.journal.record(events)
     except WriteFailedError:
         return ErrorCode.coordinator_not_available
     except LogbrokerError as error:
         return code_of(error)
     return None
-
-
-def make_readable(directory: DataDirectory, events: list[OffsetEvent]) -> None:
-    """Have the records below the offsets on the disk: a power cut must not take back what nobody reads again."""
-    for event in events:
-        log = directory.log(event.topic, event.partition)
-        if log.offsets().synced_offset < event.offset:
-            log.sync()
 
 
 def _outcome(topics: Any, error_of: Any) -> Values:
@@ -183,9 +181,9 @@ def _check_epoch(node: Node, asked: Any) -> None:
 def _committed(
     node: Node, request: Request, group_id: str, topics: Any, require_stable: bool
 ) -> list[Values]:
-    if topics is None:
-        return _all_committed(node, request, group_id)
     undecided = node.network_transactions.pending_offsets(group_id) if require_stable else frozenset()
+    if topics is None:
+        return _all_committed(node, request, group_id, undecided)
     found: list[Values] = []
     for topic in topics:
         name = getattr(topic, "name", None)
@@ -221,10 +219,12 @@ def _part(
     }
 
 
-def _all_committed(node: Node, request: Request, group_id: str) -> list[Values]:
+def _all_committed(
+    node: Node, request: Request, group_id: str, undecided: frozenset[tuple[str, int]]
+) -> list[Values]:
     topics: dict[str, list[Values]] = {}
     for event in node.directory.committed_offsets(group_id):
-        part = _part(node, group_id, event.topic, event.partition, ErrorCode.none, frozenset())
+        part = _part(node, group_id, event.topic, event.partition, ErrorCode.none, undecided)
         topics.setdefault(event.topic, []).append(part)
     found: list[Values] = []
     for name, parts in topics.items():

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import CorruptBatchError, LogbrokerError
+from logbroker_storage.errors import CorruptBatchError, LogbrokerError, RecordTooLargeError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import TimestampType
 from logbroker_storage.partition_log import AppendResult, PartitionLog
@@ -32,7 +32,9 @@ from logbroker_storage.record_batch import (
     read_batch,
 )
 
+from ...topic_names import check_topic_name
 from ..error_codes import RefusedError, code_of
+from ..frames import FrameError
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
@@ -53,6 +55,7 @@ class _Part(NamedTuple):
     header: BatchHeader | None
     result: AppendResult | None
     error: LogbrokerError | None
+    log_start_offset: int = NO_OFFSET
 
 
 async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None] | None:
@@ -66,21 +69,40 @@ async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None
         ]
         return _answer(request, parts)
     events = [await _event(node, request, topic) for topic in body.topic_data]
+    # A connection that is lost meanwhile does not keep what was appended from being synced.
+    work = asyncio.ensure_future(_append_and_sync(node, request, events))
+    parts, syncs = await asyncio.shield(work)
+    if body.acks == ACKS_ALL:
+        return asyncio.ensure_future(_when_durable(request, parts, syncs))
+    if body.acks == ACKS_NONE:
+        if any(part.error is not None for part in parts):
+            raise FrameError("a record with acks=0 was refused, which can be told in no other way")
+        return None
+    return _answer(request, parts)
+
+
+async def _append_and_sync(
+    node: Node, request: Request, events: list[TopicEvent | LogbrokerError]
+) -> tuple[list[_Part], list[asyncio.Task[None] | None]]:
+    """The parts, appended, and the syncs that were begun for them."""
     parts = await node.run(_append_all, node, request, events)
     _count(node, parts)
-    if body.acks == ACKS_ALL:
-        return asyncio.ensure_future(_when_durable(node, request, parts))
-    for part in parts:
-        if part.log is not None and part.result is not None:
-            node.sync.soon(part.log)
-    return None if body.acks == ACKS_NONE else _answer(request, parts)
+    return parts, [
+        None
+        if part.log is None or part.result is None
+        else node.sync.begin(part.log, part.result.last_offset + 1)
+        for part in parts
+    ]
 
 
 async def _event(node: Node, request: Request, topic: Any) -> TopicEvent | LogbrokerError:
     try:
         if request.version >= FIRST_WITH_TOPIC_ID:
-            return node.topic_by_id(topic.topic_id)
-        return await node.topic(topic.name, create=True)
+            event = node.topic_by_id(topic.topic_id)
+        else:
+            event = await node.topic(topic.name, create=True)
+        check_topic_name(event.name)  # internal ones are written by the broker only
+        return event
     except LogbrokerError as error:
         return error
 
@@ -107,7 +129,8 @@ def _append(node: Node, request: Request, topic: Any, event: TopicEvent | Logbro
         header = _checked(node.directory, batch, log)
         if header.is_transactional:
             _check_transaction(node, request, header, (event.name, data.index))
-        return _Part(topic, data.index, log, header, log.append(batch), None)
+        result = log.append(batch)
+        return _Part(topic, data.index, log, header, result, None, log.offsets().log_start_offset)
     except LogbrokerError as error:
         return _Part(topic, data.index, log, header, None, error)
 
@@ -119,6 +142,8 @@ def _checked(directory: DataDirectory, batch: bytearray, log: PartitionLog) -> B
         CorruptBatchError: it is no sound batch, or its records do not parse.
         RefusedError: it is sound, but not to be taken.
     """
+    if len(batch) > log.config.max_message_bytes:
+        raise RecordTooLargeError(log.topic, size_bytes=len(batch), max_bytes=log.config.max_message_bytes)
     stored = read_batch(batch)
     header = stored.header
     if header.size_bytes != len(batch):
@@ -132,7 +157,7 @@ def _checked(directory: DataDirectory, batch: bytearray, log: PartitionLog) -> B
     if header.is_transactional and header.producer_id < 0:
         raise RefusedError(ErrorCode.invalid_record, "a transactional batch without a producer id")
     records = _records(stored, log)
-    _check_timestamps(header, log, directory.clock.now_ms())
+    _check_timestamps(header, records, log, directory.clock.now_ms())
     if any(name == TTL_HEADER for record in records for name, _ in record.header_pairs):
         directory.note_ttl(log.topic)
     return header
@@ -151,18 +176,23 @@ def _records(stored: StoredBatch, log: PartitionLog) -> list[Record]:
     return records
 
 
-def _check_timestamps(header: BatchHeader, log: PartitionLog, now_ms: int) -> None:
+def _check_timestamps(header: BatchHeader, records: list[Record], log: PartitionLog, now_ms: int) -> None:
     config = log.config
-    if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME or header.max_timestamp_ms < 0:
+    if header.uses_log_append_time:
+        raise RefusedError(ErrorCode.invalid_timestamp, "the log's time is the broker's to give")
+    if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
         return
-    if header.max_timestamp_ms > now_ms + config.message_timestamp_after_max_ms:
+    times_ms = [record.timestamp_ms for record in records]
+    oldest_ms, newest_ms = min(times_ms), max(times_ms)
+    if header.max_timestamp_ms != newest_ms:
+        raise RefusedError(ErrorCode.invalid_timestamp, "its largest timestamp is not that of its records")
+    if newest_ms > now_ms + config.message_timestamp_after_max_ms:
         raise RefusedError(
-            ErrorCode.invalid_timestamp, f"{header.max_timestamp_ms} is above message.timestamp.after.max.ms"
+            ErrorCode.invalid_timestamp, f"{newest_ms} is above message.timestamp.after.max.ms"
         )
-    if header.base_timestamp_ms < now_ms - config.message_timestamp_before_max_ms:
+    if 0 <= oldest_ms < now_ms - config.message_timestamp_before_max_ms:
         raise RefusedError(
-            ErrorCode.invalid_timestamp,
-            f"{header.base_timestamp_ms} is below message.timestamp.before.max.ms",
+            ErrorCode.invalid_timestamp, f"{oldest_ms} is below message.timestamp.before.max.ms"
         )
 
 
@@ -183,14 +213,16 @@ def _check_transaction(node: Node, request: Request, header: BatchHeader, place:
 # The answer -------------------------------------------------------------------------------------------
 
 
-async def _when_durable(node: Node, request: Request, parts: list[_Part]) -> bytes:
+async def _when_durable(
+    request: Request, parts: list[_Part], syncs: list[asyncio.Task[None] | None]
+) -> bytes:
     settled = []
-    for part in parts:
-        if part.log is not None and part.result is not None:
-            try:
-                await node.sync.durable(part.log, part.result.last_offset + 1)
-            except LogbrokerError as error:
-                part = part._replace(error=error)
+    for part, sync in zip(parts, syncs, strict=True):
+        try:
+            if sync is not None:
+                await asyncio.shield(sync)
+        except LogbrokerError as error:
+            part = part._replace(error=error)
         settled.append(part)
     return _answer(request, settled)
 
@@ -234,7 +266,7 @@ def _partition(part: _Part) -> Values:
         "index": part.partition,
         "base_offset": part.result.base_offset,
         "log_append_time": _append_time(part.log, part.result),
-        "log_start_offset": part.log.offsets().log_start_offset,
+        "log_start_offset": part.log_start_offset,
         "record_errors": [],
         "error_message": None,
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
+from logbroker_storage.catalog import check_partitions
 from logbroker_storage.errors import InvalidTopicError, LogbrokerError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
@@ -67,6 +68,7 @@ async def _create(node: Node, topic: Any, *, validate_only: bool) -> Values:
         ],
     }
     if validate_only:
+        check_partitions(partitions)
         if topic.name in node.directory.topics():
             raise RefusedError(ErrorCode.topic_already_exists, f"topic {topic.name!r} already exists")
         return created
@@ -135,18 +137,20 @@ async def delete_records(node: Node, request: Request) -> bytes:
     topics = [
         {
             "name": topic.name,
-            "partitions": [
-                await node.run(_delete_records, node, topic.name, part) for part in topic.partitions
-            ],
+            "partitions": await node.run(_delete_from, node, topic),
         }
         for topic in request.body.topics
     ]
     return request.reply({"topics": topics})
 
 
+def _delete_from(node: Node, topic: Any) -> list[Values]:
+    return [_delete_records(node, topic.name, part) for part in topic.partitions]
+
+
 def _delete_records(node: Node, topic: str, part: Any) -> Values:
     try:
-        offsets = node.directory.log(topic, part.partition_index).offsets()
+        offsets = node.directory.log(check_topic_name(topic), part.partition_index).offsets()
         before = offsets.high_watermark if part.offset == HIGH_WATERMARK else part.offset
         if not 0 <= before <= offsets.high_watermark:
             raise RefusedError(ErrorCode.offset_out_of_range)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
 from typing import Any
 
 from kio.schema.errors import ErrorCode
@@ -12,6 +11,7 @@ from logbroker_storage.errors import LogbrokerError, StorageFailedError, WriteFa
 from logbroker_storage.events import TransactionEvent
 
 from ...transaction_coordinator import Claim, Holding
+from ..consumer_group import GroupError, compiled_expression
 from ..error_codes import code_of
 from ..node import Node
 from ..replies import Values
@@ -239,8 +239,8 @@ async def list_transactions(node: Node, request: Request) -> bytes:
     known = {ONGOING, *STATES.values()}
     pattern = getattr(body, "transactional_id_pattern", None)
     try:
-        expression = re.compile(pattern) if pattern else None
-    except re.error:
+        expression = compiled_expression(pattern) if pattern else None
+    except GroupError:
         return request.reply(
             {
                 "error_code": ErrorCode.invalid_regular_expression,

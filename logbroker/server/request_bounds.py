@@ -1,0 +1,193 @@
+"""Whether a request's counts and lengths fit into its bytes, before anything is made of them.
+
+kio's reader takes room for as many items as a count says before it has seen one, and a count of 2³² ends the
+process. So each request is gone through first, by the same classes, field by field:
+
+    what                        bound                                              else
+    a string, bytes             the bytes left                                     BoundsError
+    an array's count            the bytes left, as each item takes at least one    BoundsError
+    items of all its arrays     ``MAX_ITEMS``                                      BoundsError
+    null                        where the schema has it                            BoundsError
+
+Nothing is kept of what is seen. Tagged fields are passed over as a whole: those of requests hold no arrays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import types
+import typing
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+MAX_ITEMS = 100_000
+MAX_VARINT_BYTES = 5
+
+_FIXED_BYTES = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "timedelta_i32": 4,
+    "int64": 8,
+    "timedelta_i64": 8,
+    "float64": 8,
+    "uuid": 16,
+}
+_INT16 = struct.Struct(">h")
+_INT32 = struct.Struct(">i")
+NULL = -1
+
+
+class BoundsError(Exception):
+    """The bytes cannot be such a request."""
+
+
+class _Walk:
+    """A request's bytes, and how far they have been gone through."""
+
+    __slots__ = ("data", "items_left", "position")
+
+    def __init__(self, data: memoryview, position: int) -> None:
+        self.data = data
+        self.position = position
+        self.items_left = MAX_ITEMS
+
+    def skip(self, size: int) -> None:
+        self.position += size
+        if self.position > len(self.data):
+            raise BoundsError("it ends too early")
+
+    def varint(self) -> int:
+        value = shift = 0
+        for _ in range(MAX_VARINT_BYTES):
+            if self.position >= len(self.data):
+                raise BoundsError("it ends too early")
+            byte = self.data[self.position]
+            self.position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+        raise BoundsError("a length has too many bytes")
+
+    def fixed(self, layout: struct.Struct) -> int:
+        at = self.position
+        self.skip(layout.size)
+        (value,) = layout.unpack_from(self.data, at)
+        return int(value)
+
+
+_Step = Callable[[_Walk], None]
+
+
+def check_bounds(message: type[Any], data: memoryview, position: int) -> None:
+    """Hold that *data* from *position* on may be a *message* of kio's.
+
+    Raises:
+        BoundsError: a count or length does not fit, or there are more items than any client sends.
+    """
+    _walker(message)(_Walk(data, position))  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _walker(message: type[Any]) -> _Step:
+    hints = typing.get_type_hints(message)
+    is_flexible = message.__flexible__
+    steps = [
+        _step(hints[field.name], field, is_flexible=is_flexible)
+        for field in dataclasses.fields(message)
+        if "tag" not in field.metadata
+    ]
+    if is_flexible:
+        steps.append(_pass_tags)
+    return _all(steps)
+
+
+def _all(steps: list[_Step]) -> _Step:
+    def walk(walk: _Walk) -> None:
+        for step in steps:
+            step(walk)
+
+    return walk
+
+
+def _step(hint: Any, field: dataclasses.Field[Any], *, is_flexible: bool) -> _Step:
+    is_nullable = isinstance(hint, types.UnionType)
+    if is_nullable:
+        (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
+    if typing.get_origin(hint) is not tuple:
+        return _one(hint, field, is_flexible=is_flexible, is_nullable=is_nullable)
+    item = typing.get_args(hint)[0]
+    each = _one(item, field, is_flexible=is_flexible, is_nullable=isinstance(item, types.UnionType))
+    return _array(each, is_flexible=is_flexible, is_nullable=is_nullable)
+
+
+def _one(hint: Any, field: dataclasses.Field[Any], *, is_flexible: bool, is_nullable: bool) -> _Step:
+    if dataclasses.is_dataclass(hint):
+        if not is_nullable:
+            return _walker(hint)  # type: ignore[arg-type]
+        return _optional(_walker(hint))  # type: ignore[arg-type]
+    kind = field.metadata["kafka_type"]
+    if kind in _FIXED_BYTES:
+        size = _FIXED_BYTES[kind]
+        return lambda walk: walk.skip(size)
+    length = _length_reader(_INT16 if kind == "string" else _INT32, is_flexible=is_flexible)
+
+    def pass_bytes(walk: _Walk) -> None:
+        size = length(walk)
+        if size < 0:
+            if size != NULL or not is_nullable:
+                raise BoundsError("it is null where it cannot be")
+            return
+        walk.skip(size)
+
+    return pass_bytes
+
+
+def _length_reader(legacy: struct.Struct, *, is_flexible: bool) -> Callable[[_Walk], int]:
+    """A length or count; -1 for null."""
+    if is_flexible:
+        return lambda walk: walk.varint() - 1
+    return lambda walk: walk.fixed(legacy)
+
+
+def _array(each: _Step, *, is_flexible: bool, is_nullable: bool) -> _Step:
+    length = _length_reader(_INT32, is_flexible=is_flexible)
+
+    def pass_items(walk: _Walk) -> None:
+        count = length(walk)
+        if count < 0:
+            if count != NULL or not is_nullable:
+                raise BoundsError("an array is null where it cannot be")
+            return
+        walk.items_left -= count
+        if count > len(walk.data) - walk.position:
+            raise BoundsError(f"{count} items in the {len(walk.data) - walk.position} bytes left")
+        if walk.items_left < 0:
+            raise BoundsError(f"more than {MAX_ITEMS} items")
+        for _ in range(count):
+            each(walk)
+
+    return pass_items
+
+
+def _optional(step: _Step) -> _Step:
+    """A struct behind a byte that says whether it is there."""
+
+    def walk(walk: _Walk) -> None:
+        at = walk.position
+        walk.skip(1)
+        if walk.data[at] < 0x80:
+            step(walk)
+
+    return walk
+
+
+def _pass_tags(walk: _Walk) -> None:
+    for _ in range(walk.varint()):
+        walk.varint()
+        walk.skip(walk.varint())

@@ -222,7 +222,7 @@ class Connection(asyncio.BufferedProtocol):
     async def _answer(self, request: Request) -> Answer | Awaitable[Answer]:
         try:
             return await APIS[request.api_key].handler(self._node, request)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, FrameError):
             raise
         except Exception as error:
             raise _broken(request, error) from error

@@ -422,9 +422,16 @@ class Consumer:
             raise membership.fenced(lost)
         return membership
 
-    def _commit(self, membership: Membership) -> None:
-        took_s = write_commit(self._directory, membership, self._assigned.uncommitted())
+    def _commit(self, membership: Membership, *, only_live: bool = False) -> None:
+        offsets = self._assigned.uncommitted()
+        if only_live:  # what was read of a topic that is gone is committed nowhere
+            offsets = {cursor: offset for cursor, offset in offsets.items() if self._is_live(cursor)}
+        took_s = write_commit(self._directory, membership, offsets)
         self._next_commit = time.monotonic() + COMMIT_SHARE * took_s
+
+    def _is_live(self, cursor: Cursor) -> bool:
+        event = self._directory.catalog.all().get(cursor.log.topic)
+        return event is not None and event.state == "live" and event.topic_id == cursor.log.topic_id
 
     def _commit_quietly(self, membership: Membership) -> None:
         """Commit by ourselves: what moved to another member is delivered again there, which is no error."""
@@ -432,7 +439,8 @@ class Consumer:
             self._commit(membership)
         except (FencedError, TopicNotFoundError):
             self._assigned.follow(anew=True)
-            self._commit(self._assigned.membership or membership)
+            # The group may not have been told yet that a topic is gone, or made again.
+            self._commit(self._assigned.membership or membership, only_live=True)
         self._assigned.lost.clear()
 
     # Places ---------------------------------------------------------------------------------------

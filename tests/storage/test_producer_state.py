@@ -54,6 +54,8 @@ def wrote(*batches: tuple[int, int], epoch: int = 0) -> ProducerEntry:
     return entry
 
 
+MARKED = ProducerEntry(1, (BatchSpan(-1, -1, 7, 7, 0),))  # a marker was the first of its epoch
+
 TABLE = [
     # what the producer wrote          the batch                     gaps   verdict
     ("no entry, any sequence", None, header(41), False, Verdict.APPEND),
@@ -68,7 +70,10 @@ TABLE = [
     ),
     ("epoch below, though a duplicate", wrote((0, 1), epoch=2), header(0, epoch=1), False, Verdict.FENCED),
     ("epoch above, from 0", wrote((0, 3)), header(0, epoch=1), False, Verdict.APPEND),
-    ("epoch above, from anywhere", wrote((0, 3)), header(500, epoch=1), False, Verdict.APPEND),
+    ("epoch above, its first batch missing", wrote((0, 3)), header(2, epoch=1), False, Verdict.OUT_OF_ORDER),
+    ("epoch above, gaps allowed", wrote((0, 3)), header(500, epoch=1), True, Verdict.APPEND),
+    ("behind a marker, from 0", MARKED, header(0, epoch=1), False, Verdict.APPEND),
+    ("behind a marker, its first batch missing", MARKED, header(2, epoch=1), False, Verdict.OUT_OF_ORDER),
     ("the last batch again", wrote((0, 3), (3, 2)), header(3, 2), False, Verdict.DUPLICATE),
     ("the last batch again, gaps allowed", wrote((0, 3), (3, 2)), header(3, 2), True, Verdict.DUPLICATE),
     ("an earlier one of the five", wrote((0, 3), (3, 2)), header(0, 3), False, Verdict.DUPLICATE),

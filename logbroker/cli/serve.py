@@ -81,6 +81,18 @@ def serve(
         int,
         typer.Option("--partitions", metavar="N", min=1, help="Of topics that are made without a number."),
     ] = 1,
+    group_heartbeat: Annotated[
+        float,
+        typer.Option(
+            "--group-heartbeat", metavar="SECONDS", min=0.1, help="Of members of the KIP-848 group protocol."
+        ),
+    ] = 5.0,
+    group_session: Annotated[
+        float,
+        typer.Option(
+            "--group-session", metavar="SECONDS", min=1, help="After which such a member counts as dead."
+        ),
+    ] = 45.0,
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="How log lines look.")
     ] = LogFormat.TEXT,
@@ -116,6 +128,8 @@ def serve(
         advertised_port=advertised[1],
         auto_create_topics=auto_create,
         default_partitions=partitions,
+        group_heartbeat_ms=int(group_heartbeat * 1000),
+        group_session_ms=int(group_session * 1000),
     )
     figures = Metrics() if metrics_address is None else PrometheusMetrics(*metrics_address)
     try:

@@ -38,13 +38,15 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from kio.schema.consumer_protocol_subscription.v0.data import ConsumerProtocolSubscription
 from kio.schema.errors import ErrorCode
 from kio.serial import entity_reader
 from kio.serial.errors import SerialError
+
+from .classic_messages import Delivery, JoinReply, JoinRequest, Protocols, SyncReply, SyncRequest
 
 NO_MEMBER_ID: Final = ""
 NO_LEADER: Final = ""
@@ -60,8 +62,6 @@ NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
 _VERSION_BYTES: Final = 2
 _UNWANTED: Final = object()  # stands for the token of a request whose connection is gone
 
-Protocols = tuple[tuple[str, bytes], ...]
-
 
 class GroupState(enum.Enum):
     """Where the group stands; the values are the names that DescribeGroups and ListGroups show."""
@@ -71,63 +71,6 @@ class GroupState(enum.Enum):
     COMPLETING_REBALANCE = "CompletingRebalance"
     STABLE = "Stable"
     DEAD = "Dead"
-
-
-class JoinRequest(NamedTuple):
-    """What a client asks with JoinGroup. ``protocols``: names with metadata, the one it likes best first.
-
-    ``requires_known_member_id``: the client can be told to come again with an id (JoinGroup v4 and later).
-    """
-
-    member_id: str
-    instance_id: str | None
-    client_id: str
-    client_host: str
-    protocol_type: str
-    protocols: Protocols
-    session_timeout_ms: int
-    rebalance_timeout_ms: int
-    requires_known_member_id: bool
-
-
-class JoinReply(NamedTuple):
-    """``members`` (id, instance id, metadata) is for the leader, everybody else gets none."""
-
-    error: ErrorCode
-    generation: int
-    protocol_type: str | None
-    protocol_name: str | None
-    leader: str
-    member_id: str
-    members: tuple[tuple[str, str | None, bytes], ...]
-    skip_assignment: bool
-
-
-class SyncRequest(NamedTuple):
-    """``assignments`` (member id, bytes) counts only when the leader sends it."""
-
-    member_id: str
-    instance_id: str | None
-    generation: int
-    protocol_type: str | None
-    protocol_name: str | None
-    assignments: tuple[tuple[str, bytes], ...]
-
-
-class SyncReply(NamedTuple):
-    """The member's own part of the assignment."""
-
-    error: ErrorCode
-    protocol_type: str | None
-    protocol_name: str | None
-    assignment: bytes
-
-
-class Delivery(NamedTuple):
-    """The answer to the request that came with *token*, to be sent now."""
-
-    token: object
-    reply: JoinReply | SyncReply
 
 
 class Member(msgspec.Struct):

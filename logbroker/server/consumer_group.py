@@ -59,7 +59,8 @@ from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from ..assignor import Assignment, assign
+from .expressions import ExpressionError, compile_expression
+from .group_assignors import ASSIGNORS, AssignorInput, Subscriber, TopicPartition
 
 JOIN_EPOCH = 0
 LEAVE_EPOCH = -1
@@ -136,193 +137,12 @@ class GroupError(Exception):
         self.message = message
 
 
-# Regular expressions --------------------------------------------------------------------------------------
-
-MAX_EXPRESSION_LENGTH = 1_000
-MAX_EXPRESSION_DEPTH = 20
-MAX_EXPRESSION_REPEAT = 1_000  # RE2's own limit
-MAX_EXPRESSION_WAYS = 100_000_000
-LONGEST_TOPIC_NAME = 249
-
-_TOKEN = re.compile(
-    r"""
-      (?P<flags>  \(\?[ims]+\) )
-    | (?P<open>   \( (?: \?(?: P<\w+> | [ims]*(?:-[ims]+)?: ) )? (?!\?) )
-    | (?P<close>  \) )
-    | (?P<bar>    \| )
-    | (?P<repeat> (?: [*+?] | \{\d+(?:,\d*)?\} | \{,\d*\} ) \?? )
-    | (?P<set>    \[\^?\]? (?: \\. | [^\]\\] )* \] )
-    | (?P<other>  \(\? | \\\d | \\\Z )
-    | (?P<atom>   \\. | . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_ODD_IN_SETS = re.compile(r"(?<!\\)\[|--|&&|~~|\|\|")
-
-
-class _ExpressionError(Exception):
-    """Why an expression is refused."""
-
-
 def compiled_expression(expression: str) -> re.Pattern[str] | None:
-    """The pattern that whole topic names are matched with; ``None`` for the empty expression.
-
-    Kafka uses RE2, which has no look-around and no back-references and takes linear time. Python's engine
-    tries one way to match after another, so an expression is refused when it might have too many: a
-    repeat (or ``{m,n}``) around something that itself repeats or has alternatives, or, counting a repeat
-    as one way for each length of the longest topic name, more than ``MAX_EXPRESSION_WAYS`` ways in all;
-    that is about three wildcards in one alternative. The count errs on the side of refusing.
-    """
-    if not expression:
-        return None
+    """The pattern that whole topic names are matched with; ``None`` for the empty expression."""
     try:
-        if len(expression) > MAX_EXPRESSION_LENGTH:
-            raise _ExpressionError(f"it is longer than {MAX_EXPRESSION_LENGTH} characters")
-        if _ways_to_match(expression) > MAX_EXPRESSION_WAYS:
-            raise _ExpressionError("it has too many wildcards or alternatives; split or simplify it")
-        return re.compile(expression)
-    except (_ExpressionError, re.error) as error:
-        raise GroupError(
-            ErrorCode.invalid_regular_expression,
-            f"The regular expression {expression[:100]!r} cannot be used: {error}.",
-        ) from error
-
-
-@dataclass(slots=True)
-class _Alternatives:
-    """The ways to match a group so far: of finished branches, of the open one, of its last atom."""
-
-    finished: int = 0
-    branch: int = 1
-    last: int | None = None  # None: there is nothing that could be repeated
-
-    def append(self, ways: int, *, repeatable: bool = True) -> None:
-        self.branch *= 1 if self.last is None else self.last
-        self.last = ways
-        if not repeatable:
-            self.branch, self.last = self.branch * ways, None
-
-    def end_branch(self) -> None:
-        self.append(1, repeatable=False)
-        self.finished, self.branch = self.finished + self.branch, 1
-
-    def repeat(self, token: str) -> None:
-        if self.last is None:
-            raise _ExpressionError(f"there is nothing that {token} could repeat")
-        ways, self.last = _repeated(self.last, token), None
-        self.append(ways, repeatable=False)
-
-
-def _repeated(ways: int, token: str) -> int:
-    """How many ways there are to match a repeat of something with *ways*."""
-    least, most = _bounds(token.removesuffix("?") or token)
-    if most <= 1:
-        return ways + 1 if least == 0 else ways
-    if ways > 1:
-        raise _ExpressionError(f"{token} repeats something that repeats or has alternatives itself")
-    return max(1, most - least + 1)
-
-
-def _bounds(token: str) -> tuple[int, int]:
-    if token in _SIMPLE_BOUNDS:
-        return _SIMPLE_BOUNDS[token]
-    least, comma, most = token.strip("{}").partition(",")
-    bounds = int(least or 0), int(most or LONGEST_TOPIC_NAME) if comma else int(least)
-    if max(bounds) > MAX_EXPRESSION_REPEAT:
-        raise _ExpressionError(f"{token} repeats more than {MAX_EXPRESSION_REPEAT} times")
-    return bounds
-
-
-_SIMPLE_BOUNDS = {"*": (0, LONGEST_TOPIC_NAME), "+": (1, LONGEST_TOPIC_NAME), "?": (0, 1)}
-
-
-def _ways_to_match(expression: str) -> int:
-    """An upper bound, in the sense of ``compiled_expression``; unbalanced groups are left to the compiler."""
-    stack = [_Alternatives()]
-    for token in _TOKEN.finditer(expression):
-        kind, text = token.lastgroup, token.group()
-        if kind == "open":
-            stack.append(_Alternatives())
-            if len(stack) > MAX_EXPRESSION_DEPTH:
-                raise _ExpressionError(f"its groups are more than {MAX_EXPRESSION_DEPTH} deep")
-        elif kind == "close" and len(stack) > 1:
-            stack[-1].end_branch()
-            ways = stack.pop().finished
-            stack[-1].append(ways)
-        elif kind == "bar":
-            stack[-1].end_branch()
-        elif kind == "repeat":
-            stack[-1].repeat(text)
-        elif kind == "other" or (kind == "set" and _ODD_IN_SETS.search(text, 1)):
-            raise _ExpressionError(f"{text} at {token.start()} is not supported")
-        elif kind != "flags":
-            stack[-1].append(1)
-    stack[-1].end_branch()
-    return stack[-1].finished
-
-
-# Assignors ------------------------------------------------------------------------------------------------
-
-TopicPartition = tuple[str, int]
-Owners = dict[TopicPartition, str]
-
-
-class Subscriber(NamedTuple):
-    """A member as an assignor sees it: who it is, and which existing topics it wants."""
-
-    member_id: str
-    instance_id: str | None
-    topics: frozenset[str]
-
-
-class AssignorInput(NamedTuple):
-    """Members in the order of their joining, the topics they want, and who had each partition so far."""
-
-    subscribers: Sequence[Subscriber]
-    topics: Mapping[str, int]
-    held: Mapping[TopicPartition, tuple[str, ...]]
-
-
-def uniform(wanted: AssignorInput) -> Owners:
-    """As even as subscriptions allow (at most one apart when they are equal), and little moves."""
-    places = ((topic, number) for topic in sorted(wanted.topics) for number in range(wanted.topics[topic]))
-    return assign(
-        Assignment(
-            subscriptions={subscriber.member_id: subscriber.topics for subscriber in wanted.subscribers},
-            held={place: wanted.held.get(place, ()) for place in places},
-        )
-    )
-
-
-def ranges(wanted: AssignorInput) -> Owners:
-    """Of each topic a range for each subscriber, always in the same order of subscribers.
-
-    So members with equal subscriptions get the same partition numbers of all topics with equally many
-    partitions. Static members come first, by instance id, so their ranges survive a restart.
-    """
-    ordered = sorted(wanted.subscribers, key=_place_in_ranges)
-    owners: Owners = {}
-    for topic, partitions in wanted.topics.items():
-        takers = [subscriber.member_id for subscriber in ordered if topic in subscriber.topics]
-        for number, member_id in enumerate(_in_ranges(takers, partitions)):
-            owners[topic, number] = member_id
-    return owners
-
-
-def _place_in_ranges(subscriber: Subscriber) -> tuple[bool, str]:
-    return subscriber.instance_id is None, subscriber.instance_id or subscriber.member_id
-
-
-def _in_ranges(takers: Sequence[str], partitions: int) -> Iterable[str]:
-    if not takers:
-        return
-    quota, extra = divmod(partitions, len(takers))
-    for index, taker in enumerate(takers):
-        yield from [taker] * (quota + (index < extra))
-
-
-DEFAULT_ASSIGNOR = "uniform"
-ASSIGNORS: dict[str, Callable[[AssignorInput], Owners]] = {DEFAULT_ASSIGNOR: uniform, "range": ranges}
+        return compile_expression(expression) if expression else None
+    except ExpressionError as error:
+        raise GroupError(ErrorCode.invalid_regular_expression, str(error)) from error
 
 
 # Members --------------------------------------------------------------------------------------------------

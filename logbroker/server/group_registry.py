@@ -24,7 +24,8 @@ from logbroker_storage.errors import InvalidRequestError
 
 from ..membership import record_subscription, release_from_network, reserve_for_network
 from ..topic_names import check_group_name, is_internal
-from .classic_group import ClassicGroup, Delivery, GroupState
+from .classic_group import ClassicGroup, GroupState
+from .classic_messages import Delivery
 from .consumer_group import ConsumerGroup, TopicShape
 from .error_codes import RefusedError
 from .settings import ServerSettings
@@ -134,7 +135,13 @@ class GroupRegistry:
         return group
 
     def _new_consumer(self, group_id: str, generation: int) -> ConsumerGroup:
-        return ConsumerGroup(group_id, new_member_id=lambda: str(uuid.uuid4()), generation=generation)
+        return ConsumerGroup(
+            group_id,
+            heartbeat_interval_ms=self._settings.group_heartbeat_ms,
+            session_timeout_ms=self._settings.group_session_ms,
+            new_member_id=lambda: str(uuid.uuid4()),
+            generation=generation,
+        )
 
     def forget(self, group_id: str) -> None:
         """*group_id* was deleted."""

@@ -10,12 +10,36 @@ import asyncio
 from collections.abc import Iterable
 
 from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import TopicNotFoundError
 from logbroker_storage.wakeup import Waiter, signal_paths
 
 POLL_S = 0.005  # where there is no inotify
 KEPT_WATCHES = 20_000  # partitions that stay watched when nobody waits for them: the next poll comes soon
 
 Place = tuple[str, int]
+
+
+class News:
+    """What one subscriber has not looked at yet."""
+
+    def __init__(self) -> None:
+        self._places: set[Place] = set()
+        self._event = asyncio.Event()
+
+    def come(self, place: Place) -> None:
+        self._places.add(place)
+        self._event.set()
+
+    def end(self) -> None:
+        """Let the subscriber look up, though nothing has come."""
+        self._event.set()
+
+    async def wait(self) -> set[Place]:
+        """The places where something may have become visible since the last wait."""
+        await self._event.wait()
+        self._event.clear()
+        places, self._places = self._places, set()
+        return places
 
 
 class LogWatch:
@@ -25,14 +49,18 @@ class LogWatch:
         self._directory = directory
         self._waiter = Waiter(directory)
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[Place, set[asyncio.Event]] = {}  # of the watched partitions
+        self._waiting: dict[Place, set[News]] = {}  # of the watched partitions
         self._places: dict[str, Place] = {}  # by the path of a watched file
         self._polling: asyncio.TimerHandle | None = None
         if self._waiter.fileno() >= 0:
             self._loop.add_reader(self._waiter.fileno(), self._take)
 
-    def subscribe(self, places: Iterable[Place], event: asyncio.Event) -> None:
-        """Set *event* whenever a record becomes visible in one of *places*, until ``unsubscribe``.
+    def unwatched(self, places: Iterable[Place]) -> list[Place]:
+        """Those of *places* whose signal files have to be there before ``subscribe``: see ``signal_files``."""
+        return [place for place in places if place not in self._waiting]
+
+    def subscribe(self, places: Iterable[Place], news: News) -> None:
+        """Tell *news* whenever a record becomes visible in one of *places*, until ``unsubscribe``.
 
         Raises:
             TopicNotFoundError: one of them is not there.
@@ -40,31 +68,31 @@ class LogWatch:
         for place in places:
             if place not in self._waiting:
                 self._watch(place)
-            self._waiting[place].add(event)
+            self._waiting[place].add(news)
         if self._waiter.fileno() < 0 and self._polling is None:
             self._poll()
 
-    def unsubscribe(self, places: Iterable[Place], event: asyncio.Event) -> None:
+    def unsubscribe(self, places: Iterable[Place], news: News) -> None:
         for place in places:
-            events = self._waiting.get(place)
-            if events is None:
+            subscribers = self._waiting.get(place)
+            if subscribers is None:
                 continue
-            events.discard(event)
-            if not events and len(self._waiting) > KEPT_WATCHES:
+            subscribers.discard(news)
+            if not subscribers and len(self._waiting) > KEPT_WATCHES:
                 self.forget(place)
 
     def forget(self, place: Place) -> None:
         """No longer watch a partition, which may be gone; whoever waits for it looks again."""
-        for event in self._waiting.pop(place, ()):
-            event.set()
+        for news in self._waiting.pop(place, ()):
+            news.come(place)
         self._waiter.unwatch_partition(*place)
         for path in self._paths(place):
             self._places.pop(path, None)
 
     def wake_all(self) -> None:
-        for events in self._waiting.values():
-            for event in events:
-                event.set()
+        for subscribers in self._waiting.values():
+            for news in subscribers:
+                news.end()
 
     def _watch(self, place: Place) -> None:
         self._waiter.watch_partition(*place)
@@ -79,8 +107,8 @@ class LogWatch:
         for path in self._waiter.take():
             place = self._places.get(path)
             if place is not None:
-                for event in self._waiting[place]:
-                    event.set()
+                for news in self._waiting[place]:
+                    news.come(place)
 
     def _poll(self) -> None:
         self._take()
@@ -93,3 +121,15 @@ class LogWatch:
         if self._polling is not None:
             self._polling.cancel()
         self._waiter.close()
+
+
+def signal_files(directory: DataDirectory, places: Iterable[Place]) -> None:
+    """Have the files of *places* exist that writers touch; in a thread, as it takes a while for many.
+
+    A partition that is gone meanwhile is passed over.
+    """
+    for place in places:
+        try:
+            directory.log(*place).signal_paths()
+        except TopicNotFoundError:
+            continue

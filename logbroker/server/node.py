@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -69,6 +69,7 @@ class Node:
         self.watch = LogWatch(directory)
         self.readers = ReaderPool()  # used in threads too
         self.sessions = FetchSessions()
+        self.kept_metadata: dict[Hashable, bytes] = {}  # answers by what was asked: see handlers/metadata
         self.groups = GroupRegistry(directory, settings, self.run, self._run_in_background)
         self.network_transactions = NetworkTransactions(directory, self.transactions)  # used in threads too
         directory.maintenance.add_task("transactions", self.transactions.abort_orphans)

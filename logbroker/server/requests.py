@@ -56,16 +56,16 @@ class Request(NamedTuple):
 
     def reply(self, values: Values) -> bytes:
         """The response of the request's version with these *values* (see ``replies``), ready to be sent."""
-        return self.encoded(build(schema(self.api_key, self.version).response, values))
+        return response_header(self) + self.body_of_reply(values)
+
+    def body_of_reply(self, values: Values) -> bytes:
+        """As ``reply``, without the header, in which alone answers to equal requests differ."""
+        return encode(build(schema(self.api_key, self.version).response, values))
 
     def reply_in_pieces(self, values: Values) -> list[Buffer]:
         """As ``reply``, where *values* hold ``Pieces``."""
         message = build(schema(self.api_key, self.version).response, values)
         return encode_pieces(response_header(self), message)
-
-    def encoded(self, message: Any) -> bytes:
-        """A whole response, its header before it, without the length."""
-        return response_header(self) + encode(message)
 
 
 def response_header(request: Request) -> bytes:

@@ -20,6 +20,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_unsent_bytes: of answers of all connections that are not sent yet; above it one to a fetch holds one batch.
         max_buffered_bytes: of requests of all connections that are not answered yet; above it no more is read.
         drain_timeout_s: at the end, how long requests at work may take.
+        group_heartbeat_ms, group_session_ms: of members of the KIP-848 protocol, which the server decides.
         initial_rebalance_delay_ms: how long a new group of the classic protocol waits for more members.
     """
 
@@ -34,4 +35,6 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_unsent_bytes: int = 512 << 20
     max_buffered_bytes: int = 256 << 20
     drain_timeout_s: float = 10.0
+    group_heartbeat_ms: int = 5_000
+    group_session_ms: int = 45_000
     initial_rebalance_delay_ms: int = 0

@@ -39,7 +39,7 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         """Start it, and wait until it listens."""
         command = [sys.executable, "-m", "logbroker.cli.app", "--data", str(self.data), "serve"]
-        command += ["--listen", f"127.0.0.1:{self.port}", *self._options]
+        command += ["--listen", f"127.0.0.1:{self.port}", "--group-heartbeat", "0.3", *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         assert self._process.stdout is not None

@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from kio.schema.errors import ErrorCode
 
-from logbroker.server.classic_group import (
-    NEW_MEMBER_JOIN_TIMEOUT_MS,
-    ClassicGroup,
-    GroupState,
-    JoinReply,
-    JoinRequest,
-    SyncReply,
-    SyncRequest,
-)
+from logbroker.server.classic_group import NEW_MEMBER_JOIN_TIMEOUT_MS, ClassicGroup, GroupState
+from logbroker.server.classic_messages import JoinReply, JoinRequest, SyncReply, SyncRequest
 
 SESSION_MS = 10_000
 REBALANCE_MS = 60_000

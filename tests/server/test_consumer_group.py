@@ -11,18 +11,15 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from logbroker.server.consumer_group import (
-    AssignorInput,
     ConsumerGroup,
     GroupError,
     HeartbeatReply,
     HeartbeatRequest,
     Partitions,
-    Subscriber,
     TopicShape,
     compiled_expression,
-    ranges,
-    uniform,
 )
+from logbroker.server.group_assignors import AssignorInput, Subscriber, ranges, uniform
 
 SESSION_MS = 45_000
 INTERVAL_MS = 5_000

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Hashable, Sequence
+from collections.abc import Awaitable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -24,6 +24,7 @@ from logbroker_storage.partition_log import LogOffsets, PartitionLog
 
 from ..error_codes import RefusedError, code_of
 from ..fetch_sessions import NO_SESSION, FetchSession, FetchWish, Reported
+from ..log_watch import News, Place, signal_files
 from ..node import LEADER_EPOCH, Node
 from ..raw_reader import RawBatches
 from ..replies import Buffer, Pieces, Values
@@ -97,13 +98,12 @@ async def _when_enough(
     body = request.body
     deadline = time.monotonic() + min(body.max_wait.total_seconds(), LONGEST_WAIT_S)
     isolation = Isolation.READ_COMMITTED if body.isolation_level else Isolation.READ_UNCOMMITTED
-    news = asyncio.Event()
-    places: list[tuple[str, int]] = []
+    news = News()
+    watched: dict[Place, FetchWish] = {}
     try:
         while True:
-            news.clear()
-            if not places:
-                places = _subscribed(node, wishes, news)
+            if not watched:
+                watched = await _subscribed(node, wishes, news)
             room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
             max_bytes = max(1, min(body.max_bytes, node.settings.max_fetch_bytes, room))
             node.unsent_bytes += max_bytes  # until it is known how much it is
@@ -115,23 +115,45 @@ async def _when_enough(
             if left_s <= 0 or node.is_stopping or _is_enough(served, min(body.min_bytes, max_bytes)):
                 return _answer(node, request, session, served)
             try:
-                await asyncio.wait_for(news.wait(), left_s)
+                await asyncio.wait_for(_something_new(node, watched, isolation, news), left_s)
             except TimeoutError:
                 pass  # the time that the client gave: it gets what there is
     finally:
-        node.watch.unsubscribe(places, news)
+        node.watch.unsubscribe(watched, news)
 
 
-def _subscribed(node: Node, wishes: Sequence[FetchWish], news: asyncio.Event) -> list[tuple[str, int]]:
-    places = []
+async def _subscribed(node: Node, wishes: Sequence[FetchWish], news: News) -> dict[Place, FetchWish]:
+    """The wishes by the partitions that are watched from now on; others are answered at once, with an error."""
+    places: dict[Place, FetchWish] = {}
     for wish in wishes:
         try:
             log = _log(node, wish)
-            node.watch.subscribe([(log.topic, log.partition)], news)
         except LogbrokerError:
-            continue  # it is answered at once, with the error
-        places.append((log.topic, log.partition))
-    return places
+            continue
+        places[log.topic, log.partition] = wish
+    unwatched = node.watch.unwatched(places)
+    if unwatched:
+        await node.run(signal_files, node.directory, unwatched)
+    watched: dict[Place, FetchWish] = {}
+    for place, wish in places.items():
+        try:
+            node.watch.subscribe([place], news)
+        except LogbrokerError:
+            continue
+        watched[place] = wish
+    return watched
+
+
+async def _something_new(
+    node: Node, watched: Mapping[Place, FetchWish], isolation: Isolation, news: News
+) -> None:
+    """Wait until one of the partitions has something for its wish; only those that signalled are looked at."""
+    while not node.is_stopping:
+        for place in await news.wait():
+            if place in watched:
+                seen = _looked_up(node, watched[place])
+                if seen.offsets is None or seen.wish.offset < seen.offsets.visible_end(isolation):
+                    return
 
 
 def _is_enough(served: Sequence[_Served], min_bytes: int) -> bool:

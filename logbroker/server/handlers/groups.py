@@ -8,7 +8,8 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from ..classic_group import ClassicGroup, JoinReply, JoinRequest, SyncReply, SyncRequest
+from ..classic_group import ClassicGroup
+from ..classic_messages import JoinReply, JoinRequest, SyncReply, SyncRequest
 from ..error_codes import RefusedError
 from ..node import NODE_ID, Node
 from ..replies import Values

@@ -9,7 +9,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.catalog import check_partitions
-from logbroker_storage.errors import InvalidTopicError, LogbrokerError
+from logbroker_storage.errors import InvalidTopicError, LogbrokerError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
@@ -191,13 +191,18 @@ def _log_dir(node: Node, asked: Any) -> Values:
 
 
 def _sizes(node: Node, event: TopicEvent, numbers: Any) -> list[Values]:
-    return [
-        {
-            "partition_index": number,
-            "partition_size": node.directory.log(event.name, number).size_bytes(),
-            "offset_lag": 0,
-            "is_future_key": False,
-        }
-        for number in numbers
-        if 0 <= number < event.partitions
-    ]
+    sizes: list[Values] = []
+    for number in numbers:
+        try:
+            size_bytes = node.directory.log(event.name, number).size_bytes()
+        except TopicNotFoundError:
+            continue  # no such partition, or deleted meanwhile
+        sizes.append(
+            {
+                "partition_index": number,
+                "partition_size": size_bytes,
+                "offset_lag": 0,
+                "is_future_key": False,
+            }
+        )
+    return sizes

@@ -11,8 +11,8 @@ from logbroker_storage.errors import LogbrokerError, StorageFailedError, WriteFa
 from logbroker_storage.events import TransactionEvent
 
 from ...transaction_coordinator import Claim, Holding
-from ..consumer_group import GroupError, compiled_expression
 from ..error_codes import code_of
+from ..expressions import ExpressionError, compile_expression
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
@@ -239,8 +239,8 @@ async def list_transactions(node: Node, request: Request) -> bytes:
     known = {ONGOING, *STATES.values()}
     pattern = getattr(body, "transactional_id_pattern", None)
     try:
-        expression = compiled_expression(pattern) if pattern else None
-    except GroupError:
+        expression = compile_expression(pattern) if pattern else None
+    except ExpressionError:
         return request.reply(
             {
                 "error_code": ErrorCode.invalid_regular_expression,

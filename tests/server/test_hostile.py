@@ -722,7 +722,7 @@ def test_connections_that_come_and_go_leave_nothing(start_server: Callable[..., 
     come_and_go(1000)
     with RawClient(server.port) as client:
         assert client.is_alive()
-    assert rss_bytes(server.pid) - before < 8 * MIB
+    assert rss_bytes(server.pid) - before < 16 * MIB
     assert len(os.listdir(f"/proc/{server.pid}/fd")) <= files + 8
 
 

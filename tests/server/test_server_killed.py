@@ -53,7 +53,7 @@ class Writer(threading.Thread):
             value = b"%s %d" % (self._name.encode(), number)
             self._produce(value, number % PARTITIONS)
             if number % 500 == 0:
-                time.sleep(0.005)  # so that the load lasts as long as the kills
+                time.sleep(0.02)  # so that the load lasts as long as the kills
         self._producer.flush(DEADLINE_S)
 
     def _produce(self, value: bytes, partition: int) -> None:

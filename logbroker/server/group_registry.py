@@ -32,11 +32,13 @@ from .settings import ServerSettings
 
 logger = logging.getLogger("logbroker.server")
 
+CLASSIC = "classic"
+
 Group = ClassicGroup | ConsumerGroup
 AnyGroup = TypeVar("AnyGroup", ClassicGroup, ConsumerGroup)
 RunInThread = Callable[..., Awaitable[Any]]
 RunInBackground = Callable[..., None]
-KEPT_GENERATIONS = 10_000
+KEPT_PAST = 10_000
 
 
 def is_empty(group: Group) -> bool:
@@ -47,7 +49,7 @@ def is_empty(group: Group) -> bool:
 
 def type_of(group: Group) -> str:
     """As ListGroups names it."""
-    return "classic" if isinstance(group, ClassicGroup) else "consumer"
+    return CLASSIC if isinstance(group, ClassicGroup) else "consumer"
 
 
 class GroupRegistry:
@@ -71,7 +73,8 @@ class GroupRegistry:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._marking = asyncio.Lock()  # guards _marked, and what it says in the view
         self._marked: set[str] = set()  # groups of which embedded consumers are told that they are in use
-        self._generations: dict[str, int] = {}  # of groups that were empty and are forgotten, oldest first
+        # Type and generation of groups that were empty and are forgotten, oldest first.
+        self._past: dict[str, tuple[str, int]] = {}
         self._commits: dict[str, asyncio.Lock] = {}
         self._shapes: tuple[int, dict[str, TopicShape]] = (-1, {})  # by the version of the topics
         self._reads: dict[str, frozenset[str]] = {}  # topics that the journal was told of
@@ -86,6 +89,11 @@ class GroupRegistry:
 
     def get(self, group_id: str) -> Group | None:
         return self._groups.get(group_id)
+
+    def type_of(self, group_id: str) -> str:
+        """The protocol of the group's members, or of the last ones it had; as ListGroups names it."""
+        group = self._groups.get(group_id)
+        return self._past.get(group_id, (CLASSIC, 0))[0] if group is None else type_of(group)
 
     def all(self) -> dict[str, Group]:
         return self._groups
@@ -115,7 +123,7 @@ class GroupRegistry:
         if known is not None and not isinstance(known, kind) and not is_empty(known):
             raise RefusedError(refusal, f"group {group_id!r} has members of the {type_of(known)} protocol")
         if not isinstance(known, kind):
-            generation = self._generations.get(group_id, 0) if known is None else _generation(known)
+            generation = self._past.get(group_id, ("", 0))[1] if known is None else _generation(known)
             known = self._groups[group_id] = make(group_id, generation)
         return known
 
@@ -236,13 +244,13 @@ class GroupRegistry:
                 self._keep_generation(group_id, group)
 
     def _keep_generation(self, group_id: str, group: Group) -> None:
-        """Forget an empty group but for its generation, of the last few."""
+        """Forget an empty group but for its type and generation, as long as there are not too many of those."""
         if self._groups.get(group_id) is group:
             self.forget(group_id)
-            self._generations.pop(group_id, None)
-            self._generations[group_id] = _generation(group)
-            while len(self._generations) > KEPT_GENERATIONS:
-                del self._generations[next(iter(self._generations))]
+            self._past.pop(group_id, None)
+            self._past[group_id] = (type_of(group), _generation(group))
+            while len(self._past) > KEPT_PAST:
+                del self._past[next(iter(self._past))]
 
     @asynccontextmanager
     async def committing(self, group_id: str) -> AsyncIterator[None]:

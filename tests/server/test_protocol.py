@@ -565,6 +565,15 @@ def test_produce_and_fetch_by_topic_id(client: RawClient):
         assert fetched.partitions[0].records
 
 
+@pytest.mark.parametrize("name", [None, ""], ids=["null", "empty"])
+def test_metadata_by_topic_id_whatever_the_name_beside_it_is(client: RawClient, name: str | None):
+    """Java's client sends an empty one."""
+    topic_id = client.create(new_name())
+    asked = client.send(METADATA, 12, topics=[{"name": name, "topic_id": topic_id}])
+    (topic,) = asked.topics
+    assert (topic.topic_id, topic.error_code) == (topic_id, OK)
+
+
 @pytest.mark.parametrize("topic_id", [uuid.UUID(int=7), None], ids=["unknown", "zero"])
 def test_a_topic_id_that_nothing_has_is_unknown(client: RawClient, topic_id: uuid.UUID | None):
     wrong = {ErrorCode.unknown_topic_id}

@@ -13,7 +13,7 @@ from ...membership import live_members
 from ..classic_group import ClassicGroup, GroupState
 from ..consumer_group import ConsumerGroup
 from ..error_codes import code_of
-from ..group_registry import is_empty, type_of
+from ..group_registry import is_empty
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
@@ -49,13 +49,17 @@ def _listed(node: Node, name: str, is_stored: bool) -> Values:
     if group is None or is_empty(group):
         has_embedded = bool(live_members(node.directory, name))
         state = STABLE if has_embedded else EMPTY if is_stored else DEAD
-        kind = "classic" if group is None else type_of(group)
     else:
-        state, kind = _state(group), type_of(group)
+        state = _state(group)
     protocol_type = "consumer"
     if isinstance(group, ClassicGroup) and group.protocol_type:
         protocol_type = group.protocol_type
-    return {"group_id": name, "protocol_type": protocol_type, "group_state": state, "group_type": kind}
+    return {
+        "group_id": name,
+        "protocol_type": protocol_type,
+        "group_state": state,
+        "group_type": node.groups.type_of(name),
+    }
 
 
 def _state(group: ClassicGroup | ConsumerGroup) -> str:

@@ -69,7 +69,7 @@ async def _asked_for(node: Node, request: Request, asked: Any, *, create: bool) 
     name: str | None = asked.name
     topic_id: uuid.UUID | None = getattr(asked, "topic_id", None)
     try:
-        if name is None:
+        if name is None or topic_id is not None:  # Java sends an empty name beside an id
             return _topic(node.topic_by_id(topic_id))
         return _topic(await node.topic(name, create=create))
     except LogbrokerError as error:

@@ -19,6 +19,7 @@ from ..requests import Request
 from .offsets import check_member, offset_event
 
 NO_PRODUCER_ID, NO_EPOCH = -1, -1
+NOT_STARTED_MS = -1
 FIRST_EPOCH = 0
 FIRST_OF_SEVERAL = 4  # AddPartitionsToTxn
 FIRST_WITH_PRODUCER_FENCED = {"InitProducerId": 4, "AddPartitionsToTxn": 2, "AddOffsetsToTxn": 2, "EndTxn": 2}
@@ -284,7 +285,7 @@ def _described(node: Node, transactional_id: str) -> Values:
         "transactional_id": transactional_id,
         "transaction_state": "",
         "transaction_timeout": datetime.timedelta(0),
-        "transaction_start_time": _moment(0),
+        "transaction_start_time": _moment(NOT_STARTED_MS),
         "producer_id": NO_PRODUCER_ID,
         "producer_epoch": NO_EPOCH,
         "topics": [],

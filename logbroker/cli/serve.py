@@ -116,6 +116,7 @@ def serve(
         )
     metrics_address = None if metrics is None else parse_address(metrics, "--metrics")
     _set_up_logs(log_format, log_level)
+    _allow_many_connections()
 
     from ..server.metrics import Metrics, PrometheusMetrics
     from ..server.server import serve as run_server
@@ -140,6 +141,17 @@ def serve(
         ) from error
     finally:
         figures.close()
+
+
+def _allow_many_connections() -> None:
+    """As many descriptors as the system lets us have: each connection takes one, each open segment another."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (ValueError, OSError):
+        pass  # macOS allows fewer than it says; what there is will do
 
 
 def _run(serving: Any) -> None:

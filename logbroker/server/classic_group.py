@@ -231,6 +231,19 @@ class ClassicGroup:
         self.state = GroupState.DEAD
         return ErrorCode.none
 
+    def dissolve(self, now_ms: int) -> list[Delivery]:
+        """Answer everybody who waits with ``rebalance_in_progress``: a group of another protocol takes over."""
+        for member_id in [*self._joining, *self._syncing]:
+            self._renew_session(self.members[member_id], now_ms)
+            self._answer_join(member_id, _failed_join(ErrorCode.rebalance_in_progress, member_id))
+            self._answer_sync(member_id, _failed_sync(ErrorCode.rebalance_in_progress))
+        return self._drained()
+
+    @property
+    def handed_out_ids(self) -> dict[str, int]:
+        """The member ids that nobody joined with yet, and when each is forgotten."""
+        return dict(self._pending)
+
     def drop(self, token: object) -> None:
         """Nobody waits for this answer any more. Its member stays until its session times out."""
         for waiting in (self._joining, self._syncing):

@@ -31,6 +31,10 @@ A partition is in the hands of the member that it is assigned to or being revoke
 only when it is in nobody's. A member that does not give up in its rebalance timeout, or does not heartbeat
 in the session timeout, is removed.
 
+Members of the classic protocol walk the same way, one step a JoinGroup (``classic_members``). They have clocks
+of their own beside the session: one for joining again when they were told to, and one for asking what they
+are assigned when they joined.
+
 Topics are kept by id, so a topic that was made again under its name is another topic. Names at the seam
 are those of the topics that were passed last; partitions of topics that are gone are not shown.
 
@@ -52,7 +56,7 @@ import enum
 import re
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
@@ -147,9 +151,9 @@ def compiled_expression(expression: str) -> re.Pattern[str] | None:
 
 # Members --------------------------------------------------------------------------------------------------
 
-_Place = tuple[uuid.UUID, int]
-_Places = frozenset[_Place]
-_NOTHING: _Places = frozenset()
+Place = tuple[uuid.UUID, int]
+Places = frozenset[Place]
+NOTHING: Places = frozenset()
 
 
 class MemberState(enum.Enum):
@@ -161,7 +165,19 @@ class MemberState(enum.Enum):
 
 
 @dataclass(slots=True)
-class _Member:
+class ClassicClocks:
+    """What only a member of the classic protocol has: the protocol that it was told, and its own clocks."""
+
+    protocol_name: str
+    session_timeout_ms: int
+    join_deadline_ms: int | None = None  # it was told to join again
+    sync_deadline_ms: int | None = None  # it joined, and does not know yet what it is assigned
+
+
+@dataclass(slots=True)
+class GroupMember:
+    """A member as the group keeps it; nobody else but ``classic_members`` looks at it, or makes one."""
+
     member_id: str
     instance_id: str | None = None
     rack_id: str | None = None
@@ -176,14 +192,15 @@ class _Member:
     state: MemberState = MemberState.STABLE
     epoch: int = JOIN_EPOCH
     previous_epoch: int = JOIN_EPOCH
-    assigned: _Places = _NOTHING
-    revoking: _Places = _NOTHING
-    target: _Places = _NOTHING
+    assigned: Places = NOTHING
+    revoking: Places = NOTHING
+    target: Places = NOTHING
     session_deadline_ms: int = 0
     rebalance_deadline_ms: int | None = None
+    classic: ClassicClocks | None = None
 
     @property
-    def in_hands(self) -> _Places:
+    def in_hands(self) -> Places:
         return self.assigned | self.revoking
 
     @property
@@ -194,9 +211,11 @@ class _Member:
         """What the target assignment depends on."""
         return self.subscribed_topics, self.subscribed_regex, self.assignor
 
-    def deadlines_ms(self) -> list[int]:
-        rebalance = [] if self.rebalance_deadline_ms is None else [self.rebalance_deadline_ms]
-        return [self.session_deadline_ms, *rebalance]
+    def deadlines_ms(self) -> Iterator[int]:
+        deadlines_ms = [self.session_deadline_ms, self.rebalance_deadline_ms]
+        if self.classic is not None:
+            deadlines_ms += [self.classic.join_deadline_ms, self.classic.sync_deadline_ms]
+        return (deadline_ms for deadline_ms in deadlines_ms if deadline_ms is not None)
 
 
 # The group ------------------------------------------------------------------------------------------------
@@ -207,6 +226,7 @@ class ConsumerGroup:
 
     *generation* is the epoch to start above, for a group that was used with the classic protocol before.
     ``state`` is never "Dead" here: that is what a coordinator says of a group that it does not have.
+    ``reserved_ids``: those handed out to members of the classic protocol to join with, and until when.
     """
 
     def __init__(
@@ -222,13 +242,14 @@ class ConsumerGroup:
         self.group_id = group_id
         self.group_epoch = generation
         self.assignment_epoch = generation
+        self.reserved_ids: dict[str, int] = {}
         self._max_size = max_size
         self._session_timeout_ms = session_timeout_ms
         self._heartbeat_interval_ms = heartbeat_interval_ms
         self._new_member_id = new_member_id
-        self._members: dict[str, _Member] = {}
-        self._instances: dict[str, _Member] = {}
-        self._in_hands_of: dict[_Place, str] = {}
+        self._members: dict[str, GroupMember] = {}
+        self._instances: dict[str, GroupMember] = {}
+        self._in_hands_of: dict[Place, str] = {}
         self._topics: dict[str, TopicShape] = {}
         self._names: dict[uuid.UUID, str] = {}
         self._subscribed: dict[str, TopicShape] = {}
@@ -263,6 +284,29 @@ class ConsumerGroup:
         """All members in the order of their joining, made anew at each call."""
         return {member_id: self._described(member) for member_id, member in self._members.items()}
 
+    @property
+    def has_room(self) -> bool:
+        return len(self._members) < self._max_size
+
+    def member(self, member_id: str) -> GroupMember | None:
+        return self._members.get(member_id)
+
+    def member_of_instance(self, instance_id: str) -> GroupMember | None:
+        return self._instances.get(instance_id)
+
+    def is_classic(self, member_id: str) -> bool:
+        """Whether this is a member, and speaks the classic protocol."""
+        member = self._members.get(member_id)
+        return member is not None and member.classic is not None
+
+    def can_go_on(self, member: GroupMember) -> bool:
+        """Whether its next step would bring *member* further, or would if it gave up what it has to."""
+        if member.epoch < self.group_epoch:  # as is everybody who has something to give up
+            return True
+        # One part after another would stop a member that stops for each step again and again.
+        missing = member.target - member.assigned
+        return bool(missing) and missing == self._free_for(member, missing)
+
     def subscribed_topics(self, topics: Mapping[str, TopicShape]) -> frozenset[str]:
         """Those of *topics* that some member subscribes to."""
         return frozenset().union(*_subscriptions(self._members.values(), topics))
@@ -275,15 +319,15 @@ class ConsumerGroup:
         if member is None:
             return ErrorCode.unknown_member_id
         if member_epoch < 0 or member.epoch != member_epoch:
-            return ErrorCode.stale_member_epoch
+            return ErrorCode.stale_member_epoch if member.classic is None else ErrorCode.illegal_generation
         return ErrorCode.none
 
     def next_deadline_ms(self) -> int | None:
         """When ``advance`` has something to do at the latest."""
         deadlines = (deadline for member in self._members.values() for deadline in member.deadlines_ms())
-        return min(deadlines, default=None)
+        return min(chain(deadlines, self.reserved_ids.values()), default=None)
 
-    def _described(self, member: _Member) -> MemberDescription:
+    def _described(self, member: GroupMember) -> MemberDescription:
         return MemberDescription(
             instance_id=member.instance_id,
             rack_id=member.rack_id,
@@ -293,16 +337,24 @@ class ConsumerGroup:
             subscribed_topics=member.subscribed_topics,
             subscribed_regex=member.subscribed_regex,
             assignor=member.assignor,
-            assigned=self._named(member.assigned),
-            target=self._named(member.target),
+            assigned=self.named(member.assigned),
+            target=self.named(member.target),
         )
 
     # Events
 
     def heartbeat(
-        self, request: HeartbeatRequest, topics: Mapping[str, TopicShape], now_ms: int
+        self,
+        request: HeartbeatRequest,
+        topics: Mapping[str, TopicShape],
+        now_ms: int,
+        *,
+        classic: ClassicClocks | None = None,
     ) -> HeartbeatReply:
-        """One step of one member; *topics* are all that exist. ``GroupError`` when it is refused."""
+        """One step of one member; *topics* are all that exist. ``GroupError`` when it is refused.
+
+        *classic* are the clocks from now on of a member whose join of the classic protocol this stands for.
+        """
         _check_fields(request)
         if request.member_epoch in (LEAVE_EPOCH, LEAVE_FOR_A_WHILE_EPOCH):
             return self._leave(request)
@@ -318,32 +370,60 @@ class ConsumerGroup:
         if self.group_epoch > self.assignment_epoch:
             self._assign()
         self._reconcile(member, owned, now_ms)
-        member.session_deadline_ms = now_ms + self._session_timeout_ms
+        member.classic = classic
+        self.renew_session(member, now_ms)
         return HeartbeatReply(
             member_id=member.member_id,
             member_epoch=member.epoch,
             heartbeat_interval_ms=self._heartbeat_interval_ms,
             assignment=(
-                self._named(member.assigned) if request.is_full() or member.assigned != before else None
+                self.named(member.assigned) if request.is_full() or member.assigned != before else None
             ),
         )
 
     def advance(self, topics: Mapping[str, TopicShape], now_ms: int) -> None:
         """Remove the members whose time is over, and take note of *topics*, all that exist."""
-        self._remove(
+        self.remove(
             [member for member in self._members.values() if any(at <= now_ms for at in member.deadlines_ms())]
         )
+        self.reserved_ids = {
+            member_id: until_ms for member_id, until_ms in self.reserved_ids.items() if until_ms > now_ms
+        }
+        self.notice(topics)
+
+    def notice(self, topics: Mapping[str, TopicShape]) -> None:
+        """Take note of *topics*, all that exist."""
         if self._saw(topics):
             self.group_epoch += 1
 
+    def renew_session(self, member: GroupMember, now_ms: int) -> None:
+        own = member.classic
+        timeout_ms = self._session_timeout_ms if own is None else own.session_timeout_ms
+        member.session_deadline_ms = now_ms + timeout_ms
+
+    def adopt(self, members: Iterable[GroupMember], topics: Mapping[str, TopicShape]) -> None:
+        """Take in members that are new here, at the group's epoch. What they are assigned is their target."""
+        for member in members:
+            places, member.assigned = member.assigned, NOTHING
+            self._take_in_hand(member, places)
+            member.assigned = member.target = places
+            member.epoch = member.previous_epoch = self.group_epoch
+            self._members[member.member_id] = member
+            if member.instance_id is not None:
+                self._instances[member.instance_id] = member
+        self._saw(topics, resubscribe=True)
+
     # Who is speaking
 
-    def _joining(self, request: HeartbeatRequest, owned: _Places | None) -> _Member:
+    def _joining(self, request: HeartbeatRequest, owned: Places | None) -> GroupMember:
         """The member that joins: a new one, or one that is here because its reply was lost or it is static."""
         former = None if request.instance_id is None else self._instances.get(request.instance_id)
         if former is not None and former.epoch == LEAVE_FOR_A_WHILE_EPOCH:
             return self._taken_over(former, request.member_id)
         if former is not None and former.member_id != request.member_id:
+            # Static members of the classic protocol do not say when they leave.
+            if former.classic is not None:
+                return self._taken_over(former, request.member_id)
             raise GroupError(
                 ErrorCode.unreleased_instance_id,
                 f"Instance {request.instance_id} belongs to member {former.member_id}, which has not left.",
@@ -352,13 +432,13 @@ class ConsumerGroup:
         if member is not None:
             _check_epoch(member, request, owned)
             return member
-        if len(self._members) >= self._max_size:
+        if not self.has_room:
             raise GroupError(
                 ErrorCode.group_max_size_reached, f"Group {self.group_id} has {self._max_size} members."
             )
-        return _Member(request.member_id or self._new_member_id())
+        return GroupMember(request.member_id or self._new_member_id())
 
-    def _taken_over(self, former: _Member, member_id: str) -> _Member:
+    def _taken_over(self, former: GroupMember, member_id: str) -> GroupMember:
         """*former*, which left for a while, under its new id, at the same place among the members."""
         if member_id in self._members and member_id != former.member_id:
             raise GroupError(ErrorCode.invalid_request, f"Member id {member_id} is in use.")
@@ -375,12 +455,12 @@ class ConsumerGroup:
             self._instances[member.instance_id] = member
         return member
 
-    def _going_on(self, request: HeartbeatRequest, owned: _Places | None) -> _Member:
+    def _going_on(self, request: HeartbeatRequest, owned: Places | None) -> GroupMember:
         member = self._addressed(request)
         _check_epoch(member, request, owned)
         return member
 
-    def _addressed(self, request: HeartbeatRequest) -> _Member:
+    def _addressed(self, request: HeartbeatRequest) -> GroupMember:
         if request.instance_id is None:
             member = self._members.get(request.member_id)
         else:
@@ -399,7 +479,7 @@ class ConsumerGroup:
 
     # What changed
 
-    def _told(self, member: _Member, request: HeartbeatRequest, pattern: re.Pattern[str] | None) -> bool:
+    def _told(self, member: GroupMember, request: HeartbeatRequest, pattern: re.Pattern[str] | None) -> bool:
         """Note what the member says of itself; whether its subscription or assignor changed."""
         before = member.subscription()
         member.client_id, member.client_host = request.client_id, request.client_host
@@ -439,16 +519,17 @@ class ConsumerGroup:
     def _leave(self, request: HeartbeatRequest) -> HeartbeatReply:
         member = self._addressed(request)
         if request.member_epoch == LEAVE_EPOCH:
-            self._remove([member])
+            self.remove([member])
         else:
             self._move(member, MemberState.STABLE, LEAVE_FOR_A_WHILE_EPOCH, assigned=member.assigned)
         return HeartbeatReply(request.member_id, request.member_epoch, NO_INTERVAL_MS, None)
 
-    def _remove(self, gone: Sequence[_Member]) -> None:
+    def remove(self, gone: Sequence[GroupMember]) -> None:
+        """Whatever they had in hands is free."""
         if not gone:
             return
         for member in gone:
-            self._take_in_hand(member, _NOTHING)
+            self._take_in_hand(member, NOTHING)
             del self._members[member.member_id]
             if member.instance_id is not None:
                 del self._instances[member.instance_id]
@@ -488,7 +569,7 @@ class ConsumerGroup:
 
     # The way to the target
 
-    def _reconcile(self, member: _Member, owned: _Places | None, now_ms: int) -> None:
+    def _reconcile(self, member: GroupMember, owned: Places | None, now_ms: int) -> None:
         """One step, as in the table above. *owned* is ``None`` when the member did not say."""
         if member.state is MemberState.STABLE and member.epoch == self.assignment_epoch:
             return
@@ -501,32 +582,34 @@ class ConsumerGroup:
             self._revoke(member, kept, revoking, now_ms)
             return
         missing = member.target - kept
-        # What this member was revoking is its own again at once: only one member has it in hands.
-        free = {
-            place for place in missing if self._in_hands_of.get(place, member.member_id) == member.member_id
-        }
+        free = self._free_for(member, missing)
         state = MemberState.STABLE if free == missing else MemberState.UNRELEASED_PARTITIONS
         self._move(member, state, self.assignment_epoch, assigned=kept | free)
 
-    def _revoke_unsubscribed(self, member: _Member, now_ms: int) -> None:
+    def _free_for(self, member: GroupMember, places: Places) -> Places:
+        """Those in nobody else's hands: what the member was revoking is its own again at once."""
+        in_hands_of, mine = self._in_hands_of, member.member_id
+        return frozenset(place for place in places if in_hands_of.get(place, mine) == mine)
+
+    def _revoke_unsubscribed(self, member: GroupMember, now_ms: int) -> None:
         """A member on its way does not get to keep topics that it ceased to subscribe to meanwhile."""
         wanted = {self._topics[topic].topic_id for topic in member.topics}
         kept = frozenset(place for place in member.assigned if place[0] in wanted)
         if kept != member.assigned:
             self._revoke(member, kept, member.in_hands - kept, now_ms)
 
-    def _revoke(self, member: _Member, kept: _Places, revoking: _Places, now_ms: int) -> None:
+    def _revoke(self, member: GroupMember, kept: Places, revoking: Places, now_ms: int) -> None:
         self._move(member, MemberState.UNREVOKED_PARTITIONS, member.epoch, assigned=kept, revoking=revoking)
         member.rebalance_deadline_ms = now_ms + member.rebalance_timeout_ms
 
     def _move(
         self,
-        member: _Member,
+        member: GroupMember,
         state: MemberState,
         epoch: int,
         *,
-        assigned: _Places,
-        revoking: _Places = _NOTHING,
+        assigned: Places,
+        revoking: Places = NOTHING,
     ) -> None:
         self._take_in_hand(member, assigned | revoking)
         if epoch != member.epoch:
@@ -534,7 +617,7 @@ class ConsumerGroup:
         member.state, member.assigned, member.revoking = state, assigned, revoking
         member.rebalance_deadline_ms = None
 
-    def _take_in_hand(self, member: _Member, places: _Places) -> None:
+    def _take_in_hand(self, member: GroupMember, places: Places) -> None:
         """*places* instead of what the member has in hands so far."""
         for place in member.in_hands - places:
             del self._in_hands_of[place]
@@ -542,7 +625,7 @@ class ConsumerGroup:
             holder = self._in_hands_of.setdefault(place, member.member_id)
             assert holder == member.member_id
 
-    def _named(self, places: _Places) -> Partitions:
+    def named(self, places: Places) -> Partitions:
         numbers = defaultdict(list)
         for topic_id, number in places:
             if topic_id in self._names:
@@ -550,7 +633,7 @@ class ConsumerGroup:
         return {topic: tuple(sorted(numbers[topic])) for topic in sorted(numbers)}
 
 
-def _owned(request: HeartbeatRequest, topics: Mapping[str, TopicShape]) -> _Places | None:
+def _owned(request: HeartbeatRequest, topics: Mapping[str, TopicShape]) -> Places | None:
     """What the member says it owns; nobody can own partitions of a topic that is gone."""
     if request.owned is None:
         return None
@@ -562,7 +645,7 @@ def _owned(request: HeartbeatRequest, topics: Mapping[str, TopicShape]) -> _Plac
     )
 
 
-def _check_epoch(member: _Member, request: HeartbeatRequest, owned: _Places | None) -> None:
+def _check_epoch(member: GroupMember, request: HeartbeatRequest, owned: Places | None) -> None:
     """The member's own epoch, or the one before as long as it took nothing that it was not given."""
     is_own = request.member_epoch == member.epoch
     lost_its_reply = (
@@ -578,13 +661,13 @@ def _check_epoch(member: _Member, request: HeartbeatRequest, owned: _Places | No
         )
 
 
-def _still_owns(owned: _Places | None, places: _Places) -> bool:
+def _still_owns(owned: Places | None, places: Places) -> bool:
     """A member that does not say what it owns may still own anything."""
     return owned is None or not owned.isdisjoint(places)
 
 
 def _subscriptions(
-    members: Collection[_Member], topics: Mapping[str, TopicShape]
+    members: Collection[GroupMember], topics: Mapping[str, TopicShape]
 ) -> Iterable[frozenset[str]]:
     """For each of *members* in turn those of *topics* that it subscribes to."""
     patterns = {member.pattern for member in members if member.pattern is not None}

@@ -4,8 +4,9 @@ Membership lives as long as the server: after a restart members find that nobody
 must last, committed offsets and which topics a group reads, is in the directory, where embedded consumers and
 the command line see it too.
 
-A group speaks one protocol at a time. When nobody is in it any more it may change to another, and goes on behind
-its last generation: classic, KIP-848, or embedded consumers of the same directory.
+Members of both protocols may share a group (``classic_members``): it is upgraded when the first of KIP-848 joins. The
+embedded consumers of the directory have groups of their own; when nobody is in one any more it may change between the
+two, and goes on behind its last generation.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from kio.schema.errors import ErrorCode
 
@@ -25,7 +26,8 @@ from logbroker_storage.errors import InvalidRequestError
 from ..membership import record_subscription, release_from_network, reserve_for_network
 from ..topic_names import check_group_name, is_internal
 from .classic_group import ClassicGroup, GroupState
-from .classic_messages import Delivery
+from .classic_members import ClassicMembers, can_join, upgraded
+from .classic_messages import Delivery, JoinRequest
 from .consumer_group import ConsumerGroup, TopicShape
 from .error_codes import RefusedError
 from .settings import ServerSettings
@@ -35,7 +37,6 @@ logger = logging.getLogger("logbroker.server")
 CLASSIC = "classic"
 
 Group = ClassicGroup | ConsumerGroup
-AnyGroup = TypeVar("AnyGroup", ClassicGroup, ConsumerGroup)
 RunInThread = Callable[..., Awaitable[Any]]
 RunInBackground = Callable[..., None]
 KEPT_PAST = 10_000
@@ -98,34 +99,78 @@ class GroupRegistry:
     def all(self) -> dict[str, Group]:
         return self._groups
 
-    async def classic(self, group_id: str) -> ClassicGroup:
-        """The group, for a join of the classic protocol; it is made if need be.
+    async def classic(self, group_id: str, request: JoinRequest) -> ClassicGroup | ClassicMembers:
+        """What takes a join of the classic protocol: the group, made if need be, or its side for such members.
 
         The caller lets its member join before it waits for anything, or calls ``touched``.
 
         Raises:
-            RefusedError: it is in use with another protocol, or cannot be named so.
+            RefusedError: it is in use in another way, or cannot be named so.
         """
-        return await self._of_type(
-            group_id, ClassicGroup, self._new_classic, ErrorCode.inconsistent_group_protocol
-        )
+        refusal = ErrorCode.inconsistent_group_protocol
+        known = await self._reserved(group_id, refusal)
+        if isinstance(known, ConsumerGroup) and not known.is_empty:
+            if not can_join(known, request):
+                raise RefusedError(refusal, f"group {group_id!r} has members of the consumer protocol")
+            return self._classic_side(known)
+        if not isinstance(known, ClassicGroup):
+            known = self._groups[group_id] = self._new_classic(group_id, self._last_generation(group_id))
+        return known
 
     async def consumer(self, group_id: str) -> ConsumerGroup:
-        """As ``classic``, for a member of KIP-848."""
-        return await self._of_type(group_id, ConsumerGroup, self._new_consumer, ErrorCode.group_id_not_found)
+        """The group, for a join of KIP-848; one of the classic protocol is upgraded, with its members in it.
 
-    async def _of_type(
-        self, group_id: str, kind: type[AnyGroup], make: Callable[[str, int], AnyGroup], refusal: ErrorCode
-    ) -> AnyGroup:
+        If the join succeeds the caller calls ``install``, before it waits for anything.
+
+        Raises:
+            RefusedError: as ``classic``.
+        """
+        refusal = ErrorCode.group_id_not_found
+        known = await self._reserved(group_id, refusal)
+        if isinstance(known, ClassicGroup) and not is_empty(known):
+            return self._upgraded(group_id, known, refusal)
+        if not isinstance(known, ConsumerGroup):
+            known = self._groups[group_id] = self._new_consumer(group_id, self._last_generation(group_id))
+        return known
+
+    def install(self, group_id: str, group: ConsumerGroup) -> None:
+        """Let *group*, which ``consumer`` gave, be the one that goes on."""
+        replaced = self._groups.get(group_id)
+        if isinstance(replaced, ClassicGroup):
+            logger.info("group %r goes on with the consumer protocol, its classic members in it", group_id)
+            self.deliver(replaced.dissolve(self.now_ms()))
+        self._groups[group_id] = group
+
+    def speaking_classic(self, group_id: str) -> ClassicGroup | ClassicMembers | None:
+        """What answers members of the classic protocol; None where the group is not known."""
+        group = self._groups.get(group_id)
+        return self._classic_side(group) if isinstance(group, ConsumerGroup) else group
+
+    def _classic_side(self, group: ConsumerGroup) -> ClassicMembers:
+        return ClassicMembers(group, new_member_id=_member_id)
+
+    def _upgraded(self, group_id: str, known: ClassicGroup, refusal: ErrorCode) -> ConsumerGroup:
+        fresh = upgraded(
+            known,
+            self.shapes(),
+            self.now_ms(),
+            heartbeat_interval_ms=self._settings.group_heartbeat_ms,
+            session_timeout_ms=self._settings.group_session_ms,
+            new_member_id=lambda: str(uuid.uuid4()),
+        )
+        if fresh is None:
+            raise RefusedError(refusal, f"group {group_id!r} has members that are no consumers")
+        return fresh
+
+    async def _reserved(self, group_id: str, refusal: ErrorCode) -> Group | None:
+        """The group as it is, which no embedded consumer can join now."""
         self._check_name(group_id)
         await self._reserve(group_id, refusal)
+        return self._groups.get(group_id)
+
+    def _last_generation(self, group_id: str) -> int:
         known = self._groups.get(group_id)
-        if known is not None and not isinstance(known, kind) and not is_empty(known):
-            raise RefusedError(refusal, f"group {group_id!r} has members of the {type_of(known)} protocol")
-        if not isinstance(known, kind):
-            generation = self._past.get(group_id, ("", 0))[1] if known is None else _generation(known)
-            known = self._groups[group_id] = make(group_id, generation)
-        return known
+        return self._past.get(group_id, ("", 0))[1] if known is None else _generation(known)
 
     def _check_name(self, group_id: str) -> None:
         try:
@@ -137,7 +182,7 @@ class GroupRegistry:
         group = ClassicGroup(
             group_id,
             initial_rebalance_delay_ms=self._settings.initial_rebalance_delay_ms,
-            new_member_id=lambda prefix: f"{prefix}-{uuid.uuid4()}",
+            new_member_id=_member_id,
         )
         group.generation = generation
         return group
@@ -289,6 +334,10 @@ class GroupRegistry:
         self._timers.clear()
         for group_id in list(self._marked):
             release_from_network(self._directory, group_id)
+
+
+def _member_id(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4()}"
 
 
 def _generation(group: Group) -> int:

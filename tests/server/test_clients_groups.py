@@ -597,7 +597,7 @@ def test_what_a_member_notes_with_its_commit_is_there_later(server: Any, load: L
     assert (found.offset, found.metadata) == (3, "as far as line 7")
 
 
-# One protocol at a time -----------------------------------------------------------------------------------
+# Both protocols ------------------------------------------------------------------------------------------
 
 
 def test_an_empty_group_may_change_its_protocol_and_back(load: Load, join: Callable[..., Member]) -> None:
@@ -609,24 +609,30 @@ def test_an_empty_group_may_change_its_protocol_and_back(load: Load, join: Calla
         assert Counter(member.leave()) == Counter(load.sent[-40:]), kind.__name__
 
 
+@pytest.mark.parametrize("first", ["classic", "KIP-848"])
 @pytest.mark.parametrize(
-    ("inside", "outside"),
-    [(ConfluentMember, Kip848Member), (Kip848Member, ConfluentMember)],
-    ids=["KIP-848 among classic", "classic among KIP-848"],
+    "classic",
+    [ConfluentMember, CooperativeMember, KafkaPythonMember, AioKafkaMember],
+    ids=["confluent", "confluent cooperative", "kafka-python", "aiokafka"],
 )
-def test_a_member_of_the_other_protocol_is_refused(
-    load: Load, join: Callable[..., Member], inside: type[Member], outside: type[Member]
+def test_members_of_both_protocols_share_one_group(
+    load: Load, join: Callable[..., Member], classic: type[Member], first: str
 ) -> None:
-    """As long as somebody is in the group; who is in it notices nothing."""
-    member = join(inside)
-    until(lambda: len(member.assigned) == 4, "the member has everything")
-    stranger = join(outside)
-    until(lambda: stranger.error is not None or stranger.assigned, "the stranger hears of it")
-
-    assert isinstance(stranger.error, KafkaException)
+    """Whoever was there first: an upgrade that nobody has to stop for, and a way back."""
+    kinds = [classic, Kip848Member] if first == "classic" else [Kip848Member, classic]
+    one = join(kinds[0])
+    until(lambda: len(one.assigned) == 4, "the first has everything")
     load.send(40)
-    until(lambda: len(member.values) == 40, "the member reads on")
-    assert stranger.values == []
+    until(lambda: len(one.values) == 40, "the first reads")
+    other = join(kinds[1])
+    until(lambda: len(one.assigned) == len(other.assigned) == 2, "they share")
+    assert set(one.assigned).isdisjoint(other.assigned)
+    load.send(40)
+    until(lambda: len({*one.values, *other.values}) == 80, "everything is read by one of them")
+    one.leave()
+    until(lambda: len(other.assigned) == 4, "the second has everything")
+    load.send(40)
+    until(lambda: set(load.sent[80:]) <= set(other.values), "the second reads on")
 
 
 @of_each_protocol

@@ -701,9 +701,9 @@ def test_a_group_that_cannot_be_named_so_is_refused(client: RawClient, version: 
 
 
 @pytest.mark.parametrize("version", range(10))
-def test_a_group_of_the_other_protocol_is_not_joined(client: RawClient, version: int):
+def test_who_is_no_consumer_does_not_join_a_group_of_consumers(client: RawClient, version: int):
     group_id = World(client).member_of_consumer_group()
-    answer = client.send(JOIN_GROUP, version, **joining(group_id))
+    answer = client.send(JOIN_GROUP, version, **(joining(group_id) | {"protocol_type": "connect"}))
     assert (answer.error_code, answer.generation_id) == (ErrorCode.inconsistent_group_protocol, -1)
 
 

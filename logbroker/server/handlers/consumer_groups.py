@@ -15,7 +15,7 @@ from ..replies import Values
 from ..requests import Request
 from .metadata import NO_OPERATIONS
 
-MEMBER_TYPE_CONSUMER = 1
+MEMBER_TYPE_CLASSIC, MEMBER_TYPE_CONSUMER = 0, 1
 FIRST_WITH_MEMBER_ID_OF_CLIENT = 1
 
 
@@ -30,6 +30,7 @@ async def heartbeat(node: Node, request: Request) -> bytes:
         group = await node.groups.consumer(body.group_id)
         try:
             reply = group.heartbeat(_asked(request, shapes), shapes, node.groups.now_ms())
+            node.groups.install(body.group_id, group)
         finally:
             node.groups.touched(body.group_id)
     except (GroupError, RefusedError) as error:
@@ -120,12 +121,12 @@ def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> V
         "group_epoch": group.group_epoch,
         "assignment_epoch": group.assignment_epoch,
         "assignor_name": group.assignor_name,
-        "members": [_member(member_id, member, shapes) for member_id, member in group.members.items()],
+        "members": [_member(group, member_id, member, shapes) for member_id, member in group.members.items()],
         "authorized_operations": NO_OPERATIONS,
     }
 
 
-def _member(member_id: str, member: Any, shapes: Mapping[str, TopicShape]) -> Values:
+def _member(group: ConsumerGroup, member_id: str, member: Any, shapes: Mapping[str, TopicShape]) -> Values:
     return {
         "member_id": member_id,
         "instance_id": member.instance_id,
@@ -137,5 +138,5 @@ def _member(member_id: str, member: Any, shapes: Mapping[str, TopicShape]) -> Va
         "subscribed_topic_regex": member.subscribed_regex or None,
         "assignment": _assignment(member.assigned, shapes),
         "target_assignment": _assignment(member.target, shapes),
-        "member_type": MEMBER_TYPE_CONSUMER,
+        "member_type": MEMBER_TYPE_CLASSIC if group.is_classic(member_id) else MEMBER_TYPE_CONSUMER,
     }

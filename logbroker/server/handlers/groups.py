@@ -9,6 +9,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from ..classic_group import ClassicGroup
+from ..classic_members import ClassicMembers
 from ..classic_messages import JoinReply, JoinRequest, SyncReply, SyncRequest
 from ..error_codes import RefusedError
 from ..node import NODE_ID, Node
@@ -62,9 +63,13 @@ async def join_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
         requires_known_member_id=request.version >= FIRST_WITH_MEMBER_ID_REQUIRED,
     )
     try:
-        group = await node.groups.classic(body.group_id)
+        group = await node.groups.classic(body.group_id, asked)
     except RefusedError as error:
         return request.reply(_joined(request, _refused(error.code, body.member_id)))
+    if isinstance(group, ClassicMembers):
+        reply = group.join(asked, node.groups.shapes(), node.groups.now_ms())
+        node.groups.touched(body.group_id)
+        return request.reply(_joined(request, reply))
     token: asyncio.Future[JoinReply] = node.groups.new_token()
     node.groups.deliver(group.join(asked, token, node.groups.now_ms()))
     node.groups.touched(body.group_id)
@@ -107,8 +112,8 @@ def _joined(request: Request, reply: JoinReply) -> Values:
 
 async def sync_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
     body = request.body
-    group = node.groups.get(body.group_id)
-    if not isinstance(group, ClassicGroup):
+    group = node.groups.speaking_classic(body.group_id)
+    if group is None:
         return request.reply(_synced(SyncReply(ErrorCode.unknown_member_id, None, None, b"")))
     asked = SyncRequest(
         member_id=body.member_id,
@@ -118,6 +123,10 @@ async def sync_group(node: Node, request: Request) -> bytes | Awaitable[bytes]:
         protocol_name=getattr(body, "protocol_name", None),
         assignments=tuple((given.member_id, given.assignment) for given in body.assignments),
     )
+    if isinstance(group, ClassicMembers):
+        answer = group.sync(asked, node.groups.shapes(), node.groups.now_ms())
+        node.groups.touched(body.group_id)
+        return request.reply(_synced(answer))
     token: asyncio.Future[SyncReply] = node.groups.new_token()
     node.groups.deliver(group.sync(asked, token, node.groups.now_ms()))
     node.groups.touched(body.group_id)
@@ -151,12 +160,14 @@ def _synced(reply: SyncReply) -> Values:
 
 async def heartbeat(node: Node, request: Request) -> bytes:
     body = request.body
-    group = node.groups.get(body.group_id)
-    if not isinstance(group, ClassicGroup):
+    group = node.groups.speaking_classic(body.group_id)
+    if group is None:
         return request.reply({"error_code": ErrorCode.unknown_member_id})
-    error = group.heartbeat(
-        body.member_id, getattr(body, "group_instance_id", None), body.generation_id, node.groups.now_ms()
-    )
+    member = body.member_id, getattr(body, "group_instance_id", None), body.generation_id
+    if isinstance(group, ClassicMembers):
+        error = group.heartbeat(*member, node.groups.shapes(), node.groups.now_ms())
+    else:
+        error = group.heartbeat(*member, node.groups.now_ms())
     node.groups.touched(body.group_id)
     return request.reply({"error_code": error})
 
@@ -167,11 +178,14 @@ async def leave_group(node: Node, request: Request) -> bytes:
         leaving = [(body.member_id, None)]
     else:
         leaving = [(member.member_id, member.group_instance_id) for member in body.members]
-    group = node.groups.get(body.group_id)
+    group = node.groups.speaking_classic(body.group_id)
     errors = [ErrorCode.unknown_member_id] * len(leaving)
-    if isinstance(group, ClassicGroup):
-        errors, deliveries = group.leave(leaving, node.groups.now_ms())
-        node.groups.deliver(deliveries)
+    if group is not None:
+        if isinstance(group, ClassicMembers):
+            errors = group.leave(leaving, node.groups.shapes(), node.groups.now_ms())
+        else:
+            errors, deliveries = group.leave(leaving, node.groups.now_ms())
+            node.groups.deliver(deliveries)
         node.groups.touched(body.group_id)
         await node.groups.settle(body.group_id)
     if request.version < FIRST_WITH_SEVERAL_LEAVING:

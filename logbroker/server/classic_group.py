@@ -525,9 +525,15 @@ class ClassicGroup:
             self._complete_join(now_ms)
 
     def _complete_join(self, now_ms: int) -> None:
-        """Begin a generation with those who joined."""
+        """Begin a generation with those who joined, and static members, whose place is kept (KIP-345)."""
         for member_id in self.members.keys() - self._joining.keys():
-            self._remove(member_id)
+            if self.members[member_id].instance_id is None:
+                self._remove(member_id)
+        if self.members and not self._joining:
+            self._join_deadline_ms = now_ms + self._rebalance_timeout_ms()  # only their sessions end this
+            return
+        if self.leader not in self._joining:
+            self.leader = next(iter(self._joining), None)
         self._join_deadline_ms = self._initial_limit_ms = None
         self.generation += 1
         if not self.members:
@@ -536,12 +542,13 @@ class ClassicGroup:
             return
         self.state = GroupState.COMPLETING_REBALANCE
         self.protocol_name = self._chosen_protocol()
-        self._unsynced = set(self.members)
+        self._unsynced = set(self._joining)
         self._sync_deadline_ms = now_ms + self._rebalance_timeout_ms()
         for member in self.members.values():
             member.metadata = member.offer(self.protocol_name)
             member.is_new = False
-            self._renew_session(member, now_ms)
+            if member.member_id in self._joining:
+                self._renew_session(member, now_ms)
         for member in self.members.values():
             self._answer_join(member.member_id, self._generation_for(member))
 

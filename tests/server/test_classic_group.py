@@ -345,10 +345,13 @@ def test_a_join_phase_ends_without_those_who_did_not_come():
     assert group.beat("a") is ErrorCode.unknown_member_id
 
 
-def test_a_static_member_that_did_not_come_is_removed_as_well():
+def test_a_static_member_that_did_not_come_keeps_its_place_until_its_session_ends():
+    """But it does not lead."""
     group = Group().static("s", session_ms=1_000_000).join("b").wait(REBALANCE_MS)
     assert group.reply("b").leader == group.ids["b"]
-    assert group.named_members() == {"b"}
+    assert group.named_members() == {"s", "b"}
+    group.wait(1_000_000 - REBALANCE_MS, beating=("b",))
+    assert group.named_members() <= {"b"}
 
 
 def test_the_longest_rebalance_timeout_counts():

@@ -55,19 +55,14 @@ from .classic_group import (
     Member,
 )
 from .classic_messages import JoinReply, JoinRequest, Protocols, SyncReply, SyncRequest
-from .consumer_group import (
+from .consumer_group import ClassicClocks, ConsumerGroup, GroupMember, MemberState, Place, Places
+from .consumer_messages import (
     JOIN_EPOCH,
     LEAVE_FOR_A_WHILE_EPOCH,
     UNCHANGED_TIMEOUT_MS,
-    ClassicClocks,
-    ConsumerGroup,
     GroupError,
-    GroupMember,
     HeartbeatRequest,
-    MemberState,
     Partitions,
-    Place,
-    Places,
     TopicShape,
 )
 

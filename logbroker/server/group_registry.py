@@ -28,7 +28,8 @@ from ..topic_names import check_group_name, is_internal
 from .classic_group import ClassicGroup, GroupState
 from .classic_members import ClassicMembers, can_join, upgraded
 from .classic_messages import Delivery, JoinRequest
-from .consumer_group import ConsumerGroup, TopicShape
+from .consumer_group import ConsumerGroup
+from .consumer_messages import TopicShape
 from .error_codes import RefusedError
 from .settings import ServerSettings
 

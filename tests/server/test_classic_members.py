@@ -22,8 +22,8 @@ from logbroker.server.classic_members import (
     upgraded,
 )
 from logbroker.server.classic_messages import Delivery, JoinReply, JoinRequest, SyncReply, SyncRequest
-from logbroker.server.consumer_group import (
-    ConsumerGroup,
+from logbroker.server.consumer_group import ConsumerGroup
+from logbroker.server.consumer_messages import (
     GroupError,
     HeartbeatReply,
     HeartbeatRequest,

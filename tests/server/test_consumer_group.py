@@ -10,14 +10,13 @@ from itertools import count, pairwise
 import pytest
 from kio.schema.errors import ErrorCode
 
-from logbroker.server.consumer_group import (
-    ConsumerGroup,
+from logbroker.server.consumer_group import ConsumerGroup, compiled_expression
+from logbroker.server.consumer_messages import (
     GroupError,
     HeartbeatReply,
     HeartbeatRequest,
     Partitions,
     TopicShape,
-    compiled_expression,
 )
 from logbroker.server.group_assignors import AssignorInput, Subscriber, ranges, uniform
 

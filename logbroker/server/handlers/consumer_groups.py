@@ -8,7 +8,8 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from ..consumer_group import JOIN_EPOCH, ConsumerGroup, GroupError, HeartbeatRequest, Partitions, TopicShape
+from ..consumer_group import ConsumerGroup
+from ..consumer_messages import JOIN_EPOCH, GroupError, HeartbeatRequest, Partitions, TopicShape
 from ..error_codes import RefusedError
 from ..node import Node
 from ..replies import Values

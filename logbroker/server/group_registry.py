@@ -54,6 +54,14 @@ def type_of(group: Group) -> str:
     return CLASSIC if isinstance(group, ClassicGroup) else "consumer"
 
 
+class _Turns:
+    """A lock that goes with the last who wants it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
 class GroupRegistry:
     """On the event loop."""
 
@@ -77,7 +85,7 @@ class GroupRegistry:
         self._marked: set[str] = set()  # groups of which embedded consumers are told that they are in use
         # Type and generation of groups that were empty and are forgotten, oldest first.
         self._past: dict[str, tuple[str, int]] = {}
-        self._commits: dict[str, asyncio.Lock] = {}
+        self._commits: dict[str, _Turns] = {}
         self._shapes: tuple[int, dict[str, TopicShape]] = (-1, {})  # by the version of the topics
         self._reads: dict[str, frozenset[str]] = {}  # topics that the journal was told of
         self._looked_at: dict[
@@ -301,12 +309,14 @@ class GroupRegistry:
     @asynccontextmanager
     async def committing(self, group_id: str) -> AsyncIterator[None]:
         """One at a time of each group."""
-        lock = self._commits.setdefault(group_id, asyncio.Lock())
+        turns = self._commits.setdefault(group_id, _Turns())
+        turns.users += 1
         try:
-            async with lock:
+            async with turns.lock:
                 yield
         finally:
-            if not lock.locked() and self._commits.get(group_id) is lock:
+            turns.users -= 1
+            if not turns.users:
                 del self._commits[group_id]
 
     def _is_new(self, group_id: str, group: Group) -> bool:

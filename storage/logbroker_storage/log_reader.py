@@ -22,7 +22,7 @@ import bisect
 import enum
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
@@ -47,13 +47,6 @@ class Isolation(enum.Enum):
 
     READ_UNCOMMITTED = "read_uncommitted"
     READ_COMMITTED = "read_committed"
-
-
-class StoredBytes(NamedTuple):
-    """Whole batches as they are stored, one behind the other."""
-
-    data: memoryview
-    next_offset: int
 
 
 class LogReader:
@@ -129,23 +122,31 @@ class LogReader:
             if batches:
                 return batches
 
-    def read_bytes(self, max_bytes: int, end_offset: int) -> StoredBytes:
-        """As ``read``, the bytes of those batches that begin below *end_offset*.
+    def read_below(self, end_offset: int, max_bytes: int) -> list[StoredBatch]:
+        """As ``read``, those batches that begin below *end_offset*; ``position`` stays before the others.
 
         Raises:
             as ``read``.
         """
         wanted = self.position
         batches = self.read(max_bytes)
-        kept = [batch for batch in batches if batch.header.base_offset < end_offset]
-        next_offset = kept[-1].header.next_offset if kept else wanted
-        if len(kept) < len(batches):
-            self.seek(next_offset)
-        if not kept:
-            return StoredBytes(memoryview(b""), next_offset)
+        below = [batch for batch in batches if batch.header.base_offset < end_offset]
+        if len(below) < len(batches):
+            self.seek(below[-1].header.next_offset if below else wanted)
+        return below
+
+    def read_bytes_below(self, end_offset: int, max_bytes: int) -> memoryview:
+        """As ``read_below``, the batches as they are stored, one behind the other, without a copy.
+
+        Raises:
+            as ``read``.
+        """
+        below = self.read_below(end_offset, max_bytes)
+        if not below:
+            return memoryview(b"")
         # They were cut out of one buffer, from its start on: see _whole_batches.
-        size_bytes = sum(batch.header.size_bytes for batch in kept)
-        return StoredBytes(memoryview(kept[0].data.obj)[:size_bytes], next_offset)
+        size_bytes = sum(batch.header.size_bytes for batch in below)
+        return memoryview(below[0].data.obj)[:size_bytes]
 
     def _without_aborted(self, batches: list[StoredBatch], state: PartitionState) -> list[StoredBatch]:
         begin = batches[0].header.base_offset

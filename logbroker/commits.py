@@ -39,8 +39,7 @@ def prepare_commit(
         StorageFailedError: a log cannot be synced; nothing was committed.
     """
     for cursor, offset in offsets.items():
-        if cursor.log.offsets().synced_offset < offset:
-            cursor.log.sync(offset)
+        cursor.log.sync_below(offset)
     now_ms = directory.clock.now_ms()
     group = membership.group
     since = {cursor.place: cursor.since for cursor in offsets}

@@ -166,8 +166,7 @@ def _clamped(directory: DataDirectory, place: tuple[str, int], offset: int) -> i
     log = directory.log(*place)
     offsets = log.offsets()
     offset = min(max(offset, offsets.log_start_offset), offsets.high_watermark)
-    if offset > offsets.synced_offset:
-        log.sync()  # a committed offset never names a record that a power cut could take back
+    log.sync_below(offset)
     return offset
 
 

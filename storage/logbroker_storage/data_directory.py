@@ -380,7 +380,7 @@ class DataDirectory:
         return sorted(offsets, key=lambda event: (event.topic, event.partition))
 
     def sync_below(self, offsets: Iterable[OffsetEvent]) -> None:
-        """Have what lies below *offsets* on the disk: a power cut must not take back what nobody reads again.
+        """``PartitionLog.sync_below`` for each of *offsets*.
 
         Raises:
             StorageFailedError: a log cannot be synced.
@@ -390,8 +390,7 @@ class DataDirectory:
                 log = self.log(event.topic, event.partition)
             except TopicNotFoundError:
                 continue  # deleted meanwhile
-            if log.offsets().synced_offset < event.offset:
-                log.sync()
+            log.sync_below(event.offset)
 
     def groups(self) -> list[str]:
         """Every group that has subscribed or committed, ascending."""

@@ -646,6 +646,17 @@ class PartitionLog:
         """
         return self._syncing.sync(self.state().end.log_end_offset if end_offset is None else end_offset)
 
+    def sync_below(self, offset: int) -> None:
+        """Have what a group will not read again on the disk, before *offset* is committed for it.
+
+        A power cut must not take back records below a committed offset. Without a lock where nothing is missing.
+
+        Raises:
+            StorageFailedError: as ``sync``.
+        """
+        if self.offsets().synced_offset < offset:
+            self.sync()
+
     # Cutting --------------------------------------------------------------------------------------
 
     def truncate_to(self, offset: int) -> int:

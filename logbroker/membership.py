@@ -119,9 +119,9 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
             state = apply(state, event, now_ms=monotonic_ms(directory))
         if state is before:
             return state
-        subscribed = _subscribed(directory, group, state)
-        if subscribed is not None:
-            turn.record([subscribed])
+        known = _known_subscription(directory, group)
+        if known is None or not set(state.topics) <= set(known.topics):
+            turn.record([_subscription(directory, group, known, state.topics)])
         encoded = encode_group(state)
         directory.volatile_update(group_key(group), lambda _: encoded)
     directory.signal(group_signal(group))
@@ -129,15 +129,18 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
     return state
 
 
-def _subscribed(directory: DataDirectory, group: str, state: GroupState) -> GroupEvent | None:
-    """The event that says which topics the group reads, when the journal does not say so yet."""
-    known = directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
-    if known is not None:
-        if set(state.topics) <= set(known.topics):
-            return None
-        existing = set(known.topics).intersection(directory.topics())
-        return GroupEvent(group, sorted(existing.union(state.topics)), known.created_ms)
-    return GroupEvent(group, sorted(state.topics), directory.clock.now_ms())
+def _known_subscription(directory: DataDirectory, group: str) -> GroupEvent | None:
+    return directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
+
+
+def _subscription(
+    directory: DataDirectory, group: str, known: GroupEvent | None, topics: Iterable[str]
+) -> GroupEvent:
+    """The event that says that the group reads *topics*, besides those of *known* that are still there."""
+    if known is None:
+        return GroupEvent(group, sorted(topics), directory.clock.now_ms())
+    existing = set(known.topics).intersection(directory.topics())
+    return GroupEvent(group, sorted(existing.union(topics)), known.created_ms)
 
 
 def _log_change(group: str, before: GroupState, after: GroupState) -> None:
@@ -282,10 +285,8 @@ def release_from_network(directory: DataDirectory, group: str) -> None:
 def record_subscription(directory: DataDirectory, group: str, topics: Iterable[str]) -> None:
     """Have the journal say that *group* reads *topics*, besides what it read before."""
     with directory.journal.exclusive() as turn:
-        known = directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
-        before = () if known is None else set(known.topics).intersection(directory.topics())
-        created_ms = directory.clock.now_ms() if known is None else known.created_ms
-        event = GroupEvent(group, sorted({*before, *topics}), created_ms)
+        known = _known_subscription(directory, group)
+        event = _subscription(directory, group, known, topics)
         if event != known:
             turn.record([event])
 

@@ -395,7 +395,7 @@ class TransactionCoordinator:
         return self._directory.view.events_of(TransactionEvent, TransactionEvent.ALL)
 
     def _settle(self, known: TransactionEvent, left_open: Sequence[OpenTransaction]) -> bool:
-        if all(self._is_decided(known, found) for found in left_open):
+        if not self._undecided(known, left_open):
             # Without the lock: the event cannot be replaced before its markers are on the disk.
             self._write_markers(known)
             return True
@@ -414,14 +414,23 @@ class TransactionCoordinator:
     def _are_open(self, newest: TransactionEvent, seen: Sequence[OpenTransaction]) -> bool:
         """Whether one of those that were *seen* open still is, and *newest* has not decided it meanwhile."""
         still_open = set(self._directory.view.open_transactions())
-        return any(found in still_open and not self._is_decided(newest, found) for found in seen)
+        return bool(self._undecided(newest, [found for found in seen if found in still_open]))
 
-    def _is_decided(self, known: TransactionEvent, found: OpenTransaction) -> bool:
-        """Whether *found* is of the transaction that *known* decided, and not of a later one."""
-        if known.ends is not None:
-            places = self._places()
-            ends = dict(zip(known.partitions, known.ends, strict=True))
-            return found.first_offset < ends.get(places.get(found.partition_key, NOWHERE), 0)
+    def _undecided(
+        self, known: TransactionEvent, left_open: Sequence[OpenTransaction]
+    ) -> list[OpenTransaction]:
+        """Those of *left_open* that are not of the transaction that *known* decided, but of a later one."""
+        if known.ends is None:
+            return [found for found in left_open if not self._is_decided_by_epoch(known, found)]
+        places = self._places()
+        ends = dict(zip(known.partitions, known.ends, strict=True))
+        return [
+            found
+            for found in left_open
+            if found.first_offset >= ends.get(places.get(found.partition_key, NOWHERE), 0)
+        ]
+
+    def _is_decided_by_epoch(self, known: TransactionEvent, found: OpenTransaction) -> bool:
         entry = self._directory.view.producer(found.partition_key, found.producer_id)
         return known.state != "empty" and (entry is None or entry.epoch <= known.epoch)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from .clock import Clock
-from .errors import InvalidTopicError, TopicExistsError, TopicNotFoundError, WriteFailedError
+from .errors import InvalidPartitionCountError, TopicExistsError, TopicNotFoundError, WriteFailedError
 from .events import LogStartEvent, OffsetEvent, TopicEvent, TtlEvent, encode_event
 from .files import Files
 from .journal import TOPICS_VERSION, Item, Journal
@@ -96,7 +96,7 @@ class Catalog:
 
         Raises:
             TopicExistsError: it is there already.
-            InvalidTopicError: the number of partitions is impossible.
+            InvalidPartitionCountError: the number of partitions is impossible.
             WriteFailedError: the file system refused.
         """
         check_partitions(partitions)
@@ -153,13 +153,13 @@ class Catalog:
         """Give a topic *total* partitions; there is no way back.
 
         Raises:
-            InvalidTopicError: it has as many or more already.
+            InvalidPartitionCountError: it has as many or more already.
         """
         check_partitions(total)
         with self._journal.exclusive() as turn:
             event = self.get(name)
             if total <= event.partitions:
-                raise InvalidTopicError(
+                raise InvalidPartitionCountError(
                     f"topic {name!r} has {event.partitions} partitions; their number can only grow, not become {total}"
                 )
             changed = msgspec.structs.replace(event, partitions=total)
@@ -223,7 +223,7 @@ def check_partitions(partitions: int) -> None:
     """That a topic can have so many.
 
     Raises:
-        InvalidTopicError: it cannot.
+        InvalidPartitionCountError: it cannot.
     """
     if not 1 <= partitions <= MAX_PARTITIONS:
-        raise InvalidTopicError(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
+        raise InvalidPartitionCountError(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")

@@ -50,6 +50,10 @@ class InvalidTopicError(LogbrokerError):
     """The name, partition count or pattern cannot be used for a topic."""
 
 
+class InvalidPartitionCountError(InvalidTopicError):
+    """Of these, the partition count."""
+
+
 class InvalidConfigError(LogbrokerError):
     """An unknown configuration key or a value that it does not take."""
 

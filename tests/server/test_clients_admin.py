@@ -119,6 +119,7 @@ NO_TOPICS = {
     "a name with a slash": (NewTopic("a/b", 1, 1), KafkaError.TOPIC_EXCEPTION),
     "a name of dots": (NewTopic("..", 1, 1), KafkaError.TOPIC_EXCEPTION),
     "a name that is too long": (NewTopic("x" * 250, 1, 1), KafkaError.TOPIC_EXCEPTION),
+    "a name that speaks of partitions": (NewTopic("some partitions", 1, 1), KafkaError.TOPIC_EXCEPTION),
     "three replicas": (NewTopic("t", 1, 3), KafkaError.INVALID_REPLICATION_FACTOR),
     "too many partitions": (NewTopic("t", 10_001, 1), KafkaError.INVALID_PARTITIONS),
     "an unknown key": (NewTopic("t", 1, 1, config={"no.such.key": "1"}), KafkaError.INVALID_CONFIG),

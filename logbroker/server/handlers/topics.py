@@ -9,7 +9,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.catalog import check_partitions
-from logbroker_storage.errors import InvalidTopicError, LogbrokerError, TopicNotFoundError
+from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
@@ -38,7 +38,7 @@ async def create(node: Node, request: Request) -> bytes:
         except LogbrokerError as error:
             topics.append(
                 {"name": topic.name, "topic_id": None, "num_partitions": -1, "replication_factor": -1}
-                | {"error_code": _code(error), "error_message": str(error), "configs": None}
+                | {"error_code": code_of(error), "error_message": str(error), "configs": None}
             )
     return request.reply({"topics": topics})
 
@@ -77,13 +77,6 @@ async def _create(node: Node, topic: Any, *, validate_only: bool) -> Values:
     return created
 
 
-def _code(error: LogbrokerError) -> ErrorCode:
-    """A wrong number of partitions has a code of its own."""
-    if isinstance(error, InvalidTopicError) and "partitions" in str(error):
-        return ErrorCode.invalid_partitions
-    return code_of(error)
-
-
 async def delete(node: Node, request: Request) -> bytes:
     body = request.body
     if request.version < FIRST_WITH_TOPIC_ID:
@@ -115,7 +108,7 @@ async def create_partitions(node: Node, request: Request) -> bytes:
         try:
             await _add_partitions(node, topic, validate_only=body.validate_only)
         except LogbrokerError as error:
-            result |= {"error_code": _code(error), "error_message": str(error)}
+            result |= {"error_code": code_of(error), "error_message": str(error)}
         results.append(result)
     return request.reply({"results": results})
 

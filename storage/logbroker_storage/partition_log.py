@@ -654,8 +654,9 @@ class PartitionLog:
         Raises:
             StorageFailedError: as ``sync``.
         """
-        if self.offsets().synced_offset < offset:
-            self.sync()
+        offsets = self.offsets()
+        if offsets.synced_offset < offset:
+            self.sync(min(offset, offsets.log_end_offset))  # another's sync, as we wait for it, may be enough
 
     # Cutting --------------------------------------------------------------------------------------
 

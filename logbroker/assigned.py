@@ -28,7 +28,7 @@ from .groups import Slot, TopicPartition
 from .membership import Holder, Membership, join_group
 from .rotation import Rotation
 from .start import Start, StartPolicy
-from .subscription import Subscription
+from .topic_selection import TopicSelection
 
 logger = logging.getLogger("logbroker.consumer")
 
@@ -44,7 +44,7 @@ class AssignedPartitions:
     def __init__(
         self,
         directory: DataDirectory,
-        subscription: Subscription,
+        selection: TopicSelection,
         *,
         start: Start,
         isolation: Isolation,
@@ -61,7 +61,7 @@ class AssignedPartitions:
         self.lost: set[TopicPartition] = set()  # moved away before what was handed out was committed
         self.membership: Membership | None = None
         self._directory = directory
-        self._subscription = subscription
+        self._selection = selection
         self._arrivals = arrivals
         self._commits_later = commits_later
         self._session_timeout_ms = session_timeout_ms
@@ -133,7 +133,7 @@ class AssignedPartitions:
         """Every partition that is subscribed to; a consumer alone owns them all since generation 0."""
         return {
             (topic, partition): 0
-            for topic in self._subscription.resolve(self._directory.topics())
+            for topic in self._selection.resolve(self._directory.topics())
             for partition in range(self._directory.topic(topic).partitions)
         }
 
@@ -143,7 +143,7 @@ class AssignedPartitions:
             self._topics_version = version
             self._directory.open_logs()  # brings changed configurations to the cursors' logs
             try:
-                self._subscription.check_names(self._directory.topics())
+                self._selection.check_names(self._directory.topics())
                 self._missing = None
             except TopicNotFoundError as error:
                 self._missing = error
@@ -159,7 +159,7 @@ class AssignedPartitions:
         return join_group(
             self._directory,
             group,
-            self._subscription,
+            self._selection,
             session_timeout_ms=self._session_timeout_ms,
             holder=holder,
         )

@@ -52,8 +52,8 @@ from .membership import Membership, group_signal
 from .records import timestamp_ms_of
 from .rotation import Taken
 from .start import Start, check_start
-from .subscription import Subscription
 from .topic_names import check_group_name
+from .topic_selection import TopicSelection
 
 logger = logging.getLogger("logbroker.consumer")
 
@@ -120,7 +120,7 @@ class Consumer:
             InvalidTopicError, InvalidRequestError: an argument that cannot be used; the message says why.
 
         """
-        self._subscription = Subscription.parse(topics)
+        self._selection = TopicSelection.parse(topics)
         check_start(start)
         self._delivery = _checked_delivery(delivery)
         self._isolation = _checked_isolation(isolation)
@@ -128,7 +128,7 @@ class Consumer:
         self._max_poll_interval_s = _milliseconds("max_poll_interval", max_poll_interval) / 1000
         self._max_poll_records = _positive("max_poll_records", max_poll_records)
         self.group = check_group_name(group) if group is not None else None
-        self._subscription.check_names(directory.topics())
+        self._selection.check_names(directory.topics())
 
         self._turn_lock = threading.Lock()
         self._turn_thread: int | None = None  # the thread that holds _turn_lock
@@ -148,7 +148,7 @@ class Consumer:
             with self._lock:
                 self._assigned = AssignedPartitions(
                     self._directory,
-                    self._subscription,
+                    self._selection,
                     start=start,
                     isolation=self._isolation,
                     arrivals=self._arrivals,
@@ -489,7 +489,7 @@ class Consumer:
             }
 
     def _label(self, place: TopicPartition) -> Place:
-        return place[1] if self._subscription.single_topic is not None else place
+        return place[1] if self._selection.single_topic is not None else place
 
     def seek(self, partition: Place, offset: int, *, topic: str | None = None) -> None:
         """Go on at *offset* in an assigned partition: a number, or (topic, number) with several topics.
@@ -619,7 +619,7 @@ class Consumer:
             self._directory.close()
 
     def __repr__(self) -> str:
-        topics = ", ".join([*self._subscription.names, *self._subscription.patterns])
+        topics = ", ".join([*self._selection.names, *self._selection.patterns])
         state = (
             "closed"
             if self._closing

@@ -48,8 +48,8 @@ def describe_group(directory: DataDirectory, group: str) -> GroupDescription:
             member_id=member_id,
             process_id=state.members[member_id].process_id,
             topics=[
-                *state.members[member_id].subscription.names,
-                *state.members[member_id].subscription.patterns,
+                *state.members[member_id].selection.names,
+                *state.members[member_id].selection.patterns,
             ],
             assignment=sorted(state.owned_by(member_id)),
         )

@@ -32,7 +32,7 @@ from typing import Any
 import msgspec
 
 from .assignor import Assignment, assign
-from .subscription import Subscription
+from .topic_selection import TopicSelection
 
 NOBODY = ""
 NOT_MOVING = 0
@@ -44,7 +44,7 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     """A consumer of the group. ``joined`` numbers the joins of the group, so the oldest member is known."""
 
     process_id: str
-    subscription: Subscription
+    selection: TopicSelection
     session_timeout_ms: int
     joined: int = 0
 
@@ -247,7 +247,7 @@ def _with_topics(state: GroupState, shapes: Mapping[str, TopicShape]) -> GroupSt
     wanted = [
         name
         for name in sorted(shapes)
-        if any(member.subscription.wants(name) for member in state.members.values())
+        if any(member.selection.wants(name) for member in state.members.values())
     ]
     topics = {name: _grown(state.topics.get(name), shapes[name]) for name in wanted}
     return msgspec.structs.replace(state, topics=topics)
@@ -269,7 +269,7 @@ def _retargeted(state: GroupState, now_ms: int) -> GroupState:
     targets = assign(
         Assignment(
             subscriptions={
-                name: frozenset(filter(state.members[name].subscription.wants, state.topics))
+                name: frozenset(filter(state.members[name].selection.wants, state.topics))
                 for name in sorted(state.members, key=lambda name: state.members[name].joined)
             },
             held={place: (slot.target, slot.owner) for place, slot in state.slots()},

@@ -58,7 +58,7 @@ from .groups import (
     decode_group,
     encode_group,
 )
-from .subscription import Subscription
+from .topic_selection import TopicSelection
 
 logger = logging.getLogger("logbroker.groups")
 
@@ -229,7 +229,7 @@ class Membership:
 def join_group(
     directory: DataDirectory,
     group: str,
-    subscription: Subscription,
+    selection: TopicSelection,
     *,
     session_timeout_ms: int,
     holder: Holder,
@@ -239,7 +239,7 @@ def join_group(
     membership = Membership(directory, group, member_id, holder)
     coordinator = Coordinator.enter(directory, membership, session_timeout_ms)
     coordinator.beat()
-    member = Member(directory.process_id, subscription, session_timeout_ms)
+    member = Member(directory.process_id, selection, session_timeout_ms)
     dead = _members_of_dead_processes(directory, group_state(directory, group))
     try:
         change_group(directory, group, [Expire(dead), Join(member_id, member, topic_shapes(directory))])

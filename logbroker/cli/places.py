@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from logbroker_storage.errors import TopicNotFoundError
 
-from ..subscription import Subscription
+from ..topic_selection import TopicSelection
 from .positions import Moment, Named, Offset, Position, Shift
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ def ranges_of(broker: Broker, topics: Sequence[str], partition: int | None = Non
     Raises:
         TopicNotFoundError: a topic that is named is not there, or none of them has *partition*.
     """
-    subscription = Subscription.parse(topics)
+    selection = TopicSelection.parse(topics)
     existing = broker.topics()
-    subscription.check_names(existing)
+    selection.check_names(existing)
     found = {
         (name, part.partition): Range(part.log_start_offset, part.high_watermark)
-        for name in subscription.resolve(existing)
+        for name in selection.resolve(existing)
         for part in broker.topic(name).partitions
     }
     if partition is not None and found and all(number != partition for _, number in found):

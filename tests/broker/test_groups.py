@@ -25,7 +25,7 @@ from logbroker.groups import (
     decode_group,
     encode_group,
 )
-from logbroker.subscription import Subscription
+from logbroker.topic_selection import TopicSelection
 
 TIMEOUT_MS = 1000
 
@@ -43,7 +43,7 @@ class Group:
         return self
 
     def join(self, name: str, topics="*") -> Group:
-        member = Member("p-" + name, Subscription.parse(topics), TIMEOUT_MS)
+        member = Member("p-" + name, TopicSelection.parse(topics), TIMEOUT_MS)
         return self.apply(Join(name, member, self.shapes))
 
     def release_all(self) -> Group:
@@ -285,11 +285,11 @@ class GroupMachine(RuleBasedStateMachine):
     def every_wanted_partition_has_one_owner_who_wants_it(self):
         members = self.group.state.members
         for name, shape in self.group.shapes.items():
-            wanted = any(member.subscription.wants(name) for member in members.values())
+            wanted = any(member.selection.wants(name) for member in members.values())
             assert (self.group.state.slot(name, 0) is not None) == (wanted and shape.partitions > 0)
         for (topic, _), slot in self.group.state.slots():
-            assert members[slot.owner].subscription.wants(topic)
-            assert members[slot.target].subscription.wants(topic)
+            assert members[slot.owner].selection.wants(topic)
+            assert members[slot.target].selection.wants(topic)
             assert (slot.release_by_ms != 0) == (slot.owner != slot.target)
             assert slot.since <= self.group.state.generation
 

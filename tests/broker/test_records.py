@@ -15,8 +15,8 @@ from logbroker.records import (
     timestamp_ms_of,
     without_reserved_headers,
 )
-from logbroker.subscription import Subscription
 from logbroker.topic_names import check_group_name, check_topic_name, matches
+from logbroker.topic_selection import TopicSelection
 from logbroker_storage.record_batch import Compression, NewRecord, decode_records, encode_batch, read_batch
 from logbroker_storage.record_expiry import is_expired, record_ttl_ms
 
@@ -119,7 +119,7 @@ def test_other_timestamps_are_refused(given):
         timestamp_ms_of(given)
 
 
-# Names, patterns, subscriptions ---------------------------------------------------------------------------
+# Names, patterns, selections ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["orders", "a", "A.b_c-1", "x" * 249, "..."])
@@ -158,21 +158,21 @@ def test_a_pattern_is_a_glob_that_never_finds_internal_topics(pattern, name, fou
     assert matches(pattern, name) is found
 
 
-def test_a_subscription_takes_names_and_patterns_together():
-    subscription = Subscription.parse(["b", "a.*", "b"])
-    assert subscription == Subscription(("b",), ("a.*",))
-    assert subscription.resolve({"c", "b", "a.2", "a.1"}) == ["a.1", "a.2", "b"]
-    assert subscription.single_topic is None
-    assert Subscription.parse("b").single_topic == "b"
+def test_a_selection_takes_names_and_patterns_together():
+    selection = TopicSelection.parse(["b", "a.*", "b"])
+    assert selection == TopicSelection(("b",), ("a.*",))
+    assert selection.resolve({"c", "b", "a.2", "a.1"}) == ["a.1", "a.2", "b"]
+    assert selection.single_topic is None
+    assert TopicSelection.parse("b").single_topic == "b"
 
 
 def test_a_name_that_does_not_exist_is_an_error_and_a_pattern_that_matches_nothing_is_not():
-    Subscription.parse("a.*").check_names([])
+    TopicSelection.parse("a.*").check_names([])
     with pytest.raises(TopicNotFoundError, match=r"'b' does not exist \(topics here: a\)"):
-        Subscription.parse("b").check_names(["a"])
+        TopicSelection.parse("b").check_names(["a"])
 
 
 @pytest.mark.parametrize("topics", [[], "", "a[b]*", ["a", "."]])
-def test_an_unusable_subscription_is_refused(topics):
+def test_an_unusable_selection_is_refused(topics):
     with pytest.raises((InvalidRequestError, InvalidTopicError)):
-        Subscription.parse(topics)
+        TopicSelection.parse(topics)

@@ -15,14 +15,14 @@ from logbroker_storage.errors import InvalidRequestError, TopicNotFoundError
 from .topic_names import check_topic_name, compiled_pattern, is_pattern, matches
 
 
-class Subscription(msgspec.Struct, frozen=True):
+class TopicSelection(msgspec.Struct, frozen=True):
     """The topics argument of a consumer, checked; both tuples ascending and without doubles."""
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, topics: str | Iterable[str]) -> Subscription:
+    def parse(cls, topics: str | Iterable[str]) -> TopicSelection:
         """From a name, a pattern, or any iterable of them.
 
         Raises:

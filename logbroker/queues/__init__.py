@@ -1,0 +1,10 @@
+"""Point-to-point queues: competing consumers of a subscription, each message in one hand at a time.
+
+state       pure: what happens to a message, over an ordered table of rows
+rows        pure: the bytes of that table
+settings    pure: what a subscription asks of its queue
+partition   one partition of one subscription: the state machine run over view and journal
+reading     records by ranges of offsets, and which of them are to be delivered at all
+burial      dead letters: the copy and the end of the original in one transaction
+consumer    ``Queue`` and its messages, as users see them
+"""

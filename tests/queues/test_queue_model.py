@@ -29,9 +29,10 @@ IN_HANDS = (ACQUIRED, ARRANGING)
 
 OWNERS = st.sampled_from(["ann", "bob", "cid"])
 SIZES = st.integers(1, 9)
-LEASES_MS = st.sampled_from([1, 10, 1000])
-KEYS = st.sampled_from([NO_KEY, NO_KEY, b"key-aaaa", b"key-bbbb"])
-DELAYS_MS = st.sampled_from([0, 0, 5, 50])
+LEASES_MS = st.sampled_from([1000, 1000, 100, 1])
+KEYS = st.sampled_from([b"key-aaaa", b"key-aaaa", b"key-bbbb", NO_KEY])
+SELDOM = st.sampled_from([False] * 5 + [True])
+DELAYS_MS = st.sampled_from([0, 0, 0, 0, 0, 0, 0, 5, 50])
 FIRST_OFFSETS = [0, BLOCK_OFFSETS - 10, 5 * BLOCK_OFFSETS - 3]
 
 
@@ -80,9 +81,12 @@ class QueueMachine(RuleBasedStateMachine):
         self.messages: dict[int, Message] = {}
 
     @initialize(
-        start=st.sampled_from(FIRST_OFFSETS), has_dead_letter=st.booleans(), max_deliveries=st.integers(1, 3)
+        data=st.data(),
+        start=st.sampled_from(FIRST_OFFSETS),
+        has_dead_letter=st.booleans(),
+        max_deliveries=st.integers(1, 3),
     )
-    def begin(self, start: int, has_dead_letter: bool, max_deliveries: int) -> None:
+    def begin(self, data: st.DataObject, start: int, has_dead_letter: bool, max_deliveries: int) -> None:
         self.settings = QueueSettings(
             max_deliveries=max_deliveries, has_dead_letter=has_dead_letter, looks_ahead=self.looks_ahead
         )
@@ -91,6 +95,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.journal = Journal(start)
         with self.transaction() as queue:
             queue.begin(start, {})
+        self.look(data=data, owner="ann", limit=9)
+
+    def has(self, *states: State) -> bool:
+        return any(message.state in states for message in self.messages.values())
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[QueueState]:
@@ -121,9 +129,6 @@ class QueueMachine(RuleBasedStateMachine):
                 unseen.add(message.order_key)
             found.append((-message.priority if message.is_arranged else -1000, offset))
         return [offset for _, offset in sorted(found)]
-
-    def is_arranging(self) -> bool:
-        return any(message.state is ARRANGING for message in self.messages.values())
 
     def unarranged(self) -> list[int]:
         """Those that may be handed out, once somebody looked at them."""
@@ -180,18 +185,16 @@ class QueueMachine(RuleBasedStateMachine):
                 (mine if is_mine else lost).append(offset)
         return mine, lost
 
-    def a_range(self, data: st.DataObject, owner: str, states: Sequence[State] = IN_HANDS) -> list[Range]:
-        """Ranges about what *owner* holds, mostly."""
-        held = [o for o, m in self.messages.items() if m.state in states and m.owner == owner]
-        if held and data.draw(st.integers(0, 4)):
-            first = data.draw(st.sampled_from(sorted(held)))
-        else:
-            first = data.draw(st.integers(max(self.start - 2, 0), self.next + 2))
-        ranges = [(first, first + data.draw(st.integers(0, 6)))]
-        if data.draw(st.booleans()):
+    def some_of(self, data: st.DataObject, *states: State) -> tuple[str, list[Range]]:
+        """An owner, and ranges about what it holds; seldom about what it does not."""
+        held = sorted(offset for offset, message in self.messages.items() if message.state in states)
+        first = data.draw(st.sampled_from(held))
+        owner = data.draw(OWNERS) if data.draw(SELDOM) else self.messages[first].owner
+        ranges = [(first, first + data.draw(st.sampled_from([0, 0, 1, 2, 6])))]
+        if data.draw(SELDOM):
             first = data.draw(st.integers(max(self.start - 2, 0), self.next + 2))
             ranges.append((first, first + data.draw(st.integers(0, 6))))
-        return ranges
+        return owner, ranges
 
     # Into hands -----------------------------------------------------------------------------------
 
@@ -201,7 +204,7 @@ class QueueMachine(RuleBasedStateMachine):
             run = queue.acquire_fresh(
                 owner, limit, visible_end=self.next + 7, lease_end_ms=self.now_ms + lease_ms
             )
-        if self.looks_ahead and (self.is_arranging() or self.unarranged()):
+        if self.looks_ahead and (self.has(ARRANGING) or self.unarranged()):
             assert run is None, "the older ones are to be looked at first, by one at a time"
             return
         assert run is not None
@@ -226,7 +229,7 @@ class QueueMachine(RuleBasedStateMachine):
         order = self.order()
         if self.looks_ahead:
             unarranged = self.unarranged()
-            if unarranged and not self.is_arranging():
+            if unarranged and not self.has(ARRANGING):
                 assert taken, "there is something to look at"
                 assert len(runs) == 1, "at most one run to look at"
                 assert taken[0] == unarranged[0], "not the first was taken"
@@ -249,6 +252,25 @@ class QueueMachine(RuleBasedStateMachine):
             assert run.delivery_count == self.messages[run.first].count
             assert (run.owner, run.due_ms) == (owner, lease_end_ms)
 
+    @rule(data=st.data(), owner=OWNERS, limit=SIZES)
+    def look(self, data: st.DataObject, owner: str, limit: int) -> None:
+        """What is to be looked at is, at once, as a consumer does it."""
+        if self.unarranged():
+            self.acquire(owner=owner, limit=limit, lease_ms=1000)
+        else:
+            self.acquire_fresh(owner=owner, limit=limit, lease_ms=1000)
+        if self.has(ARRANGING if self.looks_ahead else ACQUIRED):
+            self.arrange(data=data)
+
+    @precondition(lambda self: self.has(READY))
+    @rule(data=st.data(), owner=OWNERS, limit=st.integers(1, 3))
+    def receive(self, data: st.DataObject, owner: str, limit: int) -> None:
+        """A few of those that are ready."""
+        if self.looks_ahead and self.unarranged():
+            self.look(data=data, owner=owner, limit=9)
+        self.acquire(owner=owner, limit=limit, lease_ms=1000)
+
+    @precondition(lambda self: self.has(REJECTED))
     @rule(owner=OWNERS, limit=SIZES, lease_ms=LEASES_MS)
     def acquire_rejected(self, owner: str, limit: int, lease_ms: int) -> None:
         with self.transaction() as queue:
@@ -262,9 +284,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     # Out of them ----------------------------------------------------------------------------------
 
-    @rule(data=st.data(), owner=OWNERS)
-    def finish(self, data: st.DataObject, owner: str) -> None:
-        ranges = self.a_range(data, owner)
+    @precondition(lambda self: self.has(*IN_HANDS))
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        owner, ranges = self.some_of(data, *IN_HANDS)
         with self.transaction() as queue:
             answer = queue.finish(owner, ranges, now_ms=self.now_ms)
         mine, lost = self.split_lost(owner, ranges, IN_HANDS)
@@ -272,9 +295,10 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in mine:
             del self.messages[offset]
 
-    @rule(data=st.data(), owner=OWNERS)
-    def bury(self, data: st.DataObject, owner: str) -> None:
-        ranges = self.a_range(data, owner, [BURYING])
+    @precondition(lambda self: self.has(BURYING))
+    @rule(data=st.data())
+    def bury(self, data: st.DataObject) -> None:
+        owner, ranges = self.some_of(data, BURYING)
         with self.transaction() as queue:
             answer = queue.bury(owner, ranges, now_ms=self.now_ms)
         mine, lost = self.split_lost(owner, ranges, [BURYING])
@@ -282,9 +306,10 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in mine:
             del self.messages[offset]
 
-    @rule(data=st.data(), owner=OWNERS, delay_ms=DELAYS_MS, was_delivered=st.booleans())
-    def release(self, data: st.DataObject, owner: str, delay_ms: int, was_delivered: bool) -> None:
-        ranges = self.a_range(data, owner)
+    @precondition(lambda self: self.has(*IN_HANDS))
+    @rule(data=st.data(), delay_ms=DELAYS_MS, was_delivered=st.booleans())
+    def release(self, data: st.DataObject, delay_ms: int, was_delivered: bool) -> None:
+        owner, ranges = self.some_of(data, *IN_HANDS)
         due_ms = self.wall_ms + delay_ms if delay_ms else 0
         with self.transaction() as queue:
             answer = queue.release(
@@ -305,9 +330,10 @@ class QueueMachine(RuleBasedStateMachine):
                 message.count -= message.state is ACQUIRED
                 self.free(offset, due_ms=due_ms, is_postponed=bool(due_ms))
 
-    @rule(data=st.data(), owner=OWNERS)
-    def reject(self, data: st.DataObject, owner: str) -> None:
-        ranges = self.a_range(data, owner)
+    @precondition(lambda self: self.has(*IN_HANDS))
+    @rule(data=st.data())
+    def reject(self, data: st.DataObject) -> None:
+        owner, ranges = self.some_of(data, *IN_HANDS)
         with self.transaction() as queue:
             answer = queue.reject(owner, ranges, note="no", now_ms=self.now_ms)
         mine, lost = self.split_lost(owner, ranges, IN_HANDS)
@@ -315,9 +341,10 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in mine:
             self.reject_one(offset, "no")
 
-    @rule(data=st.data(), owner=OWNERS, lease_ms=LEASES_MS)
-    def extend(self, data: st.DataObject, owner: str, lease_ms: int) -> None:
-        ranges = self.a_range(data, owner)
+    @precondition(lambda self: self.has(*IN_HANDS))
+    @rule(data=st.data(), lease_ms=LEASES_MS)
+    def extend(self, data: st.DataObject, lease_ms: int) -> None:
+        owner, ranges = self.some_of(data, *IN_HANDS)
         mine, lost = self.split_lost(owner, ranges, IN_HANDS)
         with self.transaction() as queue:
             answer = queue.extend(owner, ranges, lease_end_ms=self.now_ms + lease_ms, now_ms=self.now_ms)
@@ -325,17 +352,17 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in mine:
             self.messages[offset].due_ms = self.now_ms + lease_ms
 
-    @precondition(lambda self: any(message.state in IN_HANDS for message in self.messages.values()))
-    @rule(data=st.data(), loses_it=st.booleans())
-    def arrange(self, data: st.DataObject, loses_it: bool) -> None:
+    @precondition(lambda self: self.has(ARRANGING if self.looks_ahead else ACQUIRED))
+    @rule(data=st.data())
+    def arrange(self, data: st.DataObject) -> None:
         """Of what somebody took to look at, some are to be delivered, and say how."""
         state = ARRANGING if self.looks_ahead else ACQUIRED
-        runs = [run for run in self.state().runs() if run.state is state]
-        if not runs:
-            return
-        run = data.draw(st.sampled_from(runs))
-        owner = "nobody" if loses_it and data.draw(st.booleans()) else run.owner
-        offsets = data.draw(st.sets(st.integers(run.first, run.last)))
+        run = data.draw(st.sampled_from([run for run in self.state().runs() if run.state is state]))
+        owner = "nobody" if data.draw(SELDOM) else run.owner
+        gaps = (
+            data.draw(st.sets(st.integers(run.first, run.last), max_size=3)) if data.draw(SELDOM) else set()
+        )
+        offsets = set(range(run.first, run.last + 1)) - gaps
         arranged = [
             Arranged(
                 offset,
@@ -363,7 +390,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     # By time, and by others -----------------------------------------------------------------------
 
-    @rule(ms=st.sampled_from([1, 3, 10, 1000]))
+    @rule(ms=st.sampled_from([1, 1, 5, 100, 1000]))
     def let_time_pass(self, ms: int) -> None:
         self.now_ms += ms
         self.wall_ms += ms
@@ -379,6 +406,7 @@ class QueueMachine(RuleBasedStateMachine):
         else:
             self.give_back(offset, LIMIT_REACHED)
 
+    @precondition(lambda self: self.has(*IN_HANDS, BURYING))
     @rule()
     def expire(self) -> None:
         over = [
@@ -391,6 +419,7 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in over:
             self.end_lease(offset)
 
+    @precondition(lambda self: self.has(*IN_HANDS, BURYING))
     @rule(owner=OWNERS)
     def die(self, owner: str) -> None:
         with self.transaction() as queue:
@@ -400,6 +429,7 @@ class QueueMachine(RuleBasedStateMachine):
             if message.owner == owner:
                 self.end_lease(offset)
 
+    @precondition(lambda self: self.has(DELAYED))
     @rule()
     def wake(self) -> None:
         over = [o for o, m in self.messages.items() if m.state is DELAYED and m.due_ms <= self.wall_ms]
@@ -411,7 +441,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def drop_below(self, data: st.DataObject) -> None:
         """The log lost its beginning, and perhaps what nobody had yet."""
-        offset = data.draw(st.integers(max(self.start - 1, 0), self.start + 8))
+        offset = max(self.start + data.draw(st.sampled_from([-1, 0, 1, 1, 2, 4])), 0)
         with self.transaction() as queue:
             queue.drop_below(offset)
         self.next = max(self.next, offset)

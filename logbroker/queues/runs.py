@@ -48,6 +48,8 @@ class RunTable:
 
     def overlapping(self, first: int, last: int) -> list[Run]:
         """The runs that have any of the offsets [first, last], ascending."""
+        if last < first:
+            return []
         found = self._rows.floor(ENTRIES, entry_key(first))
         begin = entry_key(first) if found is None else found[0]
         rows = self._rows.first(begin, entry_key(last + 1), last - first + 2)

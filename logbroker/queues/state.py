@@ -289,7 +289,7 @@ class QueueState:
     def extend(self, owner: str, ranges: Iterable[Range], *, lease_end_ms: int, now_ms: int) -> list[Range]:
         """Hold messages until *lease_end_ms*; those that *owner* no longer holds are returned."""
         lost: list[Range] = []
-        for first, last in ranges:
+        for first, last in _joined(ranges):
             for run in self._carve(first, last, owner, IN_HANDS, now_ms, lost):
                 self._table.put(run._replace(due_ms=lease_end_ms))
         return lost
@@ -440,7 +440,7 @@ class QueueState:
         states: tuple[State, ...] = IN_HANDS,
     ) -> Iterator[Run]:
         """The runs in *ranges* that *owner* holds, each out of the table and its hands; the rest goes to *lost*."""
-        for first, last in ranges:
+        for first, last in _joined(ranges):
             for run in self._carve(first, last, owner, states, now_ms, lost):
                 self._let_go(run)
                 yield run
@@ -457,7 +457,8 @@ class QueueState:
         """Take the runs in [first, last] that *owner* holds out of the table; the rest goes to *lost*."""
         carved: list[Run] = []
         position = first
-        for run in self._table.overlapping(first, last):
+        known_first, known_last = max(first, self._head.start_offset), min(last, self._head.next_offset - 1)
+        for run in self._table.overlapping(known_first, known_last):
             is_held = run.state in states and run.owner == owner and run.due_ms > now_ms
             if not is_held:
                 continue
@@ -548,6 +549,20 @@ class QueueState:
     def _put_head(self, head: Head) -> None:
         self._head = head
         self._rows.put(HEAD_KEY, HEAD.pack(*head))
+
+
+def _joined(ranges: Iterable[Range]) -> list[Range]:
+    """*ranges* in their order, each that continues the one before joined to it: acknowledgements one by one are
+    split from a run of messages all at once."""
+    joined: list[Range] = []
+    for first, last in ranges:
+        if last < first:
+            continue
+        if joined and first == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    return joined
 
 
 def _undelivered(run: Run) -> Run:

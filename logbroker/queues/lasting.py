@@ -35,21 +35,14 @@ class Changes(NamedTuple):
     dropped_blocks: list[int]
 
 
-def attempt_of(run: Run, base: int) -> Attempt | None:
-    """What is to last of *run* within the block that begins with offset *base*.
-
-    A delivery that goes on does not count yet. A delay that the message asks for itself is found in it again.
-    """
-    is_rejected = run.state in (State.REJECTED, State.BURYING)
-    count = run.delivery_count - (1 if run.state is State.ACQUIRED else 0)
-    if count <= 0 and not is_rejected and not run.is_postponed:
-        return None
+def attempt_of(run: Run, base: int) -> Attempt:
+    """What is to last of *run*, of which something is to, within the block that begins with offset *base*."""
     return Attempt(
         first=max(run.first - base, 0),
         last=min(run.last - base, BLOCK_OFFSETS - 1),
-        delivery_count=max(count, 0),
+        delivery_count=max(run.vain_deliveries, 0),
         not_before_ms=run.due_ms if run.state is State.DELAYED else 0,
-        is_rejected=is_rejected,
+        is_rejected=run.is_rejected,
         note=run.note,
     )
 

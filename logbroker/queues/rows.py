@@ -12,11 +12,13 @@ so that the order of keys is that of the numbers.
     o  lease end  first offset      (none)           the run is ARRANGING until then (monotonic ms)
     a  time  first offset           (none)           the run is DELAYED until then (wall clock, ms)
     w  order key  first offset      (none)           the message is WAITING for the others of its key
+    t  first offset                 (none)           the run was tried in vain, or is delayed by a consumer: it lasts
     k  order key                    COUNT, owner     so many messages of the key are in the hands of this owner
                                     COUNT 0, offset  none is; this one is READY
 
-``r``, ``l``, ``o``, ``a`` and ``w`` are indexes over ``m``: a run has exactly one such row. Every offset from the
-queue's start to below ``next_offset`` is either done or in exactly one run; of those behind it nothing is known yet.
+``r``, ``l``, ``o``, ``a`` and ``w`` are indexes over ``m``: a run has exactly one such row, and one in ``t`` if
+something of it is to last. Every offset from the queue's start to below ``next_offset`` is either done or in exactly
+one run; of those behind it nothing is known yet.
 A block's ``d`` row is there, if only empty, as soon as anything of the block was journaled.
 
     HEAD    0  start_offset     int64    every offset below is done
@@ -47,16 +49,8 @@ BLOCK_OFFSETS = 1024
 NO_KEY = bytes(8)
 
 HEAD_KEY = b"h"
-ENTRIES, DONE, RANKED, LEASED, LOOKED_AT, DELAYED, WAITING, KEYS = (
-    b"m",
-    b"d",
-    b"r",
-    b"l",
-    b"o",
-    b"a",
-    b"w",
-    b"k",
-)
+ENTRIES, DONE, KEYS = b"m", b"d", b"k"
+RANKED, LEASED, LOOKED_AT, DELAYED, WAITING, TRIED = b"r", b"l", b"o", b"a", b"w", b"t"
 
 FIRST_RANK = 0  # not arranged yet
 LAST_RANK = 254
@@ -122,6 +116,20 @@ class Run(NamedTuple):
         return self.last - self.first + 1
 
     @property
+    def is_rejected(self) -> bool:
+        return self.state is State.REJECTED or self.state is State.BURYING
+
+    @property
+    def vain_deliveries(self) -> int:
+        """How many deliveries have ended in anything but acceptance: one that goes on does not count yet."""
+        return self.delivery_count - 1 if self.state is State.ACQUIRED else self.delivery_count
+
+    @property
+    def lasts(self) -> bool:
+        """Whether anything of it is to be journaled. A delay that the message asks for is found in it again."""
+        return self.vain_deliveries > 0 or self.is_rejected or self.is_postponed
+
+    @property
     def rank(self) -> int:
         """The place among those that are READY: smaller ones come first."""
         if self.state is State.REJECTED:
@@ -131,6 +139,10 @@ class Run(NamedTuple):
 
 def entry_key(first: int) -> bytes:
     return ENTRIES + NUMBER.pack(first)
+
+
+def tried_key(first: int) -> bytes:
+    return TRIED + NUMBER.pack(first)
 
 
 def block_key(block: int) -> bytes:

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .rows import ENTRIES, NO_KEY, Rows, Run, decode_run, encode_run, entry_key, first_of_index, index_key
+from .rows import (
+    ENTRIES,
+    NO_KEY,
+    TRIED,
+    Rows,
+    Run,
+    decode_run,
+    encode_run,
+    entry_key,
+    first_of_index,
+    index_key,
+    tried_key,
+)
 
 AFTER_ENTRIES = bytes([ENTRIES[0] + 1])
 SCAN_ROWS = 1000  # at a time
@@ -26,15 +38,22 @@ class RunTable:
     def put(self, run: Run) -> None:
         self._rows.put(entry_key(run.first), encode_run(run))
         self._rows.put(index_key(run), b"")
+        if run.lasts:
+            self._rows.put(tried_key(run.first), b"")
 
     def remove(self, run: Run) -> None:
         self._rows.delete(entry_key(run.first))
-        self._rows.delete(index_key(run))
+        self._leave_indexes(run)
 
     def replace(self, before: Run, after: Run) -> None:
         """Put *after*, which begins with the same offset, where *before* was."""
-        self._rows.delete(index_key(before))
+        self._leave_indexes(before)
         self.put(after)
+
+    def _leave_indexes(self, run: Run) -> None:
+        self._rows.delete(index_key(run))
+        if run.lasts:
+            self._rows.delete(tried_key(run.first))
 
     def first_part(self, run: Run, size: int) -> Run:
         """*run*, or a run of its first *size* messages: the others become one of their own."""
@@ -54,6 +73,15 @@ class RunTable:
         begin = entry_key(first) if found is None else found[0]
         rows = self._rows.first(begin, entry_key(last + 1), last - first + 2)
         return [run for run in (decode_run(*row) for row in rows) if run.last >= first]
+
+    def lasting(self, first: int, last: int) -> Iterator[Run]:
+        """Of the runs that have any of the offsets [first, last], those of which something is to last."""
+        before = self._rows.floor(TRIED, tried_key(first - 1)) if first else None
+        if before is not None:
+            run = self.at(first_of_index(before[0]))
+            if run.last >= first:
+                yield run
+        yield from self.of_index(tried_key(first), tried_key(last + 1), last - first + 1)
 
     def of_index(self, begin: bytes, end: bytes, limit: int) -> Iterator[Run]:
         """The runs of up to *limit* rows of an index, begin <= key < end.

@@ -123,8 +123,9 @@ class QueueState:
         ends = [start_offset]
         for block, known in blocks.items():
             self._done.store(block, known.done)
-            done = int.from_bytes(known.done, "little")
-            ends.append(block * BLOCK_OFFSETS + done.bit_length())
+            if known.done:
+                done = int.from_bytes(known.done, "little")
+                ends.append(block * BLOCK_OFFSETS + done.bit_length())
             ends += [block * BLOCK_OFFSETS + attempt.last + 1 for attempt in known.attempts]
         self._put_head(Head(start_offset, max(ends)))
         for block in blocks_of(start_offset, self._head.next_offset - 1):
@@ -424,9 +425,8 @@ class QueueState:
 
     def _block(self, block: int) -> BlockChange:
         base = block * BLOCK_OFFSETS
-        runs = self._table.overlapping(base, base + BLOCK_OFFSETS - 1)
-        attempts = [attempt for run in runs if (attempt := attempt_of(run, base)) is not None]
-        return BlockChange(self._done.stored(block), attempts)
+        lasting = self._table.lasting(base, base + BLOCK_OFFSETS - 1)
+        return BlockChange(self._done.stored(block), [attempt_of(run, base) for run in lasting])
 
     # Its parts ----------------------------------------------------------------------------------------
 

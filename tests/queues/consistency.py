@@ -17,6 +17,7 @@ from logbroker.queues.rows import (
     State,
     decode_run,
     index_key,
+    tried_key,
 )
 from logbroker_storage.testing import MemoryRows
 
@@ -29,11 +30,12 @@ def inconsistencies(rows: MemoryRows) -> list[str]:
     locks = {key[1:]: value for key, value in table.items() if key[:1] == KEYS}
     done = {NUMBER.unpack(key[1:])[0]: value for key, value in table.items() if key[:1] == b"d"}
     indexed = {key for key in table if key[:1] not in (ENTRIES, KEYS, b"d")}
+    expected = {index_key(run) for run in runs} | {tried_key(run.first) for run in runs if run.lasts}
     return [
         *_of_coverage(runs, done, start_offset, next_offset),
         *_of_blocks(done, start_offset, next_offset),
-        *[f"no index has {key!r}" for key in {index_key(run) for run in runs} - indexed],
-        *[f"index row {key!r} is of no run" for key in indexed - {index_key(run) for run in runs}],
+        *[f"no index has {key!r}" for key in expected - indexed],
+        *[f"index row {key!r} is of no run" for key in indexed - expected],
         *_of_keys(runs, locks),
     ]
 

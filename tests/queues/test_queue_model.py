@@ -18,10 +18,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from logbroker.queues.rows import BLOCK_OFFSETS, NO_KEY, Run, State
 from logbroker.queues.settings import QueueSettings
-from logbroker.queues.state import LIMIT_REACHED, Arranged, BlockChange, Changes, QueueState, Range
+from logbroker.queues.state import LIMIT_REACHED, Arranged, QueueState, Range
 from logbroker_storage.testing import MemoryRows
 
 from .consistency import inconsistencies
+from .specification import Journal
 
 READY, ACQUIRED, DELAYED, WAITING, REJECTED, BURYING, ARRANGING = State
 FREE = (READY, WAITING)  # which of the two follows from the other messages of the key
@@ -52,21 +53,6 @@ class Message:
 
     def is_held_by(self, owner: str, now_ms: int, states: Sequence[State] = IN_HANDS) -> bool:
         return self.state in states and self.owner == owner and self.due_ms > now_ms
-
-
-class Journal:
-    """What lasts of a queue."""
-
-    def __init__(self, start_offset: int) -> None:
-        self.start_offset = start_offset
-        self.blocks: dict[int, BlockChange] = {}
-
-    def apply(self, changes: Changes) -> None:
-        if changes.start_offset is not None:
-            self.start_offset = changes.start_offset
-        self.blocks |= changes.blocks
-        for block in changes.dropped_blocks:
-            self.blocks.pop(block, None)
 
 
 class QueueMachine(RuleBasedStateMachine):

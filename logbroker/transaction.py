@@ -27,6 +27,7 @@ from logbroker_storage.errors import (
     InvalidRequestError,
     LogbrokerError,
 )
+from logbroker_storage.journal import Item
 
 from .commits import PendingCommit
 from .producer import Producer
@@ -150,6 +151,7 @@ class Transaction:
         self._claim = claim
         self._ended = ended
         self._consumers: dict[Consumer, PendingCommit] = {}
+        self._commits: list[PendingCommit] = []  # of others than consumers
         self._outcome: str | None = None  # how it ended
         self._may_be_committed = False
         self._next_look = 0.0  # at whether the claim is still the newest
@@ -250,8 +252,16 @@ class Transaction:
             logger.warning("transaction of %r is committed, in spite of: %s", self.transactional_id, error)
         else:
             self._end(COMMITTED)
-        for commit in self._consumers.values():
+        for commit in self._pending():
             commit.settle()
+
+    def commit_with(self, commit: PendingCommit) -> None:
+        """Have *commit* decided together with the transaction."""
+        self._check_open()
+        self._commits.append(commit)
+
+    def _pending(self) -> list[PendingCommit]:
+        return [*self._consumers.values(), *self._commits]
 
     def _send_state(self) -> None:
         if self._state is not None:
@@ -259,17 +269,16 @@ class Transaction:
                 self._holder.producer.send(self._state.topic, value, key=key, partition=0)
 
     def _decide_commit(self) -> None:
-        pending = list(self._consumers.values())
+        pending = self._pending()
         if not pending and not self._holder.sequences.has_written:
             return
+        commits = [*pending, PendingCommit(self._note_decision)]
+        self._holder.claim = self._holder.coordinator.commit(self._claim, commits=commits)
 
-        def check() -> None:
-            for commit in pending:
-                commit.check()
-            self._may_be_committed = True  # the event is written next
-
-        events = [event for commit in pending for event in commit.events]
-        self._holder.claim = self._holder.coordinator.commit(self._claim, events=events, check=check)
+    def _note_decision(self) -> list[Item]:
+        """Nobody has refused: the decision is written next."""
+        self._may_be_committed = True
+        return []
 
     def abort(self) -> None:
         """Take it all back. Nothing happens when it has ended already."""

@@ -756,7 +756,7 @@ def test_pending_commit_is_what_a_transaction_journals(desk):
         consumer.poll()
         pending = consumer.pending_commit()
         assert [(event.partition, event.offset) for event in pending.events] == [(0, 2)]
-        desk.directory.journal.record(pending.events, check=pending.check)
+        desk.directory.journal.decide(pending.decide)
         pending.settle()
         assert consumer.committed() == {0: 2}
         assert consumer.pending_commit().events == []

@@ -19,6 +19,7 @@ from logbroker.errors import (
 )
 from logbroker.records import stored_headers
 from logbroker_storage.clock import SYSTEM_CLOCK
+from logbroker_storage.events import decode_event
 from logbroker_storage.record_batch import (
     Compression,
     ControlType,

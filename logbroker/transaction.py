@@ -12,13 +12,12 @@ transaction looks whether the claim is still the newest; somebody who has it by 
 
 from __future__ import annotations
 
-import datetime
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
@@ -32,7 +31,7 @@ from logbroker_storage.journal import Item
 from .commits import PendingCommit
 from .producer import Producer
 from .receipts import Receipt
-from .records import HeadersArgument, Message, TimestampArgument
+from .records import Message, SendOptions
 from .transaction_coordinator import Claim, TransactionCoordinator, fenced
 from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
@@ -181,14 +180,7 @@ class Transaction:
     # Inside ---------------------------------------------------------------------------------------
 
     def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None = None,
-        headers: HeadersArgument | None = None,
-        partition: int | None = None,
-        timestamp: TimestampArgument | None = None,
-        ttl: datetime.timedelta | None = None,
+        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
     ) -> Receipt:
         """Write one record as part of the transaction; arguments and errors as ``Producer.send``.
 
@@ -196,9 +188,7 @@ class Transaction:
         transaction can only be aborted.
         """
         self._check_open()
-        return self._holder.producer.send(
-            topic, value, key=key, headers=headers, partition=partition, timestamp=timestamp, ttl=ttl
-        )
+        return self._holder.producer.send(topic, value, key, **options)
 
     def send_many(
         self,

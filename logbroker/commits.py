@@ -40,6 +40,43 @@ class PendingCommit(msgspec.Struct, frozen=True):
         """Of *events* whatever happens."""
         return cls(lambda: [item_of(event) for event in events])
 
+    def followed_by(self, then: Callable[[], None]) -> PendingCommit:
+        """The same, and *then* is called when it was written."""
+
+        def settle() -> None:
+            self.settle()
+            then()
+
+        return PendingCommit(self.decide, self.take_back, settle)
+
+
+def together(commits: Sequence[PendingCommit]) -> PendingCommit:
+    """All of *commits* or none: what the first of them decided is taken back when a later one refuses."""
+    if len(commits) == 1:
+        return commits[0]
+    decided: list[PendingCommit] = []
+
+    def decide() -> list[Item]:
+        items: list[Item] = []
+        try:
+            for commit in commits:
+                items += commit.decide()
+                decided.append(commit)
+        except BaseException:
+            take_back()
+            raise
+        return items
+
+    def take_back() -> None:
+        for commit in decided:
+            commit.take_back()
+
+    def settle() -> None:
+        for commit in commits:
+            commit.settle()
+
+    return PendingCommit(decide, take_back, settle)
+
 
 def prepare_commit(
     directory: DataDirectory, membership: Membership, offsets: Mapping[Cursor, int]

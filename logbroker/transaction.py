@@ -39,6 +39,7 @@ from .transactional_sequences import TransactionalSequences
 if TYPE_CHECKING:
     from .consumer import Consumer
     from .groups import TopicPartition
+    from .queues.consumer import Queue, QueueMessage
 
 logger = logging.getLogger("logbroker.transactions")
 
@@ -215,6 +216,19 @@ class Transaction:
         """
         self._check_open()
         self._consumers[consumer] = consumer.leave_commits_to_transactions(only)
+
+    def accept(self, messages: Iterable[QueueMessage]) -> None:
+        """Accept *messages* of queues together with the records: done with if it commits, still in hand if not.
+
+        Committing raises ``LeaseLostError``, and aborts, when one of them is no longer in its consumer's hands.
+        """
+        self._check_open()
+        by_queue: dict[Queue, list[QueueMessage]] = {}
+        for message in messages:
+            by_queue.setdefault(message.queue, []).append(message)
+        for queue, own in by_queue.items():
+            for commit in queue.pending_acceptance(own):
+                self.commit_with(commit)
 
     # The end --------------------------------------------------------------------------------------
 

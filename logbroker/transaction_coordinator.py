@@ -43,7 +43,7 @@ from logbroker_storage.journal import Item, JournalTurn, item_of
 from logbroker_storage.record_batch import ControlType
 from logbroker_storage.view import OpenTransaction, partition_key
 
-from .commits import PendingCommit
+from .commits import PendingCommit, together
 from .groups import TopicPartition
 
 logger = logging.getLogger("logbroker.transactions")
@@ -269,26 +269,13 @@ class TransactionCoordinator:
         return following
 
     def _decide(self, claim: Claim, decided: TransactionEvent, commits: Sequence[PendingCommit]) -> None:
-        asked: list[PendingCommit] = []
-
-        def decision() -> list[Item]:
+        def hold() -> list[Item]:
             if not self.is_current(claim):
                 raise fenced(claim)
-            items = [item_of(decided)]
-            try:
-                for commit in commits:
-                    items += commit.decide()
-                    asked.append(commit)
-            except BaseException:
-                take_back()
-                raise
-            return items
+            return [item_of(decided)]
 
-        def take_back() -> None:
-            for commit in asked:
-                commit.take_back()
-
-        self._directory.journal.decide(decision, take_back=take_back)
+        commit = together([PendingCommit(hold), *commits])
+        self._directory.journal.decide(commit.decide, take_back=commit.take_back)
 
     def _decision(
         self, claim: Claim, state: Literal["commit", "abort"], holding: Holding, keeps_epoch: bool

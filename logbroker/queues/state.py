@@ -124,6 +124,7 @@ class QueueState:
         self._touched: set[int] = set()
         self._dropped: list[int] = []
         self.woke_others = False  # something became READY that somebody else may be waiting for
+        self.settled: list[Run] = []  # what an owner was done with, for ``restore``
 
     @property
     def head(self) -> Head:
@@ -248,6 +249,7 @@ class QueueState:
         for first, last in ranges:
             for run in self._carve(first, last, owner, State.ACQUIRED, now_ms, lost):
                 self._mark_done(run.first, run.last)
+                self.settled.append(run)
         self._advance_start()
         return lost
 
@@ -257,8 +259,21 @@ class QueueState:
         for first, last in ranges:
             for run in self._carve(first, last, owner, State.BURYING, now_ms, lost):
                 self._mark_done(run.first, run.last)
+                self.settled.append(run)
         self._advance_start()
         return lost
+
+    def restore(self, runs: Sequence[Run]) -> None:
+        """Take back what an earlier ``settled`` says: it could not be made to last."""
+        start = self._head.start_offset
+        new_start = min([start, *(run.first for run in runs)])
+        if new_start < start:
+            self._put_head(Head(new_start, self._head.next_offset))
+            for first, last in _without(new_start, start - 1, sorted((run.first, run.last) for run in runs)):
+                self._mark_done(first, last)
+        for run in runs:
+            self._mark_undone(run.first, run.last)
+            self._put(run)
 
     def release(
         self,
@@ -339,6 +354,14 @@ class QueueState:
 
     # By time, and by others -----------------------------------------------------------------------
 
+    def has_ready(self) -> bool:
+        """Whether a message is to be handed out (again)."""
+        return bool(self._rows.first(RANKED, RANKED + bytes([REJECTED_RANK]), 1))
+
+    def has_rejected(self) -> bool:
+        """Whether a message is to be buried."""
+        return bool(self._rows.first(RANKED + bytes([REJECTED_RANK]), RANKED + b"\xff\xff", 1))
+
     def next_lease_end_ms(self) -> int | None:
         """When the first lease ends (monotonic)."""
         found = self._rows.first(LEASED, LEASED + b"\xff", 1)
@@ -356,6 +379,10 @@ class QueueState:
     def end_leases_of(self, is_gone: Callable[[str], bool]) -> int:
         """End the leases of every owner that *is_gone*; how many runs that were."""
         return self._end_leases(LEASED + b"\xff", is_gone)
+
+    def held_by(self, owner: str) -> list[Range]:
+        """What is in the hands of *owner*."""
+        return [(run.first, run.last) for run in self._held(LEASED + b"\xff") if run.owner == owner]
 
     def owners(self) -> set[str]:
         """Who holds anything now."""
@@ -606,6 +633,15 @@ class QueueState:
             bits = self._done_bits(block) | ((1 << (high - low + 1)) - 1) << low
             self._put_done_bits(block, bits)
             self._touched.add(block)
+
+    def _mark_undone(self, first: int, last: int) -> None:
+        for block in range(first // BLOCK_OFFSETS, last // BLOCK_OFFSETS + 1):
+            bits = self._done_bits(block)
+            for offset in range(
+                max(first, block * BLOCK_OFFSETS), min(last, (block + 1) * BLOCK_OFFSETS - 1) + 1
+            ):
+                bits &= ~(1 << offset % BLOCK_OFFSETS)
+            self._put_done_bits(block, bits)
 
     def _done_bits(self, block: int) -> int:
         return int.from_bytes(self._rows.get(block_key(block)) or b"", "little")

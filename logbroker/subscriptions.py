@@ -13,6 +13,7 @@ the name of a queue cannot be joined.
 from __future__ import annotations
 
 import difflib
+import logging
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypedDict
@@ -31,13 +32,16 @@ from logbroker_storage.events import (
 from logbroker_storage.journal import SUBSCRIPTIONS_VERSION, Item, item_of
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import Record
 
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
-from .expressions import compile_expression
+from .expressions import ExpressionError, as_predicate, compile_expression
 from .queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, QueueSettings
 from .start import Start, StartPolicy, check_start
 from .topic_names import check_group_name, check_topic_name
 from .topic_selection import TopicSelection
+
+logger = logging.getLogger("logbroker.subscriptions")
 
 Kind = Literal["queue", "stream"]
 Expired = Literal["drop", "dead-letter"]
@@ -407,3 +411,37 @@ class Subscriptions:
             turn.write(items)
         directory.signal(SIGNAL)
         return after
+
+
+class StreamRules:
+    """What a stream subscription asks of a consumer in the group of its name, if there is one."""
+
+    def __init__(self, directory: DataDirectory, group: str | None) -> None:
+        self._subscriptions = Subscriptions(directory)
+        self._group = group
+        found = None if group is None else self._subscriptions.find(group)
+        self.matches = (
+            None if found is None or found.rules.filter is None else _lenient(found.rules.filter, found.name)
+        )
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is to be delivered now."""
+        if self._group is None:
+            return False
+        found = self._subscriptions.find(self._group)
+        return found is not None and found.is_paused
+
+
+def _lenient(text: str, name: str) -> Callable[[Record], bool]:
+    """A stored filter as a function of a record: what it has no value for is passed over, and logged."""
+    matches = as_predicate(text)
+
+    def is_wanted(record: Record) -> bool:
+        try:
+            return matches(record)
+        except ExpressionError as error:
+            logger.warning("subscription %r passes over a record: %s", name, error)
+            return False
+
+    return is_wanted

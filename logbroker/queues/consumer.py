@@ -55,7 +55,7 @@ logger = logging.getLogger("logbroker.queues")
 
 MAX_MESSAGES = 100_000  # at once
 MAX_DELAY_S = 366 * 86_400.0
-NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return while somebody waits
+NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return
 RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)
@@ -266,7 +266,7 @@ class Queue:
                 messages = self._receive(limit)
                 if messages:
                     return messages
-                partitions = list(self._partitions.values())
+                partitions = [] if self._subscription.is_paused else list(self._partitions.values())
                 watches_now = self._arrivals.begin(partitions)
                 left = None if deadline is None else deadline - time.monotonic()
                 if not watches_now and (left is None or left > 0):
@@ -279,6 +279,7 @@ class Queue:
         partitions = self._current_partitions()
         if not partitions:
             return messages
+        self._look_after(partitions)
         self._turn = (self._turn + 1) % len(partitions)
         for partition in [*partitions[self._turn :], *partitions[: self._turn]]:
             try:
@@ -292,8 +293,6 @@ class Queue:
                 ]
             if len(messages) >= limit:
                 break
-        if not messages:
-            self._look_after(partitions)
         return messages
 
     def _current_partitions(self) -> list[QueuePartition]:
@@ -323,7 +322,7 @@ class Queue:
         return [] if self._subscription.is_paused else list(self._partitions.values())
 
     def _look_after(self, partitions: Sequence[QueuePartition]) -> None:
-        """End what dead processes hold, and bury what is rejected."""
+        """Now and then: end what dead processes hold, and bury what is rejected."""
         now = time.monotonic()
         if now < self._next_neighbour_check:
             return

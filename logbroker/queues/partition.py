@@ -163,7 +163,7 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
-            has_work = state.head.next_offset < visible_end or state.has_ready()
+            has_work = state.head.next_offset < self._fresh_end(state, visible_end) or state.has_ready()
             exists = state.exists
         left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
         if delivery_ms is not None:
@@ -191,14 +191,20 @@ class QueuePartition:
                 room = limit - sum(run.last - run.first + 1 for run in runs)
                 fresh = state.acquire_fresh(owner, room, visible_end=visible_end, lease_end_ms=lease_end_ms)
                 return [*runs, fresh] if fresh is not None else runs
-            window_end = min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
+            fresh_end = self._fresh_end(state, visible_end)
             runs = [] if looks_first else state.acquire(owner, limit, lease_end_ms=lease_end_ms)
             if runs:
                 return runs
             fresh = state.acquire_fresh(
-                owner, LOOK_AHEAD_OFFSETS, visible_end=window_end, lease_end_ms=lease_end_ms
+                owner, LOOK_AHEAD_OFFSETS, visible_end=fresh_end, lease_end_ms=lease_end_ms
             )
             return [fresh] if fresh is not None else state.acquire(owner, limit, lease_end_ms=lease_end_ms)
+
+    def _fresh_end(self, state: QueueState, visible_end: int) -> int:
+        """Up to where messages may be handed out that nobody had yet."""
+        if not self._settings.looks_ahead:
+            return visible_end
+        return min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
 
     def _take(self, owner: str, run: Run) -> Held:
         """Read a run and sort out what of it is not to be delivered (now)."""

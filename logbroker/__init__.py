@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .descriptions import MemberDescription as MemberDescription
     from .descriptions import OffsetDescription as OffsetDescription
     from .descriptions import PartitionDescription as PartitionDescription
+    from .descriptions import QueuePartitionDescription as QueuePartitionDescription
+    from .descriptions import SubscriptionDescription as SubscriptionDescription
     from .descriptions import TopicDescription as TopicDescription
     from .errors import BufferFullError as BufferFullError
     from .errors import ClosedError as ClosedError
@@ -41,22 +43,36 @@ if TYPE_CHECKING:
     from .errors import InvalidConfigError as InvalidConfigError
     from .errors import InvalidRequestError as InvalidRequestError
     from .errors import InvalidTopicError as InvalidTopicError
+    from .errors import LeaseLostError as LeaseLostError
     from .errors import LogbrokerError as LogbrokerError
     from .errors import OffsetOutOfRangeError as OffsetOutOfRangeError
     from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
+    from .errors import QueueEmptyError as QueueEmptyError
     from .errors import RecordTooLargeError as RecordTooLargeError
     from .errors import StorageFailedError as StorageFailedError
+    from .errors import SubscriptionExistsError as SubscriptionExistsError
+    from .errors import SubscriptionNotFoundError as SubscriptionNotFoundError
     from .errors import TopicExistsError as TopicExistsError
     from .errors import TopicNotFoundError as TopicNotFoundError
     from .errors import ViewError as ViewError
     from .errors import WriteFailedError as WriteFailedError
+    from .expressions import Expression as Expression
+    from .expressions import ExpressionError as ExpressionError
+    from .expressions import compile_expression as compile_expression
     from .producer import Producer as Producer
+    from .queues.consumer import MessageBatch as MessageBatch
+    from .queues.consumer import Queue as Queue
+    from .queues.consumer import QueueMessage as QueueMessage
     from .receipts import Receipt as Receipt
     from .records import Message as Message
     from .records import Record as Record
     from .records import RecordMetadata as RecordMetadata
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
+    from .transforms import Pipeline as Pipeline
+    from .transforms import PipelineError as PipelineError
+    from .transforms import TransformError as TransformError
+    from .transforms import load_pipeline as load_pipeline
 
 __version__ = "0.1.0"
 
@@ -71,6 +87,8 @@ _HOMES = {
         "MemberDescription",
         "OffsetDescription",
         "PartitionDescription",
+        "QueuePartitionDescription",
+        "SubscriptionDescription",
         "TopicDescription",
     ),
     "errors": (
@@ -84,21 +102,28 @@ _HOMES = {
         "InvalidConfigError",
         "InvalidRequestError",
         "InvalidTopicError",
+        "LeaseLostError",
         "LogbrokerError",
         "OffsetOutOfRangeError",
         "OutOfOrderSequenceError",
+        "QueueEmptyError",
         "RecordTooLargeError",
         "StorageFailedError",
+        "SubscriptionExistsError",
+        "SubscriptionNotFoundError",
         "TopicExistsError",
         "TopicNotFoundError",
         "ViewError",
         "WriteFailedError",
     ),
+    "expressions": ("Expression", "ExpressionError", "compile_expression"),
     "producer": ("Producer",),
+    "queues.consumer": ("MessageBatch", "Queue", "QueueMessage"),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
+    "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from logbroker_storage.errors import ClosedError, InvalidRequestError, LogbrokerError, OffsetOutOfRangeError
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .groups import TopicPartition
     from .producer import Producer
     from .receipts import Receipt
-    from .records import HeadersArgument, Message, Record, RecordMetadata, TimestampArgument
+    from .records import Message, Record, RecordMetadata, SendOptions
 
 Result = TypeVar("Result")
 
@@ -211,10 +211,16 @@ class AsyncBroker:
 class _Sending:
     """One send on its way to the thread and back."""
 
-    __slots__ = ("arguments", "error", "future", "metadata", "receipt")
+    __slots__ = ("arguments", "error", "future", "metadata", "options", "receipt")
 
-    def __init__(self, arguments: tuple[Any, ...], future: asyncio.Future[RecordMetadata]) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, bytes | None, bytes | None],
+        options: SendOptions,
+        future: asyncio.Future[RecordMetadata],
+    ) -> None:
         self.arguments = arguments
+        self.options = options
         self.future = future
         self.receipt: Receipt | None = None
         self.metadata: RecordMetadata | None = None
@@ -266,24 +272,14 @@ class AsyncProducer:
         return self._producer
 
     async def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        *,
-        key: bytes | None = None,
-        headers: HeadersArgument | None = None,
-        partition: int | None = None,
-        timestamp: TimestampArgument | None = None,
-        ttl: datetime.timedelta | None = None,
-        sequence: int | None = None,
+        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
     ) -> RecordMetadata:
         """Send one record and wait until it is acknowledged; see ``Producer.send`` and ``Receipt.result``."""
         if self._producer is None or self._closed:
             await self._opened()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
-        arguments = (topic, value, key, headers, partition, timestamp, ttl, sequence)
-        self._sendings.append(_Sending(arguments, future))
+        self._sendings.append(_Sending((topic, value, key), options, future))
         if not self._drain_is_due:
             self._drain_is_due = True
             # Not at once: the tasks that are ready to run now have something to send, too.
@@ -302,7 +298,7 @@ class AsyncProducer:
         assert producer is not None
         for sending in sendings:
             try:
-                sending.receipt = producer.send(*sending.arguments)
+                sending.receipt = producer.send(*sending.arguments, **sending.options)
             except BaseException as error:  # noqa: BLE001 (it belongs to who awaits the send)
                 sending.error = error
         for sending in sendings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from logbroker_storage.errors import InvalidRequestError
 
@@ -14,7 +14,7 @@ from .worker import Worker
 if TYPE_CHECKING:
     from .aio import AsyncConsumer
     from .groups import TopicPartition
-    from .records import Message, RecordMetadata
+    from .records import Message, RecordMetadata, SendOptions
     from .transaction import Transaction
 
 Result = TypeVar("Result")
@@ -54,11 +54,13 @@ class AsyncTransaction:
             raise InvalidRequestError("begin the transaction first: async with broker.transaction(…) as tx")
         return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
 
-    async def send(self, topic: str, value: bytes | None, **options: Any) -> RecordMetadata:
-        """Write one record and wait until it is in its log; the options are those of ``Transaction.send``."""
+    async def send(
+        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
+    ) -> RecordMetadata:
+        """Write one record and wait until it is in its log; the arguments are those of ``Transaction.send``."""
 
         def call(transaction: Transaction) -> RecordMetadata:
-            return transaction.send(topic, value, **options).result()
+            return transaction.send(topic, value, key, **options).result()
 
         return await self._call(call)
 

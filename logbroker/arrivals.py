@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+from logbroker_storage.partition_log import LogOffsets, PartitionLog
 from logbroker_storage.wakeup import Waiter
 
-from .cursor import Cursor
 from .groups import TopicPartition
 from .transaction_coordinator import TransactionCoordinator
 
@@ -28,6 +29,19 @@ logger = logging.getLogger("logbroker.consumer")
 SYNC_GRACE_S = 0.05  # how long a writer is left to sync its records itself
 HELD_CHECK_S = 0.2  # how often a waiter looks whether a transaction that holds it up is still at work
 LAST_CHECK_S = 2.0  # how often a waiter looks for such records when nothing has happened for long
+
+
+class Watched(Protocol):
+    """One partition as somebody reads it."""
+
+    @property
+    def log(self) -> PartitionLog: ...
+
+    @property
+    def place(self) -> TopicPartition: ...
+
+    def visible_end(self, offsets: LogOffsets) -> int:
+        """Up to where it is read, of the log's *offsets*."""
 
 
 class Arrivals:
@@ -40,7 +54,7 @@ class Arrivals:
         self._waiter: Waiter | None = None
         self._behind: dict[TopicPartition, float] = {}  # since when the log end is above the high watermark
 
-    def begin(self, cursors: Iterable[Cursor]) -> bool:
+    def begin(self, cursors: Iterable[Watched]) -> bool:
         """Watch *cursors* from now on; False when they were watched already.
 
         After a True the caller looks once more before it waits.
@@ -54,7 +68,7 @@ class Arrivals:
             self.watch(cursor)
         return True
 
-    def watch(self, cursor: Cursor) -> None:
+    def watch(self, cursor: Watched) -> None:
         """One partition more, if anything is watched."""
         if self._waiter is not None:
             try:
@@ -62,11 +76,11 @@ class Arrivals:
             except TopicNotFoundError:
                 pass  # deleted a moment ago: the next look at the topics says so
 
-    def unwatch(self, cursor: Cursor) -> None:
+    def unwatch(self, cursor: Watched) -> None:
         if self._waiter is not None:
             self._waiter.unwatch_partition(*cursor.place)
 
-    def wait(self, timeout: float | None, cursors: Sequence[Cursor]) -> None:
+    def wait(self, timeout: float | None, cursors: Sequence[Watched]) -> None:
         """Wait at most *timeout* seconds for news of *cursors*, the signals or ``wake``."""
         assert self._waiter is not None
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -87,7 +101,7 @@ class Arrivals:
         if self._waiter is not None:
             self._waiter.close()
 
-    def _finish_what_nobody_did(self, cursors: Sequence[Cursor]) -> bool:
+    def _finish_what_nobody_did(self, cursors: Sequence[Watched]) -> bool:
         """Sync records and end transactions that nobody sees to; whether a transaction holds one of *cursors* up."""
         now = time.monotonic()
         is_held_up = False

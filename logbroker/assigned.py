@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, TopicNotFoundError
 from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import Record
 
 from .arrivals import Arrivals
 from .commits import write_commit
@@ -53,6 +54,7 @@ class AssignedPartitions:
         group: str | None,
         session_timeout_ms: int,
         holder: Holder,
+        matches: Callable[[Record], bool] | None,
     ) -> None:
         """*commits_later*: what is handed out is committed afterwards, not before (at-most-once)."""
         self.cursors: dict[TopicPartition, Cursor] = {}
@@ -70,6 +72,7 @@ class AssignedPartitions:
         self._topics_version = -1
         self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
         self._isolation = isolation
+        self._matches = matches
         self._start = StartPolicy(start, self._existing(), isolation)
         if group is not None:
             self.membership = self._join(group)
@@ -251,6 +254,7 @@ class AssignedPartitions:
                 isolation=self._isolation,
                 restart=self._start.offset,
                 now_ms=self._directory.clock.now_ms,
+                matches=self._matches,
             )
         except TopicNotFoundError:
             return  # deleted a moment ago: the group will be told

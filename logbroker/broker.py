@@ -8,20 +8,41 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Unpack
 
 from logbroker_storage.checkpoints import encode_topic_id
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import ClosedError, ForkedError, LogbrokerError, TopicExistsError
+from logbroker_storage.errors import (
+    ClosedError,
+    ForkedError,
+    LogbrokerError,
+    SubscriptionExistsError,
+    TopicExistsError,
+)
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
 from .consumer import Consumer, IsolationName
-from .descriptions import GroupDescription, PartitionDescription, TopicDescription
+from .descriptions import (
+    GroupDescription,
+    PartitionDescription,
+    SubscriptionDescription,
+    TopicDescription,
+)
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
+from .queues.consumer import Queue
+from .queues.reading import Filter
 from .start import Start
+from .subscription_admin import (
+    delete_subscription,
+    describe_subscription,
+    rename_subscription,
+    reset_subscription,
+    set_paused,
+)
+from .subscriptions import Kind, QueueOptions, Subscriptions, check_rules
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
@@ -67,7 +88,9 @@ class Broker:
         self.path = directory.path
         coordinator = TransactionCoordinator(directory)
         self._transactions = Transactions(directory, coordinator)
+        self._subscriptions = Subscriptions(directory)
         directory.maintenance.add_task("transactions", coordinator.abort_orphans)
+        directory.maintenance.add_readers("queues", self._subscriptions.queue_offsets)
         try:
             coordinator.abort_orphans()
         except (LogbrokerError, OSError) as error:
@@ -348,6 +371,133 @@ class Broker:
             InvalidRequestError: it has live members, or there is no such group.
         """
         delete_group(self._directory, name)
+
+    # Subscriptions and queues ---------------------------------------------------------------------
+
+    def create_subscription(
+        self,
+        name: str,
+        *,
+        topic: str | Iterable[str],
+        kind: Kind = "queue",
+        start: Start = "earliest",
+        exist_ok: bool = False,
+        filter: str | None = None,  # noqa: A002  (as the option is called)
+        **options: Unpack[QueueOptions],
+    ) -> None:
+        """Make a named subscription, durably. It gets every message from *start* on, connected or not.
+
+        Args:
+            name: what ``broker.queue(…, subscription=)`` or, of a stream, ``broker.consumer(…, group=)`` gives.
+            topic: a name, a list of names, or a pattern that also takes up topics created later.
+            kind: "queue" (each message to one of the consumers, done with once accepted) or "stream" (a
+                consumer group: in order, by offsets).
+            start: where it begins in the partitions that are there; later ones count from their beginning.
+            exist_ok: a subscription of the name is accepted as it is.
+            filter: a CEL expression over ``key``, ``value``, ``json``, ``headers``, ``topic``, ``partition``,
+                ``offset`` and ``timestamp``; only messages that match are delivered.
+            options: of a queue; see ``QueueOptions``.
+
+        Raises:
+            SubscriptionExistsError, TopicNotFoundError, InvalidRequestError: nothing was made.
+        """
+        rules = check_rules(kind=kind, filter=filter, **options)
+        try:
+            self._subscriptions.create(name, topic, kind=kind, start=start, rules=rules)
+        except SubscriptionExistsError:
+            if not exist_ok or self._subscriptions.find(name) is None:
+                raise
+
+    def subscriptions(self) -> list[str]:
+        """The names of all subscriptions, ascending."""
+        return list(self._subscriptions.all())
+
+    def subscription(self, name: str) -> SubscriptionDescription:
+        """A subscription's rules, and how far it is in each partition.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
+        return describe_subscription(self._directory, self._subscriptions.get(name))
+
+    def pause_subscription(self, name: str) -> None:
+        """Deliver nothing more, durably, until it is resumed. What is in consumers' hands can still be settled."""
+        set_paused(self._subscriptions, name, True)
+
+    def resume_subscription(self, name: str) -> None:
+        """Deliver again."""
+        set_paused(self._subscriptions, name, False)
+
+    def reset_subscription(
+        self,
+        name: str,
+        to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
+        *,
+        topics: Iterable[str] | None = None,
+        dry_run: bool = False,
+    ) -> dict[tuple[str, int], int]:
+        """Go on at another place, durably; the new offset of each (topic, partition).
+
+        Of a queue everything below is done, everything else is delivered (again), and what is in consumers' hands
+        can no longer be settled. A stream must have no live members.
+
+        Args:
+            name: the subscription.
+            to: the ends of each partition, an offset, a moment, or (timedelta) a moment that long ago.
+            topics: which topics; default: all that it reads.
+            dry_run: only say where it would go on.
+        """
+        subscription = self._subscriptions.get(name)
+        return reset_subscription(self._directory, subscription, to, topics=topics, dry_run=dry_run)
+
+    def rename_subscription(self, name: str, new_name: str) -> None:
+        """Give a subscription another name, durably. It keeps its progress; consumers of a queue go on.
+
+        Raises:
+            SubscriptionExistsError: that name is taken.
+            InvalidRequestError: it is a stream with live members.
+        """
+        rename_subscription(self._directory, self._subscriptions, name, new_name)
+
+    def delete_subscription(self, name: str) -> None:
+        """Forget a subscription and how far it is.
+
+        Raises:
+            InvalidRequestError: it is a stream with live members.
+        """
+        delete_subscription(self._directory, self._subscriptions, name)
+
+    def queue(
+        self,
+        topic: str | Iterable[str] | None = None,
+        *,
+        subscription: str,
+        filter: Filter | None = None,  # noqa: A002  (as the option is called)
+        lease: float | None = None,
+        renew: bool = False,
+    ) -> Queue:
+        """A consumer of a queue; any number, in any processes, share its messages.
+
+        Args:
+            topic: which of the subscription's topics; default: all.
+            subscription: its name; see ``create_subscription``.
+            filter: a function of a record. What it refuses is done with, for the subscription as a whole.
+            lease: seconds that a message stays in these hands without an answer; default: the subscription's.
+            renew: a thread extends the leases of all that is in these hands, until the queue is closed.
+
+        Raises:
+            SubscriptionNotFoundError, TopicNotFoundError: there is none of the name.
+            InvalidRequestError: the subscription is a stream, or does not read *topic*.
+        """
+        return Queue(
+            self._directory,
+            self._transactions,
+            topic,
+            subscription=subscription,
+            filter=filter,
+            lease=lease,
+            renew=renew,
+        )
 
     # Housekeeping ---------------------------------------------------------------------------------
 

@@ -10,23 +10,72 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.events import OffsetEvent
+from logbroker_storage.events import Event, OffsetEvent
+from logbroker_storage.journal import Item, item_of
 
 from .cursor import Cursor
 from .membership import Membership
 
 
 class PendingCommit(msgspec.Struct, frozen=True):
-    """Offsets to be committed with other events: journal *events* with *check*, then call *settle*."""
+    """What a consumer is through with, to be journaled together with something else.
 
-    events: list[OffsetEvent]
-    check: Callable[[], None]
-    settle: Callable[[], None]
+    Attributes:
+        decide: called under the journal lock; what to journal. It may refuse by raising.
+        take_back: called under the same lock, when that could not be written.
+        settle: called when it was.
+    """
+
+    decide: Callable[[], list[Item]]
+    take_back: Callable[[], None] = lambda: None
+    settle: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> PendingCommit:
+        """Of *events* whatever happens."""
+        return cls(lambda: [item_of(event) for event in events])
+
+    def followed_by(self, then: Callable[[], None]) -> PendingCommit:
+        """The same, and *then* is called when it was written."""
+
+        def settle() -> None:
+            self.settle()
+            then()
+
+        return PendingCommit(self.decide, self.take_back, settle)
+
+
+def together(commits: Sequence[PendingCommit]) -> PendingCommit:
+    """All of *commits* or none: what the first of them decided is taken back when a later one refuses."""
+    if len(commits) == 1:
+        return commits[0]
+    decided: list[PendingCommit] = []
+
+    def decide() -> list[Item]:
+        items: list[Item] = []
+        try:
+            for commit in commits:
+                items += commit.decide()
+                decided.append(commit)
+        except BaseException:
+            take_back()
+            raise
+        return items
+
+    def take_back() -> None:
+        for commit in decided:
+            commit.take_back()
+
+    def settle() -> None:
+        for commit in commits:
+            commit.settle()
+
+    return PendingCommit(decide, take_back, settle)
 
 
 def prepare_commit(
@@ -44,17 +93,20 @@ def prepare_commit(
     group = membership.group
     since = {cursor.place: cursor.since for cursor in offsets}
 
-    def check() -> None:
+    def decide() -> list[Item]:
         membership.check(since)
         for topic, _ in since:
             directory.topic(topic)
+        return items
 
     def settle() -> None:
         for cursor, offset in offsets.items():
             cursor.note_committed(offset)
 
-    events = [OffsetEvent(group, *cursor.place, offset, "", now_ms) for cursor, offset in offsets.items()]
-    return PendingCommit(events=events, check=check, settle=settle)
+    items = [
+        item_of(OffsetEvent(group, *cursor.place, offset, "", now_ms)) for cursor, offset in offsets.items()
+    ]
+    return PendingCommit(decide=decide, settle=settle)
 
 
 def write_commit(directory: DataDirectory, membership: Membership, offsets: Mapping[Cursor, int]) -> float:
@@ -69,6 +121,6 @@ def write_commit(directory: DataDirectory, membership: Membership, offsets: Mapp
         return 0.0
     began = time.monotonic()
     commit = prepare_commit(directory, membership, offsets)
-    directory.journal.record(commit.events, check=commit.check)
+    directory.journal.decide(commit.decide, take_back=commit.take_back)
     commit.settle()
     return time.monotonic() - began

@@ -52,6 +52,8 @@ from .membership import Membership, group_signal
 from .records import timestamp_ms_of
 from .rotation import Taken
 from .start import Start, check_start
+from .subscriptions import SIGNAL as SUBSCRIPTIONS_SIGNAL
+from .subscriptions import StreamRules
 from .topic_names import check_group_name
 from .topic_selection import TopicSelection
 
@@ -98,7 +100,9 @@ class Consumer:
         Args:
             directory: where the topics are.
             topics: a name, a pattern such as ``"orders.*"`` (it takes up topics created later), or several.
-            group: partitions are shared out among the consumers of a group, which remembers how far it got.
+            group: partitions are shared out among the consumers of a group, which remembers how far it got. The
+                name of a stream subscription stands for its group, with its filter, and nothing comes while it is
+                paused.
                 None: this consumer reads all partitions, and nothing is remembered.
             start: where to begin in a partition for which the group has no committed offset (or one that was
                 deleted meanwhile): ``"earliest"``, ``"latest"``, the first record not older than an aware
@@ -142,9 +146,12 @@ class Consumer:
 
         # A user of the directory of its own: the view must not be closed while the consumer reads.
         self._directory = DataDirectory.open(directory.path)
-        signals = [TOPICS_SIGNAL] if group is None else [TOPICS_SIGNAL, group_signal(group)]
+        signals = [TOPICS_SIGNAL]
+        if group is not None:
+            signals += [group_signal(group), SUBSCRIPTIONS_SIGNAL]
         self._arrivals = Arrivals(self._directory, signals)
         try:
+            self._stream = StreamRules(self._directory, group)
             with self._lock:
                 self._assigned = AssignedPartitions(
                     self._directory,
@@ -156,6 +163,7 @@ class Consumer:
                     group=self.group,
                     session_timeout_ms=session_timeout_ms,
                     holder=self,
+                    matches=self._stream.matches,
                 )
         except BaseException:
             self._closing = True
@@ -260,6 +268,8 @@ class Consumer:
 
     def _collect(self, wanted: int) -> list[Record]:
         """Up to *wanted* records of all partitions; for at-most-once already committed. Under the lock."""
+        if self._stream.is_paused:
+            return []
         taken = self._assigned.rotation.take(wanted)
         if not taken or not self._committed_first(taken):
             return []
@@ -303,6 +313,8 @@ class Consumer:
                 self._wait(None)
 
     def _slice_of_next(self) -> Handout | None:
+        if self._stream.is_paused:
+            return None
         taken = self._assigned.rotation.take_one(self._slice, enough=ENOUGH)
         if taken is None or not self._committed_first([taken]):
             return None

@@ -65,8 +65,12 @@ class Cursor:
         isolation: Isolation,
         restart: Callable[[PartitionLog], int],
         now_ms: Callable[[], int],
+        matches: Callable[[Record], bool] | None = None,
     ) -> None:
-        """*since* is the generation of the ownership; *restart* finds the offset that start= stands for."""
+        """*since* is the generation of the ownership; *restart* finds the offset that start= stands for.
+
+        Only records that *matches*, a subscription's filter, are handed out.
+        """
         self.log = log
         self.place = (log.topic, log.partition)
         self.since = since
@@ -82,6 +86,7 @@ class Cursor:
         self._origin = origin
         self._restart = restart
         self._now_ms = now_ms
+        self._matches = matches
         self._reader: LogReader | None = None
         self._batches: deque[StoredBatch] = deque()
         self._records: list[Record] = []
@@ -232,6 +237,8 @@ class Cursor:
             records = self._without_ttl_headers(records)
         if ttl_ms >= 0 or self._deadlines:
             records = self._unexpired(records)
+        if self._matches is not None:
+            records = list(filter(self._matches, records))
         return records
 
     def _without_ttl_headers(self, records: list[Record]) -> list[Record]:

@@ -79,3 +79,70 @@ class GroupDescription(msgspec.Struct, frozen=True):
     def lag(self) -> int:
         """The sum over the partitions whose lag is known."""
         return sum(offset.lag for offset in self.offsets if offset.lag is not None)
+
+
+class QueuePartitionDescription(msgspec.Struct, frozen=True):
+    """How far a subscription is in one partition; counts are of messages.
+
+    Attributes:
+        start_offset: every message below it is done.
+        lag: not done yet, whatever their state.
+        in_flight: in the hands of consumers.
+        delayed: to be delivered later.
+        waiting: for others of their key.
+        rejected: on their way to the dead letters.
+        oldest_age_ms: how long ago the first that is not done was sent; None when all are, or it cannot be read.
+        consumers: who holds messages (of a stream: who owns the partition).
+    """
+
+    topic: str
+    partition: int
+    start_offset: int
+    high_watermark: int
+    lag: int
+    in_flight: int
+    delayed: int
+    waiting: int
+    rejected: int
+    oldest_age_ms: int | None
+    consumers: list[str]
+
+
+class SubscriptionDescription(msgspec.Struct, frozen=True):
+    """A subscription: its rules, and how far it is. Of a stream ``lease_ms`` and ``max_deliveries`` are None.
+
+    ``dead_letters`` counts those of this subscription that are in the dead letter topic.
+    """
+
+    name: str
+    kind: str
+    topics: list[str]
+    is_paused: bool
+    filter: str | None
+    lease_ms: int | None
+    max_deliveries: int | None
+    dead_letter: str | None
+    expired: str
+    ordered: bool
+    priorities: bool
+    created_ms: int
+    dead_letters: int
+    partitions: list[QueuePartitionDescription]
+
+    @property
+    def lag(self) -> int:
+        """Messages that are not done, in all partitions."""
+        return sum(partition.lag for partition in self.partitions)
+
+    @property
+    def in_flight(self) -> int:
+        """Messages in the hands of consumers."""
+        return sum(partition.in_flight for partition in self.partitions)
+
+    @property
+    def oldest_age_ms(self) -> int | None:
+        """The greatest of the partitions'."""
+        ages = [
+            partition.oldest_age_ms for partition in self.partitions if partition.oldest_age_ms is not None
+        ]
+        return max(ages, default=None)

@@ -11,11 +11,15 @@ from logbroker_storage.errors import (
     InvalidConfigError,
     InvalidRequestError,
     InvalidTopicError,
+    LeaseLostError,
     LogbrokerError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
+    QueueEmptyError,
     RecordTooLargeError,
     StorageFailedError,
+    SubscriptionExistsError,
+    SubscriptionNotFoundError,
     TopicExistsError,
     TopicNotFoundError,
     ViewError,
@@ -26,6 +30,8 @@ __all__ = [
     "LogbrokerError",
     # name another topic
     "TopicNotFoundError", "TopicExistsError", "InvalidTopicError",
+    # name another subscription
+    "SubscriptionNotFoundError", "SubscriptionExistsError",
     # mend the call
     "InvalidConfigError", "InvalidRequestError", "RecordTooLargeError",
     # another holder took over
@@ -36,6 +42,8 @@ __all__ = [
     "WriteFailedError", "StorageFailedError", "DirectoryInUseError", "ViewError",
     # the handle
     "ClosedError", "ForkedError",
+    # the message comes again, or another time
+    "LeaseLostError", "QueueEmptyError",
     # wait, or send slower
     "BufferFullError", "DeliveryTimeoutError",
 ]  # fmt: skip

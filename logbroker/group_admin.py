@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
-from logbroker_storage.events import GroupEvent, OffsetEvent
+from logbroker_storage.events import GroupEvent, OffsetEvent, SubscriptionEvent
 
 from .descriptions import GroupDescription, MemberDescription, OffsetDescription
-from .groups import GroupState, decode_group
+from .groups import GroupState, TopicPartition, decode_group
 from .membership import check_not_on_network, group_key
 from .records import timestamp_ms_of
 from .topic_names import check_group_name
@@ -110,8 +110,16 @@ def reset_group(
             OffsetEvent(group, topic, partition, offset, "", now_ms)
             for (topic, partition), offset in targets.items()
         ]
-        directory.journal.record(events, check=lambda: _check_no_members(directory, group, "reset"))
+        directory.journal.record(events, check=lambda: check_no_members(directory, group, "reset"))
     return targets
+
+
+def reset_offsets(
+    directory: DataDirectory, to: ResetTarget, places: Iterable[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """The offset that *to* means in each of *places*, brought inside the log and on the disk."""
+    offset_of = _target(directory, to, False, {})
+    return {place: _clamped(directory, place, offset_of(*place)) for place in places}
 
 
 def _places_to_reset(
@@ -170,7 +178,12 @@ def _clamped(directory: DataDirectory, place: tuple[str, int], offset: int) -> i
     return offset
 
 
-def _check_no_members(directory: DataDirectory, group: str, what: str) -> None:
+def check_no_members(directory: DataDirectory, group: str, what: str) -> None:
+    """That *group* can be changed as a whole; *what* is to be done with it.
+
+    Raises:
+        InvalidRequestError: it has live members.
+    """
     check_not_on_network(directory, group)
     members = _live_members(directory, _live_state(directory, group))
     if members:
@@ -183,7 +196,13 @@ def _check_no_members(directory: DataDirectory, group: str, what: str) -> None:
 def delete_group(directory: DataDirectory, group: str) -> None:
     """As ``Broker.delete_group``."""
     _check_exists(directory, group)
+    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    if any(event.name == group for event in subscriptions):
+        raise InvalidRequestError(
+            f"group {group!r} belongs to a subscription; use broker.delete_subscription() or "
+            "`logbroker subscription delete`"
+        )
     keys = [event.key() for event in directory.committed_offsets(group)]
     keys.append(GroupEvent.key_of(group))
-    directory.journal.delete(keys, check=lambda: _check_no_members(directory, group, "deleted"))
+    directory.journal.delete(keys, check=lambda: check_no_members(directory, group, "deleted"))
     directory.volatile_update(group_key(group), lambda _: None)

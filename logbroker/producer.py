@@ -10,7 +10,6 @@ Guards: ``delivery.lock`` for every field; ``_plain`` and ``_keyed`` are also re
 from __future__ import annotations
 
 import atexit
-import datetime
 import logging
 import os
 import sys
@@ -20,7 +19,9 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Unpack
+
+from msgspec import structs
 
 from logbroker_storage.clock import SYSTEM_CLOCK
 from logbroker_storage.data_directory import DataDirectory
@@ -38,7 +39,7 @@ from .delivery import Acks, Delivery, HandleState, PartitionQueue
 from .named_producer import NEVER_WROTE, NamedSequences, block_of
 from .partitioner import StickyPartitioner, partition_for_key, positive_hash
 from .receipts import DUPLICATE, Receipt
-from .records import NO_HEADERS, HeadersArgument, Message, TimestampArgument, stored_headers, timestamp_ms_of
+from .records import NO_HEADERS, Message, SendOptions, due_ms, stored_headers, timestamp_ms_of
 from .sequences import AnonymousSequences, Sequences
 from .topic_names import check_producer_name
 
@@ -85,28 +86,25 @@ class _Pending:
         "value",
     )
 
-    def __init__(
-        self,
-        value: bytes | None,
-        *,
-        key: bytes | None = None,
-        headers: HeadersArgument | None = None,
-        partition: int | None = None,
-        timestamp: TimestampArgument | None = None,
-        ttl: datetime.timedelta | None = None,
-        sequence: int | None = None,
-    ) -> None:
+    def __init__(self, message: Message, now_ms: Callable[[], int]) -> None:
+        value, key = message.value, message.key
         if type(value) is not bytes and value is not None:
             raise _not_bytes("value", value)
         if type(key) is not bytes and key is not None:
             raise _not_bytes("key", key)
         self.value = value
         self.key = key
-        self.has_ttl = ttl is not None
-        self.headers = NO_HEADERS if headers is None and ttl is None else stored_headers(headers, ttl)
-        self.partition = partition
-        self.timestamp_ms = None if timestamp is None else timestamp_ms_of(timestamp)
-        self.sequence = sequence
+        self.has_ttl = message.ttl is not None
+        self.headers = stored_headers(
+            message.headers,
+            message.ttl,
+            deliver_at_ms=due_ms(message.deliver_at, message.delay, now_ms),
+            priority=message.priority,
+            message_id=message.message_id,
+        )
+        self.partition = message.partition
+        self.timestamp_ms = None if message.timestamp is None else timestamp_ms_of(message.timestamp)
+        self.sequence = message.sequence
         self.size_bytes = self._size_bytes()
         self.deadline_s: float | None = None  # of waiting for space; monotonic
 
@@ -225,11 +223,7 @@ class Producer:
         value: bytes | None,
         # Meant to be given by name; CPython 3.11 takes 0.1 µs longer to call a function that insists on it.
         key: bytes | None = None,
-        headers: HeadersArgument | None = None,
-        partition: int | None = None,
-        timestamp: TimestampArgument | None = None,
-        ttl: datetime.timedelta | None = None,
-        sequence: int | None = None,
+        **options: Unpack[SendOptions],
     ) -> Receipt:
         """Hand over one record; the receipt tells what became of it.
 
@@ -243,10 +237,16 @@ class Producer:
             headers: a mapping or pairs; values are bytes, text (stored as UTF-8) or None.
             partition: the partition, instead of the key's.
             timestamp: an aware datetime, or milliseconds since 1970 UTC; default: now.
-            ttl: how long after its timestamp the record may be delivered.
+            ttl: a timedelta: how long after its timestamp the record may be delivered.
             sequence: with a named producer, the user's number of this record in its partition: 0 or more,
                 growing. One not above the last is acknowledged and not appended. Without it: the one after
                 the last.
+            deliver_at: an aware datetime, or milliseconds since 1970 UTC, before which no queue delivers the
+                record. Consumers that read the topic as a stream get it at once.
+            delay: the same as a timedelta from now; not together with ``deliver_at``.
+            priority: 0 (normal, the default) to 9. A queue delivers higher ones first; to a stream it means
+                nothing.
+            message_id: text of 1 to 200 bytes in UTF-8.
 
         Raises:
             TopicNotFoundError: no such topic or partition.
@@ -256,14 +256,7 @@ class Producer:
             FencedError: a newer holder has the producer's name (or through the receipt).
             ClosedError, ForkedError: this producer takes nothing more.
         """
-        if (
-            headers is None
-            and partition is None
-            and timestamp is None
-            and ttl is None
-            and sequence is None
-            and type(value) is bytes
-        ):
+        if not options and type(value) is bytes:
             if key is not None:
                 return self._send_keyed(topic, value, key)
             try:
@@ -281,18 +274,10 @@ class Producer:
                 receipt = self._send_plain(batch, value)
                 if receipt is not None:
                     return receipt
-        return self._send(
-            topic,
-            _Pending(
-                value,
-                key=key,
-                headers=headers,
-                partition=partition,
-                timestamp=timestamp,
-                ttl=ttl,
-                sequence=sequence,
-            ),
-        )
+        return self._send(topic, self._pending(Message(value, key, **options)))
+
+    def _pending(self, message: Message) -> _Pending:
+        return _Pending(message, self._directory.clock.now_ms)
 
     def _send_keyed(self, topic: str, value: bytes, key: bytes) -> Receipt:
         """The short way of a record with a key and nothing else."""
@@ -309,7 +294,7 @@ class Producer:
                     batch.count = index + 1
                     records.append(record)
                     return Receipt(batch, index)
-        return self._send(topic, _Pending(value, key=key))
+        return self._send(topic, self._pending(Message(value, key)))
 
     def _send_plain(self, batch: Batch, value: bytes) -> Receipt | None:
         """The short way's look at the clock and the room; None when the batch is full or gone."""
@@ -364,18 +349,14 @@ class Producer:
         self, topic: str, item: bytes | Message | None, key: bytes | None, partition: int | None
     ) -> None:
         if not isinstance(item, Message):
-            self._send(topic, _Pending(item, key=key, partition=partition))
-            return
-        pending = _Pending(
-            item.value,
-            key=key if item.key is None else item.key,
-            headers=item.headers,
-            partition=partition if item.partition is None else item.partition,
-            timestamp=item.timestamp,
-            ttl=item.ttl,
-            sequence=item.sequence,
-        )
-        self._send(topic, pending)
+            item = Message(item, key, partition=partition)
+        elif (key is not None and item.key is None) or (partition is not None and item.partition is None):
+            item = structs.replace(
+                item,
+                key=key if item.key is None else item.key,
+                partition=partition if item.partition is None else item.partition,
+            )
+        self._send(topic, self._pending(item))
 
     def _send_iterator(self, topic: str, values: Iterable[bytes | Message | None]) -> int:
         """Items one by one, because an iterator may take its time and nothing may wait for its next item."""
@@ -414,7 +395,7 @@ class Producer:
 
     def _send_slice(self, topic: str, values: Sequence[bytes], partition: int | None) -> tuple[int, int]:
         """As many *values* as fit into one batch, at least one; how many, and how many the next may take."""
-        first = _Pending(values[0], partition=partition)
+        first = self._pending(Message(values[0], partition=partition))
         while True:
             with self._delivery.lock:
                 queue = self._queue_for(topic, first)
@@ -590,7 +571,7 @@ class Producer:
         if self._named is None:
             raise InvalidRequestError("last_sequence needs a named producer: broker.producer(name=…)")
         with self._delivery.lock:
-            queue = self._queue_for(topic, _Pending(None, partition=partition))
+            queue = self._queue_for(topic, self._pending(Message(None, partition=partition)))
             if queue.failure is not None:
                 queue.claimed = False
             claimed = queue.claimed

@@ -4,26 +4,24 @@ On the way in, headers may be a mapping or pairs, their values bytes, text (stor
 are stored as pairs, in order, a key as often as it was given. Header keys that begin with ``logbroker.``
 belong to the broker: users cannot send them, and never see them on delivery.
 
-A time to live is such a header, ``logbroker.ttl.ms``: int64 big-endian, milliseconds after the record's
-timestamp at which it expires. The batch header does not know of it, so a reader first asks whether any
-record of a batch has headers at all (``may_have_reserved_headers``).
+A time to live is such a header, and so is everything else that a sender says of a delivery
+(``delivery_headers``). The batch header does not know of them, so a reader first asks whether any record of a
+batch has headers at all (``may_have_reserved_headers``).
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
+from typing import TypedDict
 
 import msgspec
 
 from logbroker_storage.errors import InvalidRequestError
-from logbroker_storage.record_batch import (
-    RESERVED_HEADER_PREFIX,
-    TTL_HEADER,
-    Record,
-)
-from logbroker_storage.record_expiry import TTL
+from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX, Record
+
+from .delivery_headers import MAX_MESSAGE_ID_BYTES, MAX_PRIORITY, NORMAL_PRIORITY, encode_delivery_headers
 
 HeaderValue = bytes | str | None
 HeadersArgument = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
@@ -33,11 +31,38 @@ TimestampArgument = datetime.datetime | int
 NO_HEADERS: StoredHeaders = ()
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MILLISECOND = datetime.timedelta(milliseconds=1)
+NO_DELAY = datetime.timedelta(0)
 INT64_MAX = (1 << 63) - 1
 
 _headers_of = attrgetter("header_pairs")
 
 __all__ = ["Message", "Record", "RecordMetadata"]
+
+
+class SendOptions(TypedDict, total=False):
+    """What may be said of a message besides its value and key: ``send``'s keywords and ``Message``'s fields.
+
+    Attributes:
+        headers: a mapping or pairs; values are bytes, text (stored as UTF-8) or None.
+        partition: where to put it, instead of where the key belongs.
+        timestamp: an aware datetime or milliseconds since 1970 UTC; default: now.
+        ttl: how long after its timestamp it may be delivered.
+        sequence: with a named producer only; see ``Producer.send``.
+        deliver_at: an aware datetime or milliseconds since 1970 UTC, before which no queue delivers it.
+        delay: the same as a time from now; not together with ``deliver_at``.
+        priority: 0 (normal) to 9; a queue delivers higher ones first.
+        message_id: text of 1 to 200 bytes.
+    """
+
+    headers: HeadersArgument | None
+    partition: int | None
+    timestamp: TimestampArgument | None
+    ttl: datetime.timedelta | None
+    sequence: int | None
+    deliver_at: TimestampArgument | None
+    delay: datetime.timedelta | None
+    priority: int
+    message_id: str | None
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=False):
@@ -46,11 +71,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=False):
     Attributes:
         value: the payload; None is a tombstone in a compacted topic.
         key: records of one key go to one partition and stay in order.
-        headers: a mapping or pairs of text and bytes, text or None.
-        partition: where to put it, instead of where the key belongs.
-        timestamp: an aware datetime or milliseconds since 1970 UTC; None is now.
-        ttl: after this time the record is never delivered.
-        sequence: with a named producer only; see ``broker.producer``.
+
+    The others are those of ``SendOptions``. Checked when it is sent.
     """
 
     value: bytes | None
@@ -60,6 +82,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=False):
     timestamp: TimestampArgument | None = None
     ttl: datetime.timedelta | None = None
     sequence: int | None = None
+    deliver_at: TimestampArgument | None = None
+    delay: datetime.timedelta | None = None
+    priority: int = NORMAL_PRIORITY
+    message_id: str | None = None
 
 
 class RecordMetadata(msgspec.Struct, frozen=True, gc=False):
@@ -79,18 +105,55 @@ class RecordMetadata(msgspec.Struct, frozen=True, gc=False):
 # On the way in ------------------------------------------------------------------------------------------
 
 
-def stored_headers(headers: HeadersArgument | None, ttl: datetime.timedelta | None = None) -> StoredHeaders:
-    """The pairs to store for *headers* and *ttl*.
+def stored_headers(
+    headers: HeadersArgument | None,
+    ttl: datetime.timedelta | None = None,
+    *,
+    deliver_at_ms: int | None = None,
+    priority: int = NORMAL_PRIORITY,
+    message_id: str | None = None,
+) -> StoredHeaders:
+    """The pairs to store for *headers* and what else is said of the delivery.
 
     Raises:
-        InvalidRequestError: a key is reserved or no text, a value of another type, a ttl below 1 ms.
+        InvalidRequestError: a key is reserved or no text, a value of another type, a ttl below 1 ms, a
+            priority or an id out of its range.
     """
-    if not headers and ttl is None:
+    if (
+        not headers
+        and ttl is None
+        and deliver_at_ms is None
+        and priority == NORMAL_PRIORITY
+        and message_id is None
+    ):
         return NO_HEADERS
     pairs = [_stored_header(pair) for pair in _pairs(headers)] if headers else []
-    if ttl is not None:
-        pairs.append((TTL_HEADER, TTL.pack(_ttl_ms(ttl))))
+    pairs += encode_delivery_headers(
+        ttl_ms=None if ttl is None else _ttl_ms(ttl),
+        deliver_at_ms=deliver_at_ms,
+        priority=_checked_priority(priority),
+        message_id=None if message_id is None else _checked_message_id(message_id),
+    )
     return tuple(pairs)
+
+
+def due_ms(
+    deliver_at: TimestampArgument | None, delay: datetime.timedelta | None, now_ms: Callable[[], int]
+) -> int | None:
+    """When the message is due, in milliseconds since 1970 UTC; None when nothing is said.
+
+    Raises:
+        InvalidRequestError: both are given, a naive datetime, a negative delay, or another type.
+    """
+    if delay is None:
+        return None if deliver_at is None else timestamp_ms_of(deliver_at, "deliver_at")
+    if deliver_at is not None:
+        raise InvalidRequestError("give deliver_at= or delay=, not both")
+    if not isinstance(delay, datetime.timedelta):
+        raise InvalidRequestError(f"delay is a datetime.timedelta, not {type(delay).__name__}: {delay!r}")
+    if delay < NO_DELAY:
+        raise InvalidRequestError(f"delay cannot be negative: {delay}")
+    return now_ms() + delay // MILLISECOND
 
 
 def _pairs(headers: object) -> Iterable[object]:
@@ -112,7 +175,7 @@ def _stored_header(pair: object) -> tuple[str, bytes | None]:
     if key.startswith(RESERVED_HEADER_PREFIX):
         raise InvalidRequestError(
             f"header {key!r} is reserved: keys that begin with {RESERVED_HEADER_PREFIX!r} are the broker's; "
-            "use another key (and ttl= for a time to live)"
+            "use another key (ttl=, deliver_at=, priority= and message_id= are arguments of their own)"
         )
     if value is None or type(value) is bytes:
         return key, value
@@ -134,8 +197,31 @@ def _ttl_ms(ttl: datetime.timedelta) -> int:
     return ttl_ms
 
 
-def timestamp_ms_of(timestamp: TimestampArgument) -> int:
-    """Milliseconds since 1970 UTC of an aware datetime, or of milliseconds.
+def _checked_priority(priority: int) -> int:
+    if type(priority) is not int or not NORMAL_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidRequestError(
+            f"priority is an integer from {NORMAL_PRIORITY} (normal) to {MAX_PRIORITY}, not {priority!r}"
+        )
+    return priority
+
+
+def _checked_message_id(message_id: str) -> bytes:
+    if not isinstance(message_id, str):
+        raise InvalidRequestError(f"message_id is text, not {type(message_id).__name__}: {message_id!r}")
+    try:
+        encoded = message_id.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"message_id {message_id!r} has no UTF-8 form") from None
+    if not 0 < len(encoded) <= MAX_MESSAGE_ID_BYTES:
+        raise InvalidRequestError(
+            f"a message_id takes 1 to {MAX_MESSAGE_ID_BYTES} bytes in UTF-8, not {len(encoded)}; "
+            "use a hash of a longer one"
+        )
+    return encoded
+
+
+def timestamp_ms_of(timestamp: TimestampArgument, name: str = "timestamp") -> int:
+    """Milliseconds since 1970 UTC of an aware datetime, or of milliseconds; *name* is the argument's.
 
     Raises:
         InvalidRequestError: a naive datetime, a negative number, or another type.
@@ -143,17 +229,17 @@ def timestamp_ms_of(timestamp: TimestampArgument) -> int:
     if isinstance(timestamp, datetime.datetime):
         if timestamp.tzinfo is None:
             raise InvalidRequestError(
-                f"timestamp {timestamp!r} has no time zone; give it one, for example tzinfo=datetime.UTC"
+                f"{name} {timestamp!r} has no time zone; give it one, for example tzinfo=datetime.UTC"
             )
         timestamp_ms = (timestamp - EPOCH) // MILLISECOND
     elif isinstance(timestamp, int) and not isinstance(timestamp, bool):
         timestamp_ms = timestamp
     else:
         raise InvalidRequestError(
-            f"a timestamp is an aware datetime or milliseconds since 1970, not {type(timestamp).__name__}"
+            f"{name} is an aware datetime or milliseconds since 1970, not {type(timestamp).__name__}"
         )
     if not 0 <= timestamp_ms <= INT64_MAX:
-        raise InvalidRequestError(f"timestamp {timestamp!r} is before 1970 or too large")
+        raise InvalidRequestError(f"{name} {timestamp!r} is before 1970 or too large")
     return timestamp_ms
 
 

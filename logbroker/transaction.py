@@ -12,13 +12,12 @@ transaction looks whether the claim is still the newest; somebody who has it by 
 
 from __future__ import annotations
 
-import datetime
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
@@ -27,11 +26,12 @@ from logbroker_storage.errors import (
     InvalidRequestError,
     LogbrokerError,
 )
+from logbroker_storage.journal import Item
 
 from .commits import PendingCommit
 from .producer import Producer
 from .receipts import Receipt
-from .records import HeadersArgument, Message, TimestampArgument
+from .records import Message, SendOptions
 from .transaction_coordinator import Claim, TransactionCoordinator, fenced
 from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
@@ -39,6 +39,7 @@ from .transactional_sequences import TransactionalSequences
 if TYPE_CHECKING:
     from .consumer import Consumer
     from .groups import TopicPartition
+    from .queues.consumer import Queue, QueueMessage
 
 logger = logging.getLogger("logbroker.transactions")
 
@@ -150,6 +151,7 @@ class Transaction:
         self._claim = claim
         self._ended = ended
         self._consumers: dict[Consumer, PendingCommit] = {}
+        self._commits: list[PendingCommit] = []  # of others than consumers
         self._outcome: str | None = None  # how it ended
         self._may_be_committed = False
         self._next_look = 0.0  # at whether the claim is still the newest
@@ -179,14 +181,7 @@ class Transaction:
     # Inside ---------------------------------------------------------------------------------------
 
     def send(
-        self,
-        topic: str,
-        value: bytes | None,
-        key: bytes | None = None,
-        headers: HeadersArgument | None = None,
-        partition: int | None = None,
-        timestamp: TimestampArgument | None = None,
-        ttl: datetime.timedelta | None = None,
+        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
     ) -> Receipt:
         """Write one record as part of the transaction; arguments and errors as ``Producer.send``.
 
@@ -194,9 +189,7 @@ class Transaction:
         transaction can only be aborted.
         """
         self._check_open()
-        return self._holder.producer.send(
-            topic, value, key=key, headers=headers, partition=partition, timestamp=timestamp, ttl=ttl
-        )
+        return self._holder.producer.send(topic, value, key, **options)
 
     def send_many(
         self,
@@ -224,6 +217,19 @@ class Transaction:
         self._check_open()
         self._consumers[consumer] = consumer.leave_commits_to_transactions(only)
 
+    def accept(self, messages: Iterable[QueueMessage]) -> None:
+        """Accept *messages* of queues together with the records: done with if it commits, still in hand if not.
+
+        Committing raises ``LeaseLostError``, and aborts, when one of them is no longer in its consumer's hands.
+        """
+        self._check_open()
+        by_queue: dict[Queue, list[QueueMessage]] = {}
+        for message in messages:
+            by_queue.setdefault(message.queue, []).append(message)
+        for queue, own in by_queue.items():
+            for commit in queue.pending_acceptance(own):
+                self.commit_with(commit)
+
     # The end --------------------------------------------------------------------------------------
 
     def commit(self) -> None:
@@ -250,8 +256,16 @@ class Transaction:
             logger.warning("transaction of %r is committed, in spite of: %s", self.transactional_id, error)
         else:
             self._end(COMMITTED)
-        for commit in self._consumers.values():
+        for commit in self._pending():
             commit.settle()
+
+    def commit_with(self, commit: PendingCommit) -> None:
+        """Have *commit* decided together with the transaction."""
+        self._check_open()
+        self._commits.append(commit)
+
+    def _pending(self) -> list[PendingCommit]:
+        return [*self._consumers.values(), *self._commits]
 
     def _send_state(self) -> None:
         if self._state is not None:
@@ -259,17 +273,16 @@ class Transaction:
                 self._holder.producer.send(self._state.topic, value, key=key, partition=0)
 
     def _decide_commit(self) -> None:
-        pending = list(self._consumers.values())
+        pending = self._pending()
         if not pending and not self._holder.sequences.has_written:
             return
+        commits = [*pending, PendingCommit(self._note_decision)]
+        self._holder.claim = self._holder.coordinator.commit(self._claim, commits=commits)
 
-        def check() -> None:
-            for commit in pending:
-                commit.check()
-            self._may_be_committed = True  # the event is written next
-
-        events = [event for commit in pending for event in commit.events]
-        self._holder.claim = self._holder.coordinator.commit(self._claim, events=events, check=check)
+    def _note_decision(self) -> list[Item]:
+        """Nobody has refused: the decision is written next."""
+        self._may_be_committed = True
+        return []
 
     def abort(self) -> None:
         """Take it all back. Nothing happens when it has ended already."""

@@ -31,18 +31,19 @@ whoever writes them (``PartitionLog.append_marker``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, LogbrokerError, TopicNotFoundError
-from logbroker_storage.events import Event, TransactionEvent
-from logbroker_storage.journal import JournalTurn
+from logbroker_storage.events import TransactionEvent
+from logbroker_storage.journal import Item, JournalTurn, item_of
 from logbroker_storage.record_batch import ControlType
 from logbroker_storage.view import OpenTransaction, partition_key
 
+from .commits import PendingCommit, together
 from .groups import TopicPartition
 
 logger = logging.getLogger("logbroker.transactions")
@@ -239,14 +240,14 @@ class TransactionCoordinator:
         self,
         claim: Claim,
         *,
-        events: Sequence[Event] = (),
-        check: Callable[[], None] | None = None,
+        commits: Sequence[PendingCommit] = (),
         keeps_epoch: bool = False,
     ) -> Claim:
-        """Decide that the claim's transaction counts, together with *events*, durably; the claim for the next one.
+        """Decide that the claim's transaction counts, together with *commits*, durably; the claim for the next one.
 
-        Every record of it must be in its log and as durable as its topic asks. *check* runs under the journal
-        lock and may refuse. Whatever this raises, ``abort`` is to follow: it finds out what was decided.
+        Every record of it must be in its log and as durable as its topic asks. Each of *commits* decides under the
+        journal lock, the first to refuse is the last to be asked; none is settled here. Whatever this raises,
+        ``abort`` is to follow: it finds out what was decided.
 
         With *keeps_epoch* the claim for the next one is the same, and a decision whose markers are still missing
         is finished by committing again.
@@ -262,16 +263,19 @@ class TransactionCoordinator:
         if decided is None or decided.state != "commit" or not holding.is_ended_by(decided):
             decided = self._decision(claim, "commit", holding, keeps_epoch)
 
-            def still_held() -> None:
-                if not self.is_current(claim):
-                    raise fenced(claim)
-                if check is not None:
-                    check()
-
-            self._directory.journal.record([decided, *events], check=still_held)
+            self._decide(claim, decided, commits)
         following = claim._replace(epoch=decided.following_epoch)
         self._finish(decided, following, holding)
         return following
+
+    def _decide(self, claim: Claim, decided: TransactionEvent, commits: Sequence[PendingCommit]) -> None:
+        def hold() -> list[Item]:
+            if not self.is_current(claim):
+                raise fenced(claim)
+            return [item_of(decided)]
+
+        commit = together([PendingCommit(hold), *commits])
+        self._directory.journal.decide(commit.decide, take_back=commit.take_back)
 
     def _decision(
         self, claim: Claim, state: Literal["commit", "abort"], holding: Holding, keeps_epoch: bool

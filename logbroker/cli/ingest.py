@@ -15,7 +15,6 @@ one bulk call: its first line brings its number, and the producer counts on from
 
 from __future__ import annotations
 
-import datetime
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -28,6 +27,7 @@ from .exit_codes import CommandFailed
 if TYPE_CHECKING:
     from ..producer import Producer
     from ..receipts import Receipt
+    from ..records import SendOptions
 
 LINES_PER_STRETCH = 1000
 NEVER_WROTE = -1
@@ -154,7 +154,7 @@ class NamedIngest:
 
 
 class RecordIngest:
-    """Lines with keys, or records with headers or a time to live."""
+    """Lines with keys, or records of which more is said: headers, a time to live, …"""
 
     def __init__(
         self,
@@ -164,18 +164,16 @@ class RecordIngest:
         partition: int | None,
         partitions: Sequence[int],
         key_separator: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
-        ttl: datetime.timedelta | None,
+        options: SendOptions,
     ) -> None:
-        """*partition*: all go there. *partitions*: of the topic."""
+        """*partition*: all go there. *partitions*: of the topic. *options*: of every record."""
         self.done = Progress()
         self._producer = producer
         self._topic = topic
         self._partition = partition
         self._partitions = partitions if partition is None else [partition]
         self._key_separator = key_separator
-        self._headers = list(headers) or None
-        self._ttl = ttl
+        self._options = options
         self._last: dict[int, int] = {}
         if producer.name is not None:
             self._last = last_sequences(producer, topic, self._partitions)
@@ -204,11 +202,10 @@ class RecordIngest:
             self.done.sent(sent, receipt)
 
     def _send(self, value: bytes, key: bytes | None, partition: int | None, sequence: int | None) -> Receipt:
-        if self._headers is None and self._ttl is None and partition is None:
-            return self._producer.send(self._topic, value, key)
-        return self._producer.send(
-            self._topic, value, key, self._headers, partition, ttl=self._ttl, sequence=sequence
-        )
+        options = self._options
+        if partition is not None:
+            options = {**options, "partition": partition, "sequence": sequence}
+        return self._producer.send(self._topic, value, key, **options)
 
     def _split(self, line: bytes) -> tuple[bytes | None, bytes]:
         """Key and value; a line without the separator is all value."""

@@ -7,7 +7,7 @@
     -100                  100 records before the end of each partition; `group reset`: 100 back
     +100                  only `group reset`: 100 further
     -90s -5m -1h30m -7d   that long ago (ms s m h d w)
-    +10s                  that long from now, for --until
+    +10s                  that long from now, for --until and --deliver-at
     2026-11-23T10:00      a moment: ISO 8601, in local time unless it has a zone
     @1795480000           seconds since 1970; from 12 digits on, milliseconds
 
@@ -96,6 +96,23 @@ def parse_position(
             "or a time like 2026-11-23T10:00"
         )
     return position
+
+
+def parse_moment(text: str, *, now: datetime.datetime, option: str) -> datetime.datetime:
+    """The moment that *text* means: ``+10s``, ``2026-11-23T10:00`` or ``@1795480000``; the rest as above.
+
+    Raises:
+        typer.BadParameter: it means none.
+    """
+    try:
+        position = _parse(text.strip(), now, forward=True)
+    except (OverflowError, OSError, ValueError):
+        position = None
+    if not isinstance(position, Moment):
+        raise typer.BadParameter(
+            f"{option} {text!r} is not understood; use +10s, @1795480000 or a time like 2026-11-23T10:00"
+        )
+    return position.time
 
 
 def _parse(text: str, now: datetime.datetime, forward: bool) -> Position | None:

@@ -8,6 +8,7 @@ missing; see ``ingest``.
 
 from __future__ import annotations
 
+import datetime
 import gc
 import os
 import sys
@@ -24,13 +25,12 @@ from .exit_codes import CommandFailed
 from .interruption import Interruption
 from .lines import LineTooLong, lines_of
 from .output import JsonOption, print_json, say
-from .positions import parse_duration
+from .positions import parse_duration, parse_moment
 
 if TYPE_CHECKING:
-    import datetime
-
     from ..broker import Broker
     from ..producer import Producer
+    from ..records import SendOptions
     from .ingest import Ingest
 
 READ_BYTES = 1 << 20
@@ -95,6 +95,22 @@ def produce(
         str | None,
         typer.Option("--ttl", metavar="TIME", help="Never deliver the records after it: 90s, 5m, 1h30m …"),
     ] = None,
+    deliver_at: Annotated[
+        str | None,
+        typer.Option(
+            "--deliver-at",
+            metavar="TIME",
+            help="Queues deliver the records then: +10s, 2026-11-23T10:00, @1795480000.",
+        ),
+    ] = None,
+    delay: Annotated[
+        str | None,
+        typer.Option("--delay", metavar="TIME", help="Queues deliver each record so long after it was sent."),
+    ] = None,
+    priority: Annotated[
+        int,
+        typer.Option("--priority", metavar="N", min=0, max=9, help="Queues deliver higher ones first."),
+    ] = 0,
     acks: Annotated[
         Acks, typer.Option("--acks", metavar="A", help="all (on the disk), written or none.")
     ] = Acks.ALL,
@@ -105,7 +121,8 @@ def produce(
 
     Ends with a summary on stderr, or with --json on stdout.
     """
-    form = _Form(_key_separator(key_separator), [_header(text) for text in header or []], _ttl(ttl))
+    options = _options(header, ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
+    form = _Form(_key_separator(key_separator), options)
     gc.set_threshold(GC_THRESHOLD)
     started = time.monotonic()
     with _source(file) as source, Interruption() as interruption, open_broker(data, create=True) as broker:
@@ -133,29 +150,22 @@ def produce(
 class _Form:
     """How a line becomes a record."""
 
-    def __init__(
-        self,
-        key_separator: bytes | None,
-        headers: list[tuple[str, bytes]],
-        ttl: datetime.timedelta | None,
-    ) -> None:
+    def __init__(self, key_separator: bytes | None, options: SendOptions) -> None:
         self.key_separator = key_separator
-        self.headers = headers
-        self.ttl = ttl
+        self.options = options
 
     def ingest(self, broker: Broker, sender: Producer, topic: str, partition: int | None) -> Ingest:
         from .ingest import NamedIngest, PlainIngest, RecordIngest
 
         partitions = range(len(broker.topic(topic).partitions))
-        if self.key_separator is not None or self.headers or self.ttl is not None:
+        if self.key_separator is not None or self.options:
             return RecordIngest(
                 sender,
                 topic,
                 partition=partition,
                 partitions=partitions,
                 key_separator=self.key_separator,
-                headers=self.headers,
-                ttl=self.ttl,
+                options=self.options,
             )
         if sender.name is not None:
             return NamedIngest(sender, topic, partitions if partition is None else [partition])
@@ -175,11 +185,32 @@ def _header(text: str) -> tuple[str, bytes]:
     return key, os.fsencode(value)
 
 
-def _ttl(text: str | None) -> datetime.timedelta | None:
+def _options(
+    header: list[str] | None, *, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int
+) -> SendOptions:
+    """What is said of every record; nothing that was not asked for."""
+    options: SendOptions = {}
+    if header:
+        options["headers"] = [_header(text) for text in header]
+    if ttl is not None:
+        options["ttl"] = _duration("--ttl", ttl)
+    if deliver_at is not None and delay is not None:
+        raise typer.BadParameter("choose one of --deliver-at and --delay")
+    if deliver_at is not None:
+        now = datetime.datetime.now(datetime.UTC)
+        options["deliver_at"] = parse_moment(deliver_at, now=now, option="--deliver-at")
+    if delay is not None:
+        options["delay"] = _duration("--delay", delay)
+    if priority:
+        options["priority"] = priority
+    return options
+
+
+def _duration(option: str, text: str) -> datetime.timedelta:
     try:
-        return None if text is None else parse_duration(text)
+        return parse_duration(text)
     except ValueError as error:
-        raise typer.BadParameter(f"--ttl {error}") from None
+        raise typer.BadParameter(f"{option} {error}") from None
 
 
 def _have_topic(broker: Broker, topic: str, partition: int | None) -> None:

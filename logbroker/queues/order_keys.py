@@ -31,6 +31,19 @@ class OrderKeys:
         count = 0 if held is None else COUNT.unpack_from(held)[0]
         self._rows.put(key, COUNT.pack(count + 1) + run.owner.encode())
 
+    def hold_again(self, run: Run) -> bool:
+        """*run*, which is in no table now, is back in its owner's hands; not when another owner has the key."""
+        held = self._rows.get(KEYS + run.order_key)
+        if held is not None and COUNT.unpack_from(held)[0]:
+            if held[COUNT.size :].decode() != run.owner:
+                return False
+        elif held is not None:
+            ready = self._table.at(NUMBER.unpack_from(held, COUNT.size)[0])
+            self._table.replace(ready, ready._replace(state=State.WAITING))
+            self._rows.delete(KEYS + run.order_key)
+        self.hold(run)
+        return True
+
     def let_go(self, run: Run) -> bool:
         """*run* has left its owner's hands; whether another became READY."""
         key = KEYS + run.order_key

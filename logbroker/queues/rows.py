@@ -47,6 +47,7 @@ NUMBER = struct.Struct(">q")
 
 BLOCK_OFFSETS = 1024
 NO_KEY = bytes(8)
+MAX_DELIVERY_COUNT = 0xFFFF
 
 HEAD_KEY = b"h"
 ENTRIES, DONE, KEYS = b"m", b"d", b"k"
@@ -135,6 +136,20 @@ class Run(NamedTuple):
         if self.state is State.REJECTED:
             return REJECTED_RANK
         return LAST_RANK - self.priority if self.is_arranged else FIRST_RANK
+
+
+def as_delivered(run: Run) -> Run:
+    """A run out of somebody's hands as one that was delivered: so is a look, where it is to count."""
+    if run.state is State.ACQUIRED:
+        return run
+    return run._replace(state=State.ACQUIRED, delivery_count=min(run.delivery_count + 1, MAX_DELIVERY_COUNT))
+
+
+def as_undelivered(run: Run) -> Run:
+    """A run out of somebody's hands as if it had not been handed out."""
+    if run.state is State.ARRANGING:
+        return run
+    return run._replace(delivery_count=max(run.delivery_count - 1, 0))
 
 
 def entry_key(first: int) -> bytes:

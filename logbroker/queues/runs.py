@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from .rows import (
     ENTRIES,
@@ -18,8 +18,11 @@ from .rows import (
     tried_key,
 )
 
+Range = tuple[int, int]  # first and last
+
 AFTER_ENTRIES = bytes([ENTRIES[0] + 1])
 SCAN_ROWS = 1000  # at a time
+MAX_OFFSET = (1 << 63) - 2
 
 
 class RunTable:
@@ -74,6 +77,29 @@ class RunTable:
         rows = self._rows.first(begin, entry_key(last + 1), last - first + 2)
         return [run for run in (decode_run(*row) for row in rows) if run.last >= first]
 
+    def carve(
+        self, first: int, last: int, is_wanted: Callable[[Run], bool], left_out: list[Range]
+    ) -> list[Run]:
+        """Take what is in [first, last] of runs that are wanted out of the table; the rest goes to *left_out*."""
+        carved: list[Run] = []
+        position = first
+        for run in self.overlapping(max(first, 0), min(last, MAX_OFFSET)):
+            if not is_wanted(run):
+                continue
+            part = run._replace(first=max(run.first, first), last=min(run.last, last))
+            if part.first > position:
+                left_out.append((position, part.first - 1))
+            position = part.last + 1
+            self.remove(run)
+            if run.first < part.first:
+                self.put(run._replace(last=part.first - 1))
+            if part.last < run.last:
+                self.put(run._replace(first=part.last + 1))
+            carved.append(part)
+        if position <= last:
+            left_out.append((position, last))
+        return carved
+
     def lasting(self, first: int, last: int) -> Iterator[Run]:
         """Of the runs that have any of the offsets [first, last], those of which something is to last."""
         before = self._rows.floor(TRIED, tried_key(first - 1)) if first else None
@@ -98,3 +124,17 @@ class RunTable:
             for key, value in found:
                 yield decode_run(key, value)
             begin = found[-1][0] + b"\0"
+
+
+def joined(ranges: Iterable[Range]) -> list[Range]:
+    """*ranges* in their order, each that continues the one before joined to it: acknowledgements one by one are
+    split from a run of messages all at once."""
+    joined: list[Range] = []
+    for first, last in ranges:
+        if last < first:
+            continue
+        if joined and first == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    return joined

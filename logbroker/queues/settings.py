@@ -6,6 +6,7 @@ import msgspec
 
 DEFAULT_LEASE_S = 30.0
 DEFAULT_MAX_DELIVERIES = 5
+MAX_DELIVERIES = 10_000
 
 
 class QueueSettings(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, InvalidRequestError, TopicNotFoundError
 from logbroker_storage.events import OffsetEvent
 
+from ..commits import PendingCommit
 from ..groups import TopicPartition
 from ..topic_names import check_transactional_id
 from ..transaction_coordinator import LAST_EPOCH, Claim, Holding, TransactionCoordinator
@@ -218,7 +219,9 @@ class NetworkTransactions:
             events = waiting.events if waiting is not None and waiting.claim == claim else ()
             self._make_durable(holding)
             self._directory.sync_below(events)
-            following = self._coordinator.commit(claim, events=events, keeps_epoch=keeps_epoch)
+            following = self._coordinator.commit(
+                claim, commits=[PendingCommit.of(events)] if events else [], keeps_epoch=keeps_epoch
+            )
         else:
             aborted = self._coordinator.abort(claim, keeps_epoch=keeps_epoch)
             if aborted is None:

@@ -13,7 +13,16 @@ import msgspec
 
 from .clock import Clock
 from .errors import InvalidPartitionCountError, TopicExistsError, TopicNotFoundError, WriteFailedError
-from .events import LogStartEvent, OffsetEvent, TopicEvent, TtlEvent, encode_event
+from .events import (
+    SEPARATOR,
+    LogStartEvent,
+    OffsetEvent,
+    QueueBlockEvent,
+    QueueEvent,
+    TopicEvent,
+    TtlEvent,
+    encode_event,
+)
 from .files import Files
 from .journal import TOPICS_VERSION, Item, Journal
 from .layout import DataLayout
@@ -186,7 +195,13 @@ class Catalog:
         committed = self._view.events_of(OffsetEvent, OffsetEvent.ALL)
         offsets = (event.key() for event in committed if event.topic == topic)
         starts = (key for key, _ in self._view.events(LogStartEvent.prefix_of(topic)))
-        return [*offsets, *starts, TtlEvent.key_of(topic)]
+        queues = (
+            key
+            for kind in (QueueEvent.ALL, QueueBlockEvent.ALL)
+            for key, _ in self._view.events(kind)
+            if key.split(SEPARATOR)[2] == topic.encode()
+        )
+        return [*offsets, *starts, *queues, TtlEvent.key_of(topic)]
 
     def finish_deletions(self) -> None:
         """Remove what is left of topics in state "deleting": ours, or a dead process's."""

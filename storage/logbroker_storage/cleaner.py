@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,8 @@ class Cleaner:
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
         self._lock = ProcessLock(directory.files, directory.layout.lock("cleaner"))
+        # Of layers above: how far readers of a (topic, partition) are that are no consumer groups. Replaced whole.
+        self.readers: dict[str, Callable[[str, int], Iterable[int]]] = {}
 
     def abandon(self) -> None:
         """In a forked child: drop our copy of the lock."""
@@ -129,10 +131,13 @@ class Cleaner:
         return RetentionPlan(decided.removals, decided.rolls_active or everything_consumed)
 
     def _consumed_offset(self, log: PartitionLog) -> int | None:
-        """The lowest offset that a group subscribed to the topic has committed; None without groups."""
+        """The lowest offset that a group or other reader of the topic is at; None when nobody reads it."""
         groups = [event.group for event in self._directory.subscriptions() if log.topic in event.topics]
         committed = [self._directory.committed(group, log.topic, log.partition) for group in groups]
-        return min((event.offset if event is not None else 0 for event in committed), default=None)
+        offsets = [event.offset if event is not None else 0 for event in committed]
+        for offsets_of in self.readers.values():
+            offsets += offsets_of(log.topic, log.partition)
+        return min(offsets, default=None)
 
     def _remove(self, log: PartitionLog, retention: RetentionPlan) -> None:
         if not retention.removals:

@@ -2,6 +2,7 @@
 
     LogbrokerError
     ├── TopicNotFoundError, TopicExistsError, InvalidTopicError      name another topic
+    ├── SubscriptionNotFoundError, SubscriptionExistsError           name another subscription
     ├── InvalidConfigError, InvalidRequestError                      mend the call
     ├── RecordTooLargeError                                          send less, or raise max.message.bytes
     ├── FencedError, OutOfOrderSequenceError                         another holder took over: stop
@@ -11,6 +12,7 @@
     ├── StorageFailedError                                           outcome unknown: reopen and look
     ├── DirectoryInUseError, ViewError                               close other processes, reopen
     ├── ClosedError, ForkedError                                     open a handle of your own
+    ├── LeaseLostError, QueueEmptyError                              the message comes again, or another time
     └── BufferFullError, DeliveryTimeoutError                        wait, or send slower
 
 Attributes carry the facts; the message says what to do next. ``CorruptBatchError`` is the codec's own
@@ -19,7 +21,9 @@ finding: it knows a position in a buffer but no topic, and the log turns it into
 
 from __future__ import annotations
 
+import difflib
 import enum
+from collections.abc import Sequence
 
 
 class LogbrokerError(Exception):
@@ -144,6 +148,55 @@ class CorruptionError(LogbrokerError):
             f"{end_offset - 1} cannot be read; seek to {end_offset} to go on behind them, "
             "and run `logbroker inspect verify` for the whole picture"
         )
+
+
+class SubscriptionNotFoundError(LogbrokerError):
+    """There is no subscription of this name."""
+
+    def __init__(self, name: str, *, known: Sequence[str] = ()) -> None:
+        self.name = name
+        near = difflib.get_close_matches(name, known, 1)
+        there = (
+            f" (did you mean {near[0]!r}?)"
+            if near
+            else f" (there are: {', '.join(known[:10])})"
+            if known
+            else ""
+        )
+        super().__init__(
+            f"there is no subscription {name!r}{there}; make it with broker.create_subscription() or "
+            "`logbroker subscription create`"
+        )
+
+
+class SubscriptionExistsError(LogbrokerError):
+    """The name is taken."""
+
+    def __init__(self, name: str, *, what: str = "subscription") -> None:
+        self.name = name
+        super().__init__(f"there is a {what} {name!r} already; choose another name, or delete it first")
+
+
+class LeaseLostError(LogbrokerError):
+    """A message is in these hands no longer: its lease has ended, or it was settled before.
+
+    Attributes:
+        lost: (topic, partition, first offset, last offset) of each range, both inclusive.
+    """
+
+    def __init__(self, lost: Sequence[tuple[str, int, int, int]]) -> None:
+        self.lost = list(lost)
+        first = ", ".join(
+            f"{topic}-{partition} {begin} to {end}" for topic, partition, begin, end in self.lost[:5]
+        )
+        super().__init__(
+            f"no longer in these hands: {first}{' …' if len(self.lost) > 5 else ''}; the lease has ended, and the "
+            "messages are delivered again (use a longer lease=, extend(), or renew=True), or they were settled before"
+        )
+
+
+class QueueEmptyError(LogbrokerError):
+    """No message came within the timeout."""
 
 
 class WriteFailedError(LogbrokerError):

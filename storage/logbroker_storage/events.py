@@ -17,6 +17,11 @@ counts: replaying the journal and compacting it need no other rule.
     start        topic, partition          records below this offset were deleted on request
     transaction  transactional id          who holds it, and how its last transaction ended
     ttl          topic                     some of its records have a time to live of their own
+    subscription id                        a named subscription: its kind, topics and rules
+    queue        subscription id, topic,   where the subscription's queue begins: every message below is done
+                   partition
+    queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
+                   number
 
 Names hold no NUL (topic names and group names are checked where they come in).
 """
@@ -221,6 +226,86 @@ class TtlEvent(Event, frozen=True, tag="ttl"):
         return _key(cls.KIND, topic)
 
 
+class SubscriptionEvent(Event, frozen=True, tag="subscription"):
+    """A named subscription to *topics* (names and patterns); ``subscription_id`` is 16 hex digits and never changes.
+
+    A "stream" is the consumer group of the same name. A "queue" hands each message to one of its consumers;
+    ``rules`` are the broker's, as msgpack.
+    """
+
+    KIND: ClassVar[str] = "subscription"
+    ALL: ClassVar[bytes] = b"subscription\0"
+
+    subscription_id: str
+    name: str
+    subscription_kind: Literal["queue", "stream"]
+    topics: list[str]
+    rules: bytes
+    is_paused: bool
+    created_ms: int
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.subscription_id)
+
+    @classmethod
+    def key_of(cls, subscription_id: str) -> bytes:
+        return _key(cls.KIND, subscription_id)
+
+
+class QueueEvent(Event, frozen=True, tag="queue"):
+    """Of this partition every message below *start_offset* is done, as far as the subscription goes."""
+
+    KIND: ClassVar[str] = "queue"
+    ALL: ClassVar[bytes] = b"queue\0"
+
+    subscription_id: str
+    topic: str
+    partition: int
+    start_offset: int
+
+    def key(self) -> bytes:
+        return self.key_of(self.subscription_id, self.topic, self.partition)
+
+    @classmethod
+    def key_of(cls, subscription_id: str, topic: str, partition: int) -> bytes:
+        return _key(cls.KIND, subscription_id, topic, partition)
+
+    @classmethod
+    def prefix_of(cls, subscription_id: str) -> bytes:
+        return _key(cls.KIND, subscription_id) + SEPARATOR
+
+
+class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
+    """Of the messages [1024 * block, 1024 * (block + 1)): which are done, and which were handed out in vain.
+
+    *done* is a number in little-endian bytes, whose bit 0 stands for the first; *attempts* are the broker's, as
+    msgpack.
+    """
+
+    KIND: ClassVar[str] = "queue-block"
+    ALL: ClassVar[bytes] = b"queue-block\0"
+
+    subscription_id: str
+    topic: str
+    partition: int
+    block: int
+    done: bytes
+    attempts: bytes
+
+    def key(self) -> bytes:
+        return self.key_of(self.subscription_id, self.topic, self.partition, self.block)
+
+    @classmethod
+    def key_of(cls, subscription_id: str, topic: str, partition: int, block: int) -> bytes:
+        return _key(cls.KIND, subscription_id, topic, partition, block)
+
+    @classmethod
+    def prefix_of(cls, subscription_id: str, topic: str | None = None, partition: int | None = None) -> bytes:
+        """What the keys of a subscription's blocks begin with; with *topic* and *partition* those of one queue."""
+        parts = [part for part in (topic, partition) if part is not None]
+        return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -230,6 +315,9 @@ AnyEvent = (
     | LogStartEvent
     | TransactionEvent
     | TtlEvent
+    | SubscriptionEvent
+    | QueueEvent
+    | QueueBlockEvent
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

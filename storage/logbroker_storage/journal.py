@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .clock import Clock
-from .errors import CorruptionError, InvalidRequestError, LogbrokerError
-from .events import Event, TopicEvent, encode_event
+from .errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
+from .events import Event, SubscriptionEvent, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
 from .partition_log import PartitionLog
@@ -41,6 +41,9 @@ JOURNAL_CONFIG = LogConfig.parse(
 APPLIED = b"journal_applied_offset"
 COMPACTED_BYTES = b"journal_compacted_bytes"
 TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
+SUBSCRIPTIONS_VERSION = b"subscriptions_version"
+
+VERSIONS = {TopicEvent.ALL: TOPICS_VERSION, SubscriptionEvent.ALL: SUBSCRIPTIONS_VERSION}
 
 COMPACT_FROM_BYTES = 1 << 20
 COMPACT_GROWTH = 4
@@ -48,6 +51,11 @@ EVENTS_PER_BATCH = 1000
 MAX_KEY_BYTES = 511  # what LMDB takes
 
 Item = tuple[bytes, bytes | None]
+
+
+def item_of(event: Event) -> Item:
+    """The journal record that says *event*."""
+    return event.key(), encode_event(event)
 
 
 class Journal:
@@ -71,7 +79,7 @@ class Journal:
                 and applied with the next event. ``exclusive`` tells which.
             InvalidRequestError: the names of an event are too long together; nothing was written.
         """
-        self.write([(event.key(), encode_event(event)) for event in events], check=check)
+        self.write([item_of(event) for event in events], check=check)
 
     def delete(self, keys: Iterable[bytes], *, check: Callable[[], None] | None = None) -> None:
         """Make the absence of *keys* last."""
@@ -81,10 +89,43 @@ class Journal:
         """Both of the above: a None value deletes the key."""
         if not items:
             return
-        with self._lock:
+
+        def checked() -> Sequence[Item]:
             if check is not None:
                 check()
-            base_offset, end_offset = self._append(items)
+            return items
+
+        self.decide(checked)
+
+    def decide(
+        self,
+        decision: Callable[[], Sequence[Item]],
+        *,
+        take_back: Callable[[], None] | None = None,
+        is_lasting: bool = True,
+    ) -> None:
+        """Run *decision* under the journal lock, and append the items that it returns before anybody else decides.
+
+        They are durable and in the view when this returns; without *is_lasting* that comes with the next that are.
+        What *decision* raises is passed on, and nothing is written. Where it changed something and the items could
+        not be written, *take_back* changes it back, under the same lock.
+
+        Raises:
+            StorageFailedError: the outcome is unknown.
+            WriteFailedError: as ``record``.
+        """
+        with self._lock:
+            items = decision()
+            if not items:
+                return
+            try:
+                base_offset, end_offset = self._append(items)
+            except (WriteFailedError, InvalidRequestError):
+                if take_back is not None:
+                    take_back()
+                raise
+        if not is_lasting:
+            return
         self.log.sync(end_offset)
         self._apply(items, base_offset, end_offset)
         if self._compaction_is_due():
@@ -129,9 +170,10 @@ class Journal:
             if self._view.meta_int_in(transaction, APPLIED) != from_offset:
                 return False
             self._view.apply_events(transaction, items)
-            if any(key.startswith(TopicEvent.ALL) for key, _ in items):
-                version = self._view.meta_int_in(transaction, TOPICS_VERSION)
-                self._view.put_meta_int(transaction, TOPICS_VERSION, version + 1)
+            for prefix, name in VERSIONS.items():
+                if any(key.startswith(prefix) for key, _ in items):
+                    version = self._view.meta_int_in(transaction, name)
+                    self._view.put_meta_int(transaction, name, version + 1)
             self._view.put_meta_int(transaction, APPLIED, end_offset)
         return True
 
@@ -222,7 +264,7 @@ class JournalTurn:
 
     def record(self, events: Sequence[Event]) -> None:
         """As ``Journal.record``."""
-        self.write([(event.key(), encode_event(event)) for event in events])
+        self.write([item_of(event) for event in events])
 
     def write(self, items: Sequence[Item]) -> None:
         """As ``Journal.write``."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from .cleaner import Cleaner
@@ -57,6 +57,10 @@ class Maintenance:
     def add_task(self, name: str, task: Callable[[], object]) -> None:
         """Have *task* called whenever the thread looks around; a task of the same name is replaced."""
         self._tasks = {**self._tasks, name: task}
+
+    def add_readers(self, name: str, offsets_of: Callable[[str, int], Iterable[int]]) -> None:
+        """Have the cleaner ask *offsets_of* how far readers are that it knows nothing of (see ``Cleaner``)."""
+        self._cleaner.readers = {**self._cleaner.readers, name: offsets_of}
 
     def look_again(self) -> None:
         """A log was opened whose syncs may be due sooner than the thread would wake."""

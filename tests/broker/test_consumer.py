@@ -19,6 +19,7 @@ from logbroker.errors import (
 )
 from logbroker.records import stored_headers
 from logbroker_storage.clock import SYSTEM_CLOCK
+from logbroker_storage.events import decode_event
 from logbroker_storage.record_batch import (
     Compression,
     ControlType,
@@ -755,11 +756,12 @@ def test_pending_commit_is_what_a_transaction_journals(desk):
     with desk.consumer(group="g", delivery="manual") as consumer:
         consumer.poll()
         pending = consumer.pending_commit()
-        assert [(event.partition, event.offset) for event in pending.events] == [(0, 2)]
-        desk.directory.journal.record(pending.events, check=pending.check)
+        events = [decode_event(value) for _, value in pending.decide()]
+        assert [(event.partition, event.offset) for event in events] == [(0, 2)]
+        desk.directory.journal.decide(pending.decide)
         pending.settle()
         assert consumer.committed() == {0: 2}
-        assert consumer.pending_commit().events == []
+        assert consumer.pending_commit().decide() == []
 
 
 def test_a_commit_after_the_topic_was_made_anew_is_refused(desk):

@@ -234,13 +234,13 @@ class Interruption(BaseException):
 def test_an_interrupted_commit_is_one_thing_or_the_other_and_never_half(broker, monkeypatch, moment):
     fill(broker, b"input")
     directory = broker._directory
-    record, finish = directory.journal.record, TransactionCoordinator._finish
+    decide, finish = directory.journal.decide, TransactionCoordinator._finish
 
-    def interrupted_record(events, *, check=None):
+    def interrupted_decide(decision, *, take_back=None):
         if moment == "behind the event":
-            record(events, check=check)
+            decide(decision, take_back=take_back)
         else:
-            check()
+            decision()
         raise Interruption
 
     def interrupted_finish(self, *arguments):
@@ -255,7 +255,7 @@ def test_an_interrupted_commit_is_one_thing_or_the_other_and_never_half(broker, 
             if moment == "behind the markers":
                 patch.setattr(TransactionCoordinator, "_finish", interrupted_finish)
             else:
-                patch.setattr(directory.journal, "record", interrupted_record)
+                patch.setattr(directory.journal, "decide", interrupted_decide)
             with pytest.raises(Interruption):
                 tx.commit()
         is_committed = moment != "before the event"

@@ -7,6 +7,8 @@ import random
 import pytest
 
 import logbroker
+from logbroker.delivery_headers import deliver_at_ms, priority_of
+from logbroker_storage.record_batch import decode_records
 
 from .conftest import Cli
 
@@ -127,3 +129,26 @@ def test_errors_and_wrong_usage(cli: Cli) -> None:
     ):  # fmt: skip
         assert cli.produce("orders", b"x\n", *options).code == 2, options
     assert cli("topic", "describe", "orders", "--json").document["records"] == 0
+
+
+def test_what_queues_go_by_is_in_the_records(cli: Cli) -> None:
+    assert cli.produce("jobs", b"a\n", "--deliver-at", "2099-01-01T00:00+00:00", "--priority", "7").code == 0
+    assert cli.produce("jobs", b"b\n", "--delay", "1h", "-H", "k=v").code == 0
+    with logbroker.open(cli.data) as broker:
+        batches = broker._directory.log("jobs", 0).reader(0).read()
+        first, second = [record for batch in batches for record in decode_records(batch)]
+    assert deliver_at_ms(first) == 4_070_908_800_000
+    assert priority_of(first) == 7
+    assert deliver_at_ms(second) - second.timestamp_ms == pytest.approx(3_600_000, abs=10_000)
+    assert cli.values("jobs") == b"a\nb\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--deliver-at", "soon"], ["--deliver-at", "100"], ["--delay", "-1s"], ["--delay", "x"], ["--priority", "10"],
+        ["--delay", "1s", "--deliver-at", "+1s"],
+    ],
+)  # fmt: skip
+def test_what_queues_cannot_go_by_is_wrong_usage(cli: Cli, options: list[str]) -> None:
+    assert cli.produce("jobs", b"x\n", *options).code == 2

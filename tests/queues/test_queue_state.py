@@ -168,6 +168,35 @@ def test_ranges_of_one_call_may_join_repeat_and_leave_out():
     assert queue.shows() == "....a..a"
 
 
+def test_what_was_finished_in_vain_is_in_the_same_hands_again():
+    """The journal could not be written: the view takes it back."""
+    queue = taken(5)
+    queue.finish("ann", 1)
+    state = QueueState(queue.rows, queue.settings)
+    state.finish("ann", [(0, 0), (2, 3)], now_ms=0)
+    assert state.head.start_offset == 4
+    QueueState(queue.rows, queue.settings).restore(state.settled)
+    queue.extend("ann", 0, until=100)
+    assert queue.shows() == "a.aaa"
+    assert queue.finish("ann", 0, 4) == [(1, 1)]
+
+
+def test_what_was_finished_in_vain_waits_where_another_has_its_key_now():
+    queue = arranged("k", "k", "j", "j")
+    queue.take("ann", 1)
+    queue.take("ann", 1)
+    state = QueueState(queue.rows, queue.settings)
+    state.finish("ann", [(0, 0), (2, 2)], now_ms=0)
+    QueueState(queue.rows, queue.settings).acquire("bob", 1, lease_end_ms=100)
+    QueueState(queue.rows, queue.settings).restore(state.settled)
+    queue.extend("bob", 1, until=100)
+    assert queue.shows() == "waaw", "of j nobody else took any: it is with ann again"
+    assert queue.finish("ann", 0) == [(0, 0)]
+    queue.finish("bob", 1)
+    assert queue.delivery_counts()[0] == 0
+    assert queue.take("cid", 1) == [0]
+
+
 # Leases -------------------------------------------------------------------------------------------
 
 
@@ -380,7 +409,7 @@ def test_what_is_looked_at_is_not_delivered():
     queue.take("bob", 3)
     queue.die("bob")
     queue.take("ann", 3)
-    queue.release("ann", 0, 2, was_delivered=True)
+    queue.release("ann", 0, 2, was_delivered=False)
     assert queue.shows() == "rrr"
     assert queue.delivery_counts() == {0: 0, 1: 0, 2: 0}
 
@@ -400,17 +429,30 @@ def test_priorities_beyond_the_last_count_as_the_last():
 def test_what_was_not_looked_at_comes_before_all_others_and_alone():
     queue = arranged("", "")
     queue.fresh("ann", 2)
-    queue.release("ann", 2, 3)
+    queue.release("ann", 2, 3, was_delivered=False)
     assert queue.take("bob", 9) == [2, 3]
     assert queue.shows() == "rrll"
 
 
-def test_the_limit_holds_for_what_is_to_be_looked_at():
+def test_a_block_of_messages_at_most_is_looked_at_whatever_the_limit():
+    """Who wants one message is to get the first in rank of many, not of one."""
     queue = QueueSpecification(looks_ahead=True)
-    queue.fresh("ann", 5)
-    queue.release("ann", 0, 4)
-    assert queue.take("bob", 2) == [0, 1]
-    assert queue.shows() == "llrrr"
+    queue.fresh("ann", BLOCK_OFFSETS + 5)
+    queue.release("ann", 0, BLOCK_OFFSETS + 4, was_delivered=False)
+    assert queue.take("bob", 1) == list(range(BLOCK_OFFSETS))
+    assert queue.shows()[-7:] == "llrrrrr"
+
+
+def test_a_look_that_failed_may_count_as_a_delivery():
+    """So what cannot be read is rejected at last."""
+    queue = QueueSpecification(looks_ahead=True, max_deliveries=2, has_dead_letter=True)
+    queue.fresh("ann", 1)
+    queue.release("ann", 0, until=50, note="damaged")
+    assert queue.delivery_counts() == {0: 1}
+    queue.at(50)
+    queue.take("ann", 1)
+    queue.release("ann", 0, note="damaged")
+    assert queue.take_rejected("bob", 1) == [(0, "damaged")]
 
 
 def test_one_at_a_time_looks_while_others_take_what_is_arranged():
@@ -418,7 +460,7 @@ def test_one_at_a_time_looks_while_others_take_what_is_arranged():
     queue.fresh("ann", 2)
     assert queue.fresh("bob", 2) is None
     assert queue.take("bob", 1) == [0]
-    queue.release("ann", 3)
+    queue.release("ann", 3, was_delivered=False)
     assert queue.take("bob", 9) == [1]
     assert queue.shows() == "aalr"
     queue.at(100)
@@ -434,7 +476,7 @@ def test_who_lost_what_it_looked_at_arranges_nothing():
     assert queue.shows() == "rr"
     queue.take("bob", 1)
     queue.arrange("ann", run, message(0, priority=5))
-    assert queue.shows() == "lr"
+    assert queue.shows() == "ll"
 
 
 def test_without_looking_ahead_there_is_no_priority_and_no_order_key():
@@ -663,7 +705,7 @@ def test_a_message_being_looked_at_keeps_the_deliveries_that_it_had():
     queue.crash()
     queue.take("ann", 1)
     assert queue.shows() == "lr"
-    queue.release("ann", 0, until=50)
+    queue.release("ann", 0, until=50, was_delivered=False)
     assert queue.crash().delivery_counts() == {0: 1, 1: 1}
     queue.take("ann", 1)
     queue.release("ann", 1, was_delivered=False)

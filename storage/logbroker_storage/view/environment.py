@@ -8,6 +8,7 @@
     transactions  partition key + first offset   producer id                rebuilt from the log
     journal       event key                      event, as in the journal   rebuilt from the journal
     state         partition key + user's key     user's value               rebuilt from the partition's log
+    queues        partition key + queue's key    set by the broker          rebuilt from the journal
     volatile      set by the broker              set by the broker          gone with the view
 
 ``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
@@ -30,7 +31,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from ..crc32c import crc32c
 from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..events import Event, decode_event
 from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
@@ -44,14 +44,14 @@ from .partitions import (
     PartitionState,
     SyncPoint,
 )
+from .table_rows import TableRows, seal, unseal
 
-VIEW_FORMAT = 2
+VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 
-_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile", "state")
-_CRC = struct.Struct(">I")
+_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile", "state", "queues")
 _INT = struct.Struct(">q")
 STATE_SLICE = 1000  # items of the state read in one transaction
 
@@ -79,8 +79,11 @@ _DAMAGE = (
 )
 
 
-def _seal(key: bytes, payload: bytes) -> bytes:
-    return _CRC.pack(crc32c(payload, crc32c(key))) + payload
+def _delete_prefix(transaction: Transaction, table: Table, prefix: bytes) -> None:
+    with transaction.cursor(db=table) as cursor:
+        found = cursor.set_range(prefix)
+        while found and cursor.key().startswith(prefix):
+            found = cursor.delete()
 
 
 def _state_meta(partition: bytes) -> bytes:
@@ -118,7 +121,7 @@ class View:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
-        self._transactions, self._journal, self._volatile, self._state = others
+        self._transactions, self._journal, self._volatile, self._state, self._queues = others
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -175,8 +178,8 @@ class View:
         return None if stored is None else self._unseal(key, stored)
 
     def _unseal(self, key: bytes, stored: bytes) -> bytes:
-        payload = stored[_CRC.size :]
-        if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != crc32c(payload, crc32c(key)):
+        payload = unseal(key, stored)
+        if payload is None:
             raise self._damaged(f"the value of key {key!r} fails its checksum")
         return payload
 
@@ -238,7 +241,7 @@ class View:
         return 0 if payload is None else int(_INT.unpack(payload)[0])
 
     def put_meta_bytes(self, transaction: Transaction, name: bytes, payload: bytes) -> None:
-        transaction.put(name, _seal(name, payload), db=self._meta)
+        transaction.put(name, seal(name, payload), db=self._meta)
 
     def put_meta_int(self, transaction: Transaction, name: bytes, value: int) -> None:
         self.put_meta_bytes(transaction, name, _INT.pack(value))
@@ -290,7 +293,7 @@ class View:
         *closed_offset* is the first offset of a transaction that ends with it. False, and nothing is put, when
         there is no such partition: its topic was deleted meanwhile.
         """
-        stored_end = _seal(key, LOG_END.pack(*end))
+        stored_end = seal(key, LOG_END.pack(*end))
         self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
@@ -299,7 +302,7 @@ class View:
                 transaction.put(key, stored_end, db=self._ends)
                 if entry is not None:
                     producer_key = key + _PRODUCER_ID.pack(producer_id)
-                    stored_entry = _seal(producer_key, encode_entry(entry))
+                    stored_entry = seal(producer_key, encode_entry(entry))
                     transaction.put(producer_key, stored_entry, db=self._producers)
                     if entry.txn_first_offset >= 0:
                         self._put_transaction(transaction, key, entry.txn_first_offset, producer_id)
@@ -318,7 +321,7 @@ class View:
 
     def publish_sync(self, key: bytes, sync: SyncPoint) -> bool:
         """Put what is on the disk of a partition; False, and nothing is put, when there is no such partition."""
-        stored = _seal(key, SYNC_POINT.pack(*sync))
+        stored = seal(key, SYNC_POINT.pack(*sync))
         self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
@@ -335,22 +338,23 @@ class View:
         return True
 
     def put_log_end(self, transaction: Transaction, key: bytes, end: LogEnd) -> None:
-        transaction.put(key, _seal(key, LOG_END.pack(*end)), db=self._ends)
+        transaction.put(key, seal(key, LOG_END.pack(*end)), db=self._ends)
 
     def put_sync_point(self, transaction: Transaction, key: bytes, sync: SyncPoint) -> None:
-        transaction.put(key, _seal(key, SYNC_POINT.pack(*sync)), db=self._syncs)
+        transaction.put(key, seal(key, SYNC_POINT.pack(*sync)), db=self._syncs)
 
     def failed_partitions(self) -> list[bytes]:
         """The keys of the partitions whose disk sync failed."""
         return [key for key, payload in self._items(b"", self._syncs) if SYNC_POINT.unpack(payload)[2]]
 
     def drop_partition(self, transaction: Transaction, key: bytes) -> None:
-        """Forget a partition: its ends, sync point, producers, transactions and state."""
+        """Forget a partition: its ends, sync point, producers, transactions, state and queues."""
         transaction.delete(key, db=self._ends)
         transaction.delete(key, db=self._syncs)
         for known in (self._known_ends, self._known_syncs, self._known_producers):
             known.pop(key, None)
         self._drop_producers(transaction, key)
+        _delete_prefix(transaction, self._queues, key)
 
     # Producers ------------------------------------------------------------------------------------
 
@@ -411,7 +415,7 @@ class View:
         before = self._get(transaction, key, self._producers)
         if before is not None and (offset := decode_entry(before).txn_first_offset) >= 0:
             transaction.delete(partition + _OFFSET.pack(offset), db=self._transactions)
-        transaction.put(key, _seal(key, encode_entry(entry)), db=self._producers)
+        transaction.put(key, seal(key, encode_entry(entry)), db=self._producers)
         if entry.txn_first_offset >= 0:
             self._put_transaction(transaction, partition, entry.txn_first_offset, producer_id)
 
@@ -427,10 +431,7 @@ class View:
 
     def _drop_producers(self, transaction: Transaction, partition: bytes) -> None:
         for table in (self._producers, self._transactions, self._state):
-            with transaction.cursor(db=table) as cursor:
-                found = cursor.set_range(partition)
-                while found and cursor.key().startswith(partition):
-                    found = cursor.delete()
+            _delete_prefix(transaction, table, partition)
 
     # Open transactions ----------------------------------------------------------------------------
 
@@ -449,7 +450,7 @@ class View:
         self, transaction: Transaction, partition: bytes, first_offset: int, producer_id: int
     ) -> None:
         key = partition + _OFFSET.pack(first_offset)
-        transaction.put(key, _seal(key, _PRODUCER_ID.pack(producer_id)), db=self._transactions)
+        transaction.put(key, seal(key, _PRODUCER_ID.pack(producer_id)), db=self._transactions)
 
     # Journal and volatile tables ------------------------------------------------------------------
 
@@ -477,7 +478,7 @@ class View:
             if value is None:
                 transaction.delete(key, db=self._journal)
             else:
-                transaction.put(key, _seal(key, value), db=self._journal)
+                transaction.put(key, seal(key, value), db=self._journal)
 
     def volatile(self, key: bytes) -> bytes | None:
         return self._read(key, self._volatile)
@@ -493,8 +494,26 @@ class View:
             if after is None:
                 transaction.delete(key, db=self._volatile)
             elif after != before:
-                transaction.put(key, _seal(key, after), db=self._volatile)
+                transaction.put(key, seal(key, after), db=self._volatile)
         return after
+
+    # Queues ---------------------------------------------------------------------------------------
+
+    def queue_rows(self, transaction: Transaction, prefix: bytes) -> TableRows:
+        """The rows of one queue, as *transaction* sees and changes them."""
+        return TableRows(transaction, self._queues, prefix, self._unseal)
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One read transaction: everything as of one moment. Keep it short."""
+        self.gate.enter()
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
 
     # State of transforms --------------------------------------------------------------------------
 
@@ -532,7 +551,7 @@ class View:
                 if value is None:
                     transaction.delete(stored_key, db=self._state)
                 else:
-                    transaction.put(stored_key, _seal(stored_key, value), db=self._state)
+                    transaction.put(stored_key, seal(stored_key, value), db=self._state)
             self.put_meta_int(transaction, name, to_offset)
 
     def clear_volatile(self) -> None:

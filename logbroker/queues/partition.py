@@ -1,0 +1,489 @@
+"""One partition of one queue in a data directory: the state machine over the view, the journal and the log.
+
+    step                                   under                      made to last
+    messages into somebody's hands         a transaction of the view  no: a lease ends by itself
+    read and judged (user's filter)        nothing
+    what is not to be delivered: done      the journal's lock         with the next that waits for the disk
+    given back, or the lease has ended     the journal's lock         the same: only deliveries are counted
+    accepted, rejected                     the journal's lock         before the call returns
+
+Leases are measured by the monotonic clock, which all processes of a machine share; delays by the wall clock.
+An owner's name begins with the id of its process, so that others can see that it is dead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
+
+import msgspec
+
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import (
+    CorruptionError,
+    OffsetOutOfRangeError,
+    SubscriptionNotFoundError,
+)
+from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEvent
+from logbroker_storage.journal import Item, item_of
+from logbroker_storage.log_reader import Isolation
+from logbroker_storage.partition_log import LogOffsets
+from logbroker_storage.record_batch import Record
+
+from ..commits import PendingCommit
+from ..expressions import as_predicate
+from ..groups import TopicPartition
+from ..membership import monotonic_ms
+from ..subscriptions import Subscription
+from .reading import Filter, Judge, RangeReader
+from .rows import Run
+from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
+
+LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
+LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
+DAMAGE_DELAY_MS = 30_000
+
+Lost = Callable[[TopicPartition, Sequence[Range]], None]
+
+_ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
+
+
+class Held(NamedTuple):
+    """Messages in an owner's hands, of one run."""
+
+    records: list[Record]
+    delivery_count: int
+    lease_end_ms: int
+
+
+class Progress(NamedTuple):
+    """How far a queue is: all below ``start_offset`` is done, nothing from ``next_offset`` on was ever looked at."""
+
+    start_offset: int
+    next_offset: int
+    counts: Counts
+
+
+class Due(NamedTuple):
+    """What a look at a queue finds."""
+
+    exists: bool
+    has_work: bool  # a message may be had
+    is_due: bool  # leases or delays are over
+    next_due_s: float | None  # until one is
+
+
+def owner_name(directory: DataDirectory, member: str) -> str:
+    return f"{directory.process_id}/{member}"
+
+
+def process_of(owner: str) -> str:
+    return owner.partition("/")[0]
+
+
+class QueuePartition:
+    """Safe across threads and processes."""
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        subscription: Subscription,
+        place: TopicPartition,
+        *,
+        also: Filter | None = None,
+    ) -> None:
+        """*also* is a filter of this reader's own: what it refuses is done, for the whole subscription."""
+        self.place = place
+        self.log = directory.log(*place)
+        self.subscription = subscription
+        self._directory = directory
+        self._settings = subscription.rules.queue
+        self._prefix = self.log.key + bytes.fromhex(subscription.id)
+        self._reader = RangeReader(self.log)
+        self._reading = threading.Lock()  # guards _reader
+        rules = subscription.rules
+        self._judge = Judge(
+            matches=_both(None if rules.filter is None else as_predicate(rules.filter), also),
+            ordered=rules.ordered,
+            priorities=rules.priorities,
+            buries_expired=rules.expired == "dead-letter",
+            buries_unknown=rules.dead_letter is not None,
+        )
+
+    def visible_end(self, offsets: LogOffsets) -> int:
+        return offsets.visible_end(Isolation.READ_COMMITTED)
+
+    def close(self) -> None:
+        with self._reading:
+            self._reader.close()
+
+    # Receiving ------------------------------------------------------------------------------------
+
+    def receive(self, owner: str, limit: int, *, lease_ms: int) -> list[Held]:
+        """Put up to *limit* messages into the hands of *owner*, [] when none is to be had now.
+
+        Raises:
+            CorruptionError: the log is damaged; its messages there come again in half a minute, at last as
+                dead letters.
+            TopicNotFoundError, SubscriptionNotFoundError: deleted meanwhile.
+        """
+        held: list[Held] = []
+        room = limit
+        is_first = True
+        while room > 0 and self.look().has_work:
+            runs = self._acquire(owner, room, lease_ms, looks_first=is_first)
+            if not runs:
+                break
+            is_first = False
+            for run in runs:
+                taken = self._take(owner, run)
+                if taken.records:
+                    held.append(taken)
+                    room -= len(taken.records)
+        return held
+
+    def look(self) -> Due:
+        """What is to be done here; what is due is done first."""
+        due = self._look()
+        if not due.exists:
+            self._load()
+        elif not due.is_due:
+            return due
+        else:
+            self._change(self._tick)
+        return self._look()
+
+    def _look(self) -> Due:
+        now_ms, now_wall_ms = self._now_ms(), self._directory.clock.now_ms()
+        visible_end = self.log.state().last_stable_offset
+        view = self._directory.view
+        with view.read() as transaction:
+            state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+            lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
+            has_work = state.has_ready() or state.has_fresh(self._fresh_end(state, visible_end))
+            exists = state.exists
+        left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
+        if delivery_ms is not None:
+            left.append(delivery_ms - now_wall_ms)
+        return Due(
+            exists=exists,
+            has_work=has_work and exists,
+            is_due=any(ms <= 0 for ms in left),
+            next_due_s=min(left) / 1000 if left else None,
+        )
+
+    def _tick(self, state: QueueState) -> None:
+        state.expire(now_ms=self._now_ms())
+        state.wake(now_wall_ms=self._directory.clock.now_ms())
+
+    def _acquire(self, owner: str, limit: int, lease_ms: int, *, looks_first: bool) -> list[Run]:
+        """Runs for *owner*; with *looks_first* news of the log, to be arranged, before any of them."""
+        visible_end = self.log.state().last_stable_offset
+        lease_end_ms = self._now_ms() + lease_ms
+        with self._transaction() as state:
+            if not state.exists:
+                return []
+            if not self._settings.looks_ahead:
+                runs = state.acquire(owner, limit, lease_end_ms=lease_end_ms)
+                room = limit - sum(run.last - run.first + 1 for run in runs)
+                fresh = state.acquire_fresh(owner, room, visible_end=visible_end, lease_end_ms=lease_end_ms)
+                return [*runs, fresh] if fresh is not None else runs
+            fresh_end = self._fresh_end(state, visible_end)
+            runs = [] if looks_first else state.acquire(owner, limit, lease_end_ms=lease_end_ms)
+            if runs:
+                return runs
+            fresh = state.acquire_fresh(
+                owner, LOOK_AHEAD_OFFSETS, visible_end=fresh_end, lease_end_ms=lease_end_ms
+            )
+            return [fresh] if fresh is not None else state.acquire(owner, limit, lease_end_ms=lease_end_ms)
+
+    def _fresh_end(self, state: QueueState, visible_end: int) -> int:
+        """Up to where messages may be handed out that nobody had yet."""
+        if not self._settings.looks_ahead:
+            return visible_end
+        return min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
+
+    def _take(self, owner: str, run: Run) -> Held:
+        """Read a run and sort out what of it is not to be delivered (now)."""
+        try:
+            records = self._read(run)
+            verdict = self._judge.judge(
+                records, now_ms=self._directory.clock.now_ms(), ttl_ms=self.log.config.message_ttl_ms
+            )
+        except OffsetOutOfRangeError as error:
+            start_offset = error.start_offset
+            self._change(lambda state: state.drop_below(start_offset))
+            if start_offset > run.last:
+                return Held([], run.delivery_count, run.due_ms)
+            return self._take(owner, run._replace(first=max(run.first, start_offset)))
+        except CorruptionError as error:
+            self._put_off(owner, run, error)
+            raise
+        except BaseException:
+            self.give_back(owner, run.first, run.last)
+            raise
+        is_whole = verdict.is_plain and len(records) == run.last - run.first + 1
+        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
+        if not is_whole or is_only_arranged:
+            self._sort_out(owner, run, verdict.rejected, verdict.arranged)
+        return Held([] if is_only_arranged else verdict.deliver, run.delivery_count, run.due_ms)
+
+    def _read(self, run: Run) -> list[Record]:
+        with self._reading:
+            return self._reader.read(run.first, run.last)
+
+    def _sort_out(
+        self, owner: str, run: Run, rejected: dict[str, list[int]], arranged: Sequence[Arranged]
+    ) -> None:
+        def sort_out(state: QueueState) -> None:
+            now_ms = self._now_ms()
+            for note, offsets in rejected.items():
+                state.reject(owner, ranges_of(offsets), note=note, now_ms=now_ms)
+            state.arrange(
+                owner,
+                run,
+                arranged,
+                now_ms=now_ms,
+                now_wall_ms=self._directory.clock.now_ms(),
+            )
+
+        self._change(sort_out)
+
+    def _put_off(self, owner: str, run: Run, error: CorruptionError) -> None:
+        """Give back what was read for nothing: what is damaged for later, the rest at once."""
+        first, last = max(run.first, error.start_offset), min(run.last, error.end_offset - 1)
+        if run.first < first:
+            self.give_back(owner, run.first, first - 1)
+        if last < run.last:
+            self.give_back(owner, last + 1, run.last)
+        self.give_back(owner, first, last, delay_ms=DAMAGE_DELAY_MS, note=f"damaged: {error.reason}")
+
+    # Settling -------------------------------------------------------------------------------------
+    #
+    # Each of these gives a commit, so that several of them, or a transaction with them, take one sync. *lost* is
+    # told what *owner* does not hold (any more): it may refuse by raising, and then nothing is changed.
+
+    def acceptance(self, owner: str, ranges: Sequence[Range], lost: Lost) -> PendingCommit:
+        """Be done with messages."""
+        return self._pending(lambda state: state.finish(owner, ranges, now_ms=self._now_ms()), lost)
+
+    def rejection(self, owner: str, ranges: Sequence[Range], note: str, lost: Lost) -> PendingCommit:
+        """Deliver messages never again; *note* says why."""
+        return self._pending(
+            lambda state: state.reject(owner, ranges, note=note, now_ms=self._now_ms()), lost
+        )
+
+    def surrender(self, owner: str, ranges: Sequence[Range], delay_ms: int, lost: Lost) -> PendingCommit:
+        """Give messages back, to be delivered again after *delay_ms*."""
+        not_before_ms = self._directory.clock.now_ms() + delay_ms if delay_ms else 0
+        return self._pending(
+            lambda state: state.release(owner, ranges, now_ms=self._now_ms(), not_before_ms=not_before_ms),
+            lost,
+        )
+
+    def burial(self, owner: str, ranges: Sequence[Range], lost: Lost) -> PendingCommit:
+        """Be done with rejected messages, in the transaction that writes their dead letters."""
+        return self._pending(lambda state: state.bury(owner, ranges, now_ms=self._now_ms()), lost)
+
+    def give_back(
+        self, owner: str, first: int, last: int, *, delay_ms: int = 0, note: str | None = None
+    ) -> None:
+        """Give back what could not be delivered; with a *note* it counts as a delivery all the same."""
+        not_before_ms = self._directory.clock.now_ms() + delay_ms if delay_ms else 0
+        self._change(
+            lambda state: state.release(
+                owner,
+                [(first, last)],
+                now_ms=self._now_ms(),
+                not_before_ms=not_before_ms,
+                was_delivered=note is not None,
+                note=note or "",
+            )
+        )
+
+    def extend(self, owner: str, ranges: Iterable[Range], *, lease_ms: int) -> list[Range]:
+        """Hold messages for *lease_ms* from now; those that *owner* does not hold any more are returned."""
+        now_ms = self._now_ms()
+        with self._transaction() as state:
+            return state.extend(owner, ranges, lease_end_ms=now_ms + lease_ms, now_ms=now_ms)
+
+    def extend_all(self, owner: str, *, lease_ms: int) -> None:
+        """Hold everything that *owner* holds for *lease_ms* from now."""
+        now_ms = self._now_ms()
+        with self._transaction() as state:
+            state.extend(owner, state.held_by(owner), lease_end_ms=now_ms + lease_ms, now_ms=now_ms)
+
+    def give_up(self, is_gone: Callable[[str], bool]) -> None:
+        """End the leases of every owner that *is_gone*."""
+        self._change(lambda state: state.end_leases_of(is_gone))
+
+    # Dead letters ---------------------------------------------------------------------------------
+
+    def has_rejected(self) -> bool:
+        """Whether there is something to bury."""
+        view = self._directory.view
+        with view.read() as transaction:
+            return QueueState(view.queue_rows(transaction, self._prefix), self._settings).has_rejected()
+
+    def acquire_rejected(self, owner: str, limit: int, *, lease_ms: int) -> list[tuple[Run, list[Record]]]:
+        """Put rejected messages into the hands of *owner*, to be buried; runs with their records.
+
+        Of a run whose records cannot be read there are none.
+        """
+        with self._transaction() as state:
+            lease_end_ms = self._now_ms() + lease_ms
+            runs = state.acquire_rejected(owner, limit, lease_end_ms=lease_end_ms)
+        return [(run, self._read_if_possible(run)) for run in runs]
+
+    def _read_if_possible(self, run: Run) -> list[Record]:
+        try:
+            return self._read(run)
+        except (OffsetOutOfRangeError, CorruptionError):
+            return []  # the dead letter says so
+
+    # Looking and administration -------------------------------------------------------------------
+
+    def owners(self) -> set[str]:
+        """Who holds messages now, the living and the dead."""
+        view = self._directory.view
+        with view.read() as transaction:
+            return QueueState(view.queue_rows(transaction, self._prefix), self._settings).owners()
+
+    def progress(self) -> Progress:
+        """How far the queue is."""
+        self.look()
+        view = self._directory.view
+        with view.read() as transaction:
+            state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+            return Progress(*state.head, state.counts())
+
+    def reset(self, offset: int) -> None:
+        """Go on at *offset*, durably: everything below is done, everything else is delivered (again)."""
+        self.log.sync_below(offset)
+
+        def begin() -> list[Item]:
+            self._check_exists()
+            with self._transaction() as state:
+                state.begin(offset, {})
+            prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
+            blocks = [key for key, _ in self._directory.view.events(prefix)]
+            return [
+                item_of(QueueEvent(self.subscription.id, *self.place, offset)),
+                *((key, None) for key in blocks),
+            ]
+
+        self._directory.journal.decide(begin)
+        self._directory.signal(queue_signal(self.subscription))
+
+    def forget(self) -> None:
+        """Remove the rows of a subscription that was deleted."""
+        with self._transaction() as state:
+            state.clear()
+
+    # Its parts ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[QueueState]:
+        view = self._directory.view
+        with view.write() as transaction:
+            yield QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+
+    def _change(self, change: Callable[[QueueState], object]) -> None:
+        """Change the state under the journal's lock; what of it must last does so with the next that waits."""
+
+        def without_loss(state: QueueState) -> list[Range]:
+            change(state)  # what is not held when it is given back, others have by now
+            return []
+
+        pending = self._pending(without_loss, lambda _place, _ranges: None)
+        self._directory.journal.decide(pending.decide, take_back=pending.take_back, is_lasting=False)
+        pending.settle()
+
+    def _pending(self, change: Callable[[QueueState], list[Range]], lost: Lost) -> PendingCommit:
+        settled: list[Run] = []
+        woke: list[bool] = []
+
+        def decide() -> list[Item]:
+            with self._transaction() as state:
+                not_held = change(state)
+                if not_held:
+                    lost(self.place, not_held)
+                settled.extend(state.settled)
+                woke.append(state.woke_others)
+                return self._items(state)
+
+        def take_back() -> None:
+            if settled:
+                with self._transaction() as state:
+                    state.restore(settled)
+
+        def settle() -> None:
+            if any(woke):
+                self._directory.signal(queue_signal(self.subscription))
+
+        return PendingCommit(decide, take_back, settle)
+
+    def _now_ms(self) -> int:
+        return monotonic_ms(self._directory)
+
+    def _items(self, state: QueueState) -> list[Item]:
+        subscription_id = self.subscription.id
+        changes = state.changes()
+        items: list[Item] = []
+        if changes.start_offset is not None:
+            items.append(item_of(QueueEvent(subscription_id, *self.place, changes.start_offset)))
+        for block, change in changes.blocks.items():
+            attempts = msgspec.msgpack.encode(change.attempts)
+            event = QueueBlockEvent(subscription_id, *self.place, block, change.done, attempts)
+            items.append(item_of(event))
+        items += [
+            (QueueBlockEvent.key_of(subscription_id, *self.place, block), None)
+            for block in changes.dropped_blocks
+        ]
+        return items
+
+    def _load(self) -> None:
+        """Fill the rows from the journal: the view was rebuilt, or nobody has received here before."""
+        with self._directory.journal.exclusive() as turn:
+            self._check_exists()
+            key = QueueEvent.key_of(self.subscription.id, *self.place)
+            event = self._directory.view.event_of(QueueEvent, key)
+            if event is None:  # the partition came to be after the subscription: all of it counts
+                event = QueueEvent(self.subscription.id, *self.place, self.log.offsets().log_start_offset)
+                turn.record([event])
+            prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
+            blocks = {
+                block.block: BlockChange(block.done, _ATTEMPTS.decode(block.attempts))
+                for block in self._directory.view.events_of(QueueBlockEvent, prefix)
+            }
+            with self._transaction() as state:
+                if not state.exists:
+                    state.begin(event.start_offset, blocks)
+
+    def _check_exists(self) -> None:
+        key = SubscriptionEvent.key_of(self.subscription.id)
+        if self._directory.view.event(key) is None:
+            raise SubscriptionNotFoundError(self.subscription.name)
+
+
+def queue_signal(subscription: Subscription) -> str:
+    """What is touched when messages of the queue are to be had again."""
+    return f"queue-{subscription.id}"
+
+
+def ranges_of(offsets: Iterable[int]) -> list[Range]:
+    """Ascending *offsets* as ranges, both ends inclusive."""
+    ranges: list[Range] = []
+    for _, group in groupby(enumerate(offsets), key=lambda pair: pair[1] - pair[0]):
+        run = [offset for _, offset in group]
+        ranges.append((run[0], run[-1]))
+    return ranges
+
+
+def _both(one: Filter | None, other: Filter | None) -> Filter | None:
+    if one is None or other is None:
+        return one or other
+    return lambda record: one(record) and other(record)

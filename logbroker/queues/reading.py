@@ -1,0 +1,153 @@
+"""Records by ranges of offsets, and what each says of its own delivery.
+
+A queue's messages are read as they come into somebody's hands: mostly one range behind the other, so a reader keeps
+the records of the batch that it decoded last, and its place in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable
+from operator import attrgetter
+from typing import NamedTuple
+
+from logbroker_storage.log_reader import Isolation, LogReader
+from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.record_batch import Record, decode_records
+
+from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
+from ..expressions import ExpressionError
+from .rows import NO_KEY
+from .state import Arranged
+
+READ_BYTES = 256 << 10
+
+Filter = Callable[[Record], bool]
+
+_offset_of = attrgetter("offset")
+
+
+class RangeReader:
+    """Reads committed records of one partition. For one thread at a time."""
+
+    def __init__(self, log: PartitionLog) -> None:
+        self._log = log
+        self._reader: LogReader | None = None
+        self._records: list[Record] = []
+        self._begin = self._end = 0  # the offsets that _records speaks of
+
+    def read(self, first: int, last: int) -> list[Record]:
+        """The records with offsets in [first, last], ascending; offsets without one are left out.
+
+        Raises:
+            OffsetOutOfRangeError, CorruptionError, TopicNotFoundError: as ``LogReader.read``.
+        """
+        found: list[Record] = []
+        position = first
+        while position <= last:
+            if not self._begin <= position < self._end and not self._fill(position):
+                break
+            begin = bisect_left(self._records, position, key=_offset_of)
+            end = bisect_right(self._records, last, key=_offset_of)
+            found += self._records[begin:end]
+            position = self._end
+        return found
+
+    def _fill(self, offset: int) -> bool:
+        """Decode what holds *offset* and what comes with it; False when nothing is there (any more)."""
+        if self._reader is None:
+            self._reader = self._log.reader(offset, Isolation.READ_COMMITTED)
+        self._reader.seek(offset)
+        batches = self._reader.read(READ_BYTES)
+        if self._reader.position <= offset:
+            return False
+        self._records = [
+            record
+            for batch in batches
+            if not batch.header.is_control
+            for record in decode_records(batch, self._log.topic, self._log.partition)
+        ]
+        self._begin, self._end = offset, self._reader.position
+        return True
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+class Verdict(NamedTuple):
+    """What is to become of the records of a run."""
+
+    deliver: list[Record]
+    arranged: list[Arranged]  # of those, and of those to be delivered later
+    rejected: dict[str, list[int]]  # note -> offsets
+    is_plain: bool  # every record is to be delivered, now
+
+    @property
+    def is_delayed(self) -> bool:
+        return len(self.arranged) > len(self.deliver)
+
+
+class Judge(NamedTuple):
+    """By what a subscription decides which messages are delivered, and in which order."""
+
+    matches: Filter | None
+    ordered: bool
+    priorities: bool
+    buries_expired: bool
+    buries_unknown: bool  # whether what the filter has no value for is rejected, or passed over
+
+    def judge(self, records: list[Record], *, now_ms: int, ttl_ms: int) -> Verdict:
+        """*now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
+        if self.matches is None and ttl_ms < 0 and not self.ordered and not any(map(_headers_of, records)):
+            return Verdict(records, [Arranged(record.offset) for record in records], {}, True)
+        deliver: list[Record] = []
+        arranged: list[Arranged] = []
+        rejected: dict[str, list[int]] = {}
+        for record in records:
+            expires_ms = expires_at_ms(record, ttl_ms)
+            if expires_ms is not None and expires_ms <= now_ms:
+                if self.buries_expired:
+                    rejected.setdefault(EXPIRED, []).append(record.offset)
+                continue
+            reason = self._reason_against(record)
+            if reason is not None:
+                if reason:
+                    rejected.setdefault(reason, []).append(record.offset)
+                continue
+            message = self._arranged(record)
+            arranged.append(message)
+            if message.not_before_ms <= now_ms:
+                deliver.append(record)
+        return Verdict(deliver, arranged, rejected, len(deliver) == len(records))
+
+    def _reason_against(self, record: Record) -> str | None:
+        """Why *record* is not delivered: "" for no reason to be told, None when it is."""
+        if self.matches is None:
+            return None
+        try:
+            return None if self.matches(record) else ""
+        except ExpressionError as error:
+            return f"filter: {error.reason}" if self.buries_unknown else ""
+
+    def _arranged(self, record: Record) -> Arranged:
+        return Arranged(
+            record.offset,
+            priority_of(record) if self.priorities else 0,
+            order_key_of(record) if self.ordered else NO_KEY,
+            deliver_at_ms(record) or 0,
+        )
+
+
+EXPIRED = "expired"
+
+_headers_of = attrgetter("header_pairs")
+
+
+def order_key_of(record: Record) -> bytes:
+    """8 bytes that records of one key have in common; those without a key have none."""
+    if record.key is None:
+        return NO_KEY
+    return hashlib.blake2b(record.key, digest_size=8).digest()

@@ -1,0 +1,86 @@
+"""An ordered table of bytes in the view, for one transaction: the part of an LMDB table below a prefix.
+
+A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload, as everywhere in the view.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..crc32c import crc32c
+
+if TYPE_CHECKING:
+    import lmdb
+    from lmdb import _Database as Table
+
+    Transaction = lmdb.Transaction[bytes]
+
+_CRC = struct.Struct(">I")
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    """*payload* as it is stored under *key*."""
+    return _CRC.pack(crc32c(payload, crc32c(key))) + payload
+
+
+def unseal(key: bytes, stored: bytes) -> bytes | None:
+    """What ``seal`` was given; None when it is damaged."""
+    payload = stored[_CRC.size :]
+    if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != crc32c(payload, crc32c(key)):
+        return None
+    return payload
+
+
+class TableRows:
+    """Rows by key, ascending; keys are given and returned without the prefix. See ``View.queue_rows``."""
+
+    def __init__(
+        self, transaction: Transaction, table: Table, prefix: bytes, unseal: Callable[[bytes, bytes], bytes]
+    ) -> None:
+        self._transaction = transaction
+        self._table = table
+        self._prefix = prefix
+        self._unseal = unseal
+
+    def get(self, key: bytes) -> bytes | None:
+        stored_key = self._prefix + key
+        stored = self._transaction.get(stored_key, db=self._table)
+        return None if stored is None else self._unseal(stored_key, stored)
+
+    def put(self, key: bytes, value: bytes) -> None:
+        stored_key = self._prefix + key
+        self._transaction.put(stored_key, seal(stored_key, value), db=self._table)
+
+    def delete(self, key: bytes) -> None:
+        self._transaction.delete(self._prefix + key, db=self._table)
+
+    def first(self, begin: bytes, end: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """The first *limit* rows with begin <= key < end."""
+        found: list[tuple[bytes, bytes]] = []
+        size, stored_end = len(self._prefix), self._prefix + end
+        with self._transaction.cursor(db=self._table) as cursor:
+            if limit <= 0 or not cursor.set_range(self._prefix + begin):
+                return found
+            for key, stored in cursor:
+                if key >= stored_end:
+                    break
+                found.append((key[size:], self._unseal(key, stored)))
+                if len(found) == limit:
+                    break
+        return found
+
+    def floor(self, begin: bytes, key: bytes) -> tuple[bytes, bytes] | None:
+        """The last row with begin <= its key <= *key*."""
+        stored_key = self._prefix + key
+        with self._transaction.cursor(db=self._table) as cursor:
+            is_there = cursor.set_range(stored_key)
+            if not is_there:
+                is_there = cursor.last()
+            elif cursor.key() != stored_key:
+                is_there = cursor.prev()
+            if not is_there or cursor.key() < self._prefix + begin:
+                return None
+            found = cursor.key()
+            return found[len(self._prefix) :], self._unseal(found, cursor.value())

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from .rows import MAX_PRIORITY, NO_KEY, Run, State, as_undelivered
 
 _offset_of = attrgetter("offset")
@@ -25,8 +27,8 @@ def arranged(held: Run, message: Arranged) -> Run:
     """One message of *held* with what it says; where others stay in the owner's hands, there is no order to keep."""
     if held.state is State.ACQUIRED:
         return as_undelivered(held)
-    return held._replace(
-        is_arranged=True, priority=min(message.priority, MAX_PRIORITY), order_key=message.order_key
+    return replace(
+        held, is_arranged=True, priority=min(message.priority, MAX_PRIORITY), order_key=message.order_key
     )
 
 

@@ -13,6 +13,8 @@ are out of the order: the others do not wait for them.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from .rows import COUNT, KEYS, NUMBER, WAITING, Rows, Run, State
 from .runs import RunTable
 
@@ -39,7 +41,7 @@ class OrderKeys:
                 return False
         elif held is not None:
             ready = self._table.at(NUMBER.unpack_from(held, COUNT.size)[0])
-            self._table.replace(ready, ready._replace(state=State.WAITING))
+            self._table.replace(ready, replace(ready, state=State.WAITING))
             self._rows.delete(KEYS + run.order_key)
         self.hold(run)
         return True
@@ -61,18 +63,18 @@ class OrderKeys:
         if held is not None:
             ready_offset = NUMBER.unpack_from(held, COUNT.size)[0] if not COUNT.unpack_from(held)[0] else -1
             if ready_offset < run.first:
-                self._table.put(run._replace(state=State.WAITING))
+                self._table.put(replace(run, state=State.WAITING))
                 return False
             overtaken = self._table.at(ready_offset)
-            self._table.replace(overtaken, overtaken._replace(state=State.WAITING))
-        self._table.put(run._replace(state=State.READY))
+            self._table.replace(overtaken, replace(overtaken, state=State.WAITING))
+        self._table.put(replace(run, state=State.READY))
         self._set_ready(run)
         return True
 
     def offer_next(self, order_key: bytes) -> bool:
         """Nobody has the key, and none of its messages is READY: make the first that waits so, if one does."""
         for run in self.waiting(order_key, 1):
-            self._table.replace(run, run._replace(state=State.READY))
+            self._table.replace(run, replace(run, state=State.READY))
             self._set_ready(run)
             return True
         self._rows.delete(KEYS + order_key)

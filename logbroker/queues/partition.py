@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
@@ -218,7 +219,7 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, run._replace(first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)))
         except CorruptionError as error:
             self._put_off(owner, run, error)
             raise

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from msgspec.structs import replace
+
 from .rows import (
     ENTRIES,
     NO_KEY,
@@ -63,9 +65,9 @@ class RunTable:
         if run.size <= size:
             return run
         assert run.order_key == NO_KEY, "a message with an order key is a run of its own"
-        part = run._replace(last=run.first + size - 1)
+        part = replace(run, last=run.first + size - 1)
         self.replace(run, part)
-        self.put(run._replace(first=part.last + 1))
+        self.put(replace(run, first=part.last + 1))
         return part
 
     def overlapping(self, first: int, last: int) -> list[Run]:
@@ -86,15 +88,15 @@ class RunTable:
         for run in self.overlapping(max(first, 0), min(last, MAX_OFFSET)):
             if not is_wanted(run):
                 continue
-            part = run._replace(first=max(run.first, first), last=min(run.last, last))
+            part = replace(run, first=max(run.first, first), last=min(run.last, last))
             if part.first > position:
                 left_out.append((position, part.first - 1))
             position = part.last + 1
             self.remove(run)
             if run.first < part.first:
-                self.put(run._replace(last=part.first - 1))
+                self.put(replace(run, last=part.first - 1))
             if part.last < run.last:
-                self.put(run._replace(first=part.last + 1))
+                self.put(replace(run, first=part.last + 1))
             carved.append(part)
         if position <= last:
             left_out.append((position, last))

@@ -36,6 +36,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from .arranging import Arranged, arranged, leaving
 from .done_offsets import DoneOffsets, bits_between, blocks_of, ranges_of
 from .lasting import Attempt, BlockChange, Changes, attempt_of, run_of
@@ -211,7 +213,7 @@ class QueueState:
             if room <= 0:
                 break
             part = self._table.first_part(run, room)
-            burying = part._replace(state=State.BURYING, owner=owner, due_ms=lease_end_ms)
+            burying = replace(part, state=State.BURYING, owner=owner, due_ms=lease_end_ms)
             self._table.replace(part, burying)
             taken.append(burying)
             room -= part.size
@@ -227,10 +229,10 @@ class QueueState:
 
     def _hand_out(self, run: Run, owner: str, lease_end_ms: int) -> Run:
         if self._settings.looks_ahead and not run.is_arranged:
-            held = run._replace(state=State.ARRANGING, owner=owner, due_ms=lease_end_ms)
+            held = replace(run, state=State.ARRANGING, owner=owner, due_ms=lease_end_ms)
         else:
             count = min(run.delivery_count + 1, MAX_DELIVERY_COUNT)
-            held = run._replace(state=State.ACQUIRED, owner=owner, due_ms=lease_end_ms, delivery_count=count)
+            held = replace(run, state=State.ACQUIRED, owner=owner, due_ms=lease_end_ms, delivery_count=count)
         self._table.replace(run, held)
         if run.order_key != NO_KEY:
             self._keys.hold(held)
@@ -272,7 +274,7 @@ class QueueState:
             if run.state is State.BURYING or (run.state is State.ACQUIRED and self._holds_again(run)):
                 self._table.put(run)
             else:
-                self._offer(as_undelivered(run)._replace(owner="", due_ms=0))
+                self._offer(replace(as_undelivered(run), owner="", due_ms=0))
 
     def _holds_again(self, run: Run) -> bool:
         return run.order_key == NO_KEY or self._keys.hold_again(run)
@@ -314,7 +316,7 @@ class QueueState:
         """Hold messages until *lease_end_ms*; those that *owner* no longer holds are returned."""
         lost: list[Range] = []
         for run in self._carve(ranges, owner, now_ms, lost):
-            self._table.put(run._replace(due_ms=lease_end_ms))
+            self._table.put(replace(run, due_ms=lease_end_ms))
         return lost
 
     def arrange(
@@ -329,9 +331,9 @@ class QueueState:
             position = held.first
             for first, last, message in leaving(held, messages, now_wall_ms):
                 if first > position:
-                    self._table.put(held._replace(first=position, last=first - 1))
+                    self._table.put(replace(held, first=position, last=first - 1))
                 position = last + 1
-                part = held._replace(first=first, last=last)
+                part = replace(held, first=first, last=last)
                 self._let_go(part)
                 if message is None:
                     self._mark_done(first, last)
@@ -339,7 +341,7 @@ class QueueState:
                     not_before_ms = message.not_before_ms if message.not_before_ms > now_wall_ms else 0
                     self._put_back(arranged(part, message), not_before_ms, is_news=False)
             if position <= held.last:
-                self._table.put(held._replace(first=position))
+                self._table.put(replace(held, first=position))
         self._advance_start()
 
     # By time, and by others -----------------------------------------------------------------------
@@ -401,7 +403,7 @@ class QueueState:
             self._table.remove(run)
             self._let_go(run)
             if run.state is State.BURYING:
-                self._table.put(run._replace(state=State.REJECTED, owner="", due_ms=0))
+                self._table.put(replace(run, state=State.REJECTED, owner="", due_ms=0))
                 self.woke_others = True
             else:
                 self._give_back(run, LIMIT_REACHED, 0)
@@ -413,7 +415,7 @@ class QueueState:
         woken = 0
         for run in self._table.of_index(DELAYED, DELAYED + NUMBER.pack(now_wall_ms + 1), SCAN_ROWS):
             self._table.remove(run)
-            self._offer(run._replace(due_ms=0, is_postponed=False))
+            self._offer(replace(run, due_ms=0, is_postponed=False))
             woken += 1
         return woken
 
@@ -426,7 +428,7 @@ class QueueState:
                 run = self._table.at(first_of_index(key))  # as it is now: the one before may have woken it
                 self._table.remove(run)
                 if run.last >= offset:
-                    self._table.put(run._replace(first=offset))
+                    self._table.put(replace(run, first=offset))
                 self._let_go(run)
                 if run.order_key != NO_KEY and run.state is State.READY:
                     self._offer_next(run)
@@ -515,9 +517,9 @@ class QueueState:
 
     def _put_back(self, run: Run, not_before_ms: int, *, is_news: bool = True) -> None:
         """Make a run that was carved out READY, or DELAYED; *is_news* where it is to last."""
-        free = run._replace(owner="", due_ms=not_before_ms)
+        free = replace(run, owner="", due_ms=not_before_ms)
         if not_before_ms:
-            self._table.put(free._replace(state=State.DELAYED, is_postponed=is_news))
+            self._table.put(replace(free, state=State.DELAYED, is_postponed=is_news))
             self.woke_others = True  # who waits for the next delivery may have to wait shorter
         else:
             self._offer(free)
@@ -527,7 +529,7 @@ class QueueState:
     def _offer(self, run: Run) -> None:
         """Have a run that is in no table handed out to whoever comes, when it is its turn."""
         if run.order_key == NO_KEY:
-            self._table.put(run._replace(state=State.READY))
+            self._table.put(replace(run, state=State.READY))
             self.woke_others = True
         elif self._keys.offer(run):
             self.woke_others = True
@@ -540,8 +542,8 @@ class QueueState:
         if not self._settings.has_dead_letter:
             self._mark_done(run.first, run.last)
             return
-        rejected = run._replace(
-            state=State.REJECTED, owner="", due_ms=0, order_key=NO_KEY, note=note[:MAX_NOTE_CHARACTERS]
+        rejected = replace(
+            run, state=State.REJECTED, owner="", due_ms=0, order_key=NO_KEY, note=note[:MAX_NOTE_CHARACTERS]
         )
         self._table.put(rejected)
         self._touch(run)

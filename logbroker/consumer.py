@@ -421,6 +421,14 @@ class Consumer:
             for cursor in self._assigned.cursors.values():
                 cursor.return_to_committed()
 
+    def keep_ttl_headers(self) -> None:
+        """From now on hand out records with the broker's own headers where they have a time to live.
+
+        For what passes records on inside the broker: it carries the time to live on, and takes off the headers.
+        """
+        with self._lock:
+            self._assigned.keep_ttl_headers()
+
     def _membership(self) -> Membership:
         """The membership to commit as, if everything handed out can still be committed. Under the lock."""
         self._check_usable()

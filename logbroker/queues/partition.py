@@ -163,7 +163,7 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
-            has_work = state.head.next_offset < self._fresh_end(state, visible_end) or state.has_ready()
+            has_work = state.has_work(visible_end=self._fresh_end(state, visible_end))
             exists = state.exists
         left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
         if delivery_ms is not None:

@@ -1,0 +1,100 @@
+"""The runs of a queue that are not done, each with its row in the index of its state. Pure: over ``Rows``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .rows import (
+    ENTRIES,
+    NO_KEY,
+    TRIED,
+    Rows,
+    Run,
+    decode_run,
+    encode_run,
+    entry_key,
+    first_of_index,
+    index_key,
+    tried_key,
+)
+
+AFTER_ENTRIES = bytes([ENTRIES[0] + 1])
+SCAN_ROWS = 1000  # at a time
+
+
+class RunTable:
+    """Runs do not overlap; one with an order key is a single message."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def at(self, first: int) -> Run:
+        """The run that begins with offset *first*; there must be one."""
+        key = entry_key(first)
+        value = self._rows.get(key)
+        assert value is not None, f"an index names a run at {first} that is not there"
+        return decode_run(key, value)
+
+    def put(self, run: Run) -> None:
+        self._rows.put(entry_key(run.first), encode_run(run))
+        self._rows.put(index_key(run), b"")
+        if run.lasts:
+            self._rows.put(tried_key(run.first), b"")
+
+    def remove(self, run: Run) -> None:
+        self._rows.delete(entry_key(run.first))
+        self._leave_indexes(run)
+
+    def replace(self, before: Run, after: Run) -> None:
+        """Put *after*, which begins with the same offset, where *before* was."""
+        self._leave_indexes(before)
+        self.put(after)
+
+    def _leave_indexes(self, run: Run) -> None:
+        self._rows.delete(index_key(run))
+        if run.lasts:
+            self._rows.delete(tried_key(run.first))
+
+    def first_part(self, run: Run, size: int) -> Run:
+        """*run*, or a run of its first *size* messages: the others become one of their own."""
+        if run.size <= size:
+            return run
+        assert run.order_key == NO_KEY, "a message with an order key is a run of its own"
+        part = run._replace(last=run.first + size - 1)
+        self.replace(run, part)
+        self.put(run._replace(first=part.last + 1))
+        return part
+
+    def overlapping(self, first: int, last: int) -> list[Run]:
+        """The runs that have any of the offsets [first, last], ascending."""
+        if last < first:
+            return []
+        found = self._rows.floor(ENTRIES, entry_key(first))
+        begin = entry_key(first) if found is None else found[0]
+        rows = self._rows.first(begin, entry_key(last + 1), last - first + 2)
+        return [run for run in (decode_run(*row) for row in rows) if run.last >= first]
+
+    def lasting(self, first: int, last: int) -> Iterator[Run]:
+        """Of the runs that have any of the offsets [first, last], those of which something is to last."""
+        before = self._rows.floor(TRIED, tried_key(first - 1)) if first else None
+        if before is not None:
+            run = self.at(first_of_index(before[0]))
+            if run.last >= first:
+                yield run
+        yield from self.of_index(tried_key(first), tried_key(last + 1), last - first + 1)
+
+    def of_index(self, begin: bytes, end: bytes, limit: int) -> Iterator[Run]:
+        """The runs of up to *limit* rows of an index, begin <= key < end.
+
+        They are looked up one by one: what happens to those that were yielded is no matter.
+        """
+        for key, _ in self._rows.first(begin, end, limit):
+            yield self.at(first_of_index(key))
+
+    def all(self) -> Iterator[Run]:
+        """Every run, by offset."""
+        begin = ENTRIES
+        while found := self._rows.first(begin, AFTER_ENTRIES, SCAN_ROWS):
+            for key, value in found:
+                yield decode_run(key, value)
+            begin = found[-1][0] + b"\0"

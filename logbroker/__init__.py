@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .errors import InvalidRequestError as InvalidRequestError
     from .errors import InvalidTopicError as InvalidTopicError
     from .errors import LogbrokerError as LogbrokerError
+    from .errors import MessageIdInUseError as MessageIdInUseError
     from .errors import OffsetOutOfRangeError as OffsetOutOfRangeError
     from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
     from .errors import RecordTooLargeError as RecordTooLargeError
@@ -85,6 +86,7 @@ _HOMES = {
         "InvalidRequestError",
         "InvalidTopicError",
         "LogbrokerError",
+        "MessageIdInUseError",
         "OffsetOutOfRangeError",
         "OutOfOrderSequenceError",
         "RecordTooLargeError",

@@ -12,6 +12,7 @@ from logbroker_storage.errors import (
     InvalidRequestError,
     InvalidTopicError,
     LogbrokerError,
+    MessageIdInUseError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
     RecordTooLargeError,
@@ -37,5 +38,5 @@ __all__ = [
     # the handle
     "ClosedError", "ForkedError",
     # wait, or send slower
-    "BufferFullError", "DeliveryTimeoutError",
+    "BufferFullError", "DeliveryTimeoutError", "MessageIdInUseError",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ import msgspec
 
 from .clock import Clock
 from .errors import InvalidPartitionCountError, TopicExistsError, TopicNotFoundError, WriteFailedError
-from .events import LogStartEvent, OffsetEvent, TopicEvent, TtlEvent, encode_event
+from .events import LogStartEvent, MessageIdEvent, OffsetEvent, TopicEvent, TtlEvent, encode_event
 from .files import Files
 from .journal import TOPICS_VERSION, Item, Journal
 from .layout import DataLayout
@@ -186,7 +186,7 @@ class Catalog:
         committed = self._view.events_of(OffsetEvent, OffsetEvent.ALL)
         offsets = (event.key() for event in committed if event.topic == topic)
         starts = (key for key, _ in self._view.events(LogStartEvent.prefix_of(topic)))
-        return [*offsets, *starts, TtlEvent.key_of(topic)]
+        return [*offsets, *starts, TtlEvent.key_of(topic), MessageIdEvent.key_of(topic)]
 
     def finish_deletions(self) -> None:
         """Remove what is left of topics in state "deleting": ours, or a dead process's."""
@@ -211,6 +211,7 @@ class Catalog:
         with self._view.write() as transaction:
             for number in range(event.partitions):
                 self._view.drop_partition(transaction, partition_key(event.topic_id, number))
+        self._view.drop_message_ids(event.topic_id)
         doomed = [
             move_aside(self._files, self._layout.partition(event.name, number), event.topic_id)
             for number in range(event.partitions)

@@ -221,6 +221,21 @@ class TtlEvent(Event, frozen=True, tag="ttl"):
         return _key(cls.KIND, topic)
 
 
+class MessageIdEvent(Event, frozen=True, tag="message-id"):
+    """Records of the topic may have a message id: whoever makes the view anew has to look."""
+
+    KIND: ClassVar[str] = "message-id"
+
+    topic: str
+
+    def key(self) -> bytes:
+        return self.key_of(self.topic)
+
+    @classmethod
+    def key_of(cls, topic: str) -> bytes:
+        return _key(cls.KIND, topic)
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -230,6 +245,7 @@ AnyEvent = (
     | LogStartEvent
     | TransactionEvent
     | TtlEvent
+    | MessageIdEvent
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

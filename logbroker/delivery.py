@@ -94,6 +94,9 @@ class PartitionQueue:
         self.looked_s = 0.0  # when the clock was last looked at (wall seconds), and
         self.pace_s = 1.0  # seconds between records then; both guarded by Delivery.lock
         self.is_gone = False  # the topic was deleted
+        # What the journal knows of the topic; set once, which any thread may do.
+        self.may_hold_ttl = False
+        self.may_hold_ids = False
         self.claimed = False
         self.last_sequence = NEVER_WROTE  # named producers: given to a record, whether written yet or not
         self.failure: LogbrokerError | None = None  # named producers: takes nothing more

@@ -109,7 +109,9 @@ class _Pending:
         self.headers = stored_headers(
             message.headers,
             message.ttl,
-            deliver_at_ms=due_ms(message.deliver_at, message.delay, now_ms),
+            deliver_at_ms=None
+            if message.deliver_at is None and message.delay is None
+            else due_ms(message.deliver_at, message.delay, now_ms),
             priority=message.priority,
             message_id=self.message_id,
             sent_ms=None if message.timestamp is None or self.message_id is None else now_ms(),
@@ -466,12 +468,6 @@ class Producer:
 
     def _send(self, topic: str, pending: _Pending) -> Receipt:
         """One record into its batch, after whatever has to happen first."""
-        if pending.has_ttl:
-            self._delivery.check_open()
-            self._directory.note_ttl(topic)
-        if pending.message_id is not None:
-            self._delivery.check_open()
-            self._directory.note_message_ids(topic)
         while True:
             with self._delivery.lock:
                 queue = self._queue_for(topic, pending)
@@ -516,6 +512,10 @@ class Producer:
 
         A receipt instead: a named producer has written the record before. Under the lock.
         """
+        if pending.has_ttl and not queue.may_hold_ttl:
+            return partial(self._note_ttl, queue)
+        if pending.message_id is not None and not queue.may_hold_ids:
+            return partial(self._note_message_ids, queue)
         if self._named is not None:
             if not queue.claimed:
                 return partial(self._claim, queue)
@@ -534,6 +534,14 @@ class Producer:
         self._delivery.close_batch(batch)
         return partial(self._delivery.append_closed, queue)
 
+    def _note_ttl(self, queue: PartitionQueue) -> None:
+        self._directory.note_ttl(queue.topic)
+        queue.may_hold_ttl = True
+
+    def _note_message_ids(self, queue: PartitionQueue) -> None:
+        self._directory.note_message_ids(queue.topic)
+        queue.may_hold_ids = True
+
     def _new_batch(self, queue: PartitionQueue, pending: _Pending) -> Batch | Callable[[], None]:
         self._check_fits(queue, pending)
         batch = self._delivery.open_batch(queue, pending.size_bytes)
@@ -550,10 +558,13 @@ class Producer:
 
     def _add(self, batch: Batch, pending: _Pending) -> Receipt:
         """Put the record into *batch*, which is frozen and has room. Under the lock."""
-        message_id = pending.message_id if batch.queue.log.config.deduplication_window_ms else None
-        if message_id is not None and (first := batch.index_of_id(message_id)) is not None:
-            self._thaw(batch, pending)
-            return RepeatedReceipt(batch, first)
+        message_id = pending.message_id
+        if message_id is not None:
+            if not batch.queue.log.config.deduplication_window_ms:
+                message_id = None
+            elif (first := batch.index_of_id(message_id)) is not None:
+                self._thaw(batch, pending)
+                return RepeatedReceipt(batch, first)
         if pending.timestamp_ms is None:
             batch.stamp_now(self._look(batch))
         else:

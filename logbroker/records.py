@@ -132,15 +132,9 @@ def stored_headers(
         InvalidRequestError: a key is reserved or no text, a value of another type, a ttl below 1 ms, a
             priority out of its range.
     """
-    if (
-        not headers
-        and ttl is None
-        and deliver_at_ms is None
-        and priority == NORMAL_PRIORITY
-        and message_id is None
-    ):
-        return NO_HEADERS
     pairs = [_stored_header(pair) for pair in _pairs(headers)] if headers else []
+    if ttl is None and deliver_at_ms is None and priority == NORMAL_PRIORITY and message_id is None:
+        return tuple(pairs)
     pairs += encode_delivery_headers(
         ttl_ms=None if ttl is None else _ttl_ms(ttl),
         deliver_at_ms=deliver_at_ms,

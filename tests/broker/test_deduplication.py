@@ -18,6 +18,7 @@ from logbroker import Broker, Message
 from logbroker.errors import (
     InvalidRequestError,
     MessageIdInUseError,
+    StorageFailedError,
     WriteFailedError,
 )
 from logbroker_storage.files import OsFiles
@@ -320,9 +321,11 @@ def test_a_transaction_that_was_refused_an_id_can_only_be_aborted(broker):
 def test_a_refusal_that_nobody_was_told_is_raised_on_leaving(broker):
     tx = broker.transaction("tx")
     tx.send("t", b"1", message_id="a", partition=0).result()
-    with pytest.raises(MessageIdInUseError), broker.producer(linger=FOREVER) as producer:
-        kept = producer.send("t", b"2", message_id="b", partition=0)
-        producer.send("t", b"3", message_id="a", partition=0)
+    producer = broker.producer(linger=FOREVER)
+    kept = producer.send("t", b"2", message_id="b", partition=0)
+    producer.send("t", b"3", message_id="a", partition=0)
+    with pytest.raises(MessageIdInUseError):
+        producer.close()
     assert kept.result().offset == 1
     tx.abort()
 
@@ -456,6 +459,44 @@ def test_a_record_sent_and_forgotten_is_done_at_once_and_still_appended(broker):
     assert producer.lost_records == 0
 
 
+def test_a_forgotten_record_that_fails_is_counted_and_not_raised(broker, files, caplog):
+    with broker.producer(linger=FOREVER) as producer:
+        producer.send("t", b"v", partition=0, acks="none")
+        producer.send("t", b"w", partition=0, acks="none")
+        files.fail("pwrite", error=errno.ENOSPC, path=".log")
+        producer.flush()
+        assert producer.lost_records == 2
+        asked = producer.send("t", b"x", partition=0)
+        producer.send("t", b"y", partition=0, acks="none")
+        files.fail("pwrite", error=errno.ENOSPC, path=".log")
+        with pytest.raises(WriteFailedError):
+            producer.flush()
+        assert isinstance(asked.exception, WriteFailedError)
+    assert producer.lost_records == 3
+    assert "2 records to t-0 were lost" in caplog.text
+    assert values(broker) == []
+
+
+def test_a_failed_sync_of_the_first_record_fails_its_duplicate_too(tmp_path, files):
+    broker = logbroker.open(tmp_path / "data", files=files)
+    broker.create_topic("t", partitions=2)
+    careless, careful = broker.producer(acks="written", linger=FOREVER), broker.producer(linger=0)
+    on_the_disk = careful.send("t", b"0", partition=0, message_id="x").result()
+    careless.send("t", b"1", partition=0, message_id="a")
+    careless._delivery.append_open()
+    files.fail("fdatasync", error=errno.EIO, path=".log")
+    for _ in range(2):
+        with pytest.raises(StorageFailedError):
+            careful.send("t", b"2", partition=1, message_id="a").result()
+    careful.close()
+    for handle in (careless, broker):
+        with pytest.raises(StorageFailedError):
+            handle.close()
+    with logbroker.open(tmp_path / "data", files=files) as broker, broker.producer() as producer:
+        assert producer.send("t", b"3", message_id="x").result().offset == on_the_disk.offset
+        assert producer.send("t", b"4", message_id="a").result().duplicate  # it was on the disk after all
+
+
 @pytest.mark.parametrize("acks", ["written", "some", 1])
 def test_a_single_record_is_sent_as_the_producer_asks_or_not_at_all(producer, acks):
     with pytest.raises(InvalidRequestError, match="acks="):
@@ -569,4 +610,4 @@ class WindowModel(RuleBasedStateMachine):
 
 
 TestWindowModel = WindowModel.TestCase
-TestWindowModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestWindowModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from types import TracebackType
-from typing import Literal, Unpack
+from typing import Unpack
 
 from msgspec import structs
 
@@ -38,8 +38,17 @@ from .accumulator import HEADER_OVERHEAD_BYTES, OPEN, RECORD_OVERHEAD_BYTES, VAL
 from .delivery import Acks, Delivery, HandleState, PartitionQueue
 from .named_producer import NEVER_WROTE, NamedSequences, block_of
 from .partitioner import StickyPartitioner, partition_for_key, positive_hash
-from .receipts import DUPLICATE, Receipt
-from .records import NO_HEADERS, Message, SendOptions, due_ms, stored_headers, timestamp_ms_of
+from .receipts import DUPLICATE, ForgottenReceipt, Receipt, RepeatedReceipt
+from .records import (
+    NO_HEADERS,
+    AcksName,
+    Message,
+    SendOptions,
+    due_ms,
+    message_id_bytes,
+    stored_headers,
+    timestamp_ms_of,
+)
 from .sequences import AnonymousSequences, Sequences
 from .topic_names import check_producer_name
 
@@ -52,8 +61,6 @@ DEFAULT_MAX_BLOCK = 60.0
 SLOW_PACE_S = 1.0
 UTF8_BYTES = 4  # at most, of one character
 FIRST_SLICE = 64  # values that send_many tries first; then as many as a batch takes
-
-AcksName = Literal["all", "written", "none"]
 
 # Without a GIL the short way of ``send`` would be a race: see ``accumulator``.
 _SHORT_WAY_IS_SAFE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -78,7 +85,9 @@ class _Pending:
         "deadline_s",
         "has_ttl",
         "headers",
+        "is_forgotten",
         "key",
+        "message_id",
         "partition",
         "sequence",
         "size_bytes",
@@ -95,12 +104,17 @@ class _Pending:
         self.value = value
         self.key = key
         self.has_ttl = message.ttl is not None
+        self.message_id = None if message.message_id is None else message_id_bytes(message.message_id)
+        self.is_forgotten = message.acks == "none"
         self.headers = stored_headers(
             message.headers,
             message.ttl,
-            deliver_at_ms=due_ms(message.deliver_at, message.delay, now_ms),
+            deliver_at_ms=None
+            if message.deliver_at is None and message.delay is None
+            else due_ms(message.deliver_at, message.delay, now_ms),
             priority=message.priority,
-            message_id=message.message_id,
+            message_id=self.message_id,
+            sent_ms=None if message.timestamp is None or self.message_id is None else now_ms(),
         )
         self.partition = message.partition
         self.timestamp_ms = None if message.timestamp is None else timestamp_ms_of(message.timestamp)
@@ -211,6 +225,11 @@ class Producer:
         """Whether it takes no more records."""
         return self._delivery.state is not HandleState.OPEN
 
+    @property
+    def lost_records(self) -> int:
+        """How many records sent with ``acks="none"`` failed so far, as far as that is known by now."""
+        return self._delivery.lost_records
+
     def __repr__(self) -> str:
         named = "" if self._named is None else f" {self._named.name!r}"
         return f"<Producer{named} acks={self._acks.value} {self._delivery.state.value}>"
@@ -246,7 +265,12 @@ class Producer:
             delay: the same as a timedelta from now; not together with ``deliver_at``.
             priority: 0 (normal, the default) to 9. A queue delivers higher ones first; to a stream it means
                 nothing.
-            message_id: text of 1 to 200 bytes in UTF-8.
+            message_id: text of 1 to 200 bytes in UTF-8. Of the records with one id that the topic is sent within
+                its ``deduplication.window.ms`` the first is appended, whoever sends them to whichever partition;
+                the receipts of the others are that one's. Without a key and a partition the id decides on the
+                partition. Not with a named producer, which has sequences for that.
+            acks: ``"none"``: nobody will ask what becomes of the record. Its receipt is done at once; if it fails,
+                that is logged and counted (``lost_records``).
 
         Raises:
             TopicNotFoundError: no such topic or partition.
@@ -277,6 +301,16 @@ class Producer:
         return self._send(topic, self._pending(Message(value, key, **options)))
 
     def _pending(self, message: Message) -> _Pending:
+        if message.acks is not None and message.acks not in ("none", self._acks.value):
+            raise InvalidRequestError(
+                f"acks={message.acks!r} of one record: a producer opened with acks={self._acks.value!r} takes "
+                "'none' or its own; open another with broker.producer(acks=…)"
+            )
+        if message.message_id is not None and self._named is not None:
+            raise InvalidRequestError(
+                "a named producer knows its records by their sequences: send with message_id= through another "
+                "producer, or with sequence= and no message_id="
+            )
         return _Pending(message, self._directory.clock.now_ms)
 
     def _send_keyed(self, topic: str, value: bytes, key: bytes) -> Receipt:
@@ -434,9 +468,6 @@ class Producer:
 
     def _send(self, topic: str, pending: _Pending) -> Receipt:
         """One record into its batch, after whatever has to happen first."""
-        if pending.has_ttl:
-            self._delivery.check_open()
-            self._directory.note_ttl(topic)
         while True:
             with self._delivery.lock:
                 queue = self._queue_for(topic, pending)
@@ -460,14 +491,20 @@ class Producer:
             partitions = topic.event.partitions
             if pending.key is not None:
                 number = partition_for_key(pending.key, partitions)
+            elif pending.message_id is not None:
+                number = partition_for_key(pending.message_id, partitions)
             else:
                 if topic.sticky is not None and topic.sticky.state is not OPEN:
                     topic.sticky = None
                     topic.partitioner.batch_completed(partitions)
                 number = topic.partitioner.partition(partitions)
         queue = topic.queues.get(number)
-        if queue is None or (queue.open is None and self._directory.topics_version() != self._topics_version):
-            queue = self._load_queue(name, number)
+        if queue is None or queue.open is None:
+            if self._directory.topics_version() != self._topics_version:
+                self._refresh_topics()
+                return self._queue_for(name, pending)  # it may belong elsewhere now
+            if queue is None:
+                queue = self._load_queue(name, number)
         return queue
 
     def _place_for(self, queue: PartitionQueue, pending: _Pending) -> Batch | Receipt | Callable[[], None]:
@@ -475,6 +512,10 @@ class Producer:
 
         A receipt instead: a named producer has written the record before. Under the lock.
         """
+        if pending.has_ttl and not queue.may_hold_ttl:
+            return partial(self._note_ttl, queue)
+        if pending.message_id is not None and not queue.may_hold_ids:
+            return partial(self._note_message_ids, queue)
         if self._named is not None:
             if not queue.claimed:
                 return partial(self._claim, queue)
@@ -493,6 +534,14 @@ class Producer:
         self._delivery.close_batch(batch)
         return partial(self._delivery.append_closed, queue)
 
+    def _note_ttl(self, queue: PartitionQueue) -> None:
+        self._directory.note_ttl(queue.topic)
+        queue.may_hold_ttl = True
+
+    def _note_message_ids(self, queue: PartitionQueue) -> None:
+        self._directory.note_message_ids(queue.topic)
+        queue.may_hold_ids = True
+
     def _new_batch(self, queue: PartitionQueue, pending: _Pending) -> Batch | Callable[[], None]:
         self._check_fits(queue, pending)
         batch = self._delivery.open_batch(queue, pending.size_bytes)
@@ -509,6 +558,13 @@ class Producer:
 
     def _add(self, batch: Batch, pending: _Pending) -> Receipt:
         """Put the record into *batch*, which is frozen and has room. Under the lock."""
+        message_id = pending.message_id
+        if message_id is not None:
+            if not batch.queue.log.config.deduplication_window_ms:
+                message_id = None
+            elif (first := batch.index_of_id(message_id)) is not None:
+                self._thaw(batch, pending)
+                return RepeatedReceipt(batch, first)
         if pending.timestamp_ms is None:
             batch.stamp_now(self._look(batch))
         else:
@@ -517,7 +573,12 @@ class Producer:
         index = batch.add(pending.value, pending.key, pending.headers, pending.size_bytes)
         if pending.sequence is not None:
             batch.last_sequence = batch.queue.last_sequence = pending.sequence
+        if message_id is not None:
+            batch.take_id(message_id, index)
         self._thaw(batch, pending)
+        if pending.is_forgotten:
+            batch.forget(index)
+            return ForgottenReceipt(batch, index)
         return Receipt(batch, index)
 
     def _look(self, batch: Batch) -> float:
@@ -533,7 +594,7 @@ class Producer:
 
     def _thaw(self, batch: Batch, pending: _Pending) -> None:
         """Let senders find the batch by the short way, where it may be taken."""
-        if pending.key is None and pending.partition is None:
+        if pending.key is None and pending.partition is None and pending.message_id is None:
             self._topics[batch.queue.topic].sticky = batch
         if not self._short_way or pending.timestamp_ms is not None:
             return
@@ -617,7 +678,8 @@ class Producer:
             if not 0 <= number < topic.event.partitions:
                 known = f" (it has {topic.event.partitions}, numbered from 0)"
                 raise TopicNotFoundError(name, partition=number, known=known)
-            queue = PartitionQueue(self._delivery, self._directory.log(name, number), self._compression)
+            log, window = self._directory.log(name, number), self._directory.deduplication(name)
+            queue = PartitionQueue(self._delivery, log, window, self._compression)
             topic.queues[number] = queue
             self._delivery.add_queue(queue)
         return queue

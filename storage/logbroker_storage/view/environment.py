@@ -9,6 +9,8 @@
     journal       event key                      event, as in the journal   rebuilt from the journal
     state         partition key + user's key     user's value               rebuilt from the partition's log
     queues        partition key + queue's key    set by the broker          rebuilt from the journal
+    message_ids   see ``message_ids``            see ``message_ids``        rebuilt from the log
+    message_ages  see ``message_ids``            see ``message_ids``        rebuilt from the log
     volatile      set by the broker              set by the broker          gone with the view
 
 ``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
@@ -35,6 +37,7 @@ from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..events import Event, decode_event
 from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
 from .gate import Gate
+from .message_ids import FirstRecord, IdUpdate, MessageIds
 from .partitions import (
     LOG_END,
     PARTITION_KEY_BYTES,
@@ -51,7 +54,19 @@ MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 
-_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile", "state", "queues")
+_TABLES = (
+    "meta",
+    "ends",
+    "syncs",
+    "producers",
+    "transactions",
+    "journal",
+    "volatile",
+    "state",
+    "queues",
+    "message_ids",
+    "message_ages",
+)
 _INT = struct.Struct(">q")
 STATE_SLICE = 1000  # items of the state read in one transaction
 
@@ -84,6 +99,10 @@ def _delete_prefix(transaction: Transaction, table: Table, prefix: bytes) -> Non
         found = cursor.set_range(prefix)
         while found and cursor.key().startswith(prefix):
             found = cursor.delete()
+
+
+def _id_append_meta(topic_id: bytes) -> bytes:
+    return b"ids\0" + topic_id
 
 
 def _state_meta(partition: bytes) -> bytes:
@@ -121,7 +140,8 @@ class View:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
-        self._transactions, self._journal, self._volatile, self._state, self._queues = others
+        self._transactions, self._journal, self._volatile, self._state, self._queues, *ids = others
+        self.message_ids = MessageIds(*ids, seal=seal, unseal=self._unseal)
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -287,11 +307,12 @@ class View:
         producer_id: int = -1,
         entry: ProducerEntry | None = None,
         closed_offset: int = NO_TRANSACTION,
+        ids: IdUpdate | None = None,
     ) -> bool:
         """Put a log's new end, and the entry of the producer who appended, in one transaction.
 
-        *closed_offset* is the first offset of a transaction that ends with it. False, and nothing is put, when
-        there is no such partition: its topic was deleted meanwhile.
+        *closed_offset* is the first offset of a transaction that ends with it, *ids* those it takes. False,
+        and nothing is put, when there is no such partition: its topic was deleted meanwhile.
         """
         stored_end = seal(key, LOG_END.pack(*end))
         self.gate.enter()
@@ -308,6 +329,8 @@ class View:
                         self._put_transaction(transaction, key, entry.txn_first_offset, producer_id)
                 if closed_offset >= 0:
                     transaction.delete(key + _OFFSET.pack(closed_offset), db=self._transactions)
+                if ids is not None:
+                    self.message_ids.apply(transaction, ids)
         except lmdb.MapFullError as error:
             raise self._full() from error
         except lmdb.Error as error:
@@ -514,6 +537,42 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
+
+    # Message ids ----------------------------------------------------------------------------------
+
+    def first_records(self, topic_id: bytes, ids: Iterable[bytes]) -> dict[bytes, FirstRecord]:
+        """Those of *ids* that a record has taken, as of one moment."""
+        with self.read() as transaction:
+            return self.message_ids.find(transaction, topic_id, ids)
+
+    def last_id_append(self, topic_id: bytes) -> int | None:
+        """The partition that records with an id were last appended to, or were about to be."""
+        payload = self.meta_bytes(_id_append_meta(topic_id))
+        return None if payload is None else int(_INT.unpack(payload)[0])
+
+    def note_id_append(self, topic_id: bytes, partition: int) -> None:
+        with self.write() as transaction:
+            self.put_meta_int(transaction, _id_append_meta(topic_id), partition)
+
+    def restore_first_records(self, update: IdUpdate) -> None:
+        """Add those ids that no later record has taken; partitions are restored one after the other."""
+        with self.write() as transaction:
+            known = self.message_ids.find(transaction, update.topic_id, update.firsts)
+            firsts = {
+                message_id: first
+                for message_id, first in update.firsts.items()
+                if message_id not in known or known[message_id].sent_ms < first.sent_ms
+            }
+            self.message_ids.apply(transaction, update._replace(firsts=firsts))
+
+    def drop_message_ids(self, topic_id: bytes) -> None:
+        """Forget the ids of a topic that is gone."""
+        with self.write() as transaction:
+            transaction.delete(_id_append_meta(topic_id), db=self._meta)
+        more = True
+        while more:
+            with self.write() as transaction:
+                more = self.message_ids.drop_some(transaction, topic_id)
 
     # State of transforms --------------------------------------------------------------------------
 

@@ -30,10 +30,10 @@ from .descriptions import (
     SubscriptionDescription,
     TopicDescription,
 )
+from .expressions import Filter
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .queues.consumer import Queue
-from .queues.reading import Filter
 from .start import Start
 from .subscription_admin import (
     delete_subscription,
@@ -252,6 +252,7 @@ class Broker:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
+        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
     ) -> Consumer:
         """A consumer; see ``Consumer`` for what the arguments mean."""
         return Consumer(
@@ -264,6 +265,7 @@ class Broker:
             max_poll_interval=max_poll_interval,
             max_poll_records=max_poll_records,
             isolation=isolation,
+            filter=filter,
         )
 
     # Transactions ---------------------------------------------------------------------------------

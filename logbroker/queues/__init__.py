@@ -4,6 +4,7 @@ state         pure: what happens to a message, over an ordered table of rows
 rows          pure: the bytes of that table
 runs          pure: its runs of messages that are not done, and their indexes
 done_offsets  pure: its bits for those that are
+arranging     pure: what messages say of their own delivery
 order_keys    pure: whose turn it is among messages of one key
 lasting       pure: what of it is journaled
 settings      pure: what a subscription asks of its queue

@@ -33,15 +33,13 @@ class DoneOffsets:
         """Mark the offsets [first, last]; the blocks that they are in."""
         blocks = blocks_of(first, last)
         for block in blocks:
-            bits = self._bits(block) | _within(block, first, last)
-            self.store(block, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+            self._store_bits(block, self._bits(block) | _within(block, first, last))
         return blocks
 
     def unmark(self, first: int, last: int) -> None:
-        """Mark the offsets [first, last] as not done after all."""
+        """Take the marks of the offsets [first, last] away."""
         for block in blocks_of(first, last):
-            bits = self._bits(block) & ~_within(block, first, last)
-            self.store(block, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
+            self._store_bits(block, self._bits(block) & ~_within(block, first, last))
 
     def undone(self, block: int, first: int, last: int) -> int:
         """Of the block, the bits of those offsets in [first, last] that are not done."""
@@ -66,6 +64,9 @@ class DoneOffsets:
                 self._rows.delete(key)
                 forgotten.append(NUMBER.unpack_from(key, 1)[0])
         return forgotten
+
+    def _store_bits(self, block: int, bits: int) -> None:
+        self.store(block, bits.to_bytes((bits.bit_length() + 7) // 8, "little"))
 
     def _bits(self, block: int) -> int:
         return int.from_bytes(self.stored(block), "little")

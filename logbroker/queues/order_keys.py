@@ -13,6 +13,8 @@ are out of the order: the others do not wait for them.
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from .rows import COUNT, KEYS, NUMBER, WAITING, Rows, Run, State
 from .runs import RunTable
 
@@ -31,6 +33,18 @@ class OrderKeys:
         count = 0 if held is None else COUNT.unpack_from(held)[0]
         self._rows.put(key, COUNT.pack(count + 1) + run.owner.encode())
 
+    def hold_again(self, run: Run) -> bool:
+        """*run*, which is in no table now, is back in its owner's hands; not when another owner has the key."""
+        held = self._rows.get(KEYS + run.order_key)
+        if held is not None and COUNT.unpack_from(held)[0]:
+            if held[COUNT.size :].decode() != run.owner:
+                return False
+        elif held is not None:
+            ready = self._table.at(NUMBER.unpack_from(held, COUNT.size)[0])
+            self._table.replace(ready, replace(ready, state=State.WAITING))
+        self.hold(run)
+        return True
+
     def let_go(self, run: Run) -> bool:
         """*run* has left its owner's hands; whether another became READY."""
         key = KEYS + run.order_key
@@ -48,18 +62,18 @@ class OrderKeys:
         if held is not None:
             ready_offset = NUMBER.unpack_from(held, COUNT.size)[0] if not COUNT.unpack_from(held)[0] else -1
             if ready_offset < run.first:
-                self._table.put(run._replace(state=State.WAITING))
+                self._table.put(replace(run, state=State.WAITING))
                 return False
             overtaken = self._table.at(ready_offset)
-            self._table.replace(overtaken, overtaken._replace(state=State.WAITING))
-        self._table.put(run._replace(state=State.READY))
+            self._table.replace(overtaken, replace(overtaken, state=State.WAITING))
+        self._table.put(replace(run, state=State.READY))
         self._set_ready(run)
         return True
 
     def offer_next(self, order_key: bytes) -> bool:
         """Nobody has the key, and none of its messages is READY: make the first that waits so, if one does."""
         for run in self.waiting(order_key, 1):
-            self._table.replace(run, run._replace(state=State.READY))
+            self._table.replace(run, replace(run, state=State.READY))
             self._set_ready(run)
             return True
         self._rows.delete(KEYS + order_key)

@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
@@ -163,7 +164,7 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
-            has_work = state.has_work(visible_end=self._fresh_end(state, visible_end))
+            has_work = state.has_ready() or state.has_fresh(self._fresh_end(state, visible_end))
             exists = state.exists
         left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
         if delivery_ms is not None:
@@ -218,7 +219,7 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, run._replace(first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)))
         except CorruptionError as error:
             self._put_off(owner, run, error)
             raise

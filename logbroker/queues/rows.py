@@ -40,13 +40,19 @@ import enum
 import struct
 from typing import NamedTuple, Protocol
 
+import msgspec
+from msgspec.structs import replace
+
 HEAD = struct.Struct(">qq")
 ENTRY = struct.Struct(">qqBBBBH8sH")
 COUNT = struct.Struct(">I")
 NUMBER = struct.Struct(">q")
+RANKED_KEY = struct.Struct(">cBq")
+TIMED_KEY = struct.Struct(">cqq")
 
 BLOCK_OFFSETS = 1024
 NO_KEY = bytes(8)
+MAX_DELIVERY_COUNT = 0xFFFF
 
 HEAD_KEY = b"h"
 ENTRIES, DONE, KEYS = b"m", b"d", b"k"
@@ -88,6 +94,7 @@ class State(enum.IntEnum):
 
 
 STATES = tuple(State)
+INDEX_OF_STATE = (RANKED, LEASED, DELAYED, WAITING, RANKED, LEASED, LOOKED_AT)
 
 
 class Head(NamedTuple):
@@ -95,7 +102,7 @@ class Head(NamedTuple):
     next_offset: int
 
 
-class Run(NamedTuple):
+class Run(msgspec.Struct, frozen=True):
     """Messages [first, last], both inclusive, that are in one state."""
 
     first: int
@@ -127,7 +134,8 @@ class Run(NamedTuple):
     @property
     def lasts(self) -> bool:
         """Whether anything of it is to be journaled. A delay that the message asks for is found in it again."""
-        return self.vain_deliveries > 0 or self.is_rejected or self.is_postponed
+        in_vain = 1 if self.state is State.ACQUIRED else 0
+        return self.delivery_count > in_vain or self.is_postponed or self.is_rejected
 
     @property
     def rank(self) -> int:
@@ -135,6 +143,20 @@ class Run(NamedTuple):
         if self.state is State.REJECTED:
             return REJECTED_RANK
         return LAST_RANK - self.priority if self.is_arranged else FIRST_RANK
+
+
+def as_delivered(run: Run) -> Run:
+    """A run out of somebody's hands as one that was delivered: so is a look, where it is to count."""
+    if run.state is State.ACQUIRED:
+        return run
+    return replace(run, state=State.ACQUIRED, delivery_count=min(run.delivery_count + 1, MAX_DELIVERY_COUNT))
+
+
+def as_undelivered(run: Run) -> Run:
+    """A run out of somebody's hands as if it had not been handed out."""
+    if run.state is State.ARRANGING:
+        return run
+    return replace(run, delivery_count=max(run.delivery_count - 1, 0))
 
 
 def entry_key(first: int) -> bytes:
@@ -187,16 +209,12 @@ def decode_run(key: bytes, value: bytes) -> Run:
 
 def index_key(run: Run) -> bytes:
     """The key of the run's row in the index that its state belongs to."""
-    first = NUMBER.pack(run.first)
-    if run.state is State.ACQUIRED or run.state is State.BURYING:
-        return LEASED + NUMBER.pack(run.due_ms) + first
-    if run.state is State.ARRANGING:
-        return LOOKED_AT + NUMBER.pack(run.due_ms) + first
-    if run.state is State.DELAYED:
-        return DELAYED + NUMBER.pack(run.due_ms) + first
-    if run.state is State.WAITING:
-        return WAITING + run.order_key + first
-    return RANKED + bytes([run.rank]) + first
+    index = INDEX_OF_STATE[run.state]
+    if index == RANKED:
+        return RANKED_KEY.pack(RANKED, run.rank, run.first)
+    if index == WAITING:
+        return WAITING + run.order_key + NUMBER.pack(run.first)
+    return TIMED_KEY.pack(index, run.due_ms, run.first)
 
 
 def first_of_index(key: bytes) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+
+from msgspec.structs import replace
 
 from .rows import (
     ENTRIES,
@@ -18,8 +20,11 @@ from .rows import (
     tried_key,
 )
 
+Range = tuple[int, int]  # first and last
+
 AFTER_ENTRIES = bytes([ENTRIES[0] + 1])
 SCAN_ROWS = 1000  # at a time
+MAX_OFFSET = (1 << 63) - 2
 
 
 class RunTable:
@@ -60,9 +65,9 @@ class RunTable:
         if run.size <= size:
             return run
         assert run.order_key == NO_KEY, "a message with an order key is a run of its own"
-        part = run._replace(last=run.first + size - 1)
+        part = replace(run, last=run.first + size - 1)
         self.replace(run, part)
-        self.put(run._replace(first=part.last + 1))
+        self.put(replace(run, first=part.last + 1))
         return part
 
     def overlapping(self, first: int, last: int) -> list[Run]:
@@ -73,6 +78,29 @@ class RunTable:
         begin = entry_key(first) if found is None else found[0]
         rows = self._rows.first(begin, entry_key(last + 1), last - first + 2)
         return [run for run in (decode_run(*row) for row in rows) if run.last >= first]
+
+    def carve(
+        self, first: int, last: int, is_wanted: Callable[[Run], bool], left_out: list[Range]
+    ) -> list[Run]:
+        """Take what is in [first, last] of runs that are wanted out of the table; the rest goes to *left_out*."""
+        carved: list[Run] = []
+        position = first
+        for run in self.overlapping(max(first, 0), min(last, MAX_OFFSET)):
+            if not is_wanted(run):
+                continue
+            part = replace(run, first=max(run.first, first), last=min(run.last, last))
+            if part.first > position:
+                left_out.append((position, part.first - 1))
+            position = part.last + 1
+            self.remove(run)
+            if run.first < part.first:
+                self.put(replace(run, last=part.first - 1))
+            if part.last < run.last:
+                self.put(replace(run, first=part.last + 1))
+            carved.append(part)
+        if position <= last:
+            left_out.append((position, last))
+        return carved
 
     def lasting(self, first: int, last: int) -> Iterator[Run]:
         """Of the runs that have any of the offsets [first, last], those of which something is to last."""
@@ -98,3 +126,17 @@ class RunTable:
             for key, value in found:
                 yield decode_run(key, value)
             begin = found[-1][0] + b"\0"
+
+
+def joined(ranges: Iterable[Range]) -> list[Range]:
+    """*ranges* in their order, each that continues the one before joined to it: acknowledgements one by one are
+    split from a run of messages all at once."""
+    joined: list[Range] = []
+    for first, last in ranges:
+        if last < first:
+            continue
+        if joined and first == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    return joined

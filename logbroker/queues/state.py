@@ -36,7 +36,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .done_offsets import DoneOffsets, Range, bits_between, blocks_of, ranges_of
+from msgspec.structs import replace
+
+from .arranging import Arranged, arranged, leaving
+from .done_offsets import DoneOffsets, bits_between, blocks_of, ranges_of
 from .lasting import Attempt, BlockChange, Changes, attempt_of, run_of
 from .order_keys import OrderKeys
 from .rows import (
@@ -48,7 +51,7 @@ from .rows import (
     HEAD_KEY,
     LEASED,
     LOOKED_AT,
-    MAX_PRIORITY,
+    MAX_DELIVERY_COUNT,
     NO_KEY,
     NUMBER,
     RANKED,
@@ -57,15 +60,16 @@ from .rows import (
     Rows,
     Run,
     State,
+    as_delivered,
+    as_undelivered,
     entry_key,
     first_of_index,
 )
-from .runs import SCAN_ROWS, RunTable
+from .runs import SCAN_ROWS, Range, RunTable, joined
 from .settings import QueueSettings
 
 __all__ = ["Arranged", "Attempt", "BlockChange", "Changes", "Counts", "QueueState", "Range"]
 
-MAX_DELIVERY_COUNT = 0xFFFF
 MAX_NOTE_CHARACTERS = 500
 LIMIT_REACHED = "delivery limit reached"
 
@@ -73,15 +77,6 @@ NOT_ARRANGED = RANKED + bytes([FIRST_RANK])  # where these indexes begin; each e
 ARRANGED = RANKED + bytes([FIRST_RANK + 1])
 REJECTED = RANKED + bytes([REJECTED_RANK])
 IN_HANDS = (State.ACQUIRED, State.ARRANGING)
-
-
-class Arranged(NamedTuple):
-    """What a message says of its own delivery."""
-
-    offset: int
-    priority: int = 0
-    order_key: bytes = NO_KEY
-    not_before_ms: int = 0
 
 
 class Counts(NamedTuple):
@@ -109,8 +104,8 @@ class QueueState:
         self._start_before = self._head.start_offset
         self._touched: set[int] = set()
         self._dropped: list[int] = []
+        self.settled: list[Run] = []  # what an owner was done with, for ``restore``
         self.woke_others = False  # there is something to do that somebody else may be waiting for
-        self.settled: list[Run] = []  # what an owner is done with, for ``restore``
 
     @property
     def head(self) -> Head:
@@ -163,15 +158,15 @@ class QueueState:
     def acquire(self, owner: str, limit: int, *, lease_end_ms: int) -> list[Run]:
         """Put up to *limit* READY messages into the hands of *owner*, the first in rank first.
 
-        With ``looks_ahead`` one run of messages instead that are to be arranged first, if there are any and nobody
-        else does that at the moment. A message with an order key takes along those that wait for it.
+        With ``looks_ahead`` one run of messages instead that are to be arranged first, whatever the limit, if there
+        are any and nobody else does that at the moment. A message with an order key takes along those that wait for it.
         """
         begin = NOT_ARRANGED
         if self._settings.looks_ahead:
             begin = ARRANGED
             if limit > 0 and not self._is_arranging():
                 for run in self._table.of_index(NOT_ARRANGED, ARRANGED, 1):
-                    return [self._hand_out(self._table.first_part(run, limit), owner, lease_end_ms)]
+                    return [self._hand_out(self._table.first_part(run, BLOCK_OFFSETS), owner, lease_end_ms)]
         taken: list[Run] = []
         room = limit
         while room > 0:
@@ -203,7 +198,7 @@ class QueueState:
         state, count = State.ACQUIRED, 1
         if self._settings.looks_ahead:
             state, count = State.ARRANGING, 0
-            if self._is_arranging() or self._rows.first(NOT_ARRANGED, ARRANGED, 1):
+            if self._has_older_to_arrange():
                 return None
         run = Run(first, last, state, count, lease_end_ms, owner)
         self._table.put(run)
@@ -218,7 +213,7 @@ class QueueState:
             if room <= 0:
                 break
             part = self._table.first_part(run, room)
-            burying = part._replace(state=State.BURYING, owner=owner, due_ms=lease_end_ms)
+            burying = replace(part, state=State.BURYING, owner=owner, due_ms=lease_end_ms)
             self._table.replace(part, burying)
             taken.append(burying)
             room -= part.size
@@ -227,12 +222,17 @@ class QueueState:
     def _is_arranging(self) -> bool:
         return bool(self._rows.first(LOOKED_AT, LOOKED_AT + b"\xff", 1))
 
+    def _has_older_to_arrange(self) -> bool:
+        if not self._settings.looks_ahead:
+            return False
+        return self._is_arranging() or bool(self._rows.first(NOT_ARRANGED, ARRANGED, 1))
+
     def _hand_out(self, run: Run, owner: str, lease_end_ms: int) -> Run:
         if self._settings.looks_ahead and not run.is_arranged:
-            held = run._replace(state=State.ARRANGING, owner=owner, due_ms=lease_end_ms)
+            held = replace(run, state=State.ARRANGING, owner=owner, due_ms=lease_end_ms)
         else:
             count = min(run.delivery_count + 1, MAX_DELIVERY_COUNT)
-            held = run._replace(state=State.ACQUIRED, owner=owner, due_ms=lease_end_ms, delivery_count=count)
+            held = replace(run, state=State.ACQUIRED, owner=owner, due_ms=lease_end_ms, delivery_count=count)
         self._table.replace(run, held)
         if run.order_key != NO_KEY:
             self._keys.hold(held)
@@ -258,22 +258,26 @@ class QueueState:
         self._advance_start()
         return lost
 
-    def restore(self, settled: Sequence[Run]) -> None:
-        """Take back what was ``settled`` under the same lock: it could not be made to last.
+    def restore(self, runs: Sequence[Run]) -> None:
+        """Take back what an earlier ``settled`` says: it could not be made to last.
 
-        It is in the same hands again; of messages with an order key, which others may have by now, to be handed out.
+        The owner has it in its hands as before, if it was delivered, and nobody got another message of its order
+        key meanwhile: then it is to be handed out again.
         """
         start = self._head.start_offset
         new_start = min([start, *(run.first for run in settled)])
         if new_start < start:
             self._put_head(self._head._replace(start_offset=new_start))
             self._done.mark(new_start, start - 1)
-        for run in settled:
+        for run in runs:
             self._done.unmark(run.first, run.last)
-            if run.order_key == NO_KEY:
+            if run.state is State.BURYING or (run.state is State.ACQUIRED and self._holds_again(run)):
                 self._table.put(run)
             else:
-                self._offer(_undelivered(run)._replace(owner="", due_ms=0))
+                self._offer(replace(as_undelivered(run), owner="", due_ms=0))
+
+    def _holds_again(self, run: Run) -> bool:
+        return run.order_key == NO_KEY or self._keys.hold_again(run)
 
     def release(
         self,
@@ -287,15 +291,16 @@ class QueueState:
     ) -> list[Range]:
         """Give messages back; those that *owner* does not hold are returned.
 
-        *not_before_ms* (wall clock) delays the next delivery. Without *was_delivered* this one does not count.
+        *not_before_ms* (wall clock) delays the next delivery. Without *was_delivered* this one does not count; with
+        it, a look that failed does.
         *note* is why they are rejected, should this have been the last delivery.
         """
         lost: list[Range] = []
         for run in self._taken_from(owner, ranges, now_ms, lost):
-            if was_delivered or run.state is State.ARRANGING:
-                self._give_back(run, note, not_before_ms)
+            if was_delivered:
+                self._give_back(as_delivered(run), note, not_before_ms)
             else:
-                self._put_back(_undelivered(run), not_before_ms)
+                self._put_back(as_undelivered(run), not_before_ms)
         self._advance_start()
         return lost
 
@@ -310,9 +315,8 @@ class QueueState:
     def extend(self, owner: str, ranges: Iterable[Range], *, lease_end_ms: int, now_ms: int) -> list[Range]:
         """Hold messages until *lease_end_ms*; those that *owner* no longer holds are returned."""
         lost: list[Range] = []
-        for first, last in _joined(ranges):
-            for run in self._carve(first, last, owner, IN_HANDS, now_ms, lost):
-                self._table.put(run._replace(due_ms=lease_end_ms))
+        for run in self._carve(ranges, owner, now_ms, lost):
+            self._table.put(replace(run, due_ms=lease_end_ms))
         return lost
 
     def arrange(
@@ -323,33 +327,36 @@ class QueueState:
         With ``looks_ahead`` they all go back to be handed out in their order. Without, only those that are to be
         delivered later do, and the others stay in the owner's hands.
         """
-        for held in self._carve(run.first, run.last, owner, IN_HANDS, now_ms, []):
+        for held in self._carve([(run.first, run.last)], owner, now_ms, []):
             position = held.first
-            for first, last, message in _leaving(held, messages, now_wall_ms):
+            for first, last, message in leaving(held, messages, now_wall_ms):
                 if first > position:
-                    self._table.put(held._replace(first=position, last=first - 1))
+                    self._table.put(replace(held, first=position, last=first - 1))
                 position = last + 1
-                part = held._replace(first=first, last=last)
+                part = replace(held, first=first, last=last)
                 self._let_go(part)
                 if message is None:
                     self._mark_done(first, last)
                 else:
                     not_before_ms = message.not_before_ms if message.not_before_ms > now_wall_ms else 0
-                    self._put_back(_arranged(part, message), not_before_ms, is_news=False)
+                    self._put_back(arranged(part, message), not_before_ms, is_news=False)
             if position <= held.last:
-                self._table.put(held._replace(first=position))
+                self._table.put(replace(held, first=position))
         self._advance_start()
 
     # By time, and by others -----------------------------------------------------------------------
 
-    def has_work(self, *, visible_end: int) -> bool:
-        """Whether there are messages to be had for who asks now."""
-        if self._settings.looks_ahead and self._is_arranging():
-            return bool(self._rows.first(ARRANGED, REJECTED, 1))
-        return self._head.next_offset < visible_end or bool(self._rows.first(NOT_ARRANGED, REJECTED, 1))
+    def has_ready(self) -> bool:
+        """Whether ``acquire`` would find anything."""
+        begin = ARRANGED if self._settings.looks_ahead and self._is_arranging() else NOT_ARRANGED
+        return bool(self._rows.first(begin, REJECTED, 1))
+
+    def has_fresh(self, visible_end: int) -> bool:
+        """Whether ``acquire_fresh`` would."""
+        return self._head.next_offset < visible_end and not self._has_older_to_arrange()
 
     def has_rejected(self) -> bool:
-        """Whether messages are to be buried."""
+        """Whether a message is to be buried."""
         return bool(self._rows.first(REJECTED, REJECTED + b"\xff", 1))
 
     def next_lease_end_ms(self) -> int | None:
@@ -396,7 +403,7 @@ class QueueState:
             self._table.remove(run)
             self._let_go(run)
             if run.state is State.BURYING:
-                self._table.put(run._replace(state=State.REJECTED, owner="", due_ms=0))
+                self._table.put(replace(run, state=State.REJECTED, owner="", due_ms=0))
                 self.woke_others = True
             else:
                 self._give_back(run, LIMIT_REACHED, 0)
@@ -408,7 +415,7 @@ class QueueState:
         woken = 0
         for run in self._table.of_index(DELAYED, DELAYED + NUMBER.pack(now_wall_ms + 1), SCAN_ROWS):
             self._table.remove(run)
-            self._offer(run._replace(due_ms=0, is_postponed=False))
+            self._offer(replace(run, due_ms=0, is_postponed=False))
             woken += 1
         return woken
 
@@ -421,7 +428,7 @@ class QueueState:
                 run = self._table.at(first_of_index(key))  # as it is now: the one before may have woken it
                 self._table.remove(run)
                 if run.last >= offset:
-                    self._table.put(run._replace(first=offset))
+                    self._table.put(replace(run, first=offset))
                 self._let_go(run)
                 if run.order_key != NO_KEY and run.state is State.READY:
                     self._offer_next(run)
@@ -474,41 +481,25 @@ class QueueState:
         states: tuple[State, ...] = IN_HANDS,
     ) -> Iterator[Run]:
         """The runs in *ranges* that *owner* holds, each out of the table and its hands; the rest goes to *lost*."""
-        for first, last in _joined(ranges):
-            for run in self._carve(first, last, owner, states, now_ms, lost):
-                self._let_go(run)
-                yield run
+        for run in self._carve(ranges, owner, now_ms, lost, states):
+            self._let_go(run)
+            yield run
 
     def _carve(
         self,
-        first: int,
-        last: int,
+        ranges: Iterable[Range],
         owner: str,
-        states: tuple[State, ...],
         now_ms: int,
         lost: list[Range],
-    ) -> list[Run]:
-        """Take the runs in [first, last] that *owner* holds out of the table; the rest goes to *lost*."""
-        carved: list[Run] = []
-        position = first
-        known_first, known_last = max(first, self._head.start_offset), min(last, self._head.next_offset - 1)
-        for run in self._table.overlapping(known_first, known_last):
-            is_held = run.state in states and run.owner == owner and run.due_ms > now_ms
-            if not is_held:
-                continue
-            part = run._replace(first=max(run.first, first), last=min(run.last, last))
-            if part.first > position:
-                lost.append((position, part.first - 1))
-            position = part.last + 1
-            self._table.remove(run)
-            if run.first < part.first:
-                self._table.put(run._replace(last=part.first - 1))
-            if part.last < run.last:
-                self._table.put(run._replace(first=part.last + 1))
-            carved.append(part)
-        if position <= last:
-            lost.append((position, last))
-        return carved
+        states: tuple[State, ...] = IN_HANDS,
+    ) -> Iterator[Run]:
+        """The runs in *ranges* that *owner* holds, each out of the table; the rest goes to *lost*."""
+
+        def is_held(run: Run) -> bool:
+            return run.state in states and run.owner == owner and run.due_ms > now_ms
+
+        for first, last in joined(ranges):
+            yield from self._table.carve(first, last, is_held, lost)
 
     def _let_go(self, run: Run) -> None:
         """*run* has left the table: if it was in somebody's hands, others may have what that kept from them."""
@@ -517,16 +508,18 @@ class QueueState:
             self.woke_others = True
 
     def _give_back(self, run: Run, note: str, not_before_ms: int) -> None:
-        if run.state is State.ACQUIRED and run.delivery_count >= self._settings.max_deliveries:
+        """Give back a run after a delivery, or a look, that came to nothing: only deliveries are limited."""
+        was_delivered = run.state is State.ACQUIRED
+        if was_delivered and run.delivery_count >= self._settings.max_deliveries:
             self._reject(run, note)
         else:
             self._put_back(run, not_before_ms)
 
     def _put_back(self, run: Run, not_before_ms: int, *, is_news: bool = True) -> None:
         """Make a run that was carved out READY, or DELAYED; *is_news* where it is to last."""
-        free = run._replace(owner="", due_ms=not_before_ms)
+        free = replace(run, owner="", due_ms=not_before_ms)
         if not_before_ms:
-            self._table.put(free._replace(state=State.DELAYED, is_postponed=is_news))
+            self._table.put(replace(free, state=State.DELAYED, is_postponed=is_news))
             self.woke_others = True  # who waits for the next delivery may have to wait shorter
         else:
             self._offer(free)
@@ -536,7 +529,7 @@ class QueueState:
     def _offer(self, run: Run) -> None:
         """Have a run that is in no table handed out to whoever comes, when it is its turn."""
         if run.order_key == NO_KEY:
-            self._table.put(run._replace(state=State.READY))
+            self._table.put(replace(run, state=State.READY))
             self.woke_others = True
         elif self._keys.offer(run):
             self.woke_others = True
@@ -549,8 +542,8 @@ class QueueState:
         if not self._settings.has_dead_letter:
             self._mark_done(run.first, run.last)
             return
-        rejected = run._replace(
-            state=State.REJECTED, owner="", due_ms=0, order_key=NO_KEY, note=note[:MAX_NOTE_CHARACTERS]
+        rejected = replace(
+            run, state=State.REJECTED, owner="", due_ms=0, order_key=NO_KEY, note=note[:MAX_NOTE_CHARACTERS]
         )
         self._table.put(rejected)
         self._touch(run)
@@ -583,48 +576,3 @@ class QueueState:
     def _put_head(self, head: Head) -> None:
         self._head = head
         self._rows.put(HEAD_KEY, HEAD.pack(*head))
-
-
-def _joined(ranges: Iterable[Range]) -> list[Range]:
-    """*ranges* in their order, each that continues the one before joined to it: acknowledgements one by one are
-    split from a run of messages all at once."""
-    joined: list[Range] = []
-    for first, last in ranges:
-        if last < first:
-            continue
-        if joined and first == joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], last)
-        else:
-            joined.append((first, last))
-    return joined
-
-
-def _undelivered(run: Run) -> Run:
-    """An ACQUIRED *run* as if it had not been handed out."""
-    return run._replace(delivery_count=max(run.delivery_count - 1, 0))
-
-
-def _arranged(held: Run, message: Arranged) -> Run:
-    """One message of *held* with what it says; where others stay in the owner's hands, there is no order to keep."""
-    if held.state is State.ACQUIRED:
-        return _undelivered(held)
-    return held._replace(
-        is_arranged=True, priority=min(message.priority, MAX_PRIORITY), order_key=message.order_key
-    )
-
-
-def _leaving(
-    held: Run, messages: Sequence[Arranged], now_wall_ms: int
-) -> Iterator[tuple[int, int, Arranged | None]]:
-    """What of *held* leaves the owner's hands: (first, last, message), or None for those that are done with."""
-    position = held.first
-    for message in messages:
-        if not held.first <= message.offset <= held.last:
-            continue
-        if message.offset > position:
-            yield position, message.offset - 1, None
-        position = message.offset + 1
-        if held.state is State.ARRANGING or message.not_before_ms > now_wall_ms:
-            yield message.offset, message.offset, message
-    if position <= held.last:
-        yield position, held.last, None

@@ -78,6 +78,11 @@ class QueueSpecification:
             )
         )
 
+    def fresh_range(self, owner: str, count: int, *, visible_end: int = 1 << 40) -> Range | None:
+        """As ``fresh``: the first and the last of them."""
+        run = self.fresh(owner, count, visible_end=visible_end)
+        return None if run is None else (run.first, run.last)
+
     def take(self, owner: str, count: int) -> list[int]:
         """*owner* takes *count* of those that are ready; their offsets, in the order of delivery."""
         runs = self._open().acquire(owner, count, lease_end_ms=self.now_ms + self.lease_ms)

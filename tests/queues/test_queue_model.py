@@ -116,6 +116,9 @@ class QueueMachine(RuleBasedStateMachine):
             found.append((-message.priority if message.is_arranged else -1000, offset))
         return [offset for _, offset in sorted(found)]
 
+    def order_of_arranged(self) -> list[int]:
+        return [offset for offset in self.order() if self.messages[offset].is_arranged]
+
     def unarranged(self) -> list[int]:
         """Those that may be handed out, once somebody looked at them."""
         return [offset for offset in self.order() if not self.messages[offset].is_arranged]
@@ -219,12 +222,11 @@ class QueueMachine(RuleBasedStateMachine):
                 assert taken, "there is something to look at"
                 assert len(runs) == 1, "at most one run to look at"
                 assert taken[0] == unarranged[0], "not the first was taken"
-                assert len(taken) <= limit
                 assert set(taken) <= set(unarranged)
                 for offset in taken:
                     self.hand_out(offset, owner, ARRANGING, lease_end_ms)
                 return
-            order = [offset for offset in order if self.messages[offset].is_arranged]
+            order = self.order_of_arranged()
         expected: list[int] = []
         for offset in order:
             key = self.messages[offset].order_key
@@ -292,6 +294,31 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in mine:
             del self.messages[offset]
 
+    @precondition(lambda self: self.has(ACQUIRED, BURYING))
+    @rule(data=st.data(), other=OWNERS, meanwhile=st.integers(0, 3))
+    def finish_in_vain(self, data: st.DataObject, other: str, meanwhile: int) -> None:
+        """The disk is full: what was finished is taken back, and others may have received meanwhile."""
+        state = data.draw(st.sampled_from([state for state in (ACQUIRED, BURYING) if self.has(state)]))
+        owner, ranges = self.some_of(data, state)
+        queue = self.state()
+        (queue.finish if state is ACQUIRED else queue.bury)(owner, ranges, now_ms=self.now_ms)
+        states = IN_HANDS if state is ACQUIRED else [BURYING]
+        mine, _ = self.split_lost(owner, ranges, states)
+        taken_back = {offset: self.messages.pop(offset) for offset in mine}
+        if meanwhile:
+            self.acquire(owner=other, limit=meanwhile, lease_ms=1000)
+        self.state().restore(queue.settled)
+        for offset, message in sorted(taken_back.items()):
+            others = {
+                one.owner
+                for one in self.messages.values()
+                if one.order_key == message.order_key != NO_KEY and one.state is ACQUIRED
+            }
+            self.messages[offset] = message
+            if message.state is ARRANGING or others - {owner}:
+                message.count -= message.state is ACQUIRED
+                self.free(offset)
+
     @precondition(lambda self: self.has(*IN_HANDS))
     @rule(data=st.data(), delay_ms=DELAYS_MS, was_delivered=st.booleans())
     def release(self, data: st.DataObject, delay_ms: int, was_delivered: bool) -> None:
@@ -311,6 +338,8 @@ class QueueMachine(RuleBasedStateMachine):
         for offset in mine:
             message = self.messages[offset]
             if was_delivered:
+                message.count += message.state is ARRANGING  # a look that came to nothing, and is to count
+                message.state = ACQUIRED
                 self.give_back(offset, "why", due_ms)
             else:
                 message.count -= message.state is ACQUIRED
@@ -509,6 +538,16 @@ class QueueMachine(RuleBasedStateMachine):
             states[WAITING],
             states[REJECTED] + states[BURYING],
         )
+        assert queue.has_rejected() == bool(states[REJECTED])
+        may_look = self.looks_ahead and not states[ARRANGING]
+        takeable = self.order() if may_look or not self.looks_ahead else self.order_of_arranged()
+        assert queue.has_ready() == bool(takeable)
+        is_held_up = self.looks_ahead and bool(states[ARRANGING] or self.unarranged())
+        assert queue.has_fresh(self.next + 1) == (not is_held_up)
+        assert not queue.has_fresh(self.next)
+        for owner in {message.owner for message in self.messages.values()} - {""}:
+            held = [offset for offset, message in self.messages.items() if message.owner == owner]
+            assert _spread(queue.held_by(owner)) == sorted(held)
         leases = [message.due_ms for message in self.messages.values() if message.owner]
         assert queue.next_lease_end_ms() == min(leases, default=None)
         delays = [message.due_ms for message in self.messages.values() if message.state is DELAYED]

@@ -45,15 +45,15 @@ def rejected(count: int, **settings: object) -> QueueSpecification:
 
 def test_fresh_messages_go_to_one_owner_after_the_other():
     queue = QueueSpecification()
-    assert queue.fresh("ann", 3)[:2] == (0, 2)
-    assert queue.fresh("bob", 2)[:2] == (3, 4)
+    assert queue.fresh_range("ann", 3) == (0, 2)
+    assert queue.fresh_range("bob", 2) == (3, 4)
     assert queue.shows() == "aaaaa"
     assert queue.state.owners() == {"ann", "bob"}
 
 
 def test_fresh_messages_end_where_the_log_is_visible():
     queue = QueueSpecification()
-    assert queue.fresh("ann", 10, visible_end=4)[:2] == (0, 3)
+    assert queue.fresh_range("ann", 10, visible_end=4) == (0, 3)
     assert queue.fresh("bob", 10, visible_end=4) is None
     assert queue.fresh("bob", 10, visible_end=2) is None
 
@@ -166,6 +166,35 @@ def test_ranges_of_one_call_may_join_repeat_and_leave_out():
     lost = queue.state.finish("ann", [(0, 0), (1, 1), (2, 3), (5, 5), (5, 6)], now_ms=0)
     assert lost == [(5, 5)]
     assert queue.shows() == "....a..a"
+
+
+def test_what_was_finished_in_vain_is_in_the_same_hands_again():
+    """The journal could not be written: the view takes it back."""
+    queue = taken(5)
+    queue.finish("ann", 1)
+    state = QueueState(queue.rows, queue.settings)
+    state.finish("ann", [(0, 0), (2, 3)], now_ms=0)
+    assert state.head.start_offset == 4
+    QueueState(queue.rows, queue.settings).restore(state.settled)
+    queue.extend("ann", 0, until=100)
+    assert queue.shows() == "a.aaa"
+    assert queue.finish("ann", 0, 4) == [(1, 1)]
+
+
+def test_what_was_finished_in_vain_waits_where_another_has_its_key_now():
+    queue = arranged("k", "k", "j", "j")
+    queue.take("ann", 1)
+    queue.take("ann", 1)
+    state = QueueState(queue.rows, queue.settings)
+    state.finish("ann", [(0, 0), (2, 2)], now_ms=0)
+    QueueState(queue.rows, queue.settings).acquire("bob", 1, lease_end_ms=100)
+    QueueState(queue.rows, queue.settings).restore(state.settled)
+    queue.extend("bob", 1, until=100)
+    assert queue.shows() == "waaw", "of j nobody else took any: it is with ann again"
+    assert queue.finish("ann", 0) == [(0, 0)]
+    queue.finish("bob", 1)
+    assert queue.delivery_counts()[0] == 0
+    assert queue.take("cid", 1) == [0]
 
 
 # Leases -------------------------------------------------------------------------------------------
@@ -380,7 +409,7 @@ def test_what_is_looked_at_is_not_delivered():
     queue.take("bob", 3)
     queue.die("bob")
     queue.take("ann", 3)
-    queue.release("ann", 0, 2, was_delivered=True)
+    queue.release("ann", 0, 2, was_delivered=False)
     assert queue.shows() == "rrr"
     assert queue.delivery_counts() == {0: 0, 1: 0, 2: 0}
 
@@ -400,17 +429,30 @@ def test_priorities_beyond_the_last_count_as_the_last():
 def test_what_was_not_looked_at_comes_before_all_others_and_alone():
     queue = arranged("", "")
     queue.fresh("ann", 2)
-    queue.release("ann", 2, 3)
+    queue.release("ann", 2, 3, was_delivered=False)
     assert queue.take("bob", 9) == [2, 3]
     assert queue.shows() == "rrll"
 
 
-def test_the_limit_holds_for_what_is_to_be_looked_at():
+def test_a_block_of_messages_at_most_is_looked_at_whatever_the_limit():
+    """Who wants one message is to get the first in rank of many, not of one."""
     queue = QueueSpecification(looks_ahead=True)
-    queue.fresh("ann", 5)
-    queue.release("ann", 0, 4)
-    assert queue.take("bob", 2) == [0, 1]
-    assert queue.shows() == "llrrr"
+    queue.fresh("ann", BLOCK_OFFSETS + 5)
+    queue.release("ann", 0, BLOCK_OFFSETS + 4, was_delivered=False)
+    assert queue.take("bob", 1) == list(range(BLOCK_OFFSETS))
+    assert queue.shows()[-7:] == "llrrrrr"
+
+
+def test_a_look_that_failed_may_count_as_a_delivery():
+    """So what cannot be read is rejected at last."""
+    queue = QueueSpecification(looks_ahead=True, max_deliveries=2, has_dead_letter=True)
+    queue.fresh("ann", 1)
+    queue.release("ann", 0, until=50, note="damaged")
+    assert queue.delivery_counts() == {0: 1}
+    queue.at(50)
+    queue.take("ann", 1)
+    queue.release("ann", 0, note="damaged")
+    assert queue.take_rejected("bob", 1) == [(0, "damaged")]
 
 
 def test_one_at_a_time_looks_while_others_take_what_is_arranged():
@@ -418,12 +460,28 @@ def test_one_at_a_time_looks_while_others_take_what_is_arranged():
     queue.fresh("ann", 2)
     assert queue.fresh("bob", 2) is None
     assert queue.take("bob", 1) == [0]
-    queue.release("ann", 3)
+    queue.release("ann", 3, was_delivered=False)
     assert queue.take("bob", 9) == [1]
     assert queue.shows() == "aalr"
     queue.at(100)
     assert queue.fresh("bob", 2) is None, "older ones are to be looked at first"
     assert queue.take("bob", 9) == [2]
+
+
+def test_there_is_work_where_something_can_be_had():
+    """Who waits sleeps while another looks at the only messages there are, and is told when they are arranged."""
+    queue = QueueSpecification(looks_ahead=True)
+    assert queue.state.has_fresh(1)
+    assert not queue.state.has_fresh(0)
+    run = queue.fresh("ann", 2)
+    assert not queue.state.has_fresh(9)
+    assert not queue.state.has_ready()
+    queue.arrange("ann", run, message(0), message(1, key="k"))
+    assert queue.has_woken_others
+    assert queue.state.has_ready()
+    queue.take("ann", 2)
+    assert not queue.state.has_ready()
+    assert queue.state.has_fresh(9)
 
 
 def test_who_lost_what_it_looked_at_arranges_nothing():
@@ -434,7 +492,7 @@ def test_who_lost_what_it_looked_at_arranges_nothing():
     assert queue.shows() == "rr"
     queue.take("bob", 1)
     queue.arrange("ann", run, message(0, priority=5))
-    assert queue.shows() == "lr"
+    assert queue.shows() == "ll"
 
 
 def test_without_looking_ahead_there_is_no_priority_and_no_order_key():
@@ -581,7 +639,7 @@ def test_the_log_may_lose_what_nobody_ever_had():
     queue = taken(2)
     queue.drop_below(10)
     assert queue.state.head == (10, 10)
-    assert queue.fresh("ann", 1)[:2] == (10, 10)
+    assert queue.fresh_range("ann", 1) == (10, 10)
 
 
 def test_the_log_loses_nothing_twice():
@@ -615,7 +673,7 @@ def test_what_was_in_hands_is_ready_after_a_crash_and_what_was_done_is_done():
     queue.finish("ann", 0)
     queue.finish("ann", 2, 3)
     assert queue.crash().shows() == ".r.."
-    assert queue.fresh("bob", 1)[:2] == (4, 4), "nothing lasts of it: it is fresh again"
+    assert queue.fresh_range("bob", 1) == (4, 4), "nothing lasts of it: it is fresh again"
 
 
 def test_deliveries_in_vain_are_counted_beyond_a_crash():
@@ -663,7 +721,7 @@ def test_a_message_being_looked_at_keeps_the_deliveries_that_it_had():
     queue.crash()
     queue.take("ann", 1)
     assert queue.shows() == "lr"
-    queue.release("ann", 0, until=50)
+    queue.release("ann", 0, until=50, was_delivered=False)
     assert queue.crash().delivery_counts() == {0: 1, 1: 1}
     queue.take("ann", 1)
     queue.release("ann", 1, was_delivered=False)
@@ -695,7 +753,7 @@ def test_messages_are_looked_at_again_after_a_crash():
 
 def test_a_subscription_begins_anywhere():
     queue = QueueSpecification(start=5000)
-    assert queue.fresh("ann", 2)[:2] == (5000, 5001)
+    assert queue.fresh_range("ann", 2) == (5000, 5001)
     queue.finish("ann", 5001)
     assert queue.crash().shows(start=5000) == "r."
 
@@ -765,7 +823,7 @@ def touched_by_a_hundred(queue: QueueSpecification) -> int:
     state.arrange("ann", run, messages, now_ms=0, now_wall_ms=0)
     for _ in range(2):
         held = state.acquire("bob", 100, lease_end_ms=100)
-        state.release("bob", [one[:2] for one in held], now_ms=0)
+        state.release("bob", [(one.first, one.last) for one in held], now_ms=0)
     state.acquire("bob", 100, lease_end_ms=100)
     state.finish("bob", [(run.first, run.last)], now_ms=0)
     state.expire(now_ms=0)

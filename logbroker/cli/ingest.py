@@ -27,7 +27,7 @@ from .exit_codes import CommandFailed
 if TYPE_CHECKING:
     from ..producer import Producer
     from ..receipts import Receipt
-    from ..records import SendOptions
+    from ..records import HeadersArgument, SendOptions
 
 LINES_PER_STRETCH = 1000
 NEVER_WROTE = -1
@@ -164,15 +164,17 @@ class RecordIngest:
         partition: int | None,
         partitions: Sequence[int],
         key_separator: bytes | None,
+        headers: HeadersArgument | None,
         options: SendOptions,
     ) -> None:
-        """*partition*: all go there. *partitions*: of the topic. *options*: of every record."""
+        """*partition*: all go there. *partitions*: of the topic. *headers*, *options*: of every record."""
         self.done = Progress()
         self._producer = producer
         self._topic = topic
         self._partition = partition
         self._partitions = partitions if partition is None else [partition]
         self._key_separator = key_separator
+        self._headers = headers
         self._options = options
         self._last: dict[int, int] = {}
         if producer.name is not None:
@@ -205,7 +207,7 @@ class RecordIngest:
         options = self._options
         if partition is not None:
             options = {**options, "partition": partition, "sequence": sequence}
-        return self._producer.send(self._topic, value, key, **options)
+        return self._producer.send(self._topic, value, key, self._headers, **options)
 
     def _split(self, line: bytes) -> tuple[bytes | None, bytes]:
         """Key and value; a line without the separator is all value."""

@@ -121,8 +121,8 @@ def produce(
 
     Ends with a summary on stderr, or with --json on stdout.
     """
-    options = _options(header, ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
-    form = _Form(_key_separator(key_separator), options)
+    options = _options(ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
+    form = _Form(_key_separator(key_separator), [_header(text) for text in header or []], options)
     gc.set_threshold(GC_THRESHOLD)
     started = time.monotonic()
     with _source(file) as source, Interruption() as interruption, open_broker(data, create=True) as broker:
@@ -150,21 +150,25 @@ def produce(
 class _Form:
     """How a line becomes a record."""
 
-    def __init__(self, key_separator: bytes | None, options: SendOptions) -> None:
+    def __init__(
+        self, key_separator: bytes | None, headers: list[tuple[str, bytes]], options: SendOptions
+    ) -> None:
         self.key_separator = key_separator
+        self.headers = headers or None
         self.options = options
 
     def ingest(self, broker: Broker, sender: Producer, topic: str, partition: int | None) -> Ingest:
         from .ingest import NamedIngest, PlainIngest, RecordIngest
 
         partitions = range(len(broker.topic(topic).partitions))
-        if self.key_separator is not None or self.options:
+        if self.key_separator is not None or self.headers or self.options:
             return RecordIngest(
                 sender,
                 topic,
                 partition=partition,
                 partitions=partitions,
                 key_separator=self.key_separator,
+                headers=self.headers,
                 options=self.options,
             )
         if sender.name is not None:
@@ -185,13 +189,9 @@ def _header(text: str) -> tuple[str, bytes]:
     return key, os.fsencode(value)
 
 
-def _options(
-    header: list[str] | None, *, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int
-) -> SendOptions:
+def _options(*, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int) -> SendOptions:
     """What is said of every record; nothing that was not asked for."""
     options: SendOptions = {}
-    if header:
-        options["headers"] = [_header(text) for text in header]
     if ttl is not None:
         options["ttl"] = _duration("--ttl", ttl)
     if deliver_at is not None and delay is not None:

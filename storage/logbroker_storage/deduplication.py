@@ -24,7 +24,7 @@ journal's, asks for a topic's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .aborted_index import by_producer, is_aborted
 from .clock import Clock
@@ -136,12 +136,14 @@ class DeduplicationWindow:
         aborted = log.aborted_transactions(first.offset, first.offset + 1)
         return None if any(one.producer_id == first.producer_id for one in aborted) else first
 
-    def close(self) -> None:
-        self._lock.close()
+    def release(self) -> None:
+        """Close the lock's descriptor if no thread is using it; it opens again by itself."""
+        self._lock.close_if_idle(lambda: None)
 
-    def abandon(self) -> None:
-        """In a forked child."""
+    def abandon(self, forked: Any) -> None:
+        """In a forked child: close the inherited descriptor; every later use meets *forked*, which raises."""
         self._lock.abandon()
+        self._lock = self._view = forked
 
 
 def restore(log: PartitionLog) -> None:

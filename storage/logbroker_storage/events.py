@@ -221,10 +221,10 @@ class TtlEvent(Event, frozen=True, tag="ttl"):
         return _key(cls.KIND, topic)
 
 
-class MessageIdEvent(Event, frozen=True, tag="message-id"):
+class MessageIdEvent(Event, frozen=True, tag="message_id"):
     """Records of the topic may have a message id: whoever makes the view anew has to look."""
 
-    KIND: ClassVar[str] = "message-id"
+    KIND: ClassVar[str] = "message_id"
 
     topic: str
 

@@ -140,7 +140,7 @@ class Producer:
     @property
     def lost_records(self) -> int:
         """How many records sent with ``acks="none"`` failed so far, as far as that is known by now."""
-        return self._delivery.lost_records
+        return self._delivery.failures.lost_records
 
     def __repr__(self) -> str:
         named = "" if self._named is None else f" {self._named.name!r}"

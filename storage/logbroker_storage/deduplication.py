@@ -84,15 +84,17 @@ class DeduplicationWindow:
     def _append(
         self, log: PartitionLog, batch: bytearray, records: Sequence[IdentifiedRecord]
     ) -> AppendResult | Taken:
-        last = self._view.last_id_append(self._topic_id)
+        last = self._view.message_ids.last_append(self._topic_id)
         if last is not None:
             self._log_of(last).adopt()  # what its process left when it died there
-        found = self._view.first_records(self._topic_id, [record.message_id for record in records])
+        found = self._view.message_ids.first_records(
+            self._topic_id, [record.message_id for record in records]
+        )
         taken = self._taken(log, batch, found) if found else None
         if taken:
             return Taken(taken)
         if last != log.partition:
-            self._view.note_id_append(self._topic_id, log.partition)
+            self._view.message_ids.note_append(self._topic_id, log.partition)
         return log.append(batch, records=records)
 
     def wait_durable(self, partition: int, end_offset: int) -> None:
@@ -168,7 +170,7 @@ def restore(log: PartitionLog) -> None:
     items = list(firsts.items())
     for begin in range(0, len(items), RESTORED_AT_ONCE):
         some = dict(items[begin : begin + RESTORED_AT_ONCE])
-        log.view.restore_first_records(IdUpdate(log.topic_id, some, oldest_ms))
+        log.view.message_ids.restore(IdUpdate(log.topic_id, some, oldest_ms))
 
 
 def _ids_between(log: PartitionLog, begin: int, end: int) -> tuple[int, dict[bytes, FirstRecord]]:

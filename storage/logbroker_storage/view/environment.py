@@ -32,12 +32,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from ..crc32c import crc32c
 from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..events import Event, decode_event
 from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
 from .gate import Gate
-from .message_ids import FirstRecord, IdUpdate, MessageIds
+from .message_ids import IdUpdate, MessageIds
 from .partitions import (
     LOG_END,
     PARTITION_KEY_BYTES,
@@ -47,6 +46,7 @@ from .partitions import (
     PartitionState,
     SyncPoint,
 )
+from .seal import seal, unsealed
 
 VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
@@ -65,7 +65,6 @@ _TABLES = (
     "message_ids",
     "message_ages",
 )
-_CRC = struct.Struct(">I")
 _INT = struct.Struct(">q")
 STATE_SLICE = 1000  # items of the state read in one transaction
 
@@ -91,14 +90,6 @@ _DAMAGE = (
     lmdb.PanicError,
     lmdb.VersionMismatchError,
 )
-
-
-def _seal(key: bytes, payload: bytes) -> bytes:
-    return _CRC.pack(crc32c(payload, crc32c(key))) + payload
-
-
-def _id_append_meta(topic_id: bytes) -> bytes:
-    return b"ids\0" + topic_id
 
 
 def _state_meta(partition: bytes) -> bytes:
@@ -137,7 +128,7 @@ class View:
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
         self._transactions, self._journal, self._volatile, self._state, ids, ages = others
-        self.message_ids = MessageIds(ids, ages, seal=_seal, unseal=self._unseal)
+        self.message_ids = MessageIds(self, ids, ages)
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -160,6 +151,18 @@ class View:
                 yield transaction
         except lmdb.MapFullError as error:
             raise self._full() from error
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One read transaction: everything as of one moment. Where a microsecond does not matter."""
+        self.gate.enter()
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
@@ -191,11 +194,16 @@ class View:
 
     def _get(self, transaction: Transaction, key: bytes, table: Table) -> bytes | None:
         stored = transaction.get(key, db=table)
-        return None if stored is None else self._unseal(key, stored)
+        return None if stored is None else self.unseal(key, stored)
 
-    def _unseal(self, key: bytes, stored: bytes) -> bytes:
-        payload = stored[_CRC.size :]
-        if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != crc32c(payload, crc32c(key)):
+    def unseal(self, key: bytes, stored: bytes) -> bytes:
+        """The payload in *stored*.
+
+        Raises:
+            ViewError: it fails its checksum.
+        """
+        payload = unsealed(key, stored)
+        if payload is None:
             raise self._damaged(f"the value of key {key!r} fails its checksum")
         return payload
 
@@ -208,7 +216,7 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        return None if stored is None else self._unseal(key, stored)
+        return None if stored is None else self.unseal(key, stored)
 
     def entries(self) -> int:
         """How many values the view holds."""
@@ -239,7 +247,7 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        return [(key, self._unseal(key, stored)) for key, stored in found]
+        return [(key, self.unseal(key, stored)) for key, stored in found]
 
     # Meta -----------------------------------------------------------------------------------------
 
@@ -257,10 +265,13 @@ class View:
         return 0 if payload is None else int(_INT.unpack(payload)[0])
 
     def put_meta_bytes(self, transaction: Transaction, name: bytes, payload: bytes) -> None:
-        transaction.put(name, _seal(name, payload), db=self._meta)
+        transaction.put(name, seal(name, payload), db=self._meta)
 
     def put_meta_int(self, transaction: Transaction, name: bytes, value: int) -> None:
         self.put_meta_bytes(transaction, name, _INT.pack(value))
+
+    def delete_meta(self, transaction: Transaction, name: bytes) -> None:
+        transaction.delete(name, db=self._meta)
 
     # Partitions -----------------------------------------------------------------------------------
 
@@ -284,7 +295,7 @@ class View:
         known = self._known_ends.get(key)
         if known is not None and known[0] == stored:
             return known[1]
-        end = LogEnd._make(LOG_END.unpack(self._unseal(key, stored)))
+        end = LogEnd._make(LOG_END.unpack(self.unseal(key, stored)))
         self._known_ends[key] = (stored, end)
         return end
 
@@ -292,7 +303,7 @@ class View:
         known = self._known_syncs.get(key)
         if known is not None and known[0] == stored:
             return known[1]
-        sync = SyncPoint._make(SYNC_POINT.unpack(self._unseal(key, stored)))
+        sync = SyncPoint._make(SYNC_POINT.unpack(self.unseal(key, stored)))
         self._known_syncs[key] = (stored, sync)
         return sync
 
@@ -310,7 +321,7 @@ class View:
         *closed_offset* is the first offset of a transaction that ends with it, *ids* those it takes. False,
         and nothing is put, when there is no such partition: its topic was deleted meanwhile.
         """
-        stored_end = _seal(key, LOG_END.pack(*end))
+        stored_end = seal(key, LOG_END.pack(*end))
         self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
@@ -319,7 +330,7 @@ class View:
                 transaction.put(key, stored_end, db=self._ends)
                 if entry is not None:
                     producer_key = key + _PRODUCER_ID.pack(producer_id)
-                    stored_entry = _seal(producer_key, encode_entry(entry))
+                    stored_entry = seal(producer_key, encode_entry(entry))
                     transaction.put(producer_key, stored_entry, db=self._producers)
                     if entry.txn_first_offset >= 0:
                         self._put_transaction(transaction, key, entry.txn_first_offset, producer_id)
@@ -340,7 +351,7 @@ class View:
 
     def publish_sync(self, key: bytes, sync: SyncPoint) -> bool:
         """Put what is on the disk of a partition; False, and nothing is put, when there is no such partition."""
-        stored = _seal(key, SYNC_POINT.pack(*sync))
+        stored = seal(key, SYNC_POINT.pack(*sync))
         self.gate.enter()
         try:
             with self._env.begin(write=True) as transaction:
@@ -357,10 +368,10 @@ class View:
         return True
 
     def put_log_end(self, transaction: Transaction, key: bytes, end: LogEnd) -> None:
-        transaction.put(key, _seal(key, LOG_END.pack(*end)), db=self._ends)
+        transaction.put(key, seal(key, LOG_END.pack(*end)), db=self._ends)
 
     def put_sync_point(self, transaction: Transaction, key: bytes, sync: SyncPoint) -> None:
-        transaction.put(key, _seal(key, SYNC_POINT.pack(*sync)), db=self._syncs)
+        transaction.put(key, seal(key, SYNC_POINT.pack(*sync)), db=self._syncs)
 
     def failed_partitions(self) -> list[bytes]:
         """The keys of the partitions whose disk sync failed."""
@@ -394,7 +405,7 @@ class View:
         known = self._known_producers.get(key[: -_PRODUCER_ID.size])
         if known is not None and known[0] == key and known[1] == stored:
             return known[2]
-        return decode_entry(self._unseal(key, stored))
+        return decode_entry(self.unseal(key, stored))
 
     def append_state(
         self, partition: bytes, producer_id: int
@@ -433,7 +444,7 @@ class View:
         before = self._get(transaction, key, self._producers)
         if before is not None and (offset := decode_entry(before).txn_first_offset) >= 0:
             transaction.delete(partition + _OFFSET.pack(offset), db=self._transactions)
-        transaction.put(key, _seal(key, encode_entry(entry)), db=self._producers)
+        transaction.put(key, seal(key, encode_entry(entry)), db=self._producers)
         if entry.txn_first_offset >= 0:
             self._put_transaction(transaction, partition, entry.txn_first_offset, producer_id)
 
@@ -471,7 +482,7 @@ class View:
         self, transaction: Transaction, partition: bytes, first_offset: int, producer_id: int
     ) -> None:
         key = partition + _OFFSET.pack(first_offset)
-        transaction.put(key, _seal(key, _PRODUCER_ID.pack(producer_id)), db=self._transactions)
+        transaction.put(key, seal(key, _PRODUCER_ID.pack(producer_id)), db=self._transactions)
 
     # Journal and volatile tables ------------------------------------------------------------------
 
@@ -499,7 +510,7 @@ class View:
             if value is None:
                 transaction.delete(key, db=self._journal)
             else:
-                transaction.put(key, _seal(key, value), db=self._journal)
+                transaction.put(key, seal(key, value), db=self._journal)
 
     def volatile(self, key: bytes) -> bytes | None:
         return self._read(key, self._volatile)
@@ -515,50 +526,8 @@ class View:
             if after is None:
                 transaction.delete(key, db=self._volatile)
             elif after != before:
-                transaction.put(key, _seal(key, after), db=self._volatile)
+                transaction.put(key, seal(key, after), db=self._volatile)
         return after
-
-    # Message ids ----------------------------------------------------------------------------------
-
-    def first_records(self, topic_id: bytes, ids: Iterable[bytes]) -> dict[bytes, FirstRecord]:
-        """Those of *ids* that a record has taken, as of one moment."""
-        self.gate.enter()
-        try:
-            with self._env.begin() as transaction:
-                return self.message_ids.find(transaction, topic_id, ids)
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self.gate.leave()
-
-    def last_id_append(self, topic_id: bytes) -> int | None:
-        """The partition that records with an id were last appended to, or were about to be."""
-        payload = self.meta_bytes(_id_append_meta(topic_id))
-        return None if payload is None else int(_INT.unpack(payload)[0])
-
-    def note_id_append(self, topic_id: bytes, partition: int) -> None:
-        with self.write() as transaction:
-            self.put_meta_int(transaction, _id_append_meta(topic_id), partition)
-
-    def restore_first_records(self, update: IdUpdate) -> None:
-        """Add those ids that no later record has taken; partitions are restored one after the other."""
-        with self.write() as transaction:
-            known = self.message_ids.find(transaction, update.topic_id, update.firsts)
-            firsts = {
-                message_id: first
-                for message_id, first in update.firsts.items()
-                if message_id not in known or known[message_id].sent_ms < first.sent_ms
-            }
-            self.message_ids.apply(transaction, update._replace(firsts=firsts))
-
-    def drop_message_ids(self, topic_id: bytes) -> None:
-        """Forget the ids of a topic that is gone."""
-        with self.write() as transaction:
-            transaction.delete(_id_append_meta(topic_id), db=self._meta)
-        more = True
-        while more:
-            with self.write() as transaction:
-                more = self.message_ids.drop_some(transaction, topic_id)
 
     # State of transforms --------------------------------------------------------------------------
 
@@ -596,7 +565,7 @@ class View:
                 if value is None:
                     transaction.delete(stored_key, db=self._state)
                 else:
-                    transaction.put(stored_key, _seal(stored_key, value), db=self._state)
+                    transaction.put(stored_key, seal(stored_key, value), db=self._state)
             self.put_meta_int(transaction, name, to_offset)
 
     def clear_volatile(self) -> None:

@@ -23,7 +23,6 @@ Lock order: ``sending``, then ``lock``; log locks come inside ``sending``. ``loc
 from __future__ import annotations
 
 import enum
-import logging
 import threading
 import time
 from collections import deque
@@ -45,13 +44,10 @@ from logbroker_storage.record_batch import HEADER_BYTES, Compression
 from logbroker_storage.view.message_ids import FirstRecord
 
 from .accumulator import FAILED, OPEN, SETTLED, WRITTEN, Batch
+from .failures import Failures
 from .linger import LingerThread
 from .named_producer import NEVER_WROTE
 from .sequences import FIRST_SEQUENCE, Sequences
-
-logger = logging.getLogger("logbroker.producer")
-
-REMEMBERED_FAILURES = 1000  # batches; failures beyond them are only counted
 
 
 class Acks(enum.Enum):
@@ -175,9 +171,7 @@ class Delivery:
         self._buffered_bytes = 0  # open batches by their limit, others by their size
         self._space = threading.Condition(self.lock)
         self.space_wanted = 0  # threads that wait for space
-        self._failed: list[Batch] = []
-        self.lost_records = 0  # that failed and that nobody asks about
-        self._background_failure: LogbrokerError | None = None
+        self.failures = Failures()
         self._thread = LingerThread(self)
 
     # Under the lock: collecting ---------------------------------------------------------------------
@@ -510,7 +504,7 @@ class Delivery:
         queue.written.clear()
         self._fail(queue, batches, error)
         if self.acks is Acks.WRITTEN:
-            self._background_failure = self._background_failure or error
+            self.failures.note(error)
 
     # Failures ---------------------------------------------------------------------------------------
 
@@ -530,25 +524,10 @@ class Delivery:
             batch.release_records()
             self._release_bytes(batch)
         if self.acks is Acks.NONE:
-            self._lose(queue, sum(batch.count for batch in failed), error)
+            self.failures.lose(queue, sum(batch.count for batch in failed), error)
             return
-        self._lose(queue, sum(len(batch.forgotten or ()) for batch in failed), error)
-        self._remember(failed)
-
-    def _lose(self, queue: PartitionQueue, count: int, error: LogbrokerError) -> None:
-        """Nobody will ask about *count* records that failed: log and count them."""
-        if count:
-            self.lost_records += count
-            logger.warning("%d records to %s-%d were lost: %s", count, queue.topic, queue.partition, error)
-
-    def _remember(self, failed: Iterable[Batch]) -> None:
-        """Records of *failed* have failed: ``raise_unobserved`` raises it, unless their receipts are asked before."""
-        self._failed = [batch for batch in self._failed if not batch.is_observed]
-        unobserved = [batch for batch in failed if not batch.is_observed]
-        if len(self._failed) < REMEMBERED_FAILURES:
-            self._failed += unobserved
-        elif unobserved:
-            self._background_failure = self._background_failure or unobserved[0].unobserved_failure
+        self.failures.lose(queue, sum(len(batch.forgotten or ()) for batch in failed), error)
+        self.failures.remember(failed)
 
     def _tell_refusals(self, queue: PartitionQueue, batch: Batch) -> None:
         """Take note of the records of *batch* that were refused while it was appended. Under the lock."""
@@ -560,17 +539,14 @@ class Delivery:
             if self._sequences.fails_together:
                 self._sequences.failed(queue, failure)
             if self.acks is Acks.NONE or index in (batch.forgotten or ()):
-                self._lose(queue, 1, failure)
+                self.failures.lose(queue, 1, failure)
         if self.acks is not Acks.NONE:
-            self._remember([batch])
+            self.failures.remember([batch])
 
     def raise_unobserved(self) -> None:
         """Raise the first failure that no receipt has told; it counts as told from now on."""
         with self.lock:
-            failures = (batch.unobserved_failure for batch in self._failed)
-            error = next((failure for failure in failures if failure is not None), self._background_failure)
-            self._failed = []
-            self._background_failure = None
+            error = self.failures.take()
         if error is not None:
             raise error.with_traceback(None)
 

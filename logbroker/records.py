@@ -41,10 +41,9 @@ __all__ = ["Message", "Record", "RecordMetadata"]
 
 
 class SendOptions(TypedDict, total=False):
-    """What may be said of a message besides its value and key: ``send``'s keywords and ``Message``'s fields.
+    """What may be said of a message besides what it holds: ``send``'s keywords and ``Message``'s fields.
 
     Attributes:
-        headers: a mapping or pairs; values are bytes, text (stored as UTF-8) or None.
         partition: where to put it, instead of where the key belongs.
         timestamp: an aware datetime or milliseconds since 1970 UTC; default: now.
         ttl: how long after its timestamp it may be delivered.
@@ -57,7 +56,6 @@ class SendOptions(TypedDict, total=False):
         acks: ``"none"``: nobody will ask what became of it; default: as the producer was opened.
     """
 
-    headers: HeadersArgument | None
     partition: int | None
     timestamp: TimestampArgument | None
     ttl: datetime.timedelta | None
@@ -75,6 +73,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=False):
     Attributes:
         value: the payload; None is a tombstone in a compacted topic.
         key: records of one key go to one partition and stay in order.
+        headers: a mapping or pairs; values are bytes, text (stored as UTF-8) or None.
 
     The others are those of ``SendOptions``. Checked when it is sent.
     """

@@ -265,7 +265,7 @@ class QueueState:
         key meanwhile: then it is to be handed out again.
         """
         start = self._head.start_offset
-        new_start = min([start, *(run.first for run in settled)])
+        new_start = min([start, *(run.first for run in runs)])
         if new_start < start:
             self._put_head(self._head._replace(start_offset=new_start))
             self._done.mark(new_start, start - 1)

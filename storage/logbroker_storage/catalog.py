@@ -227,7 +227,7 @@ class Catalog:
         with self._view.write() as transaction:
             for number in range(event.partitions):
                 self._view.drop_partition(transaction, partition_key(event.topic_id, number))
-        self._view.drop_message_ids(event.topic_id)
+        self._view.message_ids.drop_topic(event.topic_id)
         doomed = [
             move_aside(self._files, self._layout.partition(event.name, number), event.topic_id)
             for number in range(event.partitions)

@@ -57,6 +57,7 @@ from .wakeup import touch
 
 logger = logging.getLogger("logbroker.storage")
 
+WINDOWS_OPEN = 64  # topics with message ids; with more of them, locks that are not in use are closed
 RESERVED_PRODUCER_IDS = 1000  # ids that one journal event reserves for a process
 
 _open: dict[tuple[int, int], DataDirectory] = {}  # by device and inode; guarded by _open_lock
@@ -218,7 +219,7 @@ class DataDirectory:
             # Nothing is lost: after a restart of the machine more of the logs is scanned.
             logger.warning("the recovery points could not be written: %s", error)
         for window in self._windows.values():
-            window.close()
+            window.release()
         self.journal.close()
         self._leave()
         if failures:
@@ -301,6 +302,9 @@ class DataDirectory:
                 log.release_files()
             else:
                 log.config = LogConfig.parse(event.config)
+        live = {event.topic_id for event in topics.values()}
+        for topic_id in [known for known in self._windows if known not in live]:
+            self._windows.pop(topic_id).release()
         self._logs_version = version
 
     def open_logs(self) -> list[PartitionLog]:
@@ -381,6 +385,9 @@ class DataDirectory:
         with self._logs_lock:
             window = self._windows.get(topic_id)
             if window is None:
+                if len(self._windows) >= WINDOWS_OPEN:
+                    for other in self._windows.values():
+                        other.release()
                 window = self._windows[topic_id] = DeduplicationWindow(
                     topic_id=topic_id,
                     lock=ProcessLock(self.files, self.layout.topic_lock(topic)),
@@ -529,7 +536,7 @@ class DataDirectory:
         for log in [self.journal.log, *self._logs.values()]:
             log.abandon(forked)
         for window in self._windows.values():
-            window.abandon()
+            window.abandon(forked)
         self.journal.abandon()
         self._processes.abandon()
         self.files.close(self._presence_fd)

@@ -24,7 +24,7 @@ journal's, asks for a topic's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .aborted_index import by_producer, is_aborted
 from .clock import Clock
@@ -84,15 +84,17 @@ class DeduplicationWindow:
     def _append(
         self, log: PartitionLog, batch: bytearray, records: Sequence[IdentifiedRecord]
     ) -> AppendResult | Taken:
-        last = self._view.last_id_append(self._topic_id)
+        last = self._view.message_ids.last_append(self._topic_id)
         if last is not None:
             self._log_of(last).adopt()  # what its process left when it died there
-        found = self._view.first_records(self._topic_id, [record.message_id for record in records])
+        found = self._view.message_ids.first_records(
+            self._topic_id, [record.message_id for record in records]
+        )
         taken = self._taken(log, batch, found) if found else None
         if taken:
             return Taken(taken)
         if last != log.partition:
-            self._view.note_id_append(self._topic_id, log.partition)
+            self._view.message_ids.note_append(self._topic_id, log.partition)
         return log.append(batch, records=records)
 
     def wait_durable(self, partition: int, end_offset: int) -> None:
@@ -136,12 +138,14 @@ class DeduplicationWindow:
         aborted = log.aborted_transactions(first.offset, first.offset + 1)
         return None if any(one.producer_id == first.producer_id for one in aborted) else first
 
-    def close(self) -> None:
-        self._lock.close()
+    def release(self) -> None:
+        """Close the lock's descriptor if no thread is using it; it opens again by itself."""
+        self._lock.close_if_idle(lambda: None)
 
-    def abandon(self) -> None:
-        """In a forked child."""
+    def abandon(self, forked: Any) -> None:
+        """In a forked child: close the inherited descriptor; every later use meets *forked*, which raises."""
         self._lock.abandon()
+        self._lock = self._view = forked
 
 
 def restore(log: PartitionLog) -> None:
@@ -166,7 +170,7 @@ def restore(log: PartitionLog) -> None:
     items = list(firsts.items())
     for begin in range(0, len(items), RESTORED_AT_ONCE):
         some = dict(items[begin : begin + RESTORED_AT_ONCE])
-        log.view.restore_first_records(IdUpdate(log.topic_id, some, oldest_ms))
+        log.view.message_ids.restore(IdUpdate(log.topic_id, some, oldest_ms))
 
 
 def _ids_between(log: PartitionLog, begin: int, end: int) -> tuple[int, dict[bytes, FirstRecord]]:

@@ -306,10 +306,10 @@ class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
         return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
 
 
-class MessageIdEvent(Event, frozen=True, tag="message-id"):
+class MessageIdEvent(Event, frozen=True, tag="message_id"):
     """Records of the topic may have a message id: whoever makes the view anew has to look."""
 
-    KIND: ClassVar[str] = "message-id"
+    KIND: ClassVar[str] = "message_id"
 
     topic: str
 

@@ -236,6 +236,14 @@ def test_ids_hold_whatever_the_acknowledgement(broker, acks):
     assert values(broker) == [b"0"]
 
 
+def test_a_batch_takes_a_few_hundred_ids_so_that_the_view_is_free_for_others(broker):
+    with broker.producer(linger=FOREVER, batch_bytes=1 << 20) as producer:
+        receipts = [producer.send("t", b"v", partition=0, message_id=str(n)) for n in range(1000)]
+        assert len({id(receipt._batch) for receipt in receipts}) == 5
+        producer.flush()
+    assert [receipt.result().offset for receipt in receipts] == list(range(1000))
+
+
 # What becomes of the first --------------------------------------------------------------------------------
 
 
@@ -419,7 +427,7 @@ def test_an_id_taken_anew_is_not_forgotten_with_its_first_life(broker, producer,
 def test_a_topic_that_never_had_ids_is_not_searched_for_them(broker):
     with broker.producer() as producer:
         producer.send("t", b"v")
-    assert not [key for key, _ in broker._directory.view.events(b"") if b"message-id" in key]
+    assert not [key for key, _ in broker._directory.view.events(b"") if b"message_id" in key]
 
 
 # Threads --------------------------------------------------------------------------------------------------

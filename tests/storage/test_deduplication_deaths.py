@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.message_ids import MESSAGE_ID_HEADER, identified
 from logbroker_storage.partition_log import AppendResult
 from logbroker_storage.record_batch import NewRecord, encode_batch
-from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
+from logbroker_storage.testing import FaultyFiles, ManualClock, RecordingFiles, Workbench
 from logbroker_storage.testing.faulty_files import ProcessKilled
 from logbroker_storage.view.message_ids import FirstRecord
 
@@ -28,7 +29,9 @@ def send(bench: Workbench, partition: int, *ids: str) -> AppendResult | Taken:
     return window.append(bench.partition(partition), encode_batch(records), found)
 
 
-def new_bench(path: str, files: OsFiles | FaultyFiles | None = None, **settings: object) -> Workbench:
+def new_bench(
+    path: str, files: OsFiles | FaultyFiles | RecordingFiles | None = None, **settings: object
+) -> Workbench:
     # With an index entry for every batch a process can die between writing the batch and publishing it.
     bench = Workbench(
         path, files=files, clock=ManualClock(), partitions=2, index_interval_bytes=0, **settings
@@ -80,6 +83,48 @@ def test_whoever_sends_the_id_of_a_dead_process_again_finds_what_it_left(
         if not died:
             break
     assert outcomes == {AppendResult, Taken}
+
+
+@pytest.mark.parametrize("repetition", range(4))
+@pytest.mark.parametrize("survivors", ["what was synced", "any part of the rest"])
+def test_a_power_cut_doubles_no_id_and_loses_none_that_was_acknowledged(
+    tmp_path: Path, rng: random.Random, survivors: str, repetition: int
+) -> None:
+    (tmp_path / "recorded").mkdir()
+    files = RecordingFiles(OsFiles(), str(tmp_path / "recorded"))
+    bench = new_bench(str(tmp_path / "recorded" / "data"), files, segment_bytes=rng.choice([300, 1 << 20]))
+    acknowledged: set[str] = set()
+    for step in range(40):
+        message_id = str(rng.randrange(step + 1))
+        partition = rng.randrange(2)
+        found = send(bench, partition, message_id)
+        if rng.random() < 0.5:
+            holder, end = partition, -1
+            if isinstance(found, AppendResult):
+                end = found.last_offset + 1
+            elif isinstance(first := found.by[message_id.encode()], FirstRecord):
+                holder, end = first.partition, first.offset + 1
+            bench.directory.deduplication("t").wait_durable(holder, end)
+            acknowledged.add(message_id)
+        if rng.random() < 0.1:
+            bench.directory.checkpoint()
+        if step % 10 == 9:
+            target = tmp_path / f"cut-{step}"
+            target.mkdir()
+            files.export_after_power_cut(str(target), rng if survivors.startswith("any") else None)
+            check_after_power_cut(str(target / "data"), acknowledged)
+    bench.close()
+
+
+def check_after_power_cut(path: str, acknowledged: set[str]) -> None:
+    bench = Workbench(path, clock=ManualClock())
+    left = ids_in(bench)
+    assert len(left) == len(set(left))
+    assert acknowledged <= set(left)
+    for message_id in map(str, range(40)):
+        send(bench, 1, message_id)  # everything once more, from the start
+    assert ids_in(bench) == sorted(map(str, range(40)))
+    bench.close()
 
 
 def test_a_batch_that_a_plain_append_adopted_has_taken_its_ids(tmp_path: Path) -> None:

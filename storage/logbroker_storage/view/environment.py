@@ -37,7 +37,7 @@ from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..events import Event, decode_event
 from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
 from .gate import Gate
-from .message_ids import FirstRecord, IdUpdate, MessageIds
+from .message_ids import IdUpdate, MessageIds
 from .partitions import (
     LOG_END,
     PARTITION_KEY_BYTES,
@@ -47,7 +47,8 @@ from .partitions import (
     PartitionState,
     SyncPoint,
 )
-from .table_rows import TableRows, seal, unseal
+from .seal import seal, unsealed
+from .table_rows import TableRows
 
 VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
@@ -101,10 +102,6 @@ def _delete_prefix(transaction: Transaction, table: Table, prefix: bytes) -> Non
             found = cursor.delete()
 
 
-def _id_append_meta(topic_id: bytes) -> bytes:
-    return b"ids\0" + topic_id
-
-
 def _state_meta(partition: bytes) -> bytes:
     return b"state\0" + partition
 
@@ -140,8 +137,8 @@ class View:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
-        self._transactions, self._journal, self._volatile, self._state, self._queues, *ids = others
-        self.message_ids = MessageIds(*ids, seal=seal, unseal=self._unseal)
+        self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
+        self.message_ids = MessageIds(self, ids, ages)
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -164,6 +161,18 @@ class View:
                 yield transaction
         except lmdb.MapFullError as error:
             raise self._full() from error
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One read transaction: everything as of one moment. Where a microsecond does not matter."""
+        self.gate.enter()
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
@@ -195,10 +204,15 @@ class View:
 
     def _get(self, transaction: Transaction, key: bytes, table: Table) -> bytes | None:
         stored = transaction.get(key, db=table)
-        return None if stored is None else self._unseal(key, stored)
+        return None if stored is None else self.unseal(key, stored)
 
-    def _unseal(self, key: bytes, stored: bytes) -> bytes:
-        payload = unseal(key, stored)
+    def unseal(self, key: bytes, stored: bytes) -> bytes:
+        """The payload in *stored*.
+
+        Raises:
+            ViewError: it fails its checksum.
+        """
+        payload = unsealed(key, stored)
         if payload is None:
             raise self._damaged(f"the value of key {key!r} fails its checksum")
         return payload
@@ -212,7 +226,7 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        return None if stored is None else self._unseal(key, stored)
+        return None if stored is None else self.unseal(key, stored)
 
     def entries(self) -> int:
         """How many values the view holds."""
@@ -243,7 +257,7 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        return [(key, self._unseal(key, stored)) for key, stored in found]
+        return [(key, self.unseal(key, stored)) for key, stored in found]
 
     # Meta -----------------------------------------------------------------------------------------
 
@@ -265,6 +279,9 @@ class View:
 
     def put_meta_int(self, transaction: Transaction, name: bytes, value: int) -> None:
         self.put_meta_bytes(transaction, name, _INT.pack(value))
+
+    def delete_meta(self, transaction: Transaction, name: bytes) -> None:
+        transaction.delete(name, db=self._meta)
 
     # Partitions -----------------------------------------------------------------------------------
 
@@ -288,7 +305,7 @@ class View:
         known = self._known_ends.get(key)
         if known is not None and known[0] == stored:
             return known[1]
-        end = LogEnd._make(LOG_END.unpack(self._unseal(key, stored)))
+        end = LogEnd._make(LOG_END.unpack(self.unseal(key, stored)))
         self._known_ends[key] = (stored, end)
         return end
 
@@ -296,7 +313,7 @@ class View:
         known = self._known_syncs.get(key)
         if known is not None and known[0] == stored:
             return known[1]
-        sync = SyncPoint._make(SYNC_POINT.unpack(self._unseal(key, stored)))
+        sync = SyncPoint._make(SYNC_POINT.unpack(self.unseal(key, stored)))
         self._known_syncs[key] = (stored, sync)
         return sync
 
@@ -399,7 +416,7 @@ class View:
         known = self._known_producers.get(key[: -_PRODUCER_ID.size])
         if known is not None and known[0] == key and known[1] == stored:
             return known[2]
-        return decode_entry(self._unseal(key, stored))
+        return decode_entry(self.unseal(key, stored))
 
     def append_state(
         self, partition: bytes, producer_id: int
@@ -524,55 +541,7 @@ class View:
 
     def queue_rows(self, transaction: Transaction, prefix: bytes) -> TableRows:
         """The rows of one queue, as *transaction* sees and changes them."""
-        return TableRows(transaction, self._queues, prefix, self._unseal)
-
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
-        """One read transaction: everything as of one moment. Keep it short."""
-        self.gate.enter()
-        try:
-            with self._env.begin() as transaction:
-                yield transaction
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self.gate.leave()
-
-    # Message ids ----------------------------------------------------------------------------------
-
-    def first_records(self, topic_id: bytes, ids: Iterable[bytes]) -> dict[bytes, FirstRecord]:
-        """Those of *ids* that a record has taken, as of one moment."""
-        with self.read() as transaction:
-            return self.message_ids.find(transaction, topic_id, ids)
-
-    def last_id_append(self, topic_id: bytes) -> int | None:
-        """The partition that records with an id were last appended to, or were about to be."""
-        payload = self.meta_bytes(_id_append_meta(topic_id))
-        return None if payload is None else int(_INT.unpack(payload)[0])
-
-    def note_id_append(self, topic_id: bytes, partition: int) -> None:
-        with self.write() as transaction:
-            self.put_meta_int(transaction, _id_append_meta(topic_id), partition)
-
-    def restore_first_records(self, update: IdUpdate) -> None:
-        """Add those ids that no later record has taken; partitions are restored one after the other."""
-        with self.write() as transaction:
-            known = self.message_ids.find(transaction, update.topic_id, update.firsts)
-            firsts = {
-                message_id: first
-                for message_id, first in update.firsts.items()
-                if message_id not in known or known[message_id].sent_ms < first.sent_ms
-            }
-            self.message_ids.apply(transaction, update._replace(firsts=firsts))
-
-    def drop_message_ids(self, topic_id: bytes) -> None:
-        """Forget the ids of a topic that is gone."""
-        with self.write() as transaction:
-            transaction.delete(_id_append_meta(topic_id), db=self._meta)
-        more = True
-        while more:
-            with self.write() as transaction:
-                more = self.message_ids.drop_some(transaction, topic_id)
+        return TableRows(transaction, self._queues, prefix, self.unseal)
 
     # State of transforms --------------------------------------------------------------------------
 

@@ -22,24 +22,33 @@ Invariant: each id of the first table has an entry of its age in the second.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..message_ids import IdentifiedRecord
+from .seal import seal
 
 if TYPE_CHECKING:
     import lmdb
     from lmdb import _Database as Table
 
+    from .environment import View
+
     Transaction = lmdb.Transaction[bytes]
 
 FIRST_RECORD = struct.Struct(">iqqqq")
 AGE = struct.Struct(">qiq")
+LAST_APPEND = struct.Struct(">q")  # a partition's number
 
 TOPIC_ID_BYTES = 16
 NO_PRODUCER = -1
 SPARE_EXPIRED = 30  # aged ids that an append removes beside twice as many as it adds
 DROPPED_AT_ONCE = 1000  # ids of a deleted topic in one transaction
+
+
+def _last_append_key(topic_id: bytes) -> bytes:
+    """Of the table ``meta``."""
+    return b"ids\0" + topic_id
 
 
 class FirstRecord(NamedTuple):
@@ -88,25 +97,46 @@ def id_update(
 
 
 class MessageIds:
-    """The two tables; every method works in the caller's transaction."""
+    """The two tables. What takes a transaction is part of the caller's."""
 
-    def __init__(
-        self,
-        ids: Table,
-        ages: Table,
-        *,
-        seal: Callable[[bytes, bytes], bytes],
-        unseal: Callable[[bytes, bytes], bytes],
-    ) -> None:
+    def __init__(self, view: View, ids: Table, ages: Table) -> None:
+        self._view = view
         self._ids = ids
         self._ages = ages
-        self._seal = seal
-        self._unseal = unseal
 
-    def find(
+    # The next append ------------------------------------------------------------------------------
+
+    def first_records(self, topic_id: bytes, ids: Iterable[bytes]) -> dict[bytes, FirstRecord]:
+        """Those of *ids* that somebody has taken; whether that still counts is not looked at."""
+        with self._view.read() as transaction:
+            return self._find(transaction, topic_id, ids)
+
+    def last_append(self, topic_id: bytes) -> int | None:
+        """The partition that records with an id were last appended to, or were about to be."""
+        payload = self._view.meta_bytes(_last_append_key(topic_id))
+        return None if payload is None else int(LAST_APPEND.unpack(payload)[0])
+
+    def note_append(self, topic_id: bytes, partition: int) -> None:
+        """Records with an id are about to be appended to *partition*."""
+        with self._view.write() as transaction:
+            self._view.put_meta_bytes(transaction, _last_append_key(topic_id), LAST_APPEND.pack(partition))
+
+    def restore(self, update: IdUpdate) -> None:
+        """Add those ids that no later record has taken; partitions are restored one after the other."""
+        with self._view.write() as transaction:
+            known = self._find(transaction, update.topic_id, update.firsts)
+            firsts = {
+                message_id: first
+                for message_id, first in update.firsts.items()
+                if message_id not in known or known[message_id].sent_ms < first.sent_ms
+            }
+            self.apply(transaction, update._replace(firsts=firsts))
+
+    # Adding and removing --------------------------------------------------------------------------
+
+    def _find(
         self, transaction: Transaction, topic_id: bytes, ids: Iterable[bytes]
     ) -> dict[bytes, FirstRecord]:
-        """Those of *ids* that somebody has taken; whether that still counts is not looked at."""
         found: dict[bytes, FirstRecord] = {}
         for message_id in ids:
             stored = transaction.get(topic_id + message_id, db=self._ids)
@@ -115,16 +145,16 @@ class MessageIds:
         return found
 
     def _first(self, key: bytes, stored: bytes) -> FirstRecord:
-        return FirstRecord._make(FIRST_RECORD.unpack(self._unseal(key, stored)))
+        return FirstRecord._make(FIRST_RECORD.unpack(self._view.unseal(key, stored)))
 
     def apply(self, transaction: Transaction, update: IdUpdate) -> None:
         """Add ids, whoever had them before, and remove some of those that are too old."""
         topic_id = update.topic_id
         for message_id, first in update.firsts.items():
             key = topic_id + message_id
-            transaction.put(key, self._seal(key, FIRST_RECORD.pack(*first)), db=self._ids)
+            transaction.put(key, seal(key, FIRST_RECORD.pack(*first)), db=self._ids)
             age_key = topic_id + AGE.pack(first.sent_ms, first.partition, first.offset)
-            transaction.put(age_key, self._seal(age_key, message_id), db=self._ages)
+            transaction.put(age_key, seal(age_key, message_id), db=self._ages)
         self._remove(
             transaction,
             topic_id,
@@ -148,15 +178,20 @@ class MessageIds:
 
     def _forget(self, transaction: Transaction, age_key: bytes, stored: bytes) -> None:
         """Remove the id whose age this is, unless another record has taken it since."""
-        key = age_key[:TOPIC_ID_BYTES] + self._unseal(age_key, stored)
+        key = age_key[:TOPIC_ID_BYTES] + self._view.unseal(age_key, stored)
         held = transaction.get(key, db=self._ids)
         _, partition, offset = AGE.unpack_from(age_key, TOPIC_ID_BYTES)
         if held is not None and self._first(key, held)[:2] == (partition, offset):
             transaction.delete(key, db=self._ids)
 
-    def drop_some(self, transaction: Transaction, topic_id: bytes) -> bool:
-        """Remove some ids of a topic that is gone; whether there may be more."""
-        return self._remove(transaction, topic_id, end=None, limit=DROPPED_AT_ONCE) == DROPPED_AT_ONCE
+    def drop_topic(self, topic_id: bytes) -> None:
+        """Forget the ids of a topic that is gone, some at a time."""
+        with self._view.write() as transaction:
+            self._view.delete_meta(transaction, _last_append_key(topic_id))
+        count = DROPPED_AT_ONCE
+        while count == DROPPED_AT_ONCE:
+            with self._view.write() as transaction:
+                count = self._remove(transaction, topic_id, end=None, limit=DROPPED_AT_ONCE)
 
     def drop_from(self, transaction: Transaction, topic_id: bytes, partition: int, offset: int) -> None:
         """Remove the ids of records that a partition no longer has: those at *offset* and behind."""

@@ -74,7 +74,7 @@ class Due(NamedTuple):
     exists: bool
     has_work: bool  # a message may be had
     has_rejected: bool  # something is to be buried
-    is_due: bool  # leases or delays are over
+    is_due: bool  # leases or delays are over, or records were deleted
     next_due_s: float | None  # until one is
 
 
@@ -164,13 +164,15 @@ class QueuePartition:
 
     def _look(self) -> Due:
         now_ms, now_wall_ms = self._now_ms(), self._directory.clock.now_ms()
-        visible_end = self.log.state().last_stable_offset
+        log = self.log.state()
+        visible_end, log_start_offset = log.last_stable_offset, log.end.log_start_offset
         view = self._directory.view
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
             has_work = state.head.next_offset < self._fresh_end(state, visible_end) or state.has_ready()
             exists = state.exists
+            is_cut = state.head.start_offset < log_start_offset
             has_rejected = self._settings.has_dead_letter and state.has_rejected()
         left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
         if delivery_ms is not None:
@@ -179,11 +181,12 @@ class QueuePartition:
             exists=exists,
             has_work=has_work and exists,
             has_rejected=has_rejected,
-            is_due=any(ms <= 0 for ms in left),
+            is_due=is_cut or any(ms <= 0 for ms in left),
             next_due_s=min(left) / 1000 if left else None,
         )
 
     def _tick(self, state: QueueState) -> None:
+        state.drop_below(self.log.state().end.log_start_offset)
         state.expire(now_ms=self._now_ms())
         state.wake(now_wall_ms=self._directory.clock.now_ms())
 

@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
@@ -170,7 +171,7 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
-            has_work = state.head.next_offset < self._fresh_end(state, visible_end) or state.has_ready()
+            has_work = state.has_ready() or state.has_fresh(self._fresh_end(state, visible_end))
             exists = state.exists
             is_cut = state.head.start_offset < log_start_offset
             has_rejected = self._settings.has_dead_letter and state.has_rejected()
@@ -229,7 +230,7 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, run._replace(first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)))
         except CorruptionError as error:
             self._put_off(owner, run, error)
             raise

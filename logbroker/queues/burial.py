@@ -13,6 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LeaseLostError, LogbrokerError, RecordTooLargeError
 from logbroker_storage.locks import ProcessLock
@@ -138,4 +140,4 @@ def _singles(runs: Iterable[Rejected]) -> Iterator[Rejected]:
         firsts = [run.first, *(record.offset for record in records[1:])]
         ends = [*firsts[1:], run.last + 1]
         for first, end, record in zip(firsts, ends, records, strict=True):
-            yield run._replace(first=first, last=end - 1), [record]
+            yield replace(run, first=first, last=end - 1), [record]

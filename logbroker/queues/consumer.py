@@ -398,7 +398,8 @@ class Queue:
         self._settle(messages, lambda partition, ranges, lost: partition.acceptance(self.owner, ranges, lost))
 
     def reject(self, messages: Iterable[QueueMessage], reason: str = "rejected") -> None:
-        """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one.
+        """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one;
+        where that cannot be written now, later.
 
         Raises:
             As ``accept``.
@@ -412,6 +413,8 @@ class Queue:
 
     def release(self, messages: Iterable[QueueMessage], *, delay: float | datetime.timedelta = 0.0) -> None:
         """Give *messages* back, to be delivered again to anybody; *delay* in seconds. One delivery is used up.
+
+        Not durable by itself: should the machine stop, they may come again sooner, with fewer deliveries.
 
         Raises:
             LeaseLostError: some are no longer in these hands, which comes to the same.

@@ -110,7 +110,8 @@ class Journal:
         They are durable and in the view when this returns; without *is_lasting* that comes with the next that are,
         or when there are many.
         What *decision* raises is passed on, and nothing is written. Where it changed something and the items could
-        not be written, *take_back* changes it back, under the same lock.
+        not be written, *take_back* changes it back, under the same lock. Items that need not last are then only
+        missed: the log says so, and what was decided holds.
 
         Raises:
             StorageFailedError: the outcome is unknown.
@@ -122,7 +123,10 @@ class Journal:
                 return
             try:
                 base_offset, end_offset = self._append(items)
-            except (WriteFailedError, InvalidRequestError):
+            except (WriteFailedError, InvalidRequestError) as error:
+                if not is_lasting:
+                    logger.warning("%d events could not be journaled: %s", len(items), error)
+                    return
                 if take_back is not None:
                     take_back()
                 raise

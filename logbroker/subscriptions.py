@@ -238,8 +238,8 @@ class Subscriptions:
             raise SubscriptionNotFoundError(name, known=list(self.all()))
         return found
 
-    def get_by_id(self, subscription_id: str) -> Subscription:
-        """The subscription that was made with this id, whatever its name is now.
+    def get_by_id(self, subscription_id: str, known_as: str) -> Subscription:
+        """The subscription that was made with this id, whatever its name is now; once it was *known_as*.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -247,7 +247,7 @@ class Subscriptions:
         for subscription in self.all().values():
             if subscription.id == subscription_id:
                 return subscription
-        raise SubscriptionNotFoundError(subscription_id, known=list(self.all()))
+        raise SubscriptionNotFoundError(known_as, known=list(self.all()))
 
     def places(self, subscription: Subscription) -> list[tuple[str, int]]:
         """The (topic, partition)s that it reads now."""

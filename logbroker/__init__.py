@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .errors import InvalidTopicError as InvalidTopicError
     from .errors import LeaseLostError as LeaseLostError
     from .errors import LogbrokerError as LogbrokerError
+    from .errors import MessageIdInUseError as MessageIdInUseError
     from .errors import OffsetOutOfRangeError as OffsetOutOfRangeError
     from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
     from .errors import QueueEmptyError as QueueEmptyError
@@ -104,6 +105,7 @@ _HOMES = {
         "InvalidTopicError",
         "LeaseLostError",
         "LogbrokerError",
+        "MessageIdInUseError",
         "OffsetOutOfRangeError",
         "OutOfOrderSequenceError",
         "QueueEmptyError",

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from .groups import TopicPartition
     from .producer import Producer
     from .receipts import Receipt
-    from .records import Message, Record, RecordMetadata, SendOptions
+    from .records import HeadersArgument, Message, Record, RecordMetadata, SendOptions
 
 Result = TypeVar("Result")
 
@@ -215,7 +215,7 @@ class _Sending:
 
     def __init__(
         self,
-        arguments: tuple[str, bytes | None, bytes | None],
+        arguments: tuple[str, bytes | None, bytes | None, HeadersArgument | None],
         options: SendOptions,
         future: asyncio.Future[RecordMetadata],
     ) -> None:
@@ -272,14 +272,19 @@ class AsyncProducer:
         return self._producer
 
     async def send(
-        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        **options: Unpack[SendOptions],
     ) -> RecordMetadata:
         """Send one record and wait until it is acknowledged; see ``Producer.send`` and ``Receipt.result``."""
         if self._producer is None or self._closed:
             await self._opened()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
-        self._sendings.append(_Sending((topic, value, key), options, future))
+        self._sendings.append(_Sending((topic, value, key, headers), options, future))
         if not self._drain_is_due:
             self._drain_is_due = True
             # Not at once: the tasks that are ready to run now have something to send, too.

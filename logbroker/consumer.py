@@ -47,6 +47,7 @@ from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit, prepare_commit, write_commit
 from .cursor import NEVER_MS, Cursor, Handout
+from .expressions import Filter
 from .groups import TopicPartition
 from .membership import Membership, group_signal
 from .records import timestamp_ms_of
@@ -94,6 +95,7 @@ class Consumer:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
+        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
     ) -> None:
         """Subscribe to *topics*, and join *group* if one is given.
 
@@ -118,6 +120,8 @@ class Consumer:
             max_poll_records: how many records ``poll`` returns at most when it is not told.
             isolation: ``"read_committed"`` waits where a transaction is undecided and leaves out what was
                 aborted; ``"read_uncommitted"`` hands out everything.
+            filter: only records that match are handed out: a CEL expression (see ``expressions``), or a function of
+                a record, which must not use this consumer; what it raises comes out of ``poll``.
 
         Raises:
             TopicNotFoundError: a named topic does not exist (a pattern need not match anything yet).
@@ -151,7 +155,7 @@ class Consumer:
             signals += [group_signal(group), SUBSCRIPTIONS_SIGNAL]
         self._arrivals = Arrivals(self._directory, signals)
         try:
-            self._stream = StreamRules(self._directory, group)
+            self._stream = StreamRules(self._directory, group, also=filter)
             with self._lock:
                 self._assigned = AssignedPartitions(
                     self._directory,
@@ -420,6 +424,14 @@ class Consumer:
             self._assigned.settle_handout()
             for cursor in self._assigned.cursors.values():
                 cursor.return_to_committed()
+
+    def keep_ttl_headers(self) -> None:
+        """From now on hand out records with the broker's own headers where they have a time to live.
+
+        For what passes records on inside the broker: it carries the time to live on, and takes off the headers.
+        """
+        with self._lock:
+            self._assigned.keep_ttl_headers()
 
     def _membership(self) -> Membership:
         """The membership to commit as, if everything handed out can still be committed. Under the lock."""

@@ -81,6 +81,7 @@ class Cursor:
         self.handed_out = False  # records were handed out and not committed yet
         self.leaving = False  # the group wants the partition for another member: read no more
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
+        self.keeps_ttl_headers = False  # for the broker's own use: it takes off all of its headers itself
         self._began = position
         self._isolation = isolation
         self._origin = origin
@@ -247,6 +248,8 @@ class Cursor:
             ttl_ms = record_ttl_ms(record)
             if ttl_ms >= 0 <= record.timestamp_ms:
                 self._deadlines[record.offset] = record.timestamp_ms + ttl_ms
+        if self.keeps_ttl_headers:
+            return records
         return [without_reserved_headers(record) for record in records]
 
     def _deadline_ms(self, record: Record) -> int:

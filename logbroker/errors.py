@@ -13,6 +13,7 @@ from logbroker_storage.errors import (
     InvalidTopicError,
     LeaseLostError,
     LogbrokerError,
+    MessageIdInUseError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
     QueueEmptyError,
@@ -45,5 +46,5 @@ __all__ = [
     # the message comes again, or another time
     "LeaseLostError", "QueueEmptyError",
     # wait, or send slower
-    "BufferFullError", "DeliveryTimeoutError",
+    "BufferFullError", "DeliveryTimeoutError", "MessageIdInUseError",
 ]  # fmt: skip

@@ -120,6 +120,8 @@ class Expression:
     def evaluate(self, record: Record) -> object:
         """Its value for *record*: None, bool, int, float, text, bytes, list, dict, datetime or timedelta.
 
+        The fields of a dict are sorted by name.
+
         Raises:
             ExpressionError: it cannot be evaluated.
         """
@@ -152,7 +154,18 @@ class Expression:
             raise
         except BaseException as error:  # noqa: BLE001  (a panic of the engine is no Exception)
             raise ExpressionError(self.text, _reason(error, no_json), record) from None
-        return result
+        return _sorted(result) if type(result) in _UNORDERED else result
+
+
+_UNORDERED = (dict, list)
+
+
+def _sorted(value: Any) -> Any:
+    """With the fields of its maps in the order of their names; the engine's is another in every process."""
+    if type(value) is dict:
+        names = sorted(value, key=lambda name: (type(name).__name__, name))
+        return {name: _sorted(value[name]) for name in names}
+    return [_sorted(inner) for inner in value] if type(value) is list else value
 
 
 def compile_expression(text: str) -> Expression:

@@ -7,6 +7,7 @@ done_offsets  pure: its bits for those that are
 arranging     pure: what messages say of their own delivery
 order_keys    pure: whose turn it is among messages of one key
 lasting       pure: what of it is journaled
+undecided     pure: what was settled for a transaction that nobody may ever decide
 settings      pure: what a subscription asks of its queue
 partition     one partition of one subscription: the state machine run over view and journal
 reading       records by ranges of offsets, and which of them are to be delivered at all

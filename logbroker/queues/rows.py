@@ -15,6 +15,7 @@ so that the order of keys is that of the numbers.
     t  first offset                 (none)           the run was tried in vain, or is delayed by a consumer: it lasts
     k  order key                    COUNT, owner     so many messages of the key are in the hands of this owner
                                     COUNT 0, offset  none is; this one is READY
+    u  first offset                 see undecided    settled for a transaction that is not decided yet
 
 ``r``, ``l``, ``o``, ``a`` and ``w`` are indexes over ``m``: a run has exactly one such row, and one in ``t`` if
 something of it is to last. Every offset from the queue's start to below ``next_offset`` is either done or in exactly

@@ -35,6 +35,7 @@ lasts; those that ended in anything but acceptance are in the changes too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -105,7 +106,7 @@ class QueueState:
         self._start_before = self._head.start_offset
         self._touched: set[int] = set()
         self._dropped: list[int] = []
-        self.settled: list[Run] = []  # what an owner was done with, for ``restore``
+        self.settled: list[Run] = []  # what an owner accepted, buried or rejected, for ``restore``
         self.woke_others = False  # there is something to do that somebody else may be waiting for
 
     @property
@@ -270,12 +271,19 @@ class QueueState:
         if new_start < start:
             self._put_head(self._head._replace(start_offset=new_start))
             self._done.mark(new_start, start - 1)
-        for run in runs:
+        for run in chain.from_iterable(map(self._not_taken_up, runs)):
             self._done.unmark(run.first, run.last)
             if run.state is State.BURYING or (run.state is State.ACQUIRED and self._holds_again(run)):
                 self._table.put(run)
             else:
                 self._offer(replace(as_undelivered(run), owner="", due_ms=0))
+
+    def _not_taken_up(self, run: Run) -> list[Run]:
+        """The parts of a settled *run* that are in no table now: done, or rejected and taken out here."""
+        if not self._table.overlapping(run.first, run.last):
+            return [run]
+        rejected = self._table.carve(run.first, run.last, lambda other: other.state is State.REJECTED, [])
+        return [replace(run, first=part.first, last=part.last) for part in rejected]
 
     def _holds_again(self, run: Run) -> bool:
         return run.order_key == NO_KEY or self._keys.hold_again(run)
@@ -310,6 +318,7 @@ class QueueState:
         lost: list[Range] = []
         for run in self._taken_from(owner, ranges, now_ms, lost):
             self._reject(run, note)
+            self.settled.append(run)
         self._advance_start()
         return lost
 

@@ -229,6 +229,18 @@ class ForkedError(LogbrokerError):
         super().__init__(f"{what} was opened before fork(); call logbroker.open() again in the child process")
 
 
+class MessageIdInUseError(LogbrokerError):
+    """A record of an open transaction has the message id: whether this one is its duplicate shows when that ends."""
+
+    def __init__(self, topic: str, message_id: str) -> None:
+        self.topic = topic
+        self.message_id = message_id
+        super().__init__(
+            f"message id {message_id!r} of {topic!r} is in an open transaction of another sender; nothing was "
+            "written: send it again when that transaction has ended"
+        )
+
+
 class BufferFullError(LogbrokerError):
     """The producer's memory bound stayed full for longer than it may block."""
 

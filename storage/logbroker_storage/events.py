@@ -306,6 +306,21 @@ class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
         return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
 
 
+class MessageIdEvent(Event, frozen=True, tag="message_id"):
+    """Records of the topic may have a message id: whoever makes the view anew has to look."""
+
+    KIND: ClassVar[str] = "message_id"
+
+    topic: str
+
+    def key(self) -> bytes:
+        return self.key_of(self.topic)
+
+    @classmethod
+    def key_of(cls, topic: str) -> bytes:
+        return _key(cls.KIND, topic)
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -318,6 +333,7 @@ AnyEvent = (
     | SubscriptionEvent
     | QueueEvent
     | QueueBlockEvent
+    | MessageIdEvent
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -48,6 +48,7 @@ VERSIONS = {TopicEvent.ALL: TOPICS_VERSION, SubscriptionEvent.ALL: SUBSCRIPTIONS
 COMPACT_FROM_BYTES = 1 << 20
 COMPACT_GROWTH = 4
 EVENTS_PER_BATCH = 1000
+MAX_UNAPPLIED = 10_000  # events that may wait for one that has to last
 MAX_KEY_BYTES = 511  # what LMDB takes
 
 Item = tuple[bytes, bytes | None]
@@ -106,9 +107,11 @@ class Journal:
     ) -> None:
         """Run *decision* under the journal lock, and append the items that it returns before anybody else decides.
 
-        They are durable and in the view when this returns; without *is_lasting* that comes with the next that are.
+        They are durable and in the view when this returns; without *is_lasting* that comes with the next that are,
+        or when there are many.
         What *decision* raises is passed on, and nothing is written. Where it changed something and the items could
-        not be written, *take_back* changes it back, under the same lock.
+        not be written, *take_back* changes it back, under the same lock. Items that need not last are then only
+        missed: the log says so, and what was decided holds.
 
         Raises:
             StorageFailedError: the outcome is unknown.
@@ -120,11 +123,14 @@ class Journal:
                 return
             try:
                 base_offset, end_offset = self._append(items)
-            except (WriteFailedError, InvalidRequestError):
+            except (WriteFailedError, InvalidRequestError) as error:
+                if not is_lasting:
+                    logger.warning("%d events could not be journaled: %s", len(items), error)
+                    return
                 if take_back is not None:
                     take_back()
                 raise
-        if not is_lasting:
+        if not is_lasting and end_offset - self._view.meta_int(APPLIED) < MAX_UNAPPLIED:
             return
         self.log.sync(end_offset)
         self._apply(items, base_offset, end_offset)

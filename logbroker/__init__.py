@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from .descriptions import OffsetDescription as OffsetDescription
     from .descriptions import PartitionDescription as PartitionDescription
     from .descriptions import TopicDescription as TopicDescription
+    from .errors import BindingExistsError as BindingExistsError
+    from .errors import BindingNotFoundError as BindingNotFoundError
     from .errors import BufferFullError as BufferFullError
     from .errors import ClosedError as ClosedError
     from .errors import CorruptionError as CorruptionError
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .errors import OffsetOutOfRangeError as OffsetOutOfRangeError
     from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
     from .errors import RecordTooLargeError as RecordTooLargeError
+    from .errors import RoutingLoopError as RoutingLoopError
     from .errors import StorageFailedError as StorageFailedError
     from .errors import TopicExistsError as TopicExistsError
     from .errors import TopicNotFoundError as TopicNotFoundError
@@ -74,6 +77,8 @@ _HOMES = {
         "TopicDescription",
     ),
     "errors": (
+        "BindingExistsError",
+        "BindingNotFoundError",
         "BufferFullError",
         "ClosedError",
         "CorruptionError",
@@ -88,6 +93,7 @@ _HOMES = {
         "OffsetOutOfRangeError",
         "OutOfOrderSequenceError",
         "RecordTooLargeError",
+        "RoutingLoopError",
         "StorageFailedError",
         "TopicExistsError",
         "TopicNotFoundError",

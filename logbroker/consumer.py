@@ -24,7 +24,7 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
@@ -409,6 +409,21 @@ class Consumer:
             for cursor in self._assigned.cursors.values():
                 cursor.return_to_committed()
 
+    def return_to_stored(self) -> None:
+        """As ``return_to_committed``, for who cannot tell what became of a commit: look at what is stored."""
+        with self._lock:
+            self._assigned.settle_handout()
+            for cursor in self._assigned.cursors.values():
+                event = self._directory.committed(self.group, *cursor.place) if self.group else None
+                cursor.committed = None if event is None else event.offset
+                cursor.return_to_committed()
+
+    def committed_in(self, place: TopicPartition) -> int | None:
+        """What this member takes for the group's committed offset in an assigned partition."""
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            return None if cursor is None else cursor.committed
+
     def _membership(self) -> Membership:
         """The membership to commit as, if everything handed out can still be committed. Under the lock."""
         self._check_usable()
@@ -519,6 +534,30 @@ class Consumer:
                 found = cursor.log.offset_for_timestamp(timestamp_ms)
                 end = cursor.visible_end(cursor.log.offsets())
                 self._seek(cursor, end if found is None else found)
+
+    def pause(self, place: TopicPartition) -> None:
+        """Hand out nothing of a partition until ``resume``, or until it has moved to another member and back."""
+        self._set_paused(place, True)
+
+    def resume(self, place: TopicPartition) -> None:
+        """Hand out records of a partition again."""
+        self._set_paused(place, False)
+
+    def _set_paused(self, place: TopicPartition, paused: bool) -> None:
+        self._check_usable()
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            if cursor is not None:
+                cursor.paused = paused
+
+    def own_deadlines(self, place: TopicPartition) -> Mapping[int, int]:
+        """For who passes on what the last poll returned of *place*: when records expire by their own ttl.
+
+        Offset to milliseconds since 1970; records without one are not in it.
+        """
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            return {} if cursor is None else cursor.own_deadlines()
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):

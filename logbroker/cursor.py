@@ -19,7 +19,7 @@ import enum
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import attrgetter, length_hint
 
 from logbroker_storage.errors import (
@@ -76,6 +76,7 @@ class Cursor:
         self.moved = False  # position is news to the group: handed out, passed over or sought, not committed
         self.handed_out = False  # records were handed out and not committed yet
         self.leaving = False  # the group wants the partition for another member: read no more
+        self.paused = False  # hand out nothing
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
         self._began = position
         self._isolation = isolation
@@ -99,6 +100,8 @@ class Cursor:
             OffsetOutOfRangeError: the records at ``position`` were deleted after some were handed out.
             TopicNotFoundError: the topic was deleted.
         """
+        if self.paused:
+            return []
         if self.expires_ms <= self._now_ms():
             self._drop_expired()
         enough = min(count, enough or count)
@@ -142,6 +145,10 @@ class Cursor:
     def is_expired(self, record: Record) -> bool:
         """Whether *record*, of the last ``take``, has expired by now."""
         return self._deadline_ms(record) <= self._now_ms()
+
+    def own_deadlines(self) -> Mapping[int, int]:
+        """When records of the last ``take`` expire that have a time to live of their own: offset to ms."""
+        return self._deadlines
 
     def visible_end(self, offsets: LogOffsets) -> int:
         """Up to where this reader may read, of the log's *offsets*."""

@@ -1,6 +1,8 @@
 """The errors of the public face: storage's tree, under the name that users import it by."""
 
 from logbroker_storage.errors import (
+    BindingExistsError,
+    BindingNotFoundError,
     BufferFullError,
     ClosedError,
     CorruptionError,
@@ -15,6 +17,7 @@ from logbroker_storage.errors import (
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
     RecordTooLargeError,
+    RoutingLoopError,
     StorageFailedError,
     TopicExistsError,
     TopicNotFoundError,
@@ -28,6 +31,8 @@ __all__ = [
     "TopicNotFoundError", "TopicExistsError", "InvalidTopicError",
     # mend the call
     "InvalidConfigError", "InvalidRequestError", "RecordTooLargeError",
+    # choose another binding
+    "BindingExistsError", "BindingNotFoundError", "RoutingLoopError",
     # another holder took over
     "FencedError", "OutOfOrderSequenceError",
     # seek elsewhere

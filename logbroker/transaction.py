@@ -150,6 +150,7 @@ class Transaction:
         self._claim = claim
         self._ended = ended
         self._consumers: dict[Consumer, PendingCommit] = {}
+        self._checks: list[Callable[[], None]] = []
         self._outcome: str | None = None  # how it ended
         self._may_be_committed = False
         self._next_look = 0.0  # at whether the claim is still the newest
@@ -224,6 +225,11 @@ class Transaction:
         self._check_open()
         self._consumers[consumer] = consumer.leave_commits_to_transactions(only)
 
+    def check_on_commit(self, check: Callable[[], None]) -> None:
+        """Have *check* hold at the moment of the commit: it runs under the journal's lock, and refuses by raising."""
+        self._check_open()
+        self._checks.append(check)
+
     # The end --------------------------------------------------------------------------------------
 
     def commit(self) -> None:
@@ -266,6 +272,8 @@ class Transaction:
         def check() -> None:
             for commit in pending:
                 commit.check()
+            for further in self._checks:
+                further()
             self._may_be_committed = True  # the event is written next
 
         events = [event for commit in pending for event in commit.events]

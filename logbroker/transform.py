@@ -2,23 +2,21 @@
 
     poll ──► one transaction for each partition polled ──► records, state and offset committed together
 
-The transactional id belongs to the source partition, not to the process: whoever the group gives a partition to
-takes over its id, which fences the member before and finishes or aborts what that left. So any number of
-processes share the work, and each partition has a state of its own: what has to meet in the state must have
-one key, as it then is in one partition.
+Any number of processes share the work (see ``exactly_once``), and each partition has a state of its own: what
+has to meet in the state must have one key, as it then is in one partition.
 """
 
 from __future__ import annotations
 
 import inspect
-import logging
 import threading
 from collections.abc import Callable, Iterable
-from itertools import groupby
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from logbroker_storage.errors import FencedError, InvalidRequestError
+from logbroker_storage.errors import InvalidRequestError
 
+from .exactly_once import by_partition, commit_once
 from .records import Message, Record
 from .transaction import Transaction, Transactions
 from .transaction_state import TransactionState
@@ -26,9 +24,6 @@ from .transaction_state import TransactionState
 if TYPE_CHECKING:
     from .broker import Broker
 
-logger = logging.getLogger("logbroker.transactions")
-
-TIMEOUT_S = 60.0  # of a batch's transaction; a member that dies is noticed at once
 POLL_S = 0.2  # how soon a stop is noticed while nothing comes
 
 Output = bytes | Message | Iterable[bytes | Message] | None
@@ -57,19 +52,19 @@ def run_transform(
             idle_s = 0.0 if records else idle_s + POLL_S
             if idle_timeout is not None and idle_s > idle_timeout:
                 break
-            for place, one_partition in groupby(records, key=lambda record: (record.topic, record.partition)):
-                batch = list(one_partition)
-                try:
-                    with transactions.begin(f"{group}/{place[0]}-{place[1]}", TIMEOUT_S) as tx:
-                        tx.commit_offsets(consumer, only=place)
-                        for record in batch:
-                            _send(tx, target, record, apply(record, tx))
-                except FencedError as error:
-                    logger.info("%s-%d is another member's now: %s", *place, error)
-                    consumer.return_to_committed()
+            for place, batch in by_partition(records):
+                write = partial(_write, target=target, batch=batch, apply=apply)
+                if not commit_once(transactions, consumer, group, place, write):
                     break
                 done += len(batch)
     return done
+
+
+def _write(
+    tx: Transaction, *, target: str, batch: Iterable[Record], apply: Callable[[Record, Transaction], Output]
+) -> None:
+    for record in batch:
+        _send(tx, target, record, apply(record, tx))
 
 
 def _with_state(function: Function) -> Callable[[Record, Transaction], Output]:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from .clock import Clock
 from .errors import CorruptionError, InvalidRequestError, LogbrokerError
-from .events import Event, TopicEvent, encode_event
+from .events import BindingEvent, Event, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
 from .partition_log import PartitionLog
@@ -41,6 +41,8 @@ JOURNAL_CONFIG = LogConfig.parse(
 APPLIED = b"journal_applied_offset"
 COMPACTED_BYTES = b"journal_compacted_bytes"
 TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
+BINDINGS_VERSION = b"bindings_version"  # … to a binding
+_VERSIONS = ((TopicEvent.ALL, TOPICS_VERSION), (BindingEvent.ALL, BINDINGS_VERSION))
 
 COMPACT_FROM_BYTES = 1 << 20
 COMPACT_GROWTH = 4
@@ -129,9 +131,10 @@ class Journal:
             if self._view.meta_int_in(transaction, APPLIED) != from_offset:
                 return False
             self._view.apply_events(transaction, items)
-            if any(key.startswith(TopicEvent.ALL) for key, _ in items):
-                version = self._view.meta_int_in(transaction, TOPICS_VERSION)
-                self._view.put_meta_int(transaction, TOPICS_VERSION, version + 1)
+            for prefix, name in _VERSIONS:
+                if any(key.startswith(prefix) for key, _ in items):
+                    version = self._view.meta_int_in(transaction, name)
+                    self._view.put_meta_int(transaction, name, version + 1)
             self._view.put_meta_int(transaction, APPLIED, end_offset)
         return True
 

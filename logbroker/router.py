@@ -1,0 +1,350 @@
+"""The router: reads the sources of all bindings as one consumer group, and writes what ``routing`` plans.
+
+    follow    the bindings and the topics; when either changed what is read: a new consumer, from the
+              committed offsets
+    poll      records of the partitions that the group gives us
+    route     one transaction for each partition (``exactly_once``): targets, dead letters and the offset
+    look      under the journal's lock, at the commit: are these still the bindings that the plan was made with?
+
+Any number of routers share the partitions. A batch that was planned with other bindings is taken back and
+planned anew, so a change of the bindings is never half in force.
+
+Nothing is skipped. What fails for one record's sake (its condition, its transform, a target that it does not
+fit) sends that record to the dead letter; whatever else fails **stalls** the source partition: it is paused and
+tried again after a second, then ever more slowly, and ``broker.bindings()`` shows it all the while. The other
+partitions go on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from logbroker_storage.errors import (
+    CorruptionError,
+    FencedError,
+    InvalidRequestError,
+    LogbrokerError,
+    OffsetOutOfRangeError,
+    RecordTooLargeError,
+    TopicNotFoundError,
+)
+
+from .bindings import (
+    ROUTER_GROUP,
+    bindings_version,
+    clear_stall,
+    note_stall,
+    stored_bindings,
+)
+from .consumer import Consumer
+from .exactly_once import by_partition, commit_once
+from .groups import TopicPartition
+from .records import Message, Record, timestamp_ms_of
+from .routing import Binding, Reason, Route, Verdict, dead_letter, plan, routes, written
+from .topic_names import source_matches
+from .transaction import Transaction, Transactions
+
+if TYPE_CHECKING:
+    from logbroker_storage.data_directory import DataDirectory
+
+logger = logging.getLogger("logbroker.router")
+
+MAX_RECORDS = 5000  # of one transaction
+POLL_S = 0.2  # how soon a stop, and a change of the bindings, is noticed while nothing comes
+FIRST_RETRY_S = 1.0
+LAST_RETRY_S = 30.0
+
+_MILLISECOND = datetime.timedelta(milliseconds=1)
+_TAKEN, _FAILED = Reason.TAKEN, Reason.FAILED
+
+
+def run_router(
+    directory: DataDirectory,
+    transactions: Transactions,
+    *,
+    stop: threading.Event,
+    idle_timeout: float | None = None,
+    max_records: int = MAX_RECORDS,
+    on_routed: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Route until *stop*; how many records were. *on_routed* is told of each batch. See ``Broker.run_router``."""
+    router = _Router(directory, transactions, max_records)
+    done, busy_s = 0, time.monotonic()
+    try:
+        while not stop.is_set():
+            routed = router.turn(stop)
+            if routed:
+                done += routed
+                busy_s = time.monotonic()
+                on_routed(routed)
+            elif idle_timeout is not None and time.monotonic() - busy_s > idle_timeout:
+                break
+    finally:
+        router.close()
+    return done
+
+
+class _Stall(msgspec.Struct):
+    """A paused partition: until when, and how long it is to be the next time."""
+
+    error: str
+    since_ms: int
+    retry_s: float
+    pause_s: float
+
+
+class _Refused(Exception):  # noqa: N818  (a turn of the loop, that nobody sees)
+    """A record's messages were sent in part when the target refused one: take the batch back."""
+
+
+class _Router:
+    """One member of the router's group. For one thread."""
+
+    def __init__(self, directory: DataDirectory, transactions: Transactions, max_records: int) -> None:
+        self._directory = directory
+        self._transactions = transactions
+        self._max_records = max_records
+        self._version = -1  # of the bindings
+        self._topics_version = -1
+        self._bindings: list[Binding] = []
+        self._sources: list[str] = []  # the topics that they mean
+        self._consumer: Consumer | None = None
+        self._routes: dict[TopicPartition, tuple[bytes, list[Route]]] = {}  # with the topic's id
+        self._stalls: dict[TopicPartition, _Stall] = {}
+        # What a target refused after other messages of the record had been sent: it fails as a whole.
+        self._refused: dict[tuple[TopicPartition, int, str], LogbrokerError] = {}
+
+    # A turn ---------------------------------------------------------------------------------------------
+
+    def turn(self, stop: threading.Event) -> int:
+        """Route what there is, or wait a little for some; how many records that were."""
+        consumer = self._follow()
+        if consumer is None:
+            stop.wait(POLL_S)
+            return 0
+        self._try_stalled(consumer)
+        try:
+            records = consumer.poll(self._max_records, POLL_S)
+        except CorruptionError as error:
+            self._stall(consumer, (error.topic, error.partition), error)
+            return 0
+        except OffsetOutOfRangeError as error:
+            logger.warning("the router's next records are gone: %s", error)
+            consumer.return_to_stored()  # where the log does not hold that, it goes on at the log's start
+            return 0
+        except TopicNotFoundError:
+            return 0  # a source was deleted: the next turn follows
+        if not records:
+            self._commit_passed(consumer)
+        done = 0
+        for place, batch in by_partition(records):
+            if not self._route(consumer, place, batch):
+                break  # the consumer has gone back, in all partitions
+            done += len(batch)
+        return done
+
+    def _route(self, consumer: Consumer, place: TopicPartition, batch: list[Record]) -> bool:
+        """Route *batch* in a transaction; False when it was taken back, and the consumer has gone back."""
+
+        def write(tx: Transaction) -> None:
+            tx.check_on_commit(self._check(consumer, place))
+            self._write(tx, consumer, place, batch)
+
+        try:
+            if commit_once(self._transactions, consumer, ROUTER_GROUP, place, write):
+                self._went_on(place)
+                return True
+        except _Refused:
+            pass
+        except LogbrokerError as error:
+            self._stall(consumer, place, error)
+        consumer.return_to_stored()
+        return False
+
+    def _commit_passed(self, consumer: Consumer) -> None:
+        """Commit that there was nothing to see: markers of transactions, records that expired."""
+        try:
+            passed = consumer.pending_commit().events
+        except LogbrokerError as error:
+            logger.info("offsets are committed later: %s", error)
+            consumer.return_to_stored()
+            return
+        for event in passed:
+            if not self._route(consumer, (event.topic, event.partition), []):
+                break
+
+    def _check(self, consumer: Consumer, place: TopicPartition) -> Callable[[], None]:
+        """That a commit begins where the group is, and is of the bindings and the topic that were planned with."""
+        directory, version = self._directory, self._version
+        topic_id, _ = self._routes_of(place)
+        begin = consumer.committed_in(place)
+
+        def check() -> None:
+            directory.journal.catch_up()  # a binding that a dead process has journalled counts, too
+            stored = directory.committed(ROUTER_GROUP, *place)
+            if (
+                bindings_version(directory) != version
+                or directory.topic(place[0]).topic_id != topic_id
+                or (None if stored is None else stored.offset) != begin
+            ):
+                raise FencedError(
+                    "the bindings, the topic or the group's offset have changed; nothing of this batch was written"
+                )
+
+        return check
+
+    # Following ------------------------------------------------------------------------------------------
+
+    def _follow(self) -> Consumer | None:
+        """The consumer of what the bindings read now; None when that is nothing."""
+        directory = self._directory
+        topics_version, version = directory.topics_version(), bindings_version(directory)
+        if (topics_version, version) == (self._topics_version, self._version):
+            return self._consumer
+        if version != self._version:
+            self._leave()  # what was read, and how far, may be another matter now
+            # The version first: what comes in between is then followed once more.
+            self._version = version
+            self._bindings = [Binding(event) for event in stored_bindings(directory)]
+            for binding in self._bindings:
+                if binding.error is not None:
+                    logger.error("%s", binding.error)
+        self._topics_version = topics_version
+        self._routes.clear()
+        sources = [
+            topic
+            for topic in directory.topics()
+            if any(source_matches(binding.event.source, topic) for binding in self._bindings)
+        ]
+        if sources != self._sources:
+            self._leave()
+            self._sources = sources
+        if self._consumer is None and sources:
+            self._consumer = self._join(sources)
+        return self._consumer
+
+    def _join(self, sources: list[str]) -> Consumer | None:
+        try:
+            consumer = Consumer(self._directory, sources, group=ROUTER_GROUP, delivery="manual")
+        except TopicNotFoundError:
+            self._topics_version = -1  # deleted a moment ago
+            return None
+        logger.info("routing %s by %d bindings", ", ".join(sources), len(self._bindings))
+        return consumer
+
+    def _leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._sources = []
+        self._refused.clear()
+        for place in list(self._stalls):
+            self._forget_stall(place)
+        if consumer is not None:
+            consumer.close()
+
+    def close(self) -> None:
+        """Leave the group: the others go on with our partitions."""
+        self._leave()
+
+    def _routes_of(self, place: TopicPartition) -> tuple[bytes, list[Route]]:
+        found = self._routes.get(place)
+        if found is None:
+            topic_id = self._directory.topic(place[0]).topic_id
+            found = self._routes[place] = topic_id, routes(self._bindings, place[0], topic_id, place[1])
+        return found
+
+    # Writing --------------------------------------------------------------------------------------------
+
+    def _write(self, tx: Transaction, consumer: Consumer, place: TopicPartition, batch: list[Record]) -> None:
+        _, routes = self._routes_of(place)
+        deadlines = consumer.own_deadlines(place)
+        for record in batch:
+            for verdict in plan(record, routes):
+                if verdict.reason is _TAKEN or verdict.reason is _FAILED:
+                    self._send(tx, place, verdict, record, deadlines)
+
+    def _send(
+        self,
+        tx: Transaction,
+        place: TopicPartition,
+        verdict: Verdict,
+        record: Record,
+        deadlines: Mapping[int, int],
+    ) -> None:
+        """Send what a binding makes of *record*: all of it to the target, or the record to the dead letter."""
+        binding = verdict.binding
+        refused_key = (place, record.offset, binding.name)
+        refused = self._refused.get(refused_key) if self._refused else None
+        out = written(verdict, record) if refused is None else dead_letter(binding, record, refused)
+        for sent, message in enumerate(out.messages):
+            try:
+                _pass_on(tx, out.topic, message, record, deadlines)
+            except (RecordTooLargeError, InvalidRequestError, TopicNotFoundError) as error:
+                if out.error is not None or not _is_the_records_fault(error):
+                    raise
+                if sent:
+                    self._refused[refused_key] = error
+                    raise _Refused from error
+                (letter,) = dead_letter(binding, record, error).messages
+                _pass_on(tx, binding.dead_letter, letter, record, deadlines)
+                return
+
+    # Stalls ---------------------------------------------------------------------------------------------
+
+    def _stall(self, consumer: Consumer, place: TopicPartition, error: LogbrokerError) -> None:
+        """Leave a partition alone for a while; the others go on."""
+        before = self._stalls.get(place)
+        now_ms = self._directory.clock.now_ms()
+        pause_s = FIRST_RETRY_S if before is None else min(2 * before.pause_s, LAST_RETRY_S)
+        since_ms = now_ms if before is None else before.since_ms
+        self._stalls[place] = _Stall(str(error), since_ms, time.monotonic() + pause_s, pause_s)
+        logger.error("the router is held up in %s-%d and tries again in %g s: %s", *place, pause_s, error)
+        note_stall(self._directory, *place, str(error), since_ms)
+        consumer.pause(place)
+
+    def _try_stalled(self, consumer: Consumer) -> None:
+        now_s = time.monotonic()
+        if not self._stalls:
+            return
+        assigned = consumer.assignment()
+        for place, stall in list(self._stalls.items()):
+            if place not in assigned:
+                self._forget_stall(place)
+            elif stall.retry_s <= now_s:
+                consumer.resume(place)
+
+    def _went_on(self, place: TopicPartition) -> None:
+        if place in self._stalls:
+            logger.info("the router goes on in %s-%d", *place)
+            self._forget_stall(place)
+        if self._refused:
+            self._refused = {key: error for key, error in self._refused.items() if key[0] != place}
+
+    def _forget_stall(self, place: TopicPartition) -> None:
+        del self._stalls[place]
+        clear_stall(self._directory, *place)
+
+
+def _is_the_records_fault(error: LogbrokerError) -> bool:
+    """Whether a target refused this record, and would take others: not that there is no target."""
+    return not isinstance(error, TopicNotFoundError) or error.partition is not None
+
+
+def _pass_on(
+    tx: Transaction, topic: str, message: Message, record: Record, deadlines: Mapping[int, int]
+) -> None:
+    """Send a message that was made of *record*; without a ttl of its own it expires with the record."""
+    timestamp, ttl = message.timestamp, message.ttl
+    if deadlines and ttl is None and record.offset in deadlines:
+        timestamp = timestamp_ms_of(record.timestamp_ms if timestamp is None else timestamp)
+        left_ms = deadlines[record.offset] - timestamp
+        if left_ms <= 0:
+            return  # it would have expired before its timestamp
+        ttl = left_ms * _MILLISECOND
+    tx.send(topic, message.value, message.key, message.headers, message.partition, timestamp, ttl)

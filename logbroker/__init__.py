@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from .errors import TopicNotFoundError as TopicNotFoundError
     from .errors import ViewError as ViewError
     from .errors import WriteFailedError as WriteFailedError
+    from .expressions import Expression as Expression
+    from .expressions import ExpressionError as ExpressionError
+    from .expressions import compile_expression as compile_expression
     from .producer import Producer as Producer
     from .receipts import Receipt as Receipt
     from .records import Message as Message
@@ -60,6 +63,10 @@ if TYPE_CHECKING:
     from .records import RecordMetadata as RecordMetadata
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
+    from .transforms import Pipeline as Pipeline
+    from .transforms import PipelineError as PipelineError
+    from .transforms import TransformError as TransformError
+    from .transforms import load_pipeline as load_pipeline
 
 __version__ = "0.1.0"
 
@@ -100,11 +107,13 @@ _HOMES = {
         "ViewError",
         "WriteFailedError",
     ),
+    "expressions": ("Expression", "ExpressionError", "compile_expression"),
     "producer": ("Producer",),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
+    "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

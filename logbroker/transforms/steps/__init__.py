@@ -1,0 +1,1 @@
+"""The steps that are not formats: one module a family."""

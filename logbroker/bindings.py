@@ -1,7 +1,7 @@
 """Durable bindings: made, removed and looked at.
 
 A binding is a journal event. It is made and removed under ``Journal.exclusive``, and every commit of a router
-looks under the same lock whether the bindings are still those that its plan was made with (``BindingsVersion``).
+looks under the same lock whether the bindings are still those that its plan was made with.
 So each record is routed by the bindings of one moment, and a change of them falls between two records:
 
     made, start="latest"    it counts from where readers of each partition were at that moment, as a consumer's
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -40,12 +40,12 @@ from .binding_descriptions import BindingDescription, StallDescription
 from .expressions import compile_expression
 from .routing import find_loop
 from .topic_names import check_binding_name, check_source, check_topic_name, is_wildcard, source_matches
-from .transforms import Pipeline, load_pipeline
+from .transforms import load_pipeline
+from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker.router")
 
 ROUTER_GROUP = "__router"
-SIGNAL = "bindings"
 DEAD_SUFFIX = ".dead"
 
 BindingStart = Literal["earliest", "latest"]
@@ -95,7 +95,7 @@ def make_binding(
     when: str | None,
     headers: Mapping[str, str | bytes | None] | None,
     headers_match: HeadersMatch,
-    transform: Pipeline | str | None,
+    transform: Source | None,
     unrouted: bool,
     dead_letter: str | None,
     start: BindingStart,
@@ -136,7 +136,6 @@ def make_binding(
         _check(directory, event, makes_dead_letter=False)
         reaching, items = _reaching(directory, event, earliest=start == "earliest")
         turn.write([*items, (reaching.key(), encode_event(reaching))])
-    directory.signal(SIGNAL)
     logger.info("binding %r: %s -> %s", event.name, source, target)
     return reaching
 
@@ -161,7 +160,7 @@ def _stored_conditions(headers: Mapping[str, str | bytes | None]) -> dict[str, s
     return conditions
 
 
-def _stored_pipeline(transform: Pipeline | str | None) -> str | None:
+def _stored_pipeline(transform: Source | None) -> str | None:
     """The TOML text to store; it loads."""
     if transform is None:
         return None
@@ -278,7 +277,9 @@ def remove_binding(directory: DataDirectory, name: str) -> None:
         items: list[Item] = [(event.key(), None)]
         items += _forgotten(directory, remaining)
         turn.write(items)
-    directory.signal(SIGNAL)
+        for stall in stalled_partitions(directory):
+            if not any(source_matches(other.source, stall.topic) for other in remaining):
+                clear_stall(directory, stall.topic, stall.partition)
     logger.info("binding %r is gone", name)
 
 
@@ -347,7 +348,7 @@ def _lag(directory: DataDirectory, event: BindingEvent, topic: TopicEvent) -> in
     return lag
 
 
-# Stalls: volatile, each written by the router that has the partition -----------------------------------------
+# Stalls: volatile; noted by the router that has the partition, cleared by whichever goes on there --------------
 
 _STALL_PREFIX = b"stall\0"
 
@@ -356,13 +357,6 @@ class _Stall(msgspec.Struct, frozen=True):
     process_id: str
     error: str
     since_ms: int
-
-
-class Place(NamedTuple):
-    """A source partition."""
-
-    topic: str
-    partition: int
 
 
 def _stall_key(topic: str, partition: int) -> bytes:
@@ -375,9 +369,13 @@ def note_stall(directory: DataDirectory, topic: str, partition: int, error: str,
     directory.volatile_update(_stall_key(topic, partition), lambda _: value)
 
 
-def clear_stall(directory: DataDirectory, topic: str, partition: int) -> None:
-    """It goes on there, or is no longer this router's business."""
-    directory.volatile_update(_stall_key(topic, partition), lambda _: None)
+def clear_stall(directory: DataDirectory, topic: str, partition: int) -> bool:
+    """A router goes on in a partition; whether one was held up there before."""
+    key = _stall_key(topic, partition)
+    if directory.volatile_get(key) is None:
+        return False
+    directory.volatile_update(key, lambda _: None)
+    return True
 
 
 def stalled_partitions(directory: DataDirectory) -> list[StallDescription]:

@@ -32,13 +32,13 @@ from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .records import HeadersArgument
 from .route_explanation import explain_message, explain_record
-from .router import MAX_RECORDS, run_router
+from .router import MAX_RECORDS, Stop, run_router
 from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
 from .transform import Function, run_transform
-from .transforms import Pipeline
+from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
 
@@ -324,7 +324,7 @@ class Broker:
         when: str | None = None,
         headers: Mapping[str, str | bytes | None] | None = None,
         headers_match: HeadersMatch = "all",
-        transform: Pipeline | str | None = None,
+        transform: Source | None = None,
         unrouted: bool = False,
         dead_letter: str | None = None,
         start: BindingStart = "latest",
@@ -343,7 +343,8 @@ class Broker:
             when: a CEL expression over the record that must be true, such as ``'json.total > 100'``.
             headers: keys and the text that they must have; None: any value.
             headers_match: ``"all"`` of *headers*, or ``"any"``.
-            transform: a pipeline that makes messages of each record: TOML, or what ``load_pipeline`` gives.
+            transform: a pipeline that makes messages of each record: whatever ``load_pipeline`` takes, but no
+                Python callable, because the binding outlives this process.
             unrouted: take what no other binding takes whose source matches the topic.
             dead_letter: an existing topic for what *when* or *transform* fails for, or what the target refuses,
                 with headers that say where it came from and why. Default: the target's name with ``.dead``
@@ -412,7 +413,7 @@ class Broker:
     def run_router(
         self,
         *,
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
         idle_timeout: float | None = None,
         max_records: int = MAX_RECORDS,
     ) -> int:
@@ -421,7 +422,7 @@ class Broker:
         Any number of threads and processes may, and share the partitions as members of the group ``__router``.
 
         Args:
-            stop: ends it after the batch at hand.
+            stop: a ``threading.Event``; ends it after the batch at hand.
             idle_timeout: ends it when nothing has come for so many seconds; None: never.
             max_records: most that one transaction takes in.
 

@@ -74,7 +74,7 @@ def explain_record(
 
 
 def _explain(directory: DataDirectory, record: Record, topic_id: bytes) -> RouteExplanation:
-    bindings = in_order(Binding(event) for event in stored_bindings(directory))
+    bindings = in_order(Binding(event, directory.clock) for event in stored_bindings(directory))
     asked = routes(bindings, record.topic, topic_id, record.partition)
     # One that cannot be used here holds the router up; the others are explained without it.
     usable = [route for route in asked if route.binding.error is None]

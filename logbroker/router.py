@@ -19,10 +19,9 @@ from __future__ import annotations
 
 import datetime
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -65,11 +64,19 @@ _MILLISECOND = datetime.timedelta(milliseconds=1)
 _TAKEN, _FAILED = Reason.TAKEN, Reason.FAILED
 
 
+class Stop(Protocol):
+    """What ends a router, such as a ``threading.Event``."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float) -> object: ...
+
+
 def run_router(
     directory: DataDirectory,
     transactions: Transactions,
     *,
-    stop: threading.Event,
+    stop: Stop,
     idle_timeout: float | None = None,
     max_records: int = MAX_RECORDS,
     on_routed: Callable[[int], None] = lambda _: None,
@@ -123,7 +130,7 @@ class _Router:
 
     # A turn ---------------------------------------------------------------------------------------------
 
-    def turn(self, stop: threading.Event) -> int:
+    def turn(self, stop: Stop) -> int:
         """Route what there is, or wait a little for some; how many records that were."""
         consumer = self._follow()
         if consumer is None:
@@ -212,7 +219,7 @@ class _Router:
             self._leave()  # what was read, and how far, may be another matter now
             # The version first: what comes in between is then followed once more.
             self._version = version
-            self._bindings = [Binding(event) for event in stored_bindings(directory)]
+            self._bindings = [Binding(event, directory.clock) for event in stored_bindings(directory)]
             for binding in self._bindings:
                 if binding.error is not None:
                     logger.error("%s", binding.error)
@@ -243,8 +250,7 @@ class _Router:
         consumer, self._consumer = self._consumer, None
         self._sources = []
         self._refused.clear()
-        for place in list(self._stalls):
-            self._forget_stall(place)
+        self._stalls.clear()  # what is shown of them stays until some router goes on there
         if consumer is not None:
             consumer.close()
 
@@ -315,20 +321,16 @@ class _Router:
         assigned = consumer.assignment()
         for place, stall in list(self._stalls.items()):
             if place not in assigned:
-                self._forget_stall(place)
+                del self._stalls[place]
             elif stall.retry_s <= now_s:
                 consumer.resume(place)
 
     def _went_on(self, place: TopicPartition) -> None:
-        if place in self._stalls:
+        self._stalls.pop(place, None)
+        if clear_stall(self._directory, *place):
             logger.info("the router goes on in %s-%d", *place)
-            self._forget_stall(place)
         if self._refused:
             self._refused = {key: error for key, error in self._refused.items() if key[0] != place}
-
-    def _forget_stall(self, place: TopicPartition) -> None:
-        del self._stalls[place]
-        clear_stall(self._directory, *place)
 
 
 def _is_the_records_fault(error: LogbrokerError) -> bool:

@@ -25,6 +25,7 @@ import enum
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError, RoutingLoopError
 from logbroker_storage.events import BindingEvent
 from logbroker_storage.record import HeaderPairs, Record
@@ -80,7 +81,8 @@ class Binding:
     Asking it then raises that.
     """
 
-    def __init__(self, event: BindingEvent) -> None:
+    def __init__(self, event: BindingEvent, clock: Clock = SYSTEM_CLOCK) -> None:
+        """*clock* is for what a transform stamps with the time."""
         self.event = event
         self.name = event.name
         self.target = event.target
@@ -97,7 +99,7 @@ class Binding:
             if event.when is not None:
                 self._expression = compile_expression(event.when)
             if event.transform is not None:
-                self._pipeline = load_pipeline(event.transform)
+                self._pipeline = load_pipeline(event.transform, clock=clock)
         except LogbrokerError as error:
             self.error = InvalidRequestError(f"binding {event.name!r} cannot be used here: {error}")
 

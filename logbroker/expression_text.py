@@ -60,7 +60,7 @@ def shape_of(text: str) -> Shape:
     """
     if len(text) > MAX_CHARACTERS:
         raise invalid_expression(text, f"it has {len(text)} characters; {MAX_CHARACTERS} are allowed")
-    parts = _parts(text)
+    parts = parts_of(text)
     if len(parts) > MAX_PARTS:
         raise invalid_expression(text, f"it has {len(parts)} parts; {MAX_PARTS} are allowed")
     if parts.count("?") > MAX_NESTING:
@@ -97,7 +97,7 @@ def shape_of(text: str) -> Shape:
     return Shape(frozenset(bound), frozenset(called), frozenset(namespaces))
 
 
-def _parts(text: str) -> list[str]:
+def parts_of(text: str) -> list[str]:
     """Words and marks as they are, each string as a quote."""
     return [
         '"' if found.lastgroup == "string" else found[0]

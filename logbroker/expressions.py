@@ -34,7 +34,8 @@ import msgspec
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 from logbroker_storage.record import Record
 
-from .expression_text import COMPREHENSIONS, Shape, invalid_expression, shape_of, shortened
+from .expression_text import COMPREHENSIONS, Shape, invalid_expression, parts_of, shape_of, shortened
+from .json_fields import JsonFields, fields_in
 from .nesting import MAX_DEPTH, is_too_deep
 
 NAMES = ("key", "value", "json", "headers", "topic", "partition", "offset", "timestamp")
@@ -89,7 +90,7 @@ class Expression:
         names: the variables that it uses.
     """
 
-    __slots__ = ("_builders", "_functions", "_program", "_uses_json", "names", "text")
+    __slots__ = ("_builders", "_decode_json", "_functions", "_program", "_uses_json", "names", "text")
 
     def __init__(self, text: str, program: Any, names: Iterable[str], functions: Mapping[str, Any]) -> None:
         self.text = text
@@ -98,6 +99,8 @@ class Expression:
         self._functions = dict(functions)
         self._builders = [(name, _BUILDERS[name]) for name in NAMES if name in self.names and name != "json"]
         self._uses_json = "json" in self.names
+        fields = fields_in(parts_of(text)) if self._uses_json else None
+        self._decode_json = None if not fields else JsonFields(fields).decode
 
     def __repr__(self) -> str:
         return f"<Expression {self.text!r}>"
@@ -126,7 +129,7 @@ class Expression:
         variables = self._functions.copy()
         for name, build in self._builders:
             variables[name] = build(record)
-        no_json = _add_json(variables, record.value) if self._uses_json else ""
+        no_json = _add_json(variables, record.value, self._decode_json) if self._uses_json else ""
         return self.evaluate_with(variables, record, no_json=no_json)
 
     def variables(self) -> dict[str, object]:
@@ -236,11 +239,22 @@ _BUILDERS: dict[str, Callable[[Record], object]] = {
 _decode_json = msgspec.json.Decoder().decode
 
 
-def _add_json(variables: dict[str, object], value: bytes | None) -> str:
-    """Set ``json``, or say why there is none: an expression that decides without it need not fail."""
+def _add_json(
+    variables: dict[str, object], value: bytes | None, decode_fields: Callable[[bytes], object] | None
+) -> str:
+    """Set ``json``, or say why there is none: an expression that decides without it need not fail.
+
+    *decode_fields* decodes what the expression uses, where that can be told.
+    """
     if value is None:
         variables["json"] = None
         return ""
+    if decode_fields is not None:
+        try:
+            variables["json"] = decode_fields(value)
+            return ""
+        except (ValueError, RecursionError):
+            pass  # no JSON, or not of the form that the names ask for: look at all of it
     try:
         document = _decode_json(value)
     except (ValueError, RecursionError) as error:

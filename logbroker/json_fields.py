@@ -51,7 +51,7 @@ def _ends_a_value(part: str) -> bool:
 
 def _path_from(padded: Sequence[str], at: int) -> Path:
     """The names with dots between from *at* on, without a method that is called in the end."""
-    names = []
+    names: list[str] = []
     while padded[at] == "." and _is_word(padded[at + 1]) and len(names) < MAX_NAMES:
         if padded[at + 2] == "(":
             break

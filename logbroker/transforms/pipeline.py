@@ -19,7 +19,7 @@ from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 from ..records import Message, Record
 from .draft import Draft
 from .errors import StepFailed, TransformError
-from .options import Form, Step
+from .options import Form, Result, Step
 from .outputs import Function, messages_of
 
 MAX_MESSAGES = 100_000  # of one record
@@ -53,8 +53,8 @@ class Pipeline:
         self.name = name
         self.source = source
         self._steps = list(steps)
-        self._run_steps = [(step.run, step.sees_tombstones) for step in steps]
-        _check_forms(steps)
+        runs = _checked_forms(steps)
+        self._run_steps = [(run, step.sees_tombstones) for run, step in zip(runs, steps, strict=True)]
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.name!r}: {', '.join(step.kind for step in self._steps) or 'no steps'}>"
@@ -165,21 +165,53 @@ def _message(draft: Draft, ttl: datetime.timedelta | None) -> Message:
     return Message(payload, draft.key, draft.headers or None, None, draft.timestamp_ms, ttl)
 
 
-def _check_forms(steps: Iterable[BuiltStep]) -> None:
+def _checked_forms(steps: Iterable[BuiltStep]) -> list[Step]:
+    """What runs each step, once it is known that it will be given what it takes.
+
+    Behind a step of the user's own it is not known, and looked at for each draft.
+    """
     form = Form.BYTES
     number = 0
+    runs = []
     for number, step in enumerate(steps, 1):
-        if Form.ANY not in (form, step.takes) and form is not step.takes:
-            what = "decode" if form is Form.BYTES else "encode"
-            raise InvalidRequestError(
-                f"step {number} ({step.kind}) takes {step.takes.value}, and here the value is {form.value}; "
-                f'put a step with kind = "{what}" before it'
-            )
+        run = step.run
+        if step.takes is not Form.ANY:
+            if form is Form.ANY:
+                run = _looking(run, step.takes)
+            elif form is not step.takes:
+                raise WrongFormError(number, step, form)
+        runs.append(run)
         if step.leaves is not None:
             form = step.leaves
+        elif step.takes is not Form.ANY:
+            form = step.takes
     if form is Form.DECODED:
         raise InvalidRequestError(
             f'after step {number} the value is still decoded; put a step with kind = "encode" behind it'
+        )
+    return runs
+
+
+def _looking(run: Step, form: Form) -> Step:
+    def look_and_run(draft: Draft) -> Result:
+        if draft.is_decoded is not (form is Form.DECODED):
+            raise StepFailed(
+                f"it takes {form.value}, and the value is {'' if draft.is_decoded else 'not '}decoded"
+            )
+        return run(draft)
+
+    return look_and_run
+
+
+class WrongFormError(InvalidRequestError):
+    """A step would be given bytes where it takes a decoded value, or the other way round."""
+
+    def __init__(self, number: int, step: BuiltStep, form: Form) -> None:
+        self.step = number
+        coding = "decode" if form is Form.BYTES else "encode"
+        super().__init__(
+            f"step {number}: {step.kind} takes {step.takes.value}, and here the value is {form.value}; "
+            f'put a step with kind = "{coding}" before it'
         )
 
 

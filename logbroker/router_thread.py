@@ -32,13 +32,18 @@ class RouterThread:
         *,
         on_routed: Callable[[int], object],
         on_failure: Callable[[], object],
+        route: Callable[..., int] = run_router,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
-        """*on_routed* is told how many records of each batch; *on_failure* when the router begins again."""
+        """*on_routed* is told how many records of each batch; *on_failure* when the router begins again.
+
+        *route* is what runs: ``run_router``.
+        """
         self._directory = directory
         self._coordinator = coordinator
         self._on_routed = on_routed
         self._on_failure = on_failure
+        self._route = route
         self._first_pause_s = first_pause_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logbroker-router", daemon=True)
@@ -64,7 +69,7 @@ class RouterThread:
 
             transactions = Transactions(self._directory, self._coordinator)
             try:
-                run_router(self._directory, transactions, stop=self._stop, on_routed=count)
+                self._route(self._directory, transactions, stop=self._stop, on_routed=count)
             except Exception as error:  # noqa: BLE001  (the end of a thread: the server must outlive it)
                 pause_s = self._first_pause_s if routed else min(2 * pause_s, LAST_PAUSE_S)
                 logger.error(

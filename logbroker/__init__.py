@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .aio import AsyncProducer as AsyncProducer
     from .aio import open_async as open_async
     from .aio_transaction import AsyncTransaction as AsyncTransaction
+    from .binding_descriptions import BindingDescription as BindingDescription
+    from .binding_descriptions import RoutedMessage as RoutedMessage
+    from .binding_descriptions import RouteExplanation as RouteExplanation
+    from .binding_descriptions import RouteVerdict as RouteVerdict
+    from .binding_descriptions import StallDescription as StallDescription
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
     from .consumer import Consumer as Consumer
@@ -74,6 +79,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
     "aio_transaction": ("AsyncTransaction",),
+    "binding_descriptions": (
+        "BindingDescription",
+        "RoutedMessage",
+        "RouteExplanation",
+        "RouteVerdict",
+        "StallDescription",
+    ),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),
     "descriptions": (

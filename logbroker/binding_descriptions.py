@@ -99,5 +99,3 @@ class RouteExplanation(msgspec.Struct, frozen=True):
     def is_routed(self) -> bool:
         """Whether any binding takes it."""
         return any(verdict.taken for verdict in self.verdicts)
-
-

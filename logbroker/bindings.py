@@ -31,7 +31,14 @@ from logbroker_storage.errors import (
     TopicExistsError,
     TopicNotFoundError,
 )
-from logbroker_storage.events import BindingEvent, GroupEvent, OffsetEvent, TopicEvent, TopicReach, encode_event
+from logbroker_storage.events import (
+    BindingEvent,
+    GroupEvent,
+    OffsetEvent,
+    TopicEvent,
+    TopicReach,
+    encode_event,
+)
 from logbroker_storage.journal import BINDINGS_VERSION, Item
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation

@@ -408,7 +408,9 @@ class Broker:
         """
         if at is None:
             return explain_message(self._directory, topic, value, key=key, headers=headers)
-        return explain_record(self._directory, topic, at, is_alone=value is None and key is None and not headers)
+        return explain_record(
+            self._directory, topic, at, is_alone=value is None and key is None and not headers
+        )
 
     def run_router(
         self,

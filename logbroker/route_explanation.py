@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError, LogbrokerError, OffsetOutOfRangeError, TopicNotFoundError
+from logbroker_storage.errors import (
+    InvalidRequestError,
+    LogbrokerError,
+    OffsetOutOfRangeError,
+    TopicNotFoundError,
+)
 
-from .binding_descriptions import RouteExplanation, RoutedMessage, RouteVerdict
+from .binding_descriptions import RoutedMessage, RouteExplanation, RouteVerdict
 from .bindings import stored_bindings
 from .consumer import Consumer
 from .partitioner import partition_for_key
@@ -49,7 +54,9 @@ def explain_record(
 ) -> RouteExplanation:
     """Of the record at (partition, offset); see ``Broker.explain_route``."""
     if not is_alone:
-        raise InvalidRequestError("explain a message or the record at a place, not both: leave at= out or the rest")
+        raise InvalidRequestError(
+            "explain a message or the record at a place, not both: leave at= out or the rest"
+        )
     partition, offset = at
     offsets = directory.log(topic, partition).offsets()
     with Consumer(directory, topic, start={partition: offset}, isolation="read_uncommitted") as consumer:
@@ -83,7 +90,9 @@ def _explain(directory: DataDirectory, record: Record, topic_id: bytes) -> Route
     return RouteExplanation(
         topic=record.topic,
         verdicts=[
-            _unusable(binding) if binding.name in broken else _verdict(binding, found.get(binding.name), record)
+            _unusable(binding)
+            if binding.name in broken
+            else _verdict(binding, found.get(binding.name), record)
             for binding in bindings
         ],
     )

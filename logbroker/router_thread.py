@@ -70,7 +70,8 @@ class RouterThread:
             transactions = Transactions(self._directory, self._coordinator)
             try:
                 self._route(self._directory, transactions, stop=self._stop, on_routed=count)
-            except Exception as error:  # noqa: BLE001  (the end of a thread: the server must outlive it)
+            except Exception as error:
+                # Of any kind: steps of pipelines may be somebody else's code, and the server must outlive them.
                 pause_s = self._first_pause_s if routed else min(2 * pause_s, LAST_PAUSE_S)
                 logger.error(
                     "the router failed and begins again in %g s: %s",

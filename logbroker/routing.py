@@ -162,7 +162,9 @@ class Verdict(NamedTuple):
 
 def in_order(bindings: Iterable[Binding]) -> list[Binding]:
     """Bindings in the order in which they are asked and written: by age, those for the unrouted last."""
-    return sorted(bindings, key=lambda binding: (binding.event.unrouted, binding.event.created_ms, binding.name))
+    return sorted(
+        bindings, key=lambda binding: (binding.event.unrouted, binding.event.created_ms, binding.name)
+    )
 
 
 def routes(bindings: Iterable[Binding], topic: str, topic_id: bytes, partition: int) -> list[Route]:
@@ -236,7 +238,9 @@ def as_it_is(record: Record) -> Message:
 
 def dead_letter(binding: Binding, record: Record, error: LogbrokerError) -> Written:
     """What becomes of *record* when *binding* cannot send it to its target."""
-    message = dead_letter_message(record, reason=_reason(error), error=str(error), by=f"binding {binding.name}")
+    message = dead_letter_message(
+        record, reason=_reason(error), error=str(error), by=f"binding {binding.name}"
+    )
     return Written(binding.dead_letter, [message], error)
 
 

@@ -176,7 +176,9 @@ def list_bindings(json: JsonOption = False, data: DataOption = None) -> None:
         )
         for binding in bindings
     ]
-    stalls = {(stall.topic, stall.partition): stall.error for binding in bindings for stall in binding.stalled}
+    stalls = {
+        (stall.topic, stall.partition): stall.error for binding in bindings for stall in binding.stalled
+    }
     tables = [Table("binding", columns, rows)]
     if stalls:
         held_up = [(*place, error) for place, error in sorted(stalls.items())]
@@ -369,7 +371,9 @@ def run(
             routed = broker.run_router(stop=_StopOnCtrlC(interruption), idle_timeout=until_idle)
             interrupted = interruption.requested
         stalls = {
-            (stall.topic, stall.partition): stall for binding in broker.bindings() for stall in binding.stalled
+            (stall.topic, stall.partition): stall
+            for binding in broker.bindings()
+            for stall in binding.stalled
         }
     if json:
         stalled = [as_json(stalls[place]) for place in sorted(stalls)]

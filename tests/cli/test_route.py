@@ -46,7 +46,16 @@ def test_bind_says_what_it_has_made(topics: Cli, tmp_path: Path) -> None:
     said = topics("route", "bind", "orders", "big")
     assert (said.code, said.out) == (0, b"")
     assert "bound orders to big as orders->big; what fails goes to big.dead" in said.err
-    options = ["--transform", str(pipeline), "--header", "type=created", "--header", "eu", "--headers-match", "any"]
+    options = [
+        "--transform",
+        str(pipeline),
+        "--header",
+        "type=created",
+        "--header",
+        "eu",
+        "--headers-match",
+        "any",
+    ]
     options += ["--dead-letter", "rest", "--start", "earliest", "--name", "n", "--when", "key == 'a'"]
     pipeline_is_stored = topics("route", "bind", "orders", "big", *options, "--json").document
     pipeline.unlink()
@@ -85,7 +94,9 @@ def test_bind_says_what_it_has_made(topics: Cli, tmp_path: Path) -> None:
         (["explain", "a b"], 1, "a b"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_on_stderr(bound: Cli, arguments: list[str], code: int, words: str) -> None:
+def test_what_cannot_be_done_is_one_line_on_stderr(
+    bound: Cli, arguments: list[str], code: int, words: str
+) -> None:
     refused = bound("route", *arguments)
     assert refused.code == code
     assert words in refused.err
@@ -184,14 +195,23 @@ def test_explain_shows_where_a_message_would_go_and_why(bound: Cli) -> None:
     failed = bound("route", "explain", "orders", "--value", "no json", "--json").document
     assert failed["targets"] == ["big.dead"]
     verdict = failed["verdicts"][0]
-    assert (verdict["reason"], verdict["taken"], verdict["messages"][0]["value"]) == ("failed", True, "no json")
+    assert (verdict["reason"], verdict["taken"], verdict["messages"][0]["value"]) == (
+        "failed",
+        True,
+        "no json",
+    )
     assert "JSON" in verdict["error"]
     assert bound("tail", "big.dead", "--from", "earliest").code == 3  # nothing was written
 
 
 def test_explain_of_a_record_that_is_there(bound: Cli) -> None:
     bound.produce("orders", b'{"total": 500}\n\xff\n')
-    assert bound("route", "explain", "orders", "--offset", "0:0").rows[0][:4] == ["binding", "b", "big", "taken"]
+    assert bound("route", "explain", "orders", "--offset", "0:0").rows[0][:4] == [
+        "binding",
+        "b",
+        "big",
+        "taken",
+    ]
     document = bound("route", "explain", "orders", "--offset", "0:1", "--json").document
     message = document["verdicts"][0]["messages"][0]
     assert (message["value"], message["encoding"]) == ("/w==", "base64")

@@ -28,9 +28,24 @@ def test_a_binding_is_described_as_it_was_made(routing):
     made = routing.broker.bind(
         "orders", "out", when="json.a == 1", headers={"type": b"created", "eu": None}, headers_match="any"
     )
-    assert (made.name, made.source, made.target, made.dead_letter) == ("orders->out", "orders", "out", "out.dead")
-    assert (made.when, made.headers, made.headers_match) == ("json.a == 1", {"type": "created", "eu": None}, "any")
-    assert (made.unrouted, made.transform, made.topics, made.lag, made.stalled) == (False, None, ["orders"], 0, [])
+    assert (made.name, made.source, made.target, made.dead_letter) == (
+        "orders->out",
+        "orders",
+        "out",
+        "out.dead",
+    )
+    assert (made.when, made.headers, made.headers_match) == (
+        "json.a == 1",
+        {"type": "created", "eu": None},
+        "any",
+    )
+    assert (made.unrouted, made.transform, made.topics, made.lag, made.stalled) == (
+        False,
+        None,
+        ["orders"],
+        0,
+        [],
+    )
     assert routing.broker.bindings() == [made]
 
 
@@ -50,7 +65,9 @@ def test_a_name_is_taken_once(routing):
     routing.broker.bind("orders", "out", name="c")
 
 
-@pytest.mark.parametrize(("source", "target"), [("nowhere", "out"), ("orders", "nowhere"), ("x.*", "nowhere")])
+@pytest.mark.parametrize(
+    ("source", "target"), [("nowhere", "out"), ("orders", "nowhere"), ("x.*", "nowhere")]
+)
 def test_unknown_topics_are_refused_and_nothing_is_made(routing, source, target):
     with pytest.raises(TopicNotFoundError, match="nowhere"):
         routing.broker.bind(source, target)

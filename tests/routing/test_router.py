@@ -306,8 +306,10 @@ def test_routers_share_the_partitions_of_their_sources(routing):
     with Running(routing), Running(routing):
         wait_until(lambda: len(routing.broker.group(ROUTER_GROUP).members) == 2)
         wait_until(
-            lambda: sorted(len(member.assignment) for member in routing.broker.group(ROUTER_GROUP).members)
-            == [2, 2]
+            lambda: (
+                sorted(len(member.assignment) for member in routing.broker.group(ROUTER_GROUP).members)
+                == [2, 2]
+            )
         )
         for first in range(0, 400, 50):
             routing.send("wide", *[Message(value, value) for value in wanted[first : first + 50]])
@@ -395,7 +397,12 @@ def test_it_explains_where_a_message_would_go_and_why_and_writes_nothing(routing
     }
     assert (explanation.targets, explanation.is_routed) == (["out"], True)
     (message,) = explanation.verdicts[0].messages
-    assert (message.topic, message.key, message.value, message.headers) == ("out", b"k", b'{"a": 1}', [("h", b"x")])
+    assert (message.topic, message.key, message.value, message.headers) == (
+        "out",
+        b"k",
+        b'{"a": 1}',
+        [("h", b"x")],
+    )
     assert verdicts(routing.broker.explain_route("orders", b'{"a": 2}'))["content"] == "when"
     failed = routing.broker.explain_route("orders", b"no json").verdicts[0]
     assert (failed.reason, failed.taken, failed.messages[0].topic) == ("failed", True, "out.dead")

@@ -48,7 +48,11 @@ format = "json"
 def order(number: int, rng: random.Random) -> dict[str, Any]:
     city = rng.choice(list(CITIES))
     lines = [
-        {"sku": f"sku-{rng.randrange(5000)}", "quantity": rng.randrange(1, 9), "price": rng.randrange(9999) / 100}
+        {
+            "sku": f"sku-{rng.randrange(5000)}",
+            "quantity": rng.randrange(1, 9),
+            "price": rng.randrange(9999) / 100,
+        }
         for _ in range(rng.randrange(1, 4))
     ]
     return {

@@ -70,7 +70,9 @@ def test_a_field_of_which_all_is_wanted_comes_whole(paths):
     assert JsonFields(paths).decode(b'{"a": {"b": {"c": 1}, "d": 2}}') == {"a": {"b": {"c": 1}, "d": 2}}
 
 
-@pytest.mark.parametrize("value", [b"", b"{", b"[1]", b'"text"', b'{"a": 1}', b'{"a": null}', b"\xff", b'{"a": []}'])
+@pytest.mark.parametrize(
+    "value", [b"", b"{", b"[1]", b'"text"', b'{"a": 1}', b'{"a": null}', b"\xff", b'{"a": []}']
+)
 def test_another_form_than_the_names_ask_for_is_refused(value):
     with pytest.raises(ValueError):
         JsonFields([("a", "b")]).decode(value)

@@ -68,6 +68,7 @@ class AssignedPartitions:
         self._holder = weakref.ref(holder)  # it holds us: a cycle would keep a dropped consumer alive
         self._followed: object = None  # the group's assignment that the cursors follow
         self._topics_version = -1
+        self._keeps_ttl_headers = False
         self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
         self._isolation = isolation
         self._start = StartPolicy(start, self._existing(), isolation)
@@ -99,6 +100,12 @@ class AssignedPartitions:
             for cursor in self.cursors.values()
             if cursor.moved and self.handed_out_position(cursor) != cursor.committed
         }
+
+    def keep_ttl_headers(self) -> None:
+        """See ``Consumer.keep_ttl_headers``."""
+        self._keeps_ttl_headers = True
+        for cursor in self.cursors.values():
+            cursor.keeps_ttl_headers = True
 
     def owes_a_commit(self) -> bool:
         """Whether this is a member of the group that holds records it did not commit."""
@@ -254,6 +261,7 @@ class AssignedPartitions:
             )
         except TopicNotFoundError:
             return  # deleted a moment ago: the group will be told
+        cursor.keeps_ttl_headers = self._keeps_ttl_headers
         self.cursors[place] = cursor
         self._arrivals.watch(cursor)
 

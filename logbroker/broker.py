@@ -37,7 +37,7 @@ from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
-from .transform import Function, run_transform
+from .transform import Transformation, run_transform
 from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
@@ -280,10 +280,11 @@ class Broker:
         target: str,
         *,
         group: str,
-        function: Function,
+        function: Transformation,
         stop: threading.Event | None = None,
         max_records: int = 500,
         idle_timeout: float | None = None,
+        dead_letter: str | None = None,
     ) -> int:
         """Read *source*, write what *function* makes of each record to *target*, exactly once.
 
@@ -294,12 +295,16 @@ class Broker:
             group: the consumer group that remembers how far it got.
             function: takes a record and returns a value (which keeps the record's key), a ``Message``, an iterable
                 of them, or None for nothing. With a second parameter it is given the partition's state, as
-                ``tx.state``. It may be called again for a record whose batch was not committed.
+                ``tx.state``. It may be called again for a record whose batch was not committed. Or a pipeline, as
+                ``load_pipeline`` takes it: a TOML file, a mapping, the name of an entry point.
             stop: ends it after the batch at hand.
             max_records: most that one transaction takes in.
             idle_timeout: ends it when nothing has come for so many seconds; None: never.
+            dead_letter: a topic for the records that cannot be transformed (see ``logbroker.dead_letters``), in the
+                same transaction; it goes on then. Without one, what *function* raises ends it, and the batch is
+                taken back.
 
-        Returns how many records it has committed. What *function* raises ends it; the batch is taken back.
+        Returns how many records it has committed, those that became dead letters among them.
         """
         self._check_open()
         return run_transform(
@@ -312,6 +317,7 @@ class Broker:
             stop=stop,
             max_records=max_records,
             idle_timeout=idle_timeout,
+            dead_letter=dead_letter,
         )
 
     # Routing --------------------------------------------------------------------------------------

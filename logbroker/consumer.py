@@ -24,7 +24,7 @@ import datetime
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
@@ -424,6 +424,14 @@ class Consumer:
             cursor = self._assigned.cursors.get(place)
             return None if cursor is None else cursor.committed
 
+    def keep_ttl_headers(self) -> None:
+        """From now on hand out records with the broker's own headers where they have a time to live.
+
+        For what passes records on inside the broker: it carries the time to live on, and takes off the headers.
+        """
+        with self._lock:
+            self._assigned.keep_ttl_headers()
+
     def _membership(self) -> Membership:
         """The membership to commit as, if everything handed out can still be committed. Under the lock."""
         self._check_usable()
@@ -549,15 +557,6 @@ class Consumer:
             cursor = self._assigned.cursors.get(place)
             if cursor is not None:
                 cursor.paused = paused
-
-    def own_deadlines(self, place: TopicPartition) -> Mapping[int, int]:
-        """For who passes on what the last poll returned of *place*: when records expire by their own ttl.
-
-        Offset to milliseconds since 1970; records without one are not in it.
-        """
-        with self._lock:
-            cursor = self._assigned.cursors.get(place)
-            return {} if cursor is None else cursor.own_deadlines()
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):

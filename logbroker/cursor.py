@@ -19,7 +19,7 @@ import enum
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import attrgetter, length_hint
 
 from logbroker_storage.errors import (
@@ -78,6 +78,7 @@ class Cursor:
         self.leaving = False  # the group wants the partition for another member: read no more
         self.paused = False  # hand out nothing
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
+        self.keeps_ttl_headers = False  # for the broker's own use: it takes off all of its headers itself
         self._began = position
         self._isolation = isolation
         self._origin = origin
@@ -145,10 +146,6 @@ class Cursor:
     def is_expired(self, record: Record) -> bool:
         """Whether *record*, of the last ``take``, has expired by now."""
         return self._deadline_ms(record) <= self._now_ms()
-
-    def own_deadlines(self) -> Mapping[int, int]:
-        """When records of the last ``take`` expire that have a time to live of their own: offset to ms."""
-        return self._deadlines
 
     def visible_end(self, offsets: LogOffsets) -> int:
         """Up to where this reader may read, of the log's *offsets*."""
@@ -247,6 +244,8 @@ class Cursor:
             ttl_ms = record_ttl_ms(record)
             if ttl_ms >= 0 <= record.timestamp_ms:
                 self._deadlines[record.offset] = record.timestamp_ms + ttl_ms
+        if self.keeps_ttl_headers:
+            return records
         return [without_reserved_headers(record) for record in records]
 
     def _deadline_ms(self, record: Record) -> int:

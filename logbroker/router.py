@@ -17,10 +17,9 @@ partitions go on.
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -45,7 +44,7 @@ from .bindings import (
 from .consumer import Consumer
 from .exactly_once import by_partition, commit_once
 from .groups import TopicPartition
-from .records import Message, Record, timestamp_ms_of
+from .records import Message, Record
 from .routing import Binding, Reason, Route, Verdict, dead_letter, plan, routes, written
 from .topic_names import source_matches
 from .transaction import Transaction, Transactions
@@ -60,7 +59,6 @@ POLL_S = 0.2  # how soon a stop, and a change of the bindings, is noticed while 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 30.0
 
-_MILLISECOND = datetime.timedelta(milliseconds=1)
 _TAKEN, _FAILED = Reason.TAKEN, Reason.FAILED
 
 
@@ -162,7 +160,7 @@ class _Router:
 
         def write(tx: Transaction) -> None:
             tx.check_on_commit(self._check(consumer, place))
-            self._write(tx, consumer, place, batch)
+            self._write(tx, place, batch)
 
         try:
             if commit_once(self._transactions, consumer, ROUTER_GROUP, place, write):
@@ -243,6 +241,7 @@ class _Router:
         except TopicNotFoundError:
             self._topics_version = -1  # deleted a moment ago
             return None
+        consumer.keep_ttl_headers()
         logger.info("routing %s by %d bindings", ", ".join(sources), len(self._bindings))
         return consumer
 
@@ -267,22 +266,14 @@ class _Router:
 
     # Writing --------------------------------------------------------------------------------------------
 
-    def _write(self, tx: Transaction, consumer: Consumer, place: TopicPartition, batch: list[Record]) -> None:
+    def _write(self, tx: Transaction, place: TopicPartition, batch: list[Record]) -> None:
         _, routes = self._routes_of(place)
-        deadlines = consumer.own_deadlines(place)
         for record in batch:
             for verdict in plan(record, routes):
                 if verdict.reason is _TAKEN or verdict.reason is _FAILED:
-                    self._send(tx, place, verdict, record, deadlines)
+                    self._send(tx, place, verdict, record)
 
-    def _send(
-        self,
-        tx: Transaction,
-        place: TopicPartition,
-        verdict: Verdict,
-        record: Record,
-        deadlines: Mapping[int, int],
-    ) -> None:
+    def _send(self, tx: Transaction, place: TopicPartition, verdict: Verdict, record: Record) -> None:
         """Send what a binding makes of *record*: all of it to the target, or the record to the dead letter."""
         binding = verdict.binding
         refused_key = (place, record.offset, binding.name)
@@ -290,7 +281,7 @@ class _Router:
         out = written(verdict, record) if refused is None else dead_letter(binding, record, refused)
         for sent, message in enumerate(out.messages):
             try:
-                _pass_on(tx, out.topic, message, record, deadlines)
+                _pass_on(tx, out.topic, message)
             except (RecordTooLargeError, InvalidRequestError, TopicNotFoundError) as error:
                 if out.error is not None or not _is_the_records_fault(error):
                     raise
@@ -298,7 +289,7 @@ class _Router:
                     self._refused[refused_key] = error
                     raise _Refused from error
                 (letter,) = dead_letter(binding, record, error).messages
-                _pass_on(tx, binding.dead_letter, letter, record, deadlines)
+                _pass_on(tx, binding.dead_letter, letter)
                 return
 
     # Stalls ---------------------------------------------------------------------------------------------
@@ -338,15 +329,13 @@ def _is_the_records_fault(error: LogbrokerError) -> bool:
     return not isinstance(error, TopicNotFoundError) or error.partition is not None
 
 
-def _pass_on(
-    tx: Transaction, topic: str, message: Message, record: Record, deadlines: Mapping[int, int]
-) -> None:
-    """Send a message that was made of *record*; without a ttl of its own it expires with the record."""
-    timestamp, ttl = message.timestamp, message.ttl
-    if deadlines and ttl is None and record.offset in deadlines:
-        timestamp = timestamp_ms_of(record.timestamp_ms if timestamp is None else timestamp)
-        left_ms = deadlines[record.offset] - timestamp
-        if left_ms <= 0:
-            return  # it would have expired before its timestamp
-        ttl = left_ms * _MILLISECOND
-    tx.send(topic, message.value, message.key, message.headers, message.partition, timestamp, ttl)
+def _pass_on(tx: Transaction, topic: str, message: Message) -> None:
+    tx.send(
+        topic,
+        message.value,
+        message.key,
+        message.headers,
+        message.partition,
+        message.timestamp,
+        message.ttl,
+    )

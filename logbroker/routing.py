@@ -29,10 +29,11 @@ from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError, RoutingLoopError
 from logbroker_storage.events import BindingEvent
 from logbroker_storage.record import HeaderPairs, Record
+from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 
 from .dead_letters import dead_letter_message
 from .expressions import Expression, ExpressionError, compile_expression
-from .records import Message
+from .records import MILLISECOND, Message, without_reserved_headers
 from .topic_names import source_matches
 from .transforms import Pipeline, TransformError, load_pipeline
 
@@ -184,6 +185,7 @@ def plan(record: Record, routes: Sequence[Route]) -> list[Verdict]:
     """
     verdicts = []
     taken = False
+    shown = without_reserved_headers(record) if record.header_pairs else record
     for binding, start, routed in routes:
         error: LogbrokerError | None = None
         if record.offset < start:
@@ -192,7 +194,7 @@ def plan(record: Record, routes: Sequence[Route]) -> list[Verdict]:
             reason = _ELSEWHERE
         else:
             try:
-                refusal = binding.refusal(record)
+                refusal = binding.refusal(shown)
             except ExpressionError as failure:
                 refusal, error = _FAILED, failure
             reason = refusal or _TAKEN
@@ -226,14 +228,16 @@ def written(verdict: Verdict, record: Record) -> Written:
 
 
 def as_it_is(record: Record) -> Message:
-    """A message that is a copy of *record*; without a timestamp where that has none that Kafka would take."""
+    """A message that is a copy of *record*, and expires when it does."""
     timestamp_ms = record.timestamp_ms
-    return Message(
-        record.value,
-        record.key,
-        record.header_pairs,
-        timestamp=timestamp_ms if timestamp_ms >= 0 else None,
-    )
+    if timestamp_ms < 0:  # none that Kafka would take: it gets the time of its routing
+        return Message(record.value, record.key, without_reserved_headers(record).header_pairs)
+    if not record.header_pairs:
+        return Message(record.value, record.key, None, None, timestamp_ms)
+    ttl_ms = record_ttl_ms(record)
+    ttl = None if ttl_ms == NO_TTL else ttl_ms * MILLISECOND
+    headers = without_reserved_headers(record).header_pairs
+    return Message(record.value, record.key, headers, None, timestamp_ms, ttl)
 
 
 def dead_letter(binding: Binding, record: Record, error: LogbrokerError) -> Written:
@@ -245,10 +249,10 @@ def dead_letter(binding: Binding, record: Record, error: LogbrokerError) -> Writ
 
 
 def _reason(error: LogbrokerError) -> str:
-    """What failed, in a word or two."""
+    """What failed, for machines."""
     if isinstance(error, ExpressionError):
-        return "condition failed"
-    return "transform failed" if isinstance(error, TransformError) else "target refused it"
+        return "condition-failed"
+    return "transform-failed" if isinstance(error, TransformError) else "refused-by-target"
 
 
 # Loops ------------------------------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ import tomli_w
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 
+from ..transform_outputs import Function
 from .catalog import is_unknown_kind, kind_of, parse_step, step_table
 from .options import Form, StepOptions
-from .outputs import Function
 from .pipeline import BuiltStep, FunctionPipeline, Pipeline, WrongFormError
 from .steps.python import python_step
 

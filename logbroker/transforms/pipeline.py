@@ -17,10 +17,10 @@ from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 
 from ..records import Message, Record
+from ..transform_outputs import Function, messages_of
 from .draft import Draft
 from .errors import StepFailed, TransformError
 from .options import Form, Result, Step
-from .outputs import Function, messages_of
 
 MAX_MESSAGES = 100_000  # of one record
 

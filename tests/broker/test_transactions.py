@@ -192,6 +192,20 @@ def test_offsets_alone_are_a_transaction_too(broker):
     assert broker.group("g").offsets[0].committed_offset == 1
 
 
+def test_a_check_at_the_commit_may_refuse_it(broker):
+    def refuse() -> None:
+        raise FencedError("not now")
+
+    with pytest.raises(FencedError, match="not now"), broker.transaction("t") as tx:
+        tx.check_on_commit(lambda: None)
+        tx.check_on_commit(refuse)
+        tx.send("out", b"refused")
+    with broker.transaction("t") as tx:
+        tx.check_on_commit(lambda: None)
+        tx.send("out", b"x")
+    assert values(broker) == [b"x"]
+
+
 def test_consumers_that_cannot_take_part_are_refused(broker):
     fill(broker, b"a")
     with (

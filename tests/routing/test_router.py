@@ -260,6 +260,24 @@ def test_a_binding_that_is_unbound_holds_nothing_up_any_more(routing):
         wait_until(lambda: routing.values("other") == [b"1"])
 
 
+def test_damage_in_a_source_stalls_its_partition_and_is_not_skipped(routing):
+    routing.topics("wide", partitions=2)
+    routing.broker.bind("wide", "out")
+    with routing.broker.producer(linger=0) as producer:
+        for value in (b"first", b"second", b"third"):
+            producer.send("wide", value, partition=0)
+        producer.send("wide", b"other", partition=1)
+    path = f"{routing.broker._directory.log('wide', 0).directory}/{0:020}.log"
+    with open(path, "r+b") as file:
+        file.seek(file.read().index(b"second"))
+        file.write(b"SECOND")
+    routing.route(idle_timeout=0.5)
+    assert sorted(routing.values("out")) == [b"first", b"other"]
+    (stall,) = routing.broker.bindings()[0].stalled
+    assert (stall.topic, stall.partition) == ("wide", 0)
+    assert "is damaged" in stall.error
+
+
 def test_a_stall_of_a_topic_that_no_binding_reads_any_more_is_forgotten(routing):
     routing.broker.bind("orders", "out")
     note_stall(routing.broker._directory, "orders", 0, "because", 1)

@@ -196,7 +196,7 @@ def test_a_check_at_the_commit_may_refuse_it(broker):
     def refuse() -> None:
         raise FencedError("not now")
 
-    with pytest.raises(FencedError, match="not now"), broker.transaction("t") as tx:
+    with pytest.raises(FencedError, match="not now"), broker.transaction("t") as tx:  # noqa: PT012 (it passes through the block)
         tx.check_on_commit(lambda: None)
         tx.check_on_commit(refuse)
         tx.send("out", b"refused")

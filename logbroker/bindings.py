@@ -148,6 +148,8 @@ def make_binding(
 
 
 def _stored_conditions(headers: Mapping[str, str | bytes | None]) -> dict[str, str | None]:
+    if not isinstance(headers, Mapping):
+        raise InvalidRequestError(f"headers= maps header keys to text, and is no {type(headers).__name__}")
     conditions: dict[str, str | None] = {}
     for key, value in headers.items():
         if not isinstance(key, str):
@@ -218,11 +220,11 @@ class _Changes:
         self.changed: set[str] = set()
         self.offsets: list[OffsetEvent] = []
 
-    def note_routed(self, topic: TopicEvent, partition: int, offset: int) -> None:
-        """Everything of the partition below *offset* is written, by the bindings that were there."""
+    def note_routed(self, topic: TopicEvent, offsets: Mapping[int, int]) -> None:
+        """Everything of these partitions below their offset is written, by the bindings that were there."""
         for name, event in self.others.items():
-            if source_matches(event.source, topic.name):
-                self.others[name] = _routed_to(event, topic, partition, offset)
+            if offsets and source_matches(event.source, topic.name):
+                self.others[name] = _routed_to(event, topic, offsets)
                 self.changed.add(name)
 
     def items(self) -> list[Item]:
@@ -241,15 +243,17 @@ def _reaching(
         starts = [_start(directory, topic.name, number, earliest) for number in range(topic.partitions)]
         reach.append(TopicReach(topic.name, topic.topic_id, starts, starts))
         is_read = any(source_matches(other.source, topic.name) for other in others)
+        routed: dict[int, int] = {}
         for partition, start in enumerate(starts):
             committed = directory.committed(ROUTER_GROUP, topic.name, partition)
             if is_read and (committed is None or committed.offset <= start):
                 continue  # the router comes to it
             if is_read and committed is not None:
-                changes.note_routed(topic, partition, committed.offset)
+                routed[partition] = committed.offset
             changes.offsets.append(
                 OffsetEvent(ROUTER_GROUP, topic.name, partition, start, "", directory.clock.now_ms())
             )
+        changes.note_routed(topic, routed)
     return msgspec.structs.replace(event, reach=reach), changes.items()
 
 
@@ -261,13 +265,14 @@ def _start(directory: DataDirectory, topic: str, partition: int, earliest: bool)
     return start
 
 
-def _routed_to(event: BindingEvent, topic: TopicEvent, partition: int, offset: int) -> BindingEvent:
-    """*event*, whose records of the partition are written below *offset*."""
+def _routed_to(event: BindingEvent, topic: TopicEvent, offsets: Mapping[int, int]) -> BindingEvent:
+    """*event*, whose records of these partitions are written below their offset."""
     known = next((reach for reach in event.reach if reach.topic_id == topic.topic_id), None)
     missing = [0] * (topic.partitions - (0 if known is None else len(known.starts)))
     starts = [*(known.starts if known is not None else []), *missing]
     routed = [*(known.routed if known is not None else []), *missing]
-    routed[partition] = max(routed[partition], offset)
+    for partition, offset in offsets.items():
+        routed[partition] = max(routed[partition], offset)
     reach = [other for other in event.reach if other.topic_id != topic.topic_id and other.topic != topic.name]
     reach.append(TopicReach(topic.name, topic.topic_id, starts, routed))
     return msgspec.structs.replace(event, reach=reach)

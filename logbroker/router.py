@@ -20,13 +20,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
+    ClosedError,
     CorruptionError,
     FencedError,
+    ForkedError,
     InvalidRequestError,
     LogbrokerError,
     OffsetOutOfRangeError,
@@ -49,12 +52,11 @@ from .routing import Binding, Reason, Route, Verdict, dead_letter, plan, routes,
 from .topic_names import source_matches
 from .transaction import Transaction, Transactions
 
-if TYPE_CHECKING:
-    from logbroker_storage.data_directory import DataDirectory
-
 logger = logging.getLogger("logbroker.router")
 
 MAX_RECORDS = 5000  # of one transaction
+FIRST_RECORDS = 500  # of the first
+LONG_BATCH_S = 5.0  # batches that take longer are made smaller
 POLL_S = 0.2  # how soon a stop, and a change of the bindings, is noticed while nothing comes
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 30.0
@@ -80,8 +82,10 @@ def run_router(
     on_routed: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Route until *stop*; how many records were. *on_routed* is told of each batch. See ``Broker.run_router``."""
-    router = _Router(directory, transactions, max_records)
     done, busy_s = 0, time.monotonic()
+    # A user of the directory of its own: the view must not be closed while the router looks at it.
+    directory = DataDirectory.open(directory.path)
+    router = _Router(directory, transactions, max_records)
     try:
         while not stop.is_set():
             routed = router.turn(stop)
@@ -92,7 +96,10 @@ def run_router(
             elif idle_timeout is not None and time.monotonic() - busy_s > idle_timeout:
                 break
     finally:
-        router.close()
+        try:
+            router.close()
+        finally:
+            directory.close()
     return done
 
 
@@ -103,6 +110,29 @@ class _Stall(msgspec.Struct):
     since_ms: int
     retry_s: float
     pause_s: float
+
+
+class _Letters:
+    """The dead letters of a batch: a line of the log for each binding that has any, not for each letter."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._first: dict[str, tuple[Binding, LogbrokerError]] = {}
+
+    def note(self, binding: Binding, error: LogbrokerError) -> None:
+        self._counts[binding.name] = self._counts.get(binding.name, 0) + 1
+        self._first.setdefault(binding.name, (binding, error))
+
+    def log(self, place: TopicPartition) -> None:
+        for name, (binding, error) in self._first.items():
+            logger.warning(
+                "binding %r: %d records of %s-%d are in its dead letter %s; the first of them: %s",
+                name,
+                self._counts[name],
+                *place,
+                binding.dead_letter,
+                error,
+            )
 
 
 class _Refused(Exception):  # noqa: N818  (a turn of the loop, that nobody sees)
@@ -116,6 +146,7 @@ class _Router:
         self._directory = directory
         self._transactions = transactions
         self._max_records = max_records
+        self._limit = min(FIRST_RECORDS, max_records)  # of the next batch
         self._version = -1  # of the bindings
         self._topics_version = -1
         self._bindings: list[Binding] = []
@@ -134,9 +165,9 @@ class _Router:
         if consumer is None:
             stop.wait(POLL_S)
             return 0
-        self._try_stalled(consumer)
         try:
-            records = consumer.poll(self._max_records, POLL_S)
+            self._try_stalled(consumer)
+            records = consumer.poll(self._limit, POLL_S)
         except CorruptionError as error:
             self._stall(consumer, (error.topic, error.partition), error)
             return 0
@@ -158,20 +189,35 @@ class _Router:
     def _route(self, consumer: Consumer, place: TopicPartition, batch: list[Record]) -> bool:
         """Route *batch* in a transaction; False when it was taken back, and the consumer has gone back."""
 
+        letters = _Letters()
+
         def write(tx: Transaction) -> None:
             tx.check_on_commit(self._check(consumer, place))
-            self._write(tx, place, batch)
+            self._write(tx, place, batch, letters)
 
+        began_s = time.monotonic()
         try:
             if commit_once(self._transactions, consumer, ROUTER_GROUP, place, write):
+                letters.log(place)
                 self._went_on(place)
                 return True
         except _Refused:
             pass
+        except (ClosedError, ForkedError):
+            raise  # the broker's own end, and nothing that time would mend
         except LogbrokerError as error:
             self._stall(consumer, place, error)
+        finally:
+            self._size_batches(len(batch), time.monotonic() - began_s)
         consumer.return_to_stored()
         return False
+
+    def _size_batches(self, records: int, took_s: float) -> None:
+        """Batches that end well before their transaction's timeout, however slow a transform is."""
+        if took_s > LONG_BATCH_S:
+            self._limit = max(1, int(records * LONG_BATCH_S / 2 / took_s))
+        elif took_s < LONG_BATCH_S / 4 and records == self._limit:
+            self._limit = min(self._max_records, 2 * self._limit)
 
     def _commit_passed(self, consumer: Consumer) -> None:
         """Commit that there was nothing to see: markers of transactions, records that expired."""
@@ -266,19 +312,28 @@ class _Router:
 
     # Writing --------------------------------------------------------------------------------------------
 
-    def _write(self, tx: Transaction, place: TopicPartition, batch: list[Record]) -> None:
+    def _write(self, tx: Transaction, place: TopicPartition, batch: list[Record], letters: _Letters) -> None:
         _, routes = self._routes_of(place)
         for record in batch:
             for verdict in plan(record, routes):
                 if verdict.reason is _TAKEN or verdict.reason is _FAILED:
-                    self._send(tx, place, verdict, record)
+                    self._send(tx, place, verdict, record, letters)
 
-    def _send(self, tx: Transaction, place: TopicPartition, verdict: Verdict, record: Record) -> None:
+    def _send(
+        self,
+        tx: Transaction,
+        place: TopicPartition,
+        verdict: Verdict,
+        record: Record,
+        letters: _Letters,
+    ) -> None:
         """Send what a binding makes of *record*: all of it to the target, or the record to the dead letter."""
         binding = verdict.binding
         refused_key = (place, record.offset, binding.name)
         refused = self._refused.get(refused_key) if self._refused else None
         out = written(verdict, record) if refused is None else dead_letter(binding, record, refused)
+        if out.error is not None:
+            letters.note(binding, out.error)
         for sent, message in enumerate(out.messages):
             try:
                 _pass_on(tx, out.topic, message)
@@ -288,6 +343,7 @@ class _Router:
                 if sent:
                     self._refused[refused_key] = error
                     raise _Refused from error
+                letters.note(binding, error)
                 (letter,) = dead_letter(binding, record, error).messages
                 _pass_on(tx, binding.dead_letter, letter)
                 return

@@ -90,6 +90,8 @@ def test_a_loop_is_refused_and_nothing_is_made(routing):
         ({"when": "json."}, InvalidRequestError, "json"),
         ({"when": 7}, InvalidRequestError, "text"),
         ({"headers": {"a": 7}}, InvalidRequestError, "header 'a'"),
+        ({"headers": [("a", "b")]}, InvalidRequestError, "maps header keys"),
+        ({"when": ""}, InvalidRequestError, "expression"),
         ({"headers": {7: "a"}}, InvalidRequestError, "key is text"),
         ({"headers": {"a": b"\xff"}}, InvalidRequestError, "UTF-8"),
         ({"headers_match": "some"}, InvalidRequestError, "'all' or 'any'"),

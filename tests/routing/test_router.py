@@ -12,7 +12,7 @@ import pytest
 import logbroker
 from logbroker import InvalidRequestError, Message
 from logbroker.bindings import ROUTER_GROUP, note_stall, stalled_partitions
-from logbroker.router import run_router
+from logbroker.router import _Router, run_router
 from logbroker.router_thread import RouterThread
 from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
@@ -165,7 +165,9 @@ def test_a_transform_may_make_none_or_several_of_a_record(routing):
 # Dead letters -------------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_evaluated_or_transformed_goes_to_the_dead_letter_and_the_rest_goes_on(routing):
+def test_what_cannot_be_evaluated_or_transformed_goes_to_the_dead_letter_and_the_rest_goes_on(
+    routing, caplog
+):
     routing.topics("letters", "other")
     routing.broker.bind("orders", "out", when="json.total > 1", dead_letter="letters", name="picky")
     routing.broker.bind("orders", "other", transform=DOUBLE)
@@ -175,6 +177,7 @@ def test_what_cannot_be_evaluated_or_transformed_goes_to_the_dead_letter_and_the
     assert routing.values("other") == [b"{}"]
     (letter,) = routing.records("letters")
     assert (letter.key, letter.value) == (b"k", b"no json")
+    assert caplog.text.count("1 records of orders-0 are in its dead letter") == 2
     headers = dict(letter.headers)
     assert b"JSON" in headers.pop("x-dead-letter-error")
     assert int(headers.pop("x-dead-letter-timestamp")) > 0
@@ -374,6 +377,38 @@ def test_it_waits_for_a_first_binding_and_stops_when_told(routing):
         time.sleep(0.05)
     assert routing.route(idle_timeout=0.1) == 0
     assert ROUTER_GROUP not in routing.broker.groups()
+
+
+def test_closing_the_broker_ends_its_router(routing, path):
+    """Only what time may mend is tried again."""
+    routing.broker.bind("orders", "out")
+    outcome: list[BaseException] = []
+    with logbroker.open(path) as other:
+
+        def run() -> None:
+            try:
+                other.run_router()
+            except logbroker.LogbrokerError as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        wait_until(lambda: routing.broker.groups() and routing.broker.group(ROUTER_GROUP).members)
+    routing.send("orders", b"1")
+    thread.join(20)
+    assert [type(error) for error in outcome] == [logbroker.ClosedError]
+    assert routing.route() == 1
+
+
+def test_batches_become_smaller_where_they_take_long_and_larger_where_they_do_not(routing):
+    """Else a slow transform would never commit: a transaction has a minute."""
+    directory = routing.broker._directory
+    router = _Router(directory, routing.broker._transactions, max_records=1000)
+    sizes = []
+    for took_s, batch in ((0.1, 500), (0.1, 1000), (50.0, 1000), (2.0, 50), (0.1, 49), (0.1, 50), (1e6, 100)):
+        router._size_batches(batch, took_s)
+        sizes.append(router._limit)
+    assert sizes == [1000, 1000, 50, 50, 50, 100, 1]
 
 
 # In a thread of a server --------------------------------------------------------------------------------

@@ -188,7 +188,6 @@ class _Router:
 
     def _route(self, consumer: Consumer, place: TopicPartition, batch: list[Record]) -> bool:
         """Route *batch* in a transaction; False when it was taken back, and the consumer has gone back."""
-
         letters = _Letters()
 
         def write(tx: Transaction) -> None:
@@ -197,7 +196,9 @@ class _Router:
 
         began_s = time.monotonic()
         try:
-            if commit_once(self._transactions, consumer, ROUTER_GROUP, place, write):
+            committed = commit_once(self._transactions, consumer, ROUTER_GROUP, place, write)
+            self._size_batches(len(batch), time.monotonic() - began_s)
+            if committed:
                 letters.log(place)
                 self._went_on(place)
                 return True
@@ -206,11 +207,28 @@ class _Router:
         except (ClosedError, ForkedError):
             raise  # the broker's own end, and nothing that time would mend
         except LogbrokerError as error:
-            self._stall(consumer, place, error)
-        finally:
-            self._size_batches(len(batch), time.monotonic() - began_s)
+            if not self._is_refused_alone(place, batch, error):
+                self._stall(consumer, place, error)
         consumer.return_to_stored()
         return False
+
+    def _is_refused_alone(self, place: TopicPartition, batch: list[Record], error: LogbrokerError) -> bool:
+        """Find the record that is too large for a target that compresses: that shows only when it is appended.
+
+        True when there is something to try: records one by one, and then without the one that it is.
+        """
+        if not isinstance(error, RecordTooLargeError):
+            return False
+        names = [
+            route.binding.name for route in self._routes_of(place)[1] if route.binding.target == error.topic
+        ]
+        keys = [(place, record.offset, name) for record in batch[:1] for name in names]
+        if not keys or all(key in self._refused for key in keys):
+            return False
+        self._limit = 1
+        if len(batch) == 1:
+            self._refused.update(dict.fromkeys(keys, error))
+        return True
 
     def _size_batches(self, records: int, took_s: float) -> None:
         """Batches that end well before their transaction's timeout, however slow a transform is."""

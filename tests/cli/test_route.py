@@ -103,6 +103,16 @@ def test_what_cannot_be_done_is_one_line_on_stderr(
     assert refused.err.count("\n") == 1
 
 
+def test_the_inspector_shows_what_the_journal_says_of_a_binding(bound: Cli) -> None:
+    events = bound("inspect", "journal", "--json", str(bound.data)).objects
+    (event,) = [one["event"] for one in events if one["key"] == "binding\0b"]
+    assert (event["kind"], event["source"], event["target"]) == ("binding", "orders", "big")
+    assert [(reach["topic"], reach["starts"], reach["routed"]) for reach in event["reach"]] == [
+        ("orders", [0], [0])
+    ]
+    assert "binding b" in bound("inspect", "journal", str(bound.data)).out.decode()
+
+
 def test_list_shows_conditions_and_lag(bound: Cli) -> None:
     bound.produce("orders", b'{"total": 500}\n{"total": 5}\n')
     assert bound("route", "list").rows == [

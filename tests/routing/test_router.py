@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import random
 import threading
 import time
 
@@ -199,6 +200,33 @@ def test_what_a_target_refuses_goes_to_the_dead_letter(routing):
     assert routing.route() == 3
     assert routing.values("small") == [b"1", b"2"]
     assert routing.values("small.dead") == [b"x" * 300]
+
+
+def test_what_a_target_that_compresses_refuses_goes_to_the_dead_letter_too(routing):
+    """How large a record is shows only when its batch was compressed and is appended."""
+    config = {"max.message.bytes": 20_000, "compression.type": "zstd"}
+    routing.broker.create_topic("small", config=config)
+    routing.broker.bind("orders", "small")
+    noise = random.Random(1).randbytes(40_000)
+    routing.send("orders", *[b"%d" % number for number in range(20)], noise, b"x" * 40_000, b"last")
+    assert routing.route(idle_timeout=1) == 23
+    assert routing.values("small") == [b"%d" % number for number in range(20)] + [b"x" * 40_000, b"last"]
+    assert routing.values("small.dead") == [noise]
+
+
+def test_a_dead_letter_that_refuses_a_record_too_stalls_its_partition(routing):
+    config = {"max.message.bytes": 20_000, "compression.type": "zstd"}
+    for topic in ("small", "small.dead"):
+        routing.broker.create_topic(topic, config=config)
+    routing.broker.bind("orders", "small")
+    routing.send("orders", b"1", random.Random(1).randbytes(40_000), b"2")
+    routing.route(idle_timeout=0.5)
+    (stall,) = routing.broker.bindings()[0].stalled
+    assert "small.dead" in stall.error
+    assert routing.values("small") == [b"1"]
+    routing.broker.alter_topic("small.dead", config={"max.message.bytes": 100_000})
+    routing.route(idle_timeout=5)
+    assert routing.values("small") == [b"1", b"2"]
 
 
 def test_a_record_of_which_the_target_refuses_a_part_goes_to_the_dead_letter_as_a_whole(routing):

@@ -37,7 +37,7 @@ from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
-from .transform import Transformation, run_transform
+from .transform import Progress, Transformation, run_transform
 from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
@@ -285,6 +285,7 @@ class Broker:
         max_records: int = 500,
         idle_timeout: float | None = None,
         dead_letter: str | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Read *source*, write what *function* makes of each record to *target*, exactly once.
 
@@ -303,6 +304,7 @@ class Broker:
             dead_letter: a topic for the records that cannot be transformed (see ``logbroker.dead_letters``), in the
                 same transaction; it goes on then. Without one, what *function* raises ends it, and the batch is
                 taken back.
+            progress: its counts are kept up to date, for who wants to look on.
 
         Returns how many records it has committed, those that became dead letters among them.
         """
@@ -318,6 +320,7 @@ class Broker:
             max_records=max_records,
             idle_timeout=idle_timeout,
             dead_letter=dead_letter,
+            progress=progress,
         )
 
     # Routing --------------------------------------------------------------------------------------

@@ -1,128 +1,78 @@
-"""Which fields of ``json`` an expression uses, and decoding those alone.
+"""Of a JSON value only the fields that somebody asks for.
 
-A condition on ``json.total`` needs one number of a document that may have hundreds of fields. Making Python
-objects of all, and then values of the expression engine of those, is what takes the time: 30 µs for an order of
-250 bytes, 3 µs for its one field.
-
-``fields_in`` goes by the text: where each ``json`` of an expression is followed by names with dots between, the
-paths of these names are all that it can see. Anything else (``json["a"]``, ``size(json)``, ``x in json``, a
-variable of that name) is None, and the document is decoded whole. A document that has another form than the paths
-need, an array for ``json.a.b`` say, is also decoded whole, so that an expression finds the same in both ways.
+Most expressions look at two or three fields, and building all others, only to hand them to the expression
+engine, which builds them once more, takes most of the time: with an event of 320 bytes 29 µs, where an
+expression over one of its fields takes 6.5 (``benchmarks/test_transforms.py``). What the value is otherwise does
+not change what an expression over these fields sees.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from .nesting import MAX_DEPTH, is_too_deep
-
-VARIABLE = "json"
-MAX_NAMES = 8  # of a path; what is deeper comes whole
-
-_CONTAINERS = (dict, list)
-
 Path = tuple[str, ...]
+# A field's name, and which fields of it are wanted; None: all of it.
+Fields = dict[str, "Fields | None"]
+
+_decode = msgspec.json.Decoder().decode
 
 
-def fields_in(parts: Sequence[str]) -> list[Path] | None:
-    """The paths below ``json`` in the words and marks of an expression; None where it may see more."""
-    padded = ["", "", *parts, "", ""]
-    paths = set()
-    for at, part in enumerate(padded):
-        if part != VARIABLE:
-            continue
-        if padded[at - 1] == ".":
-            if not _ends_a_value(padded[at - 2]):
-                return None  # ".json" is the variable, too
-            continue  # a field of that name
-        path = _path_from(padded, at + 1)
-        if not path:
-            return None
-        paths.add(path)
-    return sorted(paths)
+def fields_of(paths: Iterable[Path]) -> Fields:
+    """*paths*, none of them empty, as a tree."""
+    tree: Fields = {}
+    for path in sorted(paths, key=len):
+        _add(tree, path)
+    return tree
 
 
-def _ends_a_value(part: str) -> bool:
-    return _is_word(part) or part in (")", "]", "}", '"')
-
-
-def _path_from(padded: Sequence[str], at: int) -> Path:
-    """The names with dots between from *at* on, without a method that is called in the end."""
-    names: list[str] = []
-    while padded[at] == "." and _is_word(padded[at + 1]) and len(names) < MAX_NAMES:
-        if padded[at + 2] == "(":
-            break
-        names.append(padded[at + 1])
-        at += 2
-    if padded[at] == "." and not _is_word(padded[at + 1]):
-        return ()  # ``json.?a`` and the like
-    return tuple(names)
-
-
-def _is_word(part: str) -> bool:
-    return part[:1].isalpha() or part[:1] == "_"
-
-
-class JsonFields:
-    """Decodes some fields of a document into a mapping, nested as they are in it. Safe across threads."""
-
-    def __init__(self, paths: Iterable[Path]) -> None:
-        tree: dict[str, Any] = {}
-        for path in sorted(paths, key=len):
-            _plant(tree, path)
-        self._shape = _Shape(tree)
-        self._decode = msgspec.json.Decoder(self._shape.type).decode
-
-    def decode(self, value: bytes) -> dict[str, object]:
-        """The fields that there are in *value*, an object as JSON.
-
-        Raises:
-            ValueError: it is no JSON, of another form, or nested deeper than ``MAX_DEPTH``.
-            RecursionError: nested deeper still.
-        """
-        return self._shape.mapping(self._decode(value))
-
-
-def _plant(tree: dict[str, Any], path: Path) -> None:
-    """Add *path*; nothing where the tree has all of one of its parents. Shorter paths come first."""
+def _add(tree: Fields, path: Path) -> None:
     for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-        if tree is _WHOLE:
-            return
-    tree[path[-1]] = _WHOLE
+        inner = tree.setdefault(name, {})
+        if inner is None:
+            return  # all of a field around it is wanted
+        tree = inner
+    tree.setdefault(path[-1], None)
 
 
-_WHOLE: dict[str, Any] = {}  # a field with all that is in it
+def pick(document: Any, fields: Fields) -> Any:
+    """Of a decoded *document* these fields; what is no map is given whole."""
+    if type(document) is not dict:
+        return document
+    picked = {}
+    for name, inner in fields.items():
+        if name in document:
+            value = document[name]
+            picked[name] = value if inner is None else pick(value, inner)
+    return picked
 
 
-class _Shape:
-    """A type with some fields of an object, and a mapping of an instance of it."""
+def json_reader(fields: Fields | None) -> Callable[[bytes], Any]:
+    """What decodes JSON, of objects only these fields; None: all of it.
 
-    def __init__(self, tree: dict[str, Any]) -> None:
-        fields: list[tuple[str, Any, Any]] = []
-        names = {}
-        self._fields: list[tuple[str, str, _Shape | None]] = []
-        for number, (name, below) in enumerate(tree.items()):
-            attribute = f"f{number}"  # a field's name may be a word that Python keeps for itself
-            shape = None if below is _WHOLE else _Shape(below)
-            kind: Any = Any if shape is None else shape.type | msgspec.UnsetType
-            fields.append((attribute, kind, msgspec.UNSET))
-            names[attribute] = name
-            self._fields.append((attribute, name, shape))
-        self.type: Any = msgspec.defstruct("Fields", fields, rename=names)
+    It raises ValueError or RecursionError where there is no JSON. What is skipped is looked at less closely.
+    """
+    if fields is None:
+        return _decode
+    wanted = msgspec.json.Decoder(_struct(fields)).decode
+    to_builtins = msgspec.to_builtins
 
-    def mapping(self, fields: object) -> dict[str, object]:
-        found = {}
-        for attribute, name, shape in self._fields:
-            value = getattr(fields, attribute)
-            if value is msgspec.UNSET:
-                continue
-            if shape is not None:
-                value = shape.mapping(value)
-            elif type(value) in _CONTAINERS and is_too_deep(value, MAX_DEPTH - MAX_NAMES):
-                raise ValueError("a field is nested too deep")
-            found[name] = value
-        return found
+    def read(value: bytes) -> Any:
+        try:
+            return to_builtins(wanted(value))
+        except msgspec.ValidationError:
+            return _decode(value)  # something on the way to a field is no object
+
+    return read
+
+
+def _struct(fields: Fields) -> type[msgspec.Struct]:
+    """A type with these fields, which may be missing. Their names need not be Python's."""
+    definitions = [
+        (f"field_{number}", Any if inner is None else _struct(inner) | msgspec.UnsetType, msgspec.UNSET)
+        for number, inner in enumerate(fields.values())
+    ]
+    names = {f"field_{number}": name for number, name in enumerate(fields)}
+    return msgspec.defstruct("Wanted", definitions, rename=names)

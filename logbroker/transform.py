@@ -169,7 +169,7 @@ class _Run:
     def _bury(self, tx: Transaction, record: Record, error: Exception) -> None:
         assert self._dead_letter is not None, "otherwise the error ends the transform"
         text = str(error) if isinstance(error, LogbrokerError) else f"{type(error).__name__}: {error}"
-        logger.warning(
+        logger.info(
             "%s-%d, offset %d becomes a dead letter in %s: %s", *_place(record), self._dead_letter, text
         )
         letter = dead_letter_message(record, reason=REASON, error=text, by=self._group)

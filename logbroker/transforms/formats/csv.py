@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 from logbroker_storage.errors import InvalidRequestError
 
@@ -109,8 +109,9 @@ class EncodeCsv(StepOptions, frozen=True):
             if not all(type(one) is dict for one in maps):
                 raise StepFailed("the value is neither a map nor a list of maps")
             names = columns or (list(maps[0]) if maps else [])
-            written = io.StringIO(newline="")
-            writer = csv.writer(written, delimiter=delimiter, quotechar=quote, lineterminator="\n")
+            lines: list[str] = []
+            # The writer only quotes what is in the terminator, so that is \r\n and is cut off again.
+            writer = csv.writer(_Lines(lines.append), delimiter=delimiter, quotechar=quote)
             try:
                 if has_header:
                     writer.writerow(names)
@@ -118,13 +119,19 @@ class EncodeCsv(StepOptions, frozen=True):
                     if not columns and len(one) != len(names):
                         raise StepFailed("the maps have different fields; name them with columns = [...]")
                     writer.writerow([_cell(one, name) for name in names])
-                draft.payload = written.getvalue().removesuffix("\n").encode(encoding)
+                draft.payload = "\n".join(line.removesuffix("\r\n") for line in lines).encode(encoding)
             except (csv.Error, UnicodeError) as error:
                 raise StepFailed(f"the value cannot be written as CSV: {error}") from None
             draft.is_decoded = False
             return draft
 
         return encode_csv
+
+
+class _Lines(NamedTuple):
+    """As much of a file as a CSV writer needs: it writes a line at a time."""
+
+    write: Callable[[str], object]
 
 
 def _cell(source: dict[Any, Any], name: str) -> str:

@@ -89,12 +89,14 @@ def there_and_back(format: str, document: Any, **options: Any) -> Any:
 # Round trips --------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(document=JSON_VALUES)
 @pytest.mark.parametrize("format", ["json", "messagepack"])
 def test_any_json_goes_through_json_and_messagepack(format: str, document: Any) -> None:
     assert there_and_back(format, document) == document
 
 
+@settings(deadline=None)
 @given(document=JSON_VALUES)
 @pytest.mark.parametrize("format", ["json", "messagepack"])
 def test_with_sorted_keys_equal_values_are_equal_bytes(format: str, document: Any) -> None:
@@ -108,12 +110,14 @@ def test_with_sorted_keys_equal_values_are_equal_bytes(format: str, document: An
     assert through(pipeline, one) == through(pipeline, other)
 
 
+@settings(deadline=None)
 @given(order=ORDERS)
 @pytest.mark.parametrize("framing", ["plain", "single_object"])
 def test_avro(framing: str, order: Any) -> None:
     assert there_and_back("avro", order, schema=ORDER, framing=framing) == order
 
 
+@settings(deadline=None)
 @given(orders=st.lists(ORDERS, max_size=4))
 def test_an_avro_container_is_a_list_and_brings_its_schema(orders: list[Any]) -> None:
     there = steps(JSON_IN, coding("encode", "avro", schema=ORDER, framing="container"))
@@ -138,6 +142,7 @@ def test_avro_with_a_schema_id_and_a_newer_reader() -> None:
         other.apply(a_record(value))
 
 
+@settings(deadline=None)
 @given(order_id=st.integers(-(2**63), 2**63 - 1), customer=TEXT)
 def test_protobuf(order_id: int, customer: str) -> None:
     document = {"order_id": str(order_id), "customer": customer, "next": {"customer": "x"}}
@@ -148,6 +153,7 @@ def test_protobuf(order_id: int, customer: str) -> None:
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=8)
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), delimiter=st.sampled_from(",;\t|"))
 def test_csv(rows: list[tuple[str, str]], delimiter: str) -> None:
     maps = [dict(zip("ab", row, strict=True)) for row in rows]
@@ -156,6 +162,7 @@ def test_csv(rows: list[tuple[str, str]], delimiter: str) -> None:
     assert json.loads(through(back, through(there, msgspec.json.encode(maps)))) == maps
 
 
+@settings(deadline=None)
 @given(text=st.text(st.characters(codec="utf-16"), max_size=20))
 def test_text(text: str) -> None:
     there = steps(coding("decode", "text"), coding("encode", "text", encoding="utf-16-le"))
@@ -163,6 +170,7 @@ def test_text(text: str) -> None:
     assert through(back, through(there, text.encode())) == text.encode()
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=40))
 @pytest.mark.parametrize("encoding", ["base64", "base64url", "hex"])
 def test_bytes(encoding: str, data: bytes) -> None:
@@ -190,7 +198,7 @@ READERS = {
 }
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(data=st.binary(max_size=80))
 @pytest.mark.parametrize("format", READERS)
 def test_any_bytes_are_a_value_or_a_transform_error(format: str, data: bytes) -> None:

@@ -172,12 +172,35 @@ def failed(draft: Draft) -> Draft:
     raise StepFailed("not today")
 
 
+def text_key(draft: Draft) -> Draft:
+    draft.key = "text"  # type: ignore[assignment]
+    return draft
+
+
+def odd_header(draft: Draft) -> list[Draft]:
+    draft.headers = (("logbroker.mine", b""),)
+    return [draft]
+
+
+def no_time(draft: Draft) -> Draft:
+    draft.timestamp_ms = 1.5  # type: ignore[assignment]
+    return draft
+
+
+def long_story(draft: Draft) -> Draft:
+    raise ValueError("x" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
         ("seven", "returned a int"),
         ("failed", "offset 7: not today"),
         ("as_it_is", "it takes a decoded value"),
+        ("text_key", "key to a str"),
+        ("odd_header", "reserved"),
+        ("no_time", "timestamp_ms"),
+        ("long_story", "x…$"),
     ],
 )
 def test_a_python_step_is_checked_at_each_message(
@@ -273,6 +296,14 @@ def test_with_another_timestamp_it_expires_when_the_record_would_have() -> None:
     (message,) = pipeline.apply(with_ttl(b'{"at": %d}' % later, 5000))
     assert (message.timestamp, message.ttl) == (later, datetime.timedelta(seconds=3))
     assert pipeline.apply(with_ttl(b'{"at": %d}' % (later + 3000), 5000)) == []
+
+
+def test_times_at_the_edge_of_what_can_be_said_are_passed_on() -> None:
+    (message,) = on_json(RENAME).apply(with_ttl(b"{}", (1 << 63) - 1))
+    assert message.ttl is not None
+    assert message.ttl > datetime.timedelta(days=900_000_000)
+    (message,) = on_json(RENAME).apply(a_record(b"{}", timestamp_ms=-1))
+    assert message.timestamp is None
 
 
 def test_a_split_makes_drafts_that_do_not_share_what_later_steps_change() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import subprocess
 import sys
 import threading
 from importlib import metadata
@@ -379,3 +380,23 @@ def test_bytes_in_the_middle_are_kept_as_they_are() -> None:
     (message,) = pipeline.apply(a_record(b"\x81\xa1b\xc4\x02\xff\x00"))
     assert message.value == b'"' + base64.b64encode(b"\xff\x00") + b'"'
     assert isinstance(pipeline, Pipeline)
+
+
+IMPORTS = """
+import subprocess
+import sys
+import logbroker.broker
+assert "logbroker.transforms" not in sys.modules
+from logbroker.transforms import load_pipeline
+load_pipeline({"step": [{"kind": "decode", "format": "json"}, {"kind": "drop", "fields": ["a"]},
+                        {"kind": "encode", "format": "json"}]})
+heavy = {"cel", "fastavro", "google.protobuf", "jsonata"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_only_a_step_that_needs_a_library_imports_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

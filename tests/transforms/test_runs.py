@@ -191,8 +191,10 @@ def test_what_is_about_no_record_ends_it(broker: Broker, fill: Fill, read: Read)
 def test_dead_letters_have_a_topic_of_their_own_that_exists(broker: Broker) -> None:
     with pytest.raises(logbroker.TopicNotFoundError):
         run(broker, PIPELINE, dead_letter="nowhere")
-    with pytest.raises(InvalidRequestError, match="source"):
+    with pytest.raises(InvalidRequestError, match="another topic"):
         run(broker, PIPELINE, dead_letter="raw")
+    with pytest.raises(InvalidRequestError, match="another topic"):
+        broker.transform("d*", "clean", group="g", function=PIPELINE, dead_letter="dead")
 
 
 def test_members_bury_each_record_once(broker: Broker, fill: Fill, read: Read) -> None:

@@ -2,6 +2,7 @@
 
 Two processes of ``logbroker route run`` share the partitions of two topics. One of them, sometimes both, is killed
 with -9 whenever what they write has grown by some random amount, and started again, until they have nothing left.
+In the middle of it a third binding comes, from the earliest, and takes the routers back to the beginning.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import logbroker
 RECORDS = 200_000
 PARTITIONS = 2
 KILLS = 12
-TARGETS = ("large", "europe")
+TARGETS = ("large", "europe", "late")
 CITIES = {"Berlin": "eu", "Paris": "eu", "Lyon": "eu", "Austin": "us", "Osaka": "jp"}
 KINDS = ("created", "paid", "shipped", "returned")
 PIPELINE = """
@@ -94,15 +95,18 @@ class Expected:
     def __init__(self) -> None:
         self.large: dict[bytes, list[Any]] = {}
         self.europe: dict[bytes, list[bytes]] = {}
+        self.late: dict[bytes, list[bytes]] = {}
         self.dead: Counter[bytes] = Counter()
 
     def add(self, topic: str, key: bytes, value: bytes, document: dict[str, Any] | None) -> None:
         if document is None:
-            self.dead[value] += 1 if topic == "shop.events" else 2  # orders have both bindings
+            self.dead[value] += 1 if topic == "shop.events" else 3  # orders have all three bindings
             return
         if topic == "shop.orders" and document["total"] > 600:
             made = {"id": document["id"], "customer": document["customer"], "amount": document["total"]}
             self.large.setdefault(key, []).append(made)
+        if topic == "shop.orders" and document["total"] < 100:
+            self.late.setdefault(key, []).append(value)
         if document["region"] == "eu":
             # One topic at a time is in order for a key: it has the keys of two.
             self.europe.setdefault(topic.encode() + b" " + key, []).append(value)
@@ -145,13 +149,16 @@ class Routers:
             path.stat().st_size for topic in TARGETS for path in self._data.glob(f"logs/{topic}-*/*.log")
         )
 
-    def run_until_done(self, step_bytes: int) -> None:
-        """Kill one whenever *step_bytes* more, twice that on average at most, are written; until both are done."""
+    def run_until_done(self, step_bytes: int, midway: Callable[[], None] | None) -> None:
+        """Kill one whenever about *step_bytes* more are written, until both are done; call *midway* once."""
         try:
             while self._wait_for_growth(self._rng.randrange(1, 2 * step_bytes)):
                 victims = self.processes if self._rng.random() < 0.2 else [self._rng.choice(self.processes)]
                 for victim in list(victims):
                     self._kill(victim)
+                if self.kills >= KILLS // 2 and midway is not None:
+                    midway()
+                    midway = None
             for process in self.processes:
                 _, errors = process.communicate(timeout=60)
                 assert process.returncode == 0, errors.decode()
@@ -196,15 +203,27 @@ def test_every_record_is_routed_once_however_often_routers_are_killed(
     expected = fill(data, count, rng)
     all_bytes = count * 110  # about what is written
     routers = Routers(data, rng)
-    routers.run_until_done(all_bytes // (8 * KILLS if long_run else KILLS))
+
+    def bind_late() -> None:
+        with logbroker.open(data) as broker:
+            binding = broker.bind(
+                "shop.orders", "late", when="json.total < 100", dead_letter="dead", start="earliest"
+            )
+            print(f"bound late with {broker.group('__router').lag} records to go, {binding.lag} of its own")
+
+    routers.run_until_done(all_bytes // (8 * KILLS if long_run else KILLS), bind_late)
     print(f"{routers.kills} routers killed")
-    assert routers.kills >= KILLS // 3
+    assert routers.kills > KILLS // 2
 
     with logbroker.open(data) as broker:
         large: dict[bytes, list[Any]] = {}
         for record in read_all(broker, "large"):
             large.setdefault(record.key, []).append(json.loads(record.value))
         assert large == expected.large  # each once, with its content, in its key's order
+        late: dict[bytes, list[bytes]] = {}
+        for record in read_all(broker, "late"):
+            late.setdefault(record.key, []).append(record.value)
+        assert late == expected.late
 
         europe: dict[bytes, list[bytes]] = {}
         for record in read_all(broker, "europe"):
@@ -214,7 +233,7 @@ def test_every_record_is_routed_once_however_often_routers_are_killed(
         assert Counter(record.value for record in read_all(broker, "dead")) == expected.dead
         group = broker.group("__router")
         assert [row.lag for row in group.offsets] == [0] * 2 * PARTITIONS
-        assert [binding.stalled for binding in broker.bindings()] == [[], []]
+        assert [binding.stalled for binding in broker.bindings()] == [[], [], []]
     verify = [sys.executable, "-m", "logbroker_tools.cli", "verify", str(data)]
     verified = subprocess.run(verify, capture_output=True, text=True, check=False)
     assert verified.returncode == 0, verified.stdout

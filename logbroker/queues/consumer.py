@@ -451,7 +451,9 @@ class Queue:
 
         self._check_open()
         return [
-            partition.acceptance(self.owner, ranges, refuse, in_transaction=True).followed_by(partial(_mark_settled, own))
+            partition.acceptance(self.owner, ranges, refuse, in_transaction=True).followed_by(
+                partial(_mark_settled, own)
+            )
             for partition, ranges, own in self._by_partition(messages)
         ]
 

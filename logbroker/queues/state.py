@@ -34,6 +34,7 @@ lasts; those that ended in anything but acceptance are in the changes too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -269,7 +270,7 @@ class QueueState:
         if new_start < start:
             self._put_head(self._head._replace(start_offset=new_start))
             self._done.mark(new_start, start - 1)
-        for run in (part for run in runs for part in self._not_taken_up(run)):
+        for run in chain.from_iterable(map(self._not_taken_up, runs)):
             self._done.unmark(run.first, run.last)
             if run.state is State.BURYING or (run.state is State.ACQUIRED and self._holds_again(run)):
                 self._table.put(run)

@@ -40,7 +40,9 @@ def test_a_receive_waits_for_the_next_delayed_message_and_no_longer(desk: QueueD
     desk.queue_of().put("later", delay=timedelta(seconds=5))
     hands = desk.hands()
     hands.receive_many()
-    assert hands._pause(list(hands._partitions.values()), 60.0) == 0.25  # looks after its neighbours meanwhile
+    assert (
+        hands._pause(list(hands._partitions.values()), 60.0) == 0.25
+    )  # looks after its neighbours meanwhile
     desk.advance(4.9)
     assert hands._pause(list(hands._partitions.values()), 60.0) == pytest.approx(0.1)
 
@@ -85,7 +87,8 @@ def test_a_released_message_keeps_its_priority(desk: QueueDesk) -> None:
     desk.queue_of(priorities=True).put("a").put("b", priority=1)
     hands = desk.hands()
     hands.receive_many(2).release()
-    assert values(again := hands.receive_many()) == ["b", "a"]
+    again = hands.receive_many()
+    assert values(again) == ["b", "a"]
     assert counts(again) == [2, 2]
 
 

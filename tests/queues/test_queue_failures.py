@@ -241,7 +241,9 @@ def test_what_is_done_stays_done_without_the_view(desk: QueueDesk) -> None:
 
 
 def test_deliveries_rejections_and_delays_last_without_the_view(desk: QueueDesk) -> None:
-    desk.queue_of(dead_letter="jobs.dead", max_deliveries=3, lease=1000.0).put("twice", "later", "held", "sent later")
+    desk.queue_of(dead_letter="jobs.dead", max_deliveries=3, lease=1000.0).put(
+        "twice", "later", "held", "sent later"
+    )
     desk.put("sent later", delay=timedelta(seconds=100))
     hands = desk.hands()
     for _ in range(2):

@@ -87,7 +87,8 @@ def test_a_released_message_keeps_its_priority(desk: QueueDesk) -> None:
     desk.queue_of(priorities=True).put("a").put("b", priority=1)
     hands = desk.hands()
     hands.receive_many(2).release()
-    assert values(again := hands.receive_many()) == ["b", "a"]
+    again = hands.receive_many()
+    assert values(again) == ["b", "a"]
     assert counts(again) == [2, 2]
 
 

@@ -270,7 +270,8 @@ def test_a_reset_delivers_again_what_is_behind_it_and_takes_it_out_of_hands(desk
     held = hands.receive_many(2)
     assert desk.broker.reset_subscription("workers", 1, dry_run=True) == {("jobs", 0): 1}
     assert desk.broker.reset_subscription("workers", 1) == {("jobs", 0): 1}
-    assert values(again := hands.receive_many(3)) == ["b", "c", "d"]
+    again = hands.receive_many(3)
+    assert values(again) == ["b", "c", "d"]
     assert counts(again) == [1] * 3
     held[0].accept()  # the same message is in the same hands
     assert desk.broker.reset_subscription("workers", "latest") == {("jobs", 0): 6}

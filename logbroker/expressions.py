@@ -56,7 +56,7 @@ TYPE_NAMES = frozenset(
     ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"]
 )  # as type() gives them
 
-Filter = Callable[[Record], bool]
+Predicate = Callable[[Record], bool]
 
 
 class ExpressionError(LogbrokerError):
@@ -238,7 +238,7 @@ def compile_expression(text: str) -> Expression:
     return Expression(text, program, [name for name in names if name in NAMES], functions, fields)
 
 
-def as_predicate(filter: str | Expression | Filter) -> Filter:  # noqa: A002  (as the option is called)
+def as_predicate(filter: str | Expression | Predicate) -> Predicate:  # noqa: A002  (as the option is called)
     """A filter as a function of a record, whether it is CEL or already a function.
 
     What is CEL raises ``ExpressionError`` for a record that it cannot be evaluated for.

@@ -2,8 +2,8 @@
 
 Most expressions look at two or three fields, and building all others, only to hand them to the expression
 engine, which builds them once more, takes most of the time: with an event of 320 bytes 29 µs, where an
-expression over one of its fields takes 6.5 (``benchmarks/test_transforms.py``). What the value is otherwise does
-not change what an expression over these fields sees.
+expression over one of its fields takes 6.5 (``benchmarks/test_transforms.py``). What the value is otherwise
+does not change what an expression over these fields sees.
 """
 
 from __future__ import annotations

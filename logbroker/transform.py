@@ -36,6 +36,7 @@ from logbroker_storage.errors import (
 from .dead_letters import dead_letter_message
 from .exactly_once import by_partition, commit_once
 from .records import Message, Record, without_reserved_headers
+from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
 from .transaction_state import TransactionState
 from .transform_outputs import Output, messages_of
@@ -81,9 +82,9 @@ def run_transform(
     broker.topic(target)  # so that a wrong name shows now
     if dead_letter is not None:
         broker.topic(dead_letter)
-        if dead_letter == source:
+        if TopicSelection.parse(source).resolve([dead_letter]):
             raise InvalidRequestError(
-                f"dead_letter={dead_letter!r} is the source: give dead letters a topic of their own"
+                f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
             )
     progress = progress or Progress()
     apply, uses_state = _applied(function)

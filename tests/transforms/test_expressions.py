@@ -8,7 +8,7 @@ import sys
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logbroker.errors import InvalidRequestError, LogbrokerError
@@ -123,12 +123,13 @@ def test_which_fields_of_json_an_expression_uses_can_be_told_from_its_text(text,
 
 NAME = st.sampled_from("abc")
 DOCUMENTS = st.recursive(
-    st.none() | st.integers(0, 2) | st.text("xy", max_size=2),
+    st.none() | st.sampled_from([0, 1, 2.5, 10**30, -(2**63)]) | st.text("xy", max_size=2),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAME, inner, max_size=3),
     max_leaves=10,
 )
 
 
+@settings(deadline=None)
 @given(
     document=DOCUMENTS,
     path=st.lists(NAME, min_size=1, max_size=3),
@@ -277,6 +278,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     value=st.none() | st.binary(max_size=40), key=st.none() | st.binary(max_size=10), name=st.text(max_size=5)
 )
@@ -301,6 +303,7 @@ def test_no_record_gets_anything_but_a_value_or_the_typed_error_out_of_it(text, 
         pass
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="keyjsonvalu.()[]{}'\"\\!&|=<>+-*/%?:,0123456789 \n", max_size=40))
 def test_no_text_gets_anything_but_an_expression_or_the_typed_error_out_of_the_compiler(text):
     try:
@@ -309,6 +312,7 @@ def test_no_text_gets_anything_but_an_expression_or_the_typed_error_out_of_the_c
         pass
 
 
+@settings(deadline=None)
 @given(value=VALUES, limit=st.integers(0, 5))
 def test_depth_is_the_number_of_containers_in_each_other(value, limit):
     def depth(value: object) -> int:

@@ -39,13 +39,13 @@ from logbroker_storage.record_batch import Record
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
+from ..expressions import Filter
 from ..groups import TopicPartition
 from ..records import without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
 from .partition import Lost, QueuePartition, owner_name, process_of, queue_signal, ranges_of
-from .reading import Filter
 from .state import Range
 
 if TYPE_CHECKING:

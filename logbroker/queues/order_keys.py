@@ -42,7 +42,6 @@ class OrderKeys:
         elif held is not None:
             ready = self._table.at(NUMBER.unpack_from(held, COUNT.size)[0])
             self._table.replace(ready, replace(ready, state=State.WAITING))
-            self._rows.delete(KEYS + run.order_key)
         self.hold(run)
         return True
 

@@ -35,12 +35,12 @@ from logbroker_storage.partition_log import LogOffsets
 from logbroker_storage.record_batch import Record
 
 from ..commits import PendingCommit
-from ..expressions import as_predicate
+from ..expressions import Filter, as_predicate
 from ..groups import TopicPartition
 from ..membership import monotonic_ms
-from ..subscriptions import Subscription
+from ..subscriptions import Subscription, both
 from . import undecided
-from .reading import Filter, Judge, RangeReader
+from .reading import Judge, RangeReader
 from .rows import BLOCK_OFFSETS, Rows, Run
 from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
 
@@ -109,7 +109,7 @@ class QueuePartition:
         self._reading = threading.Lock()  # guards _reader
         rules = subscription.rules
         self._judge = Judge(
-            matches=_both(None if rules.filter is None else as_predicate(rules.filter), also),
+            matches=both(None if rules.filter is None else as_predicate(rules.filter), also),
             ordered=rules.ordered,
             priorities=rules.priorities,
             buries_expired=rules.expired == "dead-letter",
@@ -539,9 +539,3 @@ def ranges_of(offsets: Iterable[int]) -> list[Range]:
         run = [offset for _, offset in group]
         ranges.append((run[0], run[-1]))
     return ranges
-
-
-def _both(one: Filter | None, other: Filter | None) -> Filter | None:
-    if one is None or other is None:
-        return one or other
-    return lambda record: one(record) and other(record)

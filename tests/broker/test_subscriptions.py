@@ -256,3 +256,20 @@ def test_the_description_counts_by_state(broker):
         assert found.partitions[0].consumers == [queue.owner]
         assert found.oldest_age_ms is not None
         assert found.oldest_age_ms >= 0
+
+
+def test_a_consumer_may_bring_a_filter_of_its_own(broker):
+    send(broker, "orders", b"1", b"22", b"333")
+    broker.create_subscription("s", topic="orders", kind="stream", filter="size(value) > 1")
+    with broker.consumer("orders", group="s", filter=lambda record: len(record.value) < 3) as consumer:
+        assert [record.value for record in consumer.poll(10, 0)] == [b"22"]
+        consumer.commit()
+    assert broker.group("s").lag == 0
+    with broker.consumer("orders", filter="value == '1'") as consumer:
+        assert [record.value for record in consumer.poll(10, 0)] == [b"1"]
+
+
+def test_what_a_consumers_filter_raises_comes_out_of_poll(broker):
+    send(broker, "orders", b"1")
+    with broker.consumer("orders", filter=lambda record: 1 / 0) as consumer, pytest.raises(ZeroDivisionError):
+        consumer.poll(10, 0)

@@ -468,6 +468,22 @@ def test_one_at_a_time_looks_while_others_take_what_is_arranged():
     assert queue.take("bob", 9) == [2]
 
 
+def test_there_is_work_where_something_can_be_had():
+    """Who waits sleeps while another looks at the only messages there are, and is told when they are arranged."""
+    queue = QueueSpecification(looks_ahead=True)
+    assert queue.state.has_fresh(1)
+    assert not queue.state.has_fresh(0)
+    run = queue.fresh("ann", 2)
+    assert not queue.state.has_fresh(9)
+    assert not queue.state.has_ready()
+    queue.arrange("ann", run, message(0), message(1, key="k"))
+    assert queue.has_woken_others
+    assert queue.state.has_ready()
+    queue.take("ann", 2)
+    assert not queue.state.has_ready()
+    assert queue.state.has_fresh(9)
+
+
 def test_who_lost_what_it_looked_at_arranges_nothing():
     queue = QueueSpecification(looks_ahead=True)
     run = queue.fresh("ann", 2)

@@ -41,7 +41,7 @@ from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
 from ..expressions import Filter
 from ..groups import TopicPartition
-from ..records import without_reserved_headers
+from ..records import may_have_reserved_headers, without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
@@ -309,11 +309,14 @@ class Queue:
             held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
         except TopicNotFoundError:
             return []  # deleted a moment ago
-        return [
-            QueueMessage(self, partition, without_reserved_headers(record), taken.delivery_count)
-            for taken in held
-            for record in taken.records
-        ]
+        messages: list[QueueMessage] = []
+        for taken in held:
+            records = taken.records
+            if may_have_reserved_headers(records):
+                records = list(map(without_reserved_headers, records))
+            count = taken.delivery_count
+            messages += [QueueMessage(self, partition, record, count) for record in records]
+        return messages
 
     def _current_partitions(self) -> list[QueuePartition]:
         """The partitions to receive from, as topics and the subscription are now; none while it is paused."""
@@ -486,7 +489,7 @@ class Queue:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
             groups.setdefault(message.queue_partition, []).append(message)
         return [
-            (partition, ranges_of(sorted({message.record.offset for message in own})), own)
+            (partition, ranges_of([message.record.offset for message in own]), own)
             for partition, own in groups.items()
         ]
 

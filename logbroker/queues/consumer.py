@@ -45,7 +45,7 @@ from ..records import may_have_reserved_headers, without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
-from .partition import Lost, QueuePartition, owner_name, process_of, queue_signal, ranges_of
+from .partition import Lost, QueuePartition, owner_name, queue_signal, ranges_of
 from .state import Range
 
 if TYPE_CHECKING:
@@ -361,14 +361,8 @@ class Queue:
             return
         self._next_neighbour_check = now + NEIGHBOUR_CHECK_S
         for partition in partitions:
-            partition.finish_undecided()
-            dead = {owner for owner in partition.owners() if self._is_dead(owner)}
-            if dead:
-                partition.give_up(dead.__contains__)
+            partition.give_up_for_the_dead()
         self._bury()
-
-    def _is_dead(self, owner: str) -> bool:
-        return not self._directory.process_alive(process_of(owner))
 
     def _pause(self, partitions: Sequence[QueuePartition], left: float | None) -> float | None:
         """How long to wait for news: until something is due by the clock, or others may have died."""

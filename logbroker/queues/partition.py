@@ -46,7 +46,10 @@ from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
 LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
+MAX_STEP = 1000  # offsets that are taken in search of a message to be delivered
 DAMAGE_DELAY_MS = 30_000
+
+HANDS = b"queue-hands\0"  # volatile: which processes have received from a queue
 
 Lost = Callable[[TopicPartition, Sequence[Range]], None]
 
@@ -106,6 +109,9 @@ class QueuePartition:
         self._directory = directory
         self._settings = subscription.rules.queue
         self._prefix = self.log.key + bytes.fromhex(subscription.id)
+        self._hands = HANDS + self._prefix
+        self._has_said_so = False  # that this process has received here
+        self._knows_the_dead = False  # whether those are over who died before all others that are known
         self._reader = RangeReader(self.log)
         self._reading = threading.Lock()  # guards _reader
         rules = subscription.rules
@@ -136,22 +142,34 @@ class QueuePartition:
         """
         held: list[Held] = []
         acquired: list[Run] = []
-        room = limit
+        room = size = limit
+        self._say_that_hands_are_here()
         try:
             while room > 0 and (due := self.look()).has_work:
-                runs = self._acquire(owner, room, lease_ms, due.visible_end, looks_first=not acquired)
+                runs = self._acquire(owner, size, lease_ms, due.visible_end, looks_first=not acquired)
                 if not runs:
                     break
                 acquired += runs
+                had = room
                 for run in runs:
-                    taken = self._take(owner, run)
+                    taken = self._within(owner, self._take(owner, run), room)
                     if taken.records:
                         held.append(taken)
                         room -= len(taken.records)
+                # Where nothing is to be delivered (filtered out, delayed), single steps would take for ever.
+                size = room if room < had else max(room, min(2 * size, MAX_STEP))
         except BaseException:
             self.give_back(owner, [(run.first, run.last) for run in acquired])  # nobody has seen them
             raise
         return held
+
+    def _within(self, owner: str, taken: Held, room: int) -> Held:
+        """The first *room* messages of *taken*; the others go back."""
+        surplus = taken.records[room:]
+        if not surplus:
+            return taken
+        self.give_back(owner, ranges_of([record.offset for record in surplus]))
+        return taken._replace(records=taken.records[:room])
 
     def look(self) -> Due:
         """What is to be done here; what is due is done first."""
@@ -336,6 +354,27 @@ class QueuePartition:
         """End the leases of every owner that *is_gone*."""
         self._change(lambda state: state.end_leases_of(is_gone))
 
+    def give_up_for_the_dead(self) -> None:
+        """End the leases of processes that are dead, and what they had left undecided."""
+        self.finish_undecided()
+        size = len(self._hands)
+        known = {key[size:].decode() for key, _ in self._directory.volatile_items(self._hands)}
+        if not self._knows_the_dead:  # a process may have died with all others: what it said is forgotten
+            known.update(map(process_of, self.owners()))
+        dead = {process_id for process_id in known if not self._directory.process_alive(process_id)}
+        if dead:
+            self.give_up(lambda owner: process_of(owner) in dead)
+            for process_id in dead:
+                self._directory.volatile_update(self._hands + process_id.encode(), lambda _: None)
+        self._knows_the_dead = True
+
+    def _say_that_hands_are_here(self) -> None:
+        """Say, before anything is in them, that this process has to be looked after."""
+        if not self._has_said_so:
+            key = self._hands + self._directory.process_id.encode()
+            self._directory.volatile_update(key, lambda _: b"")
+            self._has_said_so = True
+
     # Dead letters ---------------------------------------------------------------------------------
 
     def has_rejected(self) -> bool:
@@ -349,6 +388,7 @@ class QueuePartition:
 
         Of a run whose records cannot be read there are none.
         """
+        self._say_that_hands_are_here()
         with self._transaction() as state:
             lease_end_ms = self._now_ms() + lease_ms
             runs = state.acquire_rejected(owner, limit, lease_end_ms=lease_end_ms)

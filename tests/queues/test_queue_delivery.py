@@ -293,6 +293,28 @@ def test_a_filter_may_use_the_broker(desk: QueueDesk) -> None:
     assert desk.broker.topic("seen").partitions[0].log_end_offset == 2
 
 
+def test_a_receive_of_one_does_not_search_one_by_one(desk: QueueDesk) -> None:
+    """What it found beyond that one goes back, undelivered."""
+    desk.queue_of(lease=1000.0).put(*("no" for _ in range(3000)), "a", "no", "b", "c")
+    looks = 0
+
+    def judge(record: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return record.value != b"no"
+
+    hands = desk.hands(filter=judge)
+    journal = desk.directory.journal.log
+    written = journal.state().end.log_end_offset
+    first = hands.receive_many(1)
+    assert values(first) == ["a"]
+    assert desk.partition().in_flight == 1
+    assert counts(hands.receive_many()) == [1, 1]
+    first.accept()
+    assert looks < 3100
+    assert journal.state().end.log_end_offset - written < 60
+
+
 def test_a_stored_filter_is_checked_when_it_is_made(desk: QueueDesk) -> None:
     desk.topic()
     with pytest.raises(InvalidRequestError):

@@ -27,6 +27,7 @@ from logbroker_storage.errors import (
     CorruptionError,
     OffsetOutOfRangeError,
     SubscriptionNotFoundError,
+    TopicNotFoundError,
 )
 from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEvent
 from logbroker_storage.journal import Item, item_of
@@ -468,6 +469,8 @@ class QueuePartition:
             self._ask_the_journal()
             with self._rows() as rows:
                 state = QueueState(rows, self._settings)
+                if not self._is_live():
+                    state.clear()  # a topic of the same name must not begin with what is journaled now
                 not_held = change(state)
                 if not_held:
                     lost(self.place, not_held)
@@ -564,7 +567,17 @@ class QueuePartition:
                 if not state.exists:
                     state.begin(event.start_offset, blocks)
 
+    def _is_live(self) -> bool:
+        """Whether the topic is there, and is not being deleted; exact under the journal's lock."""
+        topic, _ = self.place
+        try:
+            return self._directory.topic(topic).topic_id == self.log.topic_id
+        except TopicNotFoundError:
+            return False
+
     def _check_exists(self) -> None:
+        if not self._is_live():
+            raise TopicNotFoundError(self.place[0], partition=self.place[1])
         key = SubscriptionEvent.key_of(self.subscription.id)
         if self._directory.view.event(key) is None:
             raise SubscriptionNotFoundError(self.subscription.name)

@@ -78,7 +78,9 @@ class Verdict(NamedTuple):
     """What is to become of the records of a run."""
 
     deliver: list[Record]
-    arranging: list[Arranged] | None  # of those, and of those to be delivered later; None: they ask for nothing
+    arranging: (
+        list[Arranged] | None
+    )  # of those, and of those to be delivered later; None: they ask for nothing
     rejected: dict[str, list[int]]  # note -> offsets
     is_plain: bool  # every record is to be delivered, now
 

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from logbroker.errors import LeaseLostError, SubscriptionExistsError, SubscriptionNotFoundError
-
 from logbroker_storage.journal import item_of
 
 from .desk import QueueDesk, counts, values

@@ -363,14 +363,24 @@ class Subscriptions:
             self._directory.signal(SIGNAL)
         return after
 
-    def delete(self, name: str, *, check: Callable[[Subscription], None]) -> Subscription:
-        """Forget a subscription and its progress, durably; *check* may refuse, under the journal lock."""
+    def delete(
+        self,
+        name: str,
+        *,
+        check: Callable[[Subscription], None],
+        then: Callable[[Subscription], None],
+    ) -> Subscription:
+        """Forget a subscription and its progress, durably.
+
+        Both under the journal lock: *check* may refuse, *then* comes before anybody journals anything more of it.
+        """
         directory = self._directory
         with directory.journal.exclusive() as turn:
             subscription = self.get(name)
             check(subscription)
             keys = [SubscriptionEvent.key_of(subscription.id), *self._keys_of(subscription)]
             turn.write([(key, None) for key in keys])
+            then(subscription)
         directory.signal(SIGNAL)
         return subscription
 

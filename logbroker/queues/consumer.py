@@ -41,11 +41,11 @@ from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
 from ..expressions import Predicate
 from ..groups import TopicPartition
-from ..records import without_reserved_headers
+from ..records import may_have_reserved_headers, without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
-from .partition import Lost, QueuePartition, owner_name, process_of, queue_signal, ranges_of
+from .partition import Lost, QueuePartition, owner_name, queue_signal, ranges_of
 from .state import Range
 
 if TYPE_CHECKING:
@@ -309,11 +309,14 @@ class Queue:
             held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
         except TopicNotFoundError:
             return []  # deleted a moment ago
-        return [
-            QueueMessage(self, partition, without_reserved_headers(record), taken.delivery_count)
-            for taken in held
-            for record in taken.records
-        ]
+        messages: list[QueueMessage] = []
+        for taken in held:
+            records = taken.records
+            if may_have_reserved_headers(records):
+                records = list(map(without_reserved_headers, records))
+            count = taken.delivery_count
+            messages += [QueueMessage(self, partition, record, count) for record in records]
+        return messages
 
     def _current_partitions(self) -> list[QueuePartition]:
         """The partitions to receive from, as topics and the subscription are now; none while it is paused."""
@@ -358,14 +361,8 @@ class Queue:
             return
         self._next_neighbour_check = now + NEIGHBOUR_CHECK_S
         for partition in partitions:
-            partition.finish_undecided()
-            dead = {owner for owner in partition.owners() if self._is_dead(owner)}
-            if dead:
-                partition.give_up(dead.__contains__)
+            partition.give_up_for_the_dead()
         self._bury()
-
-    def _is_dead(self, owner: str) -> bool:
-        return not self._directory.process_alive(process_of(owner))
 
     def _pause(self, partitions: Sequence[QueuePartition], left: float | None) -> float | None:
         """How long to wait for news: until something is due by the clock, or others may have died."""
@@ -486,7 +483,7 @@ class Queue:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
             groups.setdefault(message.queue_partition, []).append(message)
         return [
-            (partition, ranges_of(sorted({message.record.offset for message in own})), own)
+            (partition, ranges_of([message.record.offset for message in own]), own)
             for partition, own in groups.items()
         ]
 

@@ -475,6 +475,7 @@ class Broker:
         filter: Filter | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
+        detached: bool = False,
     ) -> Queue:
         """A consumer of a queue; any number, in any processes, share its messages.
 
@@ -484,6 +485,8 @@ class Broker:
             filter: a function of a record. What it refuses is done with, for the subscription as a whole.
             lease: seconds that a message stays in these hands without an answer; default: the subscription's.
             renew: a thread extends the leases of all that is in these hands, until the queue is closed.
+            detached: what is received outlives the queue and this process: it is settled by its ``handle``, with
+                any queue of the subscription, or delivered again when its lease ends.
 
         Raises:
             SubscriptionNotFoundError, TopicNotFoundError: there is none of the name.
@@ -497,6 +500,7 @@ class Broker:
             filter=filter,
             lease=lease,
             renew=renew,
+            detached=detached,
         )
 
     # Housekeeping ---------------------------------------------------------------------------------

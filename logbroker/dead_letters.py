@@ -20,7 +20,9 @@ import msgspec
 from .records import Message, Record, without_reserved_headers
 
 PREFIX = "x-dead-letter-"
-TOPIC, PARTITION, OFFSET, TIMESTAMP = (PREFIX + name for name in ("topic", "partition", "offset", "timestamp"))
+TOPIC, PARTITION, OFFSET, TIMESTAMP = (
+    PREFIX + name for name in ("topic", "partition", "offset", "timestamp")
+)
 BY, REASON, ERROR, DELIVERIES = (PREFIX + name for name in ("by", "reason", "error", "deliveries"))
 
 MAX_ERROR_CHARACTERS = 2000
@@ -53,9 +55,13 @@ def dead_letter_message(
         ERROR: error,
         DELIVERIES: deliveries,
     }
-    headers = [pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)]
+    headers = [
+        pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)
+    ]
     headers += [
-        (name, str(value)[:MAX_ERROR_CHARACTERS].encode()) for name, value in told.items() if value is not None
+        (name, str(value)[:MAX_ERROR_CHARACTERS].encode())
+        for name, value in told.items()
+        if value is not None
     ]
     return Message(record.value, key=record.key, headers=headers, timestamp=max(record.timestamp_ms, 0))
 
@@ -83,7 +89,9 @@ def death_of(record: Record) -> Death | None:
 
 def original(record: Record) -> Message:
     """A dead letter as the message that it was, to be sent again."""
-    headers = [pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)]
+    headers = [
+        pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)
+    ]
     return Message(record.value, key=record.key, headers=headers)
 
 

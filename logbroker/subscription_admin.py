@@ -18,7 +18,7 @@ from .descriptions import OffsetDescription, QueuePartitionDescription, Subscrip
 from .group_admin import ResetTarget, check_no_members, describe_group, reset_group, reset_offsets
 from .groups import TopicPartition
 from .membership import group_key
-from .queues.partition import QueuePartition, process_of
+from .queues.partition import QueuePartition, is_dead
 from .queues.reading import RangeReader
 from .subscriptions import Subscription, Subscriptions
 
@@ -90,7 +90,7 @@ def _describe_queue(
         waiting=counts.waiting,
         rejected=counts.rejected,
         oldest_age_ms=_age_ms(directory, place, progress.start_offset) if lag else None,
-        consumers=sorted(owner for owner in partition.owners() if directory.process_alive(process_of(owner))),
+        consumers=sorted(owner for owner in partition.owners() if not is_dead(directory, owner)),
     )
 
 

@@ -7,6 +7,9 @@
 A message is in one consumer's hands until it is settled or its lease ends; then it is delivered again. ``Queue`` is
 one pair of hands: where messages of one key must not be worked on at the same time, give each thread its own.
 
+Those of a *detached* queue belong to no process: what is received stays leased when the queue is closed or its
+process ends, and whoever has a message's ``handle`` settles it, with any queue of the subscription.
+
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
     everything else         (constant)
@@ -23,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
@@ -44,7 +47,8 @@ from ..records import without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
-from .partition import Lost, QueuePartition, owner_name, process_of, queue_signal, ranges_of
+from .handles import ReceiptHandle
+from .partition import Lost, QueuePartition, detached_owner, is_dead, owner_name, queue_signal, ranges_of
 from .reading import Filter
 from .state import Range
 
@@ -60,7 +64,7 @@ RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)
 
-_MakeCommit = Callable[[QueuePartition, list[Range], Lost], PendingCommit]
+_MakeCommit = Callable[["_InHand", Lost], PendingCommit]
 
 
 class QueueMessage:
@@ -107,6 +111,12 @@ class QueueMessage:
     def headers(self) -> list[tuple[str, bytes | None]]:
         """The headers, in order, as a list of the caller's own."""
         return self.record.headers
+
+    @property
+    def handle(self) -> str:
+        """What other processes can settle it by while it is in these hands; see ``Queue.accept``."""
+        record = self.record
+        return str(ReceiptHandle(record.topic, record.partition, record.offset, self.queue.owner))
 
     def accept(self) -> None:
         """Be done with the message: durable when this returns. See ``Queue.accept``."""
@@ -168,6 +178,15 @@ class MessageBatch(list[QueueMessage]):
         self._queue.reject(self._open(), reason)
 
 
+class _InHand(NamedTuple):
+    """What one owner is to be done with in one partition."""
+
+    partition: QueuePartition
+    owner: str
+    ranges: list[Range]
+    messages: list[QueueMessage]  # those that were not given as handles
+
+
 class Queue:
     """A consumer of a queue. Use ``broker.queue()``; closing it releases what is in its hands."""
 
@@ -181,6 +200,7 @@ class Queue:
         filter: Filter | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
+        detached: bool = False,
     ) -> None:
         self._directory = DataDirectory.open(directory.path)  # a user of its own, until it is closed
         try:
@@ -200,7 +220,10 @@ class Queue:
         except BaseException:
             self._directory.close()
             raise
-        self.owner = owner_name(self._directory, f"queue-{next(_queue_numbers)}")
+        self._is_detached = detached
+        self.owner = (
+            detached_owner() if detached else owner_name(self._directory, f"queue-{next(_queue_numbers)}")
+        )
         self._filter = filter
         self._partitions: dict[TopicPartition, QueuePartition] = {}
         self._versions = (-1, -1)  # of topics and subscriptions, that _partitions was made for
@@ -210,6 +233,7 @@ class Queue:
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
         self._closed = threading.Event()
+        self._woken = threading.Event()  # a receive that waits is to return
         self._renewer: threading.Thread | None = None
         if renew:
             self._renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
@@ -269,10 +293,16 @@ class Queue:
                 partitions = list(self._partitions.values())
                 watches_now = self._arrivals.begin(partitions)
                 left = None if deadline is None else deadline - time.monotonic()
-                if not watches_now and (left is None or left > 0):
+                if not watches_now and (left is None or left > 0) and not self._woken.is_set():
                     self._arrivals.wait(self._pause(partitions, left), partitions)
-            if left is not None and left <= 0:
+            if self._woken.is_set() or (left is not None and left <= 0):
+                self._woken.clear()
                 return messages
+
+    def wakeup(self) -> None:
+        """Make a ``receive_many`` that waits (or the next one that would) return at once. From any thread."""
+        self._woken.set()
+        self._arrivals.wake()
 
     def _receive(self, limit: int) -> MessageBatch:
         messages = MessageBatch(self)
@@ -329,13 +359,10 @@ class Queue:
             return
         self._next_neighbour_check = now + NEIGHBOUR_CHECK_S
         for partition in partitions:
-            dead = {owner for owner in partition.owners() if self._is_dead(owner)}
+            dead = {owner for owner in partition.owners() if is_dead(self._directory, owner)}
             if dead:
                 partition.give_up(dead.__contains__)
         self._burial.run(partitions)
-
-    def _is_dead(self, owner: str) -> bool:
-        return not self._directory.process_alive(process_of(owner))
 
     def _pause(self, partitions: Sequence[QueuePartition], left: float | None) -> float | None:
         """How long to wait for news: until something is due by the clock, or others may have died."""
@@ -356,17 +383,20 @@ class Queue:
 
     # Settling -------------------------------------------------------------------------------------
 
-    def accept(self, messages: Iterable[QueueMessage]) -> None:
-        """Be done with *messages*, which came from this queue; durable when this returns, with one sync for all.
+    def accept(self, messages: Iterable[QueueMessage | str]) -> None:
+        """Be done with *messages*; durable when this returns, with one sync for all.
+
+        Each is a message that came from this queue, or the ``handle`` of one that any queue of the subscription
+        holds; so it is with the others below.
 
         Raises:
-            LeaseLostError: some are no longer in these hands. The others are accepted.
-            WriteFailedError: nothing was accepted; the messages are still in these hands.
+            LeaseLostError: some are no longer in those hands. The others are accepted.
+            WriteFailedError: nothing was accepted; the messages are still in those hands.
             StorageFailedError: whether they were accepted is unknown.
         """
-        self._settle(messages, lambda partition, ranges, lost: partition.acceptance(self.owner, ranges, lost))
+        self._settle(messages, lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost))
 
-    def reject(self, messages: Iterable[QueueMessage], reason: str = "rejected") -> None:
+    def reject(self, messages: Iterable[QueueMessage | str], reason: str = "rejected") -> None:
         """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one.
 
         Raises:
@@ -375,36 +405,48 @@ class Queue:
         if not isinstance(reason, str) or not reason:
             raise InvalidRequestError(f"reason={reason!r}: say in a few words why")
         self._settle(
-            messages, lambda partition, ranges, lost: partition.rejection(self.owner, ranges, reason, lost)
+            messages,
+            lambda held, lost: held.partition.rejection(held.owner, held.ranges, reason, lost),
+            may_bury=True,
         )
-        self._bury()
 
-    def release(self, messages: Iterable[QueueMessage], *, delay: float | datetime.timedelta = 0.0) -> None:
+    def release(
+        self, messages: Iterable[QueueMessage | str], *, delay: float | datetime.timedelta = 0.0
+    ) -> None:
         """Give *messages* back, to be delivered again to anybody; *delay* in seconds. One delivery is used up.
 
         Raises:
-            LeaseLostError: some are no longer in these hands, which comes to the same.
+            LeaseLostError: some are no longer in those hands, which comes to the same.
         """
         delay_ms = _delay_ms(delay)
         self._settle(
             messages,
-            lambda partition, ranges, lost: partition.surrender(self.owner, ranges, delay_ms, lost),
+            lambda held, lost: held.partition.surrender(held.owner, held.ranges, delay_ms, lost),
             is_lasting=False,
+            may_bury=True,
         )
-        self._bury()
 
-    def extend(self, messages: Iterable[QueueMessage], lease: float | None = None) -> None:
-        """Hold *messages* for *lease* seconds from now (default: as they were received).
+    def give_back(self, messages: Iterable[QueueMessage | str]) -> None:
+        """Have *messages* as if they had never been received: no delivery is used up.
+
+        Those that are no longer in those hands are passed over.
+        """
+        for held in self._by_partition(messages):
+            for first, last in held.ranges:
+                held.partition.give_back(held.owner, first, last)
+            _mark_settled(held.messages)
+
+    def extend(self, messages: Iterable[QueueMessage | str], lease: float | None = None) -> None:
+        """Hold *messages* for *lease* seconds from now (default: as this queue receives them).
 
         Raises:
-            LeaseLostError: some are no longer in these hands.
+            LeaseLostError: some are no longer in those hands.
         """
         lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
         lost: list[tuple[str, int, int, int]] = []
-        for partition, ranges, _ in self._by_partition(messages):
-            lost += [
-                (*partition.place, *one) for one in partition.extend(self.owner, ranges, lease_ms=lease_ms)
-            ]
+        for held in self._by_partition(messages):
+            not_held = held.partition.extend(held.owner, held.ranges, lease_ms=lease_ms)
+            lost += [(*held.partition.place, *one) for one in not_held]
         if lost:
             raise LeaseLostError(lost)
 
@@ -415,50 +457,72 @@ class Queue:
             raise LeaseLostError([(*place, *one) for one in lost])
 
         return [
-            partition.acceptance(self.owner, ranges, refuse).followed_by(partial(_mark_settled, own))
-            for partition, ranges, own in self._by_partition(messages)
+            held.partition.acceptance(held.owner, held.ranges, refuse).followed_by(
+                partial(_mark_settled, held.messages)
+            )
+            for held in self._by_partition(messages)
         ]
 
     def _settle(
-        self, messages: Iterable[QueueMessage], make: _MakeCommit, *, is_lasting: bool = True
+        self,
+        messages: Iterable[QueueMessage | str],
+        make: _MakeCommit,
+        *,
+        is_lasting: bool = True,
+        may_bury: bool = False,
     ) -> None:
         lost: list[tuple[str, int, int, int]] = []
 
         def note(place: TopicPartition, ranges: Sequence[Range]) -> None:
             lost.extend((*place, *one) for one in ranges)
 
-        groups = self._by_partition(messages)
-        if not groups:
+        in_hand = self._by_partition(messages)
+        if not in_hand:
             return
-        commit = together([make(partition, ranges, note) for partition, ranges, _ in groups])
+        commit = together([make(held, note) for held in in_hand])
         self._directory.journal.decide(commit.decide, take_back=commit.take_back, is_lasting=is_lasting)
         commit.settle()
-        for _, _, own in groups:
-            _mark_settled(own)
+        for held in in_hand:
+            _mark_settled(held.messages)
+        if may_bury:
+            self._bury([held.partition for held in in_hand])
         if lost:
             raise LeaseLostError(lost)
 
-    def _by_partition(
-        self, messages: Iterable[QueueMessage]
-    ) -> list[tuple[QueuePartition, list[Range], list[QueueMessage]]]:
+    def _by_partition(self, messages: Iterable[QueueMessage | str]) -> list[_InHand]:
         self._check_open()
-        groups: dict[TopicPartition, list[QueueMessage]] = {}
+        groups: dict[tuple[TopicPartition, str], list[QueueMessage | ReceiptHandle]] = {}
         for message in messages:
-            if message.queue is not self:
+            if isinstance(message, str):
+                handle = ReceiptHandle.parse(message)
+                groups.setdefault(((handle.topic, handle.partition), handle.owner), []).append(handle)
+            elif message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
-            groups.setdefault((message.record.topic, message.record.partition), []).append(message)
-        found: list[tuple[QueuePartition, list[Range], list[QueueMessage]]] = []
-        for place, own in groups.items():
-            partition = self._partitions.get(place)
+            else:
+                place = (message.record.topic, message.record.partition)
+                groups.setdefault((place, self.owner), []).append(message)
+        in_hand: list[_InHand] = []
+        for (place, owner), given in groups.items():
+            offsets = sorted({one.offset for one in given})
+            partition = self._partition_to_settle(place, owner)
             if partition is None:
-                raise LeaseLostError([(*place, message.offset, message.offset) for message in own])
-            offsets = sorted(message.record.offset for message in own)
-            found.append((partition, ranges_of(offsets), own))
-        return found
+                raise LeaseLostError([(*place, *one) for one in ranges_of(offsets)])
+            own = [one for one in given if isinstance(one, QueueMessage)]
+            in_hand.append(_InHand(partition, owner, ranges_of(offsets), own))
+        return in_hand
 
-    def _bury(self) -> None:
+    def _partition_to_settle(self, place: TopicPartition, owner: str) -> QueuePartition | None:
+        """The partition at *place*; None when this queue has lost it."""
+        partition = self._partitions.get(place)
+        if partition is not None or owner == self.owner:
+            return partition
+        subscription = self._subscriptions.get_by_id(self._subscription_id)
+        self._check_selection(subscription, TopicSelection.parse([place[0]]))
+        return QueuePartition(self._directory, subscription, place)  # it opens nothing before it reads
+
+    def _bury(self, partitions: Iterable[QueuePartition]) -> None:
         if self._subscription.rules.dead_letter is not None:
-            self._burial.run(list(self._partitions.values()))
+            self._burial.run(partitions)
 
     # The rest of its life -------------------------------------------------------------------------
 
@@ -476,7 +540,7 @@ class Queue:
             raise ClosedError("the queue was closed; make another with broker.queue()")
 
     def close(self) -> None:
-        """Release what is in these hands. Idempotent."""
+        """Release what is in these hands, unless they are detached. Idempotent."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -485,11 +549,11 @@ class Queue:
             self._renewer.join()
         with self._lock:
             try:
-                if not self._directory.closed:
+                if not self._directory.closed and not self._is_detached:
                     for partition in self._partitions.values():
                         if self.owner in partition.owners():
                             partition.give_up(lambda owner: owner == self.owner)
-                    self._bury()
+                    self._bury(list(self._partitions.values()))
             finally:
                 for partition in self._partitions.values():
                     partition.close()

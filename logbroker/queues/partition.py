@@ -8,11 +8,13 @@
     accepted, rejected                     the journal's lock         before the call returns
 
 Leases are measured by the monotonic clock, which all processes of a machine share; delays by the wall clock.
-An owner's name begins with the id of its process, so that others can see that it is dead.
+An owner's name begins with the id of its process, so that others can see that it is dead; or with "~": then it
+belongs to no process, and only the lease's end frees what it holds.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,11 +78,26 @@ class Due(NamedTuple):
     next_due_s: float | None  # until one is
 
 
+NOBODYS = "~"
+
+
 def owner_name(directory: DataDirectory, member: str) -> str:
+    """The owner that *member* of this process is: it lives no longer than the process."""
     return f"{directory.process_id}/{member}"
 
 
+def detached_owner() -> str:
+    """A new owner that outlives this process."""
+    return NOBODYS + secrets.token_hex(8)
+
+
+def is_dead(directory: DataDirectory, owner: str) -> bool:
+    """Whether nobody can settle what *owner* holds; of one that belongs to no process that is never known."""
+    return not owner.startswith(NOBODYS) and not directory.process_alive(process_of(owner))
+
+
 def process_of(owner: str) -> str:
+    """The process that an owner of ``owner_name`` lives in."""
     return owner.partition("/")[0]
 
 

@@ -67,6 +67,8 @@ if TYPE_CHECKING:
     from .records import Message as Message
     from .records import Record as Record
     from .records import RecordMetadata as RecordMetadata
+    from .redrive import DeadLetter as DeadLetter
+    from .redrive import Redriven as Redriven
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
     from .transforms import Pipeline as Pipeline
@@ -121,6 +123,7 @@ _HOMES = {
     "queues.consumer": ("MessageBatch", "Queue", "QueueMessage"),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
+    "redrive": ("DeadLetter", "Redriven"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
     "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),

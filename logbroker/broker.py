@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Literal, Unpack
 
@@ -34,6 +34,7 @@ from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .queues.consumer import Queue
 from .queues.reading import Filter
+from .redrive import DeadLetter, LetterPlace, Redrive, Redriven, dead_letters
 from .start import Start
 from .subscription_admin import (
     delete_subscription,
@@ -502,6 +503,47 @@ class Broker:
             renew=renew,
             detached=detached,
         )
+
+    def dead_letters(self, subscription: str, *, redriven: bool = False) -> Iterator[DeadLetter]:
+        """The messages that a subscription gave up and that were not redriven, oldest first in each partition.
+
+        They are read while you iterate, up to where the dead letter topic ended at first.
+
+        Args:
+            subscription: its name.
+            redriven: also those that were, for as long as the dead letter topic keeps them.
+
+        Raises:
+            SubscriptionNotFoundError: there is none of the name.
+        """
+        return dead_letters(self._directory, self._subscriptions.get(subscription), redriven=redriven)
+
+    def redrive(
+        self,
+        subscription: str,
+        *,
+        only: Collection[LetterPlace] | None = None,
+        to: str | None = None,
+        dry_run: bool = False,
+    ) -> Redriven:
+        """Send dead letters back to where they came from, each exactly once, whatever dies meanwhile.
+
+        They go as new messages, with key, value and headers but without priority, delay and time to live, so every
+        subscription of that topic gets them. In the dead letter topic they stay, as redriven.
+
+        Args:
+            subscription: whose letters.
+            only: which of them, as (partition, offset) in the dead letter topic; default: all.
+            to: another topic that they all go to.
+            dry_run: only say what would be sent.
+
+        Raises:
+            InvalidRequestError: there is no letter at one of *only*, or the subscription keeps none.
+            TopicNotFoundError: *to* is not there.
+        """
+        found = self._subscriptions.get(subscription)
+        redrive = Redrive(self._directory, self._transactions, found, only=only, to=to)
+        return redrive.preview() if dry_run else redrive.run()
 
     # Housekeeping ---------------------------------------------------------------------------------
 

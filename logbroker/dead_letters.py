@@ -1,4 +1,4 @@
-"""Dead letters: what a message becomes that could not be handled. Key, value, headers and time stay; headers say why.
+"""Dead letters: what a message becomes that could not be handled. Key, value and headers stay; headers say why.
 
     header                     says
     x-dead-letter-topic        where it came from
@@ -9,8 +9,12 @@
     x-dead-letter-reason       why
     x-dead-letter-error        what went wrong exactly, where that is known
     x-dead-letter-deliveries   how often a queue had handed it out
+    x-dead-letter-subscription the id of the queue's subscription, which stays when that is renamed
 
 Those of an earlier death are replaced. ``original`` goes the other way.
+
+The time of a dead letter is when it became one: by an old message's own, the retention of the dead letter topic
+would take it at once.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ TOPIC, PARTITION, OFFSET, TIMESTAMP = (
     PREFIX + name for name in ("topic", "partition", "offset", "timestamp")
 )
 BY, REASON, ERROR, DELIVERIES = (PREFIX + name for name in ("by", "reason", "error", "deliveries"))
+SUBSCRIPTION = PREFIX + "subscription"
 
 MAX_ERROR_CHARACTERS = 2000
 
@@ -39,10 +44,17 @@ class Death(msgspec.Struct, frozen=True):
     reason: str | None
     error: str | None
     deliveries: int | None
+    subscription_id: str | None = None
 
 
 def dead_letter_message(
-    record: Record, *, reason: str, error: str | None, by: str, deliveries: int | None = None
+    record: Record,
+    *,
+    reason: str,
+    error: str | None,
+    by: str,
+    deliveries: int | None = None,
+    subscription_id: str | None = None,
 ) -> Message:
     """*record* as a dead letter; *by* is who gave it up."""
     told: dict[str, str | int | None] = {
@@ -54,6 +66,7 @@ def dead_letter_message(
         REASON: reason,
         ERROR: error,
         DELIVERIES: deliveries,
+        SUBSCRIPTION: subscription_id,
     }
     headers = [
         pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)
@@ -63,7 +76,7 @@ def dead_letter_message(
         for name, value in told.items()
         if value is not None
     ]
-    return Message(record.value, key=record.key, headers=headers, timestamp=max(record.timestamp_ms, 0))
+    return Message(record.value, key=record.key, headers=headers)
 
 
 def death_of(record: Record) -> Death | None:
@@ -84,6 +97,7 @@ def death_of(record: Record) -> Death | None:
         reason=told.get("reason"),
         error=told.get("error"),
         deliveries=_number(told.get("deliveries")),
+        subscription_id=told.get("subscription"),
     )
 
 

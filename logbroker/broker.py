@@ -435,6 +435,7 @@ class Broker:
         to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
         *,
         topics: Iterable[str] | None = None,
+        shift: bool = False,
         dry_run: bool = False,
     ) -> dict[tuple[str, int], int]:
         """Go on at another place, durably; the new offset of each (topic, partition).
@@ -446,10 +447,15 @@ class Broker:
             name: the subscription.
             to: the ends of each partition, an offset, a moment, or (timedelta) a moment that long ago.
             topics: which topics; default: all that it reads.
+            shift: *to* is a number added to where it is: of a queue, its first message that is not done.
             dry_run: only say where it would go on.
+
+        An offset outside a partition becomes the nearer end.
         """
         subscription = self._subscriptions.get(name)
-        return reset_subscription(self._directory, subscription, to, topics=topics, dry_run=dry_run)
+        return reset_subscription(
+            self._directory, subscription, to, topics=topics, shift=shift, dry_run=dry_run
+        )
 
     def rename_subscription(self, name: str, new_name: str) -> None:
         """Give a subscription another name, durably. It keeps its progress; consumers of a queue go on.

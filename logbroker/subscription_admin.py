@@ -148,11 +148,12 @@ def reset_subscription(
     to: ResetTarget,
     *,
     topics: Iterable[str] | None,
+    shift: bool,
     dry_run: bool,
 ) -> dict[TopicPartition, int]:
     """As ``Broker.reset_subscription``."""
     if subscription.kind == "stream":
-        return reset_group(directory, subscription.name, to, topics=topics, dry_run=dry_run)
+        return reset_group(directory, subscription.name, to, topics=topics, shift=shift, dry_run=dry_run)
     wanted = None if topics is None else set(topics)
     partitions = {
         partition.place: partition
@@ -161,7 +162,8 @@ def reset_subscription(
     }
     if not partitions:
         raise InvalidRequestError(f"subscription {subscription.name!r} reads none of these topics")
-    offsets = reset_offsets(directory, to, partitions)
+    places = {place: partition.progress().start_offset for place, partition in partitions.items()}
+    offsets = reset_offsets(directory, to, places, shift=shift)
     if not dry_run:
         for place, offset in offsets.items():
             partitions[place].reset(offset)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .aio import AsyncConsumer as AsyncConsumer
     from .aio import AsyncProducer as AsyncProducer
     from .aio import open_async as open_async
+    from .aio_queue import AsyncMessageBatch as AsyncMessageBatch
+    from .aio_queue import AsyncQueue as AsyncQueue
+    from .aio_queue import AsyncQueueMessage as AsyncQueueMessage
     from .aio_transaction import AsyncTransaction as AsyncTransaction
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
@@ -81,6 +84,7 @@ __version__ = "0.1.0"
 # Names are imported when they are first used, so that `logbroker --help` does not load the engine.
 _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
+    "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
     "aio_transaction": ("AsyncTransaction",),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),

@@ -26,14 +26,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     ClosedError,
     InvalidRequestError,
-    LeaseLostError,
     LogbrokerError,
     QueueEmptyError,
     TopicNotFoundError,
@@ -50,6 +49,7 @@ from .burial import Burial
 from .handles import ReceiptHandle
 from .partition import Lost, QueuePartition, detached_owner, is_dead, owner_name, queue_signal, ranges_of
 from .reading import Filter
+from .settling import InHand, Losses
 from .state import Range
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)
 
-_MakeCommit = Callable[["_InHand", Lost], PendingCommit]
+_MakeCommit = Callable[[InHand, Lost], PendingCommit]
 
 
 class QueueMessage:
@@ -176,15 +176,6 @@ class MessageBatch(list[QueueMessage]):
     def reject(self, reason: str = "rejected") -> None:
         """Reject all that are not settled yet."""
         self._queue.reject(self._open(), reason)
-
-
-class _InHand(NamedTuple):
-    """What one owner is to be done with in one partition."""
-
-    partition: QueuePartition
-    owner: str
-    ranges: list[Range]
-    messages: list[QueueMessage]  # those that were not given as handles
 
 
 class Queue:
@@ -431,7 +422,7 @@ class Queue:
 
         Those that are no longer in those hands are passed over.
         """
-        for held in self._by_partition(messages):
+        for held in self._by_partition(messages, Losses()):
             for first, last in held.ranges:
                 held.partition.give_back(held.owner, first, last)
             _mark_settled(held.messages)
@@ -443,24 +434,28 @@ class Queue:
             LeaseLostError: some are no longer in those hands.
         """
         lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
-        lost: list[tuple[str, int, int, int]] = []
-        for held in self._by_partition(messages):
-            not_held = held.partition.extend(held.owner, held.ranges, lease_ms=lease_ms)
-            lost += [(*held.partition.place, *one) for one in not_held]
-        if lost:
-            raise LeaseLostError(lost)
+        losses = Losses()
+        for held in self._by_partition(messages, losses):
+            losses.note(
+                held.partition.place, held.partition.extend(held.owner, held.ranges, lease_ms=lease_ms)
+            )
+        losses.check()
 
     def pending_acceptance(self, messages: Iterable[QueueMessage]) -> list[PendingCommit]:
         """``accept`` as parts of a transaction, which is refused when one of *messages* is lost."""
+        losses = Losses()
+        in_hand = self._by_partition(messages, losses)
+        losses.check()
 
         def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
-            raise LeaseLostError([(*place, *one) for one in lost])
+            losses.note(place, lost)
+            losses.check()
 
         return [
             held.partition.acceptance(held.owner, held.ranges, refuse).followed_by(
                 partial(_mark_settled, held.messages)
             )
-            for held in self._by_partition(messages)
+            for held in in_hand
         ]
 
     def _settle(
@@ -471,25 +466,20 @@ class Queue:
         is_lasting: bool = True,
         may_bury: bool = False,
     ) -> None:
-        lost: list[tuple[str, int, int, int]] = []
-
-        def note(place: TopicPartition, ranges: Sequence[Range]) -> None:
-            lost.extend((*place, *one) for one in ranges)
-
-        in_hand = self._by_partition(messages)
-        if not in_hand:
-            return
-        commit = together([make(held, note) for held in in_hand])
-        self._directory.journal.decide(commit.decide, take_back=commit.take_back, is_lasting=is_lasting)
-        commit.settle()
+        losses = Losses()
+        in_hand = self._by_partition(messages, losses)
+        if in_hand:
+            commit = together([make(held, losses.note) for held in in_hand])
+            self._directory.journal.decide(commit.decide, take_back=commit.take_back, is_lasting=is_lasting)
+            commit.settle()
         for held in in_hand:
             _mark_settled(held.messages)
         if may_bury:
             self._bury([held.partition for held in in_hand])
-        if lost:
-            raise LeaseLostError(lost)
+        losses.check()
 
-    def _by_partition(self, messages: Iterable[QueueMessage | str]) -> list[_InHand]:
+    def _by_partition(self, messages: Iterable[QueueMessage | str], losses: Losses) -> list[InHand]:
+        """*messages* by partition and owner; those of partitions that are gone are noted in *losses*."""
         self._check_open()
         groups: dict[tuple[TopicPartition, str], list[QueueMessage | ReceiptHandle]] = {}
         for message in messages:
@@ -501,14 +491,15 @@ class Queue:
             else:
                 place = (message.record.topic, message.record.partition)
                 groups.setdefault((place, self.owner), []).append(message)
-        in_hand: list[_InHand] = []
+        in_hand: list[InHand] = []
         for (place, owner), given in groups.items():
             offsets = sorted({one.offset for one in given})
             partition = self._partition_to_settle(place, owner)
             if partition is None:
-                raise LeaseLostError([(*place, *one) for one in ranges_of(offsets)])
+                losses.note(place, ranges_of(offsets))
+                continue
             own = [one for one in given if isinstance(one, QueueMessage)]
-            in_hand.append(_InHand(partition, owner, ranges_of(offsets), own))
+            in_hand.append(InHand(partition, owner, ranges_of(offsets), own))
         return in_hand
 
     def _partition_to_settle(self, place: TopicPartition, owner: str) -> QueuePartition | None:

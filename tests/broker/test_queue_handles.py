@@ -155,3 +155,21 @@ def test_a_woken_receive_returns_nothing(data):
         queue.receive_many(10, timeout=1.0).accept()
         queue.wakeup()
         assert queue.receive_many(10, timeout=None) == []
+
+
+def test_what_is_lost_with_its_topic_does_not_keep_the_rest_from_being_accepted(tmp_path):
+    with logbroker.open(tmp_path / "data") as broker:
+        for topic in ("jobs.a", "jobs.b"):
+            broker.create_topic(topic)
+            with broker.producer() as producer:
+                producer.send(topic, b"x")
+        broker.create_subscription("workers", topic="jobs.*")
+        with broker.queue(subscription="workers") as queue:
+            messages = queue.receive_many(1, timeout=1.0) + queue.receive_many(1, timeout=1.0)
+            gone, left = sorted(messages, key=lambda message: message.topic)
+            broker.delete_topic(gone.topic)
+            assert queue.receive_many(timeout=0.0) == []
+            with pytest.raises(LeaseLostError) as caught:
+                queue.accept([gone, left])
+            assert caught.value.lost == [("jobs.a", 0, 0, 0)]
+        assert [part.lag for part in broker.subscription("workers").partitions] == [0]

@@ -28,7 +28,7 @@ from logbroker_storage.errors import (
     SubscriptionNotFoundError,
     TopicNotFoundError,
 )
-from logbroker_storage.events import QueueBlockEvent, SubscriptionEvent
+from logbroker_storage.events import BLOCK_OFFSETS, QueueBlockEvent, SubscriptionEvent, encode_attempts
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.locks import ProcessLock
 from logbroker_storage.log_reader import Isolation
@@ -36,7 +36,6 @@ from logbroker_storage.record_batch import Record, decode_records
 
 from .commits import PendingCommit
 from .dead_letters import PREFIX, Death, death_of, original
-from .queues.rows import BLOCK_OFFSETS
 from .records import Message, without_reserved_headers
 from .subscriptions import Subscription
 from .transaction import Transactions
@@ -45,7 +44,7 @@ logger = logging.getLogger("logbroker.queues")
 
 AT_A_TIME = 500
 TIMEOUT_S = 60.0
-NO_ATTEMPTS = msgspec.msgpack.encode([])
+NO_ATTEMPTS = encode_attempts([])
 
 LetterPlace = tuple[int, int]  # partition and offset, in the dead letter topic
 

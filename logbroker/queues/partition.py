@@ -21,15 +21,19 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
-import msgspec
-
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     CorruptionError,
     OffsetOutOfRangeError,
     SubscriptionNotFoundError,
 )
-from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEvent
+from logbroker_storage.events import (
+    QueueBlockEvent,
+    QueueEvent,
+    SubscriptionEvent,
+    decode_attempts,
+    encode_attempts,
+)
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import LogOffsets
@@ -42,15 +46,13 @@ from ..membership import monotonic_ms
 from ..subscriptions import Subscription
 from .reading import Filter, Judge, RangeReader
 from .rows import Run
-from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
+from .state import Arranged, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
 LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
 DAMAGE_DELAY_MS = 30_000
 
 Lost = Callable[[TopicPartition, Sequence[Range]], None]
-
-_ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
 
 
 class Held(NamedTuple):
@@ -447,7 +449,7 @@ class QueuePartition:
         if changes.start_offset is not None:
             items.append(item_of(QueueEvent(subscription_id, *self.place, changes.start_offset)))
         for block, change in changes.blocks.items():
-            attempts = msgspec.msgpack.encode(change.attempts)
+            attempts = encode_attempts(change.attempts)
             event = QueueBlockEvent(subscription_id, *self.place, block, change.done, attempts)
             items.append(item_of(event))
         items += [
@@ -467,7 +469,7 @@ class QueuePartition:
                 turn.record([event])
             prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
             blocks = {
-                block.block: BlockChange(block.done, _ATTEMPTS.decode(block.attempts))
+                block.block: BlockChange(block.done, decode_attempts(block.attempts))
                 for block in self._directory.view.events_of(QueueBlockEvent, prefix)
             }
             with self._transaction() as state:

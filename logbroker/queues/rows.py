@@ -34,12 +34,13 @@ import enum
 import struct
 from typing import NamedTuple, Protocol
 
+from logbroker_storage.events import BLOCK_OFFSETS as BLOCK_OFFSETS  # as the journal's blocks have it
+
 HEAD = struct.Struct(">qq")
 ENTRY = struct.Struct(">qqBBBH8sH")
 COUNT = struct.Struct(">I")
 NUMBER = struct.Struct(">q")
 
-BLOCK_OFFSETS = 1024
 NO_KEY = bytes(8)
 
 HEAD_KEY = b"h"

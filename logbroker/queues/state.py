@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
+from logbroker_storage.events import Attempt as Attempt
 
 from .rows import (
     BLOCK_OFFSETS,
@@ -73,17 +73,6 @@ class Arranged(NamedTuple):
     priority: int = 0
     order_key: bytes = NO_KEY
     not_before_ms: int = 0
-
-
-class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """Messages that were handed out in vain, as the journal keeps them: offsets relative to their block."""
-
-    first: int
-    last: int
-    delivery_count: int
-    not_before_ms: int = 0
-    is_rejected: bool = False
-    note: str = ""
 
 
 class BlockChange(NamedTuple):

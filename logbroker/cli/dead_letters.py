@@ -79,14 +79,21 @@ def _row(letter: DeadLetter) -> tuple[object, ...]:
     death = letter.death
     return (
         _place_text(letter),
-        death.topic,
+        _shown(death.topic),
         death.partition,
         death.offset,
-        None if death.reason is None else " ".join(death.reason.split()),
+        _shown(death.reason),
         death.deliveries,
         _age_ms(letter),
         "yes" if letter.is_redriven else "no",
     )
+
+
+def _shown(text: str | None) -> str | None:
+    """What a header says, such that it does nothing to a terminal or a table."""
+    from .record_format import shown
+
+    return None if text is None else shown(text.encode(errors="replace"))
 
 
 def _place_text(letter: DeadLetter) -> str:
@@ -135,10 +142,10 @@ def show(
         return
     facts = [
         ("place", _place_text(letter)),
-        ("came from", f"{death.topic}-{death.partition} at offset {death.offset}"),
-        ("given up by", death.by),
-        ("reason", None if death.reason is None else shown(death.reason.encode())),
-        ("error", None if death.error is None else shown(death.error.encode())),
+        ("came from", _shown(f"{death.topic}-{death.partition} at offset {death.offset}")),
+        ("given up by", _shown(death.by)),
+        ("reason", _shown(death.reason)),
+        ("error", _shown(death.error)),
         ("deliveries", death.deliveries),
         ("age (ms)", _age_ms(letter)),
         ("redriven", "yes" if letter.is_redriven else "no"),

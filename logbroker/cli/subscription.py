@@ -9,6 +9,7 @@ import typer
 
 from .command_group import command_group
 from .directory import DataOption, open_broker
+from .exit_codes import CommandFailed
 from .output import JsonOption, Table, as_json, print_json, print_tables, say
 from .positions import Moment, Named, Offset, Shift, duration_of, parse_position
 
@@ -130,6 +131,8 @@ def create(
     position = _position("--start", start)
     with open_broker(data) as broker:
         existed = name in broker.subscriptions()
+        if existed and not exist_ok:
+            raise CommandFailed(f"subscription {name!r} already exists; --exist-ok accepts it as it is")
         broker.create_subscription(
             name,
             topic=topic,

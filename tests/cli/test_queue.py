@@ -214,7 +214,7 @@ def test_dead_letters_are_listed_with_where_they_came_from_and_why(jobs: Cli) ->
         "queue", "dead-letters", "list", "workers"
     ).rows
     assert (place, topic, partition, offset, reason, deliveries, redriven) == (
-        "0:0", "jobs", "0", "0", "bad input", "1", "no"
+        "0:0", "jobs", "0", "0", r"bad\tinput", "1", "no"
     )  # fmt: skip
     assert 0 <= int(age) < 60_000
     (letter,) = jobs("queue", "dead-letters", "list", "workers", "--json").objects

@@ -490,6 +490,9 @@ class Queue:
             _mark_settled(held.messages)
         if may_bury:
             self._bury([held.partition for held in in_hand])
+            for held in in_hand:
+                if self._partitions.get(held.partition.place) is not held.partition:
+                    held.partition.close()  # made for a handle; burying may have read from it
         losses.check()
 
     def _by_partition(self, messages: Iterable[QueueMessage | str], losses: Losses) -> list[InHand]:

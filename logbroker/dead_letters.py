@@ -1,40 +1,54 @@
-"""Dead letters: what a message becomes that could not be handled. Key, value and headers stay; headers say why.
+"""A dead letter: a record that could not be worked on, with where it came from and why.
 
-    header                     says
-    x-dead-letter-topic        where it came from
-    x-dead-letter-partition
-    x-dead-letter-offset
-    x-dead-letter-timestamp    its own, in milliseconds since 1970 UTC
-    x-dead-letter-by           which subscription, binding or transform gave it up
-    x-dead-letter-reason       why
-    x-dead-letter-error        what went wrong exactly, where that is known
-    x-dead-letter-deliveries   how often a queue had handed it out
-    x-dead-letter-subscription the id of the queue's subscription, which stays when that is renamed
+    header                       is
+    x-dead-letter-topic          the topic of the record
+    x-dead-letter-partition      its partition, a decimal number
+    x-dead-letter-offset         its offset, a decimal number
+    x-dead-letter-timestamp      its timestamp, in milliseconds since 1970 UTC
+    x-dead-letter-by             who gave it up: a transformation's group, a subscription, a route
+    x-dead-letter-reason         a word or two for machines, for example ``transform-failed``
+    x-dead-letter-error          what was wrong, for people; not always there
+    x-dead-letter-deliveries     how often a queue had handed it out, a decimal number; only from queues
+    x-dead-letter-subscription   the id of the queue's subscription, which stays when that is renamed; likewise
 
-Those of an earlier death are replaced. ``original`` goes the other way.
-
-The time of a dead letter is when it became one: by an old message's own, the retention of the dead letter topic
-would take it at once.
+Key, value and the other headers are the record's. It has no time to live, whatever the record had, and its
+own timestamp is when it became a dead letter. A dead letter that dies again tells of its last death.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from .records import Message, Record, without_reserved_headers
+from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX
+
+from .records import Message, Record
 
 PREFIX = "x-dead-letter-"
-TOPIC, PARTITION, OFFSET, TIMESTAMP = (
-    PREFIX + name for name in ("topic", "partition", "offset", "timestamp")
+TOPIC_HEADER = PREFIX + "topic"
+PARTITION_HEADER = PREFIX + "partition"
+OFFSET_HEADER = PREFIX + "offset"
+TIMESTAMP_HEADER = PREFIX + "timestamp"
+BY_HEADER = PREFIX + "by"
+REASON_HEADER = PREFIX + "reason"
+ERROR_HEADER = PREFIX + "error"
+DELIVERIES_HEADER = PREFIX + "deliveries"
+SUBSCRIPTION_HEADER = PREFIX + "subscription"
+DEAD_LETTER_HEADERS = (
+    TOPIC_HEADER,
+    PARTITION_HEADER,
+    OFFSET_HEADER,
+    TIMESTAMP_HEADER,
+    BY_HEADER,
+    REASON_HEADER,
+    ERROR_HEADER,
+    DELIVERIES_HEADER,
+    SUBSCRIPTION_HEADER,
 )
-BY, REASON, ERROR, DELIVERIES = (PREFIX + name for name in ("by", "reason", "error", "deliveries"))
-SUBSCRIPTION = PREFIX + "subscription"
-
-MAX_ERROR_CHARACTERS = 2000
+MAX_ERROR_CHARACTERS = 2000  # an error may quote the value, and the letter has to fit as the record did
 
 
 class Death(msgspec.Struct, frozen=True):
-    """What the headers of a dead letter say; what they do not is None."""
+    """What the headers of a dead letter say; None where they do not."""
 
     topic: str | None
     partition: int | None
@@ -44,7 +58,7 @@ class Death(msgspec.Struct, frozen=True):
     reason: str | None
     error: str | None
     deliveries: int | None
-    subscription_id: str | None = None
+    subscription_id: str | None
 
 
 def dead_letter_message(
@@ -56,61 +70,70 @@ def dead_letter_message(
     deliveries: int | None = None,
     subscription_id: str | None = None,
 ) -> Message:
-    """*record* as a dead letter; *by* is who gave it up."""
-    told: dict[str, str | int | None] = {
-        TOPIC: record.topic,
-        PARTITION: record.partition,
-        OFFSET: record.offset,
-        TIMESTAMP: record.timestamp_ms,
-        BY: by,
-        REASON: reason,
-        ERROR: error,
-        DELIVERIES: deliveries,
-        SUBSCRIPTION: subscription_id,
-    }
-    headers = [
-        pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)
+    """The dead letter of *record*, to be sent to the topic for them.
+
+    Args:
+        record: as it was read.
+        reason: a word or two that programs can tell apart.
+        error: what was wrong; cut after 2,000 characters.
+        by: who gives it up.
+        deliveries: how often it was handed out before.
+        subscription_id: of the queue that gives it up.
+    """
+    told: list[tuple[str, bytes | None]] = [
+        (TOPIC_HEADER, record.topic.encode()),
+        (PARTITION_HEADER, b"%d" % record.partition),
+        (OFFSET_HEADER, b"%d" % record.offset),
+        (TIMESTAMP_HEADER, b"%d" % record.timestamp_ms),
+        (BY_HEADER, _utf8(by)),
+        (REASON_HEADER, _utf8(reason)),
     ]
-    headers += [
-        (name, str(value)[:MAX_ERROR_CHARACTERS].encode())
-        for name, value in told.items()
-        if value is not None
+    if error is not None:
+        told.append((ERROR_HEADER, _utf8(error[:MAX_ERROR_CHARACTERS])))
+    if deliveries is not None:
+        told.append((DELIVERIES_HEADER, b"%d" % deliveries))
+    if subscription_id is not None:
+        told.append((SUBSCRIPTION_HEADER, subscription_id.encode()))
+    return Message(record.value, record.key, [*without_dead_letter_headers(record), *told])
+
+
+def without_dead_letter_headers(record: Record) -> list[tuple[str, bytes | None]]:
+    """The headers that the record had before it died, none of them the broker's own; for sending it again."""
+    return [
+        pair
+        for pair in record.header_pairs
+        if pair[0] not in DEAD_LETTER_HEADERS and not pair[0].startswith(RESERVED_HEADER_PREFIX)
     ]
-    return Message(record.value, key=record.key, headers=headers)
 
 
 def death_of(record: Record) -> Death | None:
-    """What a dead letter's headers say of its death; None when it is none."""
+    """What a dead letter tells of its death; None when *record* is none."""
     told = {
-        name.removeprefix(PREFIX): value.decode(errors="replace")
+        name: value.decode(errors="replace")
         for name, value in record.header_pairs
-        if name.startswith(PREFIX) and value is not None
+        if name in DEAD_LETTER_HEADERS and value is not None
     }
     if not told:
         return None
     return Death(
-        topic=told.get("topic"),
-        partition=_number(told.get("partition")),
-        offset=_number(told.get("offset")),
-        timestamp_ms=_number(told.get("timestamp")),
-        by=told.get("by"),
-        reason=told.get("reason"),
-        error=told.get("error"),
-        deliveries=_number(told.get("deliveries")),
-        subscription_id=told.get("subscription"),
+        topic=told.get(TOPIC_HEADER),
+        partition=_number(told.get(PARTITION_HEADER)),
+        offset=_number(told.get(OFFSET_HEADER)),
+        timestamp_ms=_number(told.get(TIMESTAMP_HEADER)),
+        by=told.get(BY_HEADER),
+        reason=told.get(REASON_HEADER),
+        error=told.get(ERROR_HEADER),
+        deliveries=_number(told.get(DELIVERIES_HEADER)),
+        subscription_id=told.get(SUBSCRIPTION_HEADER),
     )
-
-
-def original(record: Record) -> Message:
-    """A dead letter as the message that it was, to be sent again."""
-    headers = [
-        pair for pair in without_reserved_headers(record).header_pairs if not pair[0].startswith(PREFIX)
-    ]
-    return Message(record.value, key=record.key, headers=headers)
 
 
 def _number(text: str | None) -> int | None:
     try:
         return None if text is None else int(text)
     except ValueError:
-        return None  # somebody else's header
+        return None  # somebody else wrote the header
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode(errors="replace")

@@ -35,8 +35,8 @@ from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record, decode_records
 
 from .commits import PendingCommit
-from .dead_letters import PREFIX, Death, death_of, original
-from .records import Message, without_reserved_headers
+from .dead_letters import Death, death_of, without_dead_letter_headers
+from .records import Message
 from .subscriptions import Subscription
 from .transaction import Transactions
 
@@ -116,9 +116,7 @@ def _is_of(subscription: Subscription, death: Death) -> bool:
 
 
 def _without_death(record: Record) -> Record:
-    pairs = without_reserved_headers(record).header_pairs
-    headers = tuple(pair for pair in pairs if not pair[0].startswith(PREFIX))
-    return msgspec.structs.replace(record, header_pairs=headers)
+    return msgspec.structs.replace(record, header_pairs=tuple(without_dead_letter_headers(record)))
 
 
 def _committed_records(directory: DataDirectory, topic: str, partition: int) -> Iterator[Record]:
@@ -288,7 +286,8 @@ class Redrive:
         death = letter.death
         if death.timestamp_ms is not None and death.timestamp_ms < 0:
             return _Refusal(death.error or "its record could not be read")
-        message = original(letter.record)
+        record = letter.record
+        message = Message(record.value, record.key, record.header_pairs)
         if self._to is not None:
             return _Target(self._to, message)
         if death.topic is None:

@@ -12,6 +12,7 @@ process ends, and whoever has a message's ``handle`` settles it, with any queue 
 
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
+    _by_handle              (none)       whoever settles by a handle: of two that are made at a time, one is left
     everything else         (constant)
 """
 
@@ -41,6 +42,7 @@ from logbroker_storage.record_batch import Record
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
+from ..expressions import Filter
 from ..groups import TopicPartition
 from ..records import without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
@@ -48,7 +50,6 @@ from ..topic_selection import TopicSelection
 from .burial import Burial
 from .handles import ReceiptHandle
 from .partition import Lost, QueuePartition, detached_owner, is_dead, owner_name, queue_signal, ranges_of
-from .reading import Filter
 from .settling import InHand, Losses
 from .state import Range
 
@@ -59,8 +60,7 @@ logger = logging.getLogger("logbroker.queues")
 
 MAX_MESSAGES = 100_000  # at once
 MAX_DELAY_S = 366 * 86_400.0
-NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return while somebody waits
-BUSY_CHECK_S = 1.0  # the same, while there is enough else to receive
+NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return
 RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)
@@ -71,10 +71,13 @@ _MakeCommit = Callable[[InHand, Lost], PendingCommit]
 class QueueMessage:
     """A message in a consumer's hands; the fields are a record's, and ``delivery_count`` (1 at first)."""
 
-    __slots__ = ("delivery_count", "is_settled", "queue", "record")
+    __slots__ = ("delivery_count", "is_settled", "queue", "queue_partition", "record")
 
-    def __init__(self, queue: Queue, record: Record, delivery_count: int) -> None:
+    def __init__(
+        self, queue: Queue, queue_partition: QueuePartition, record: Record, delivery_count: int
+    ) -> None:
         self.queue = queue  # whose hands it is in
+        self.queue_partition = queue_partition  # of a topic that may have been deleted and made again since
         self.record = record
         self.delivery_count = delivery_count
         self.is_settled = False  # whether it was accepted, released or rejected here
@@ -203,7 +206,6 @@ class Queue:
                     f"subscription {subscription!r} is a stream: read it with "
                     f"broker.consumer(…, group={subscription!r})"
                 )
-            self._subscription_id = found.id
             self._subscription = found
             self._selection = None if topics is None else TopicSelection.parse(topics)
             if self._selection is not None:
@@ -218,13 +220,13 @@ class Queue:
         )
         self._filter = filter
         self._partitions: dict[TopicPartition, QueuePartition] = {}
+        self._by_handle: dict[TopicPartition, QueuePartition] = {}  # what handles have named besides
         self._versions = (-1, -1)  # of topics and subscriptions, that _partitions was made for
         self._turn = 0  # whose partition comes first
         self._lock = threading.RLock()
         self._burial = Burial(self._directory, transactions, found)
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
-        self._next_busy_check = time.monotonic() + BUSY_CHECK_S
         self._closed = threading.Event()
         self._woken = threading.Event()  # a receive that waits is to return
         self._renewer: threading.Thread | None = None
@@ -277,20 +279,28 @@ class Queue:
             raise InvalidRequestError(f"max_messages={max_messages!r}: give it a positive number")
         limit = min(max_messages, MAX_MESSAGES)
         deadline = None if timeout is None else time.monotonic() + timeout
+        # Another thread may be waiting inside: it must not hold this one up for longer than asked for.
+        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            return MessageBatch(self)
+        try:
+            return self._receive_until(deadline, limit)
+        finally:
+            self._lock.release()
+
+    def _receive_until(self, deadline: float | None, limit: int) -> MessageBatch:
         while True:
-            with self._lock:
-                self._check_open()
-                messages = self._receive(limit)
-                if messages:
-                    return messages
-                partitions = list(self._partitions.values())
-                watches_now = self._arrivals.begin(partitions)
-                left = None if deadline is None else deadline - time.monotonic()
-                if not watches_now and (left is None or left > 0) and not self._woken.is_set():
-                    self._arrivals.wait(self._pause(partitions, left), partitions)
+            self._check_open()
+            messages = self._receive(limit)
+            if messages:
+                return messages
+            partitions = [] if self._subscription.is_paused else list(self._partitions.values())
+            watches_now = self._arrivals.begin(partitions)
+            left = None if deadline is None else deadline - time.monotonic()
             if self._woken.is_set() or (left is not None and left <= 0):
                 self._woken.clear()
                 return messages
+            if not watches_now:
+                self._arrivals.wait(self._pause(partitions, left), partitions)
 
     def wakeup(self) -> None:
         """Make a ``receive_many`` that waits (or the next one that would) return at once. From any thread."""
@@ -298,41 +308,43 @@ class Queue:
         self._arrivals.wake()
 
     def _receive(self, limit: int) -> MessageBatch:
-        partitions = self._current_partitions()
-        messages = self._take(partitions, limit)
-        if self._look_after(partitions, is_busy=bool(messages)) and not messages:
-            messages = self._take(partitions, limit)
-        return messages
-
-    def _take(self, partitions: Sequence[QueuePartition], limit: int) -> MessageBatch:
         messages = MessageBatch(self)
+        partitions = self._current_partitions()
         if not partitions:
             return messages
+        self._look_after(partitions)
         self._turn = (self._turn + 1) % len(partitions)
-        for partition in [*partitions[self._turn :], *partitions[: self._turn]]:
-            try:
-                held = partition.receive(self.owner, limit - len(messages), lease_ms=self.lease_ms)
-            except TopicNotFoundError:
-                continue  # deleted a moment ago
-            for taken in held:
-                messages += [
-                    QueueMessage(self, without_reserved_headers(record), taken.delivery_count)
-                    for record in taken.records
-                ]
-            if len(messages) >= limit:
-                break
+        try:
+            for partition in [*partitions[self._turn :], *partitions[: self._turn]]:
+                messages += self._receive_from(partition, limit - len(messages))
+                if len(messages) >= limit:
+                    break
+        except BaseException:
+            self.give_back(messages)  # nobody has seen them
+            raise
+        if not messages:
+            self._bury(partitions)  # what a look has found to be at its delivery limit
         return messages
+
+    def _receive_from(self, partition: QueuePartition, limit: int) -> list[QueueMessage]:
+        try:
+            held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
+        except TopicNotFoundError:
+            return []  # deleted a moment ago
+        return [
+            QueueMessage(self, partition, without_reserved_headers(record), taken.delivery_count)
+            for taken in held
+            for record in taken.records
+        ]
 
     def _current_partitions(self) -> list[QueuePartition]:
         """The partitions to receive from, as topics and the subscription are now; none while it is paused."""
         versions = (self._directory.topics_version(), self._subscriptions.version())
         if versions != self._versions:
-            self._subscription = subscription = self._subscriptions.get_by_id(self._subscription_id)
-            wanted = {
-                place: self._directory.log(*place).key
-                for place in self._subscriptions.places(subscription)
-                if self._selection is None or self._selection.wants(place[0])
-            }
+            self._subscription = subscription = self._subscriptions.get_by_id(
+                self._subscription.id, self._subscription.name
+            )
+            wanted = self._wanted_places(subscription)
             for place, partition in list(self._partitions.items()):
                 same = (
                     partition.log.key == wanted.get(place)
@@ -346,28 +358,38 @@ class Queue:
                     partition = QueuePartition(self._directory, subscription, place, also=self._filter)
                     self._partitions[place] = partition
                     self._arrivals.watch(partition)
+            self._burial.subscription = subscription
             self._versions = versions
         return [] if self._subscription.is_paused else list(self._partitions.values())
 
-    def _look_after(self, partitions: Sequence[QueuePartition], *, is_busy: bool) -> bool:
-        """End what dead processes hold, and bury what is rejected; whether something was freed.
+    def _wanted_places(self, subscription: Subscription) -> dict[TopicPartition, bytes]:
+        """The partitions that these hands receive from, and the keys of their logs."""
+        wanted: dict[TopicPartition, bytes] = {}
+        for place in self._subscriptions.places(subscription):
+            if self._selection is None or self._selection.wants(place[0]):
+                try:
+                    wanted[place] = self._directory.log(*place).key
+                except TopicNotFoundError:
+                    pass  # deleted a moment ago: the next look at the topics finds them as they are then
+        return wanted
 
-        Looking costs 9 µs for every run of messages in flight: it takes at most a twentieth of the time.
+    def _look_after(self, partitions: Sequence[QueuePartition]) -> None:
+        """Now and then: end what dead processes hold, and bury what is rejected.
+
+        Looking takes time for every run of messages in flight: at most a twentieth of all.
         """
-        now = time.monotonic()
-        if now < (self._next_busy_check if is_busy else self._next_neighbour_check):
-            return False
-        has_freed = False
+        monotonic = self._directory.clock.monotonic
+        began = monotonic()
+        if began < self._next_neighbour_check:
+            return
         for partition in partitions:
+            partition.finish_undecided()
             dead = {owner for owner in partition.owners() if is_dead(self._directory, owner)}
             if dead:
                 partition.give_up(dead.__contains__)
-                has_freed = True
-        then = time.monotonic()
-        self._next_neighbour_check = then + max(NEIGHBOUR_CHECK_S, 20 * (then - now))
-        self._next_busy_check = then + max(BUSY_CHECK_S, 20 * (then - now))
-        self._burial.run(partitions)
-        return has_freed
+        ended = monotonic()
+        self._next_neighbour_check = max(began + NEIGHBOUR_CHECK_S, ended + 20 * (ended - began))
+        self._bury(partitions)
 
     def _pause(self, partitions: Sequence[QueuePartition], left: float | None) -> float | None:
         """How long to wait for news: until something is due by the clock, or others may have died."""
@@ -378,6 +400,7 @@ class Queue:
                 return 0.0
             if due.next_due_s is not None:
                 pauses.append(max(due.next_due_s, 0.001))
+            if due.next_due_s is not None or due.has_rejected:
                 pauses.append(NEIGHBOUR_CHECK_S)
         return min(pauses, default=None)
 
@@ -402,7 +425,8 @@ class Queue:
         self._settle(messages, lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost))
 
     def reject(self, messages: Iterable[QueueMessage | str], reason: str = "rejected") -> None:
-        """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one.
+        """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one;
+        where that cannot be written now, later.
 
         Raises:
             As ``accept``.
@@ -420,6 +444,8 @@ class Queue:
     ) -> None:
         """Give *messages* back, to be delivered again to anybody; *delay* in seconds. One delivery is used up.
 
+        Not durable by itself: should the machine stop, they may come again sooner, with fewer deliveries.
+
         Raises:
             LeaseLostError: some are no longer in those hands, which comes to the same.
         """
@@ -436,9 +462,8 @@ class Queue:
 
         Those that are no longer in those hands are passed over.
         """
-        for held in self._by_partition(messages, Losses()):
-            for first, last in held.ranges:
-                held.partition.give_back(held.owner, first, last)
+        for held in self._by_partition(messages):
+            held.partition.give_back(held.owner, held.ranges)
             _mark_settled(held.messages)
 
     def extend(self, messages: Iterable[QueueMessage | str], lease: float | None = None) -> None:
@@ -448,8 +473,9 @@ class Queue:
             LeaseLostError: some are no longer in those hands.
         """
         lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
+        self._check_open()
         losses = Losses()
-        for held in self._by_partition(messages, losses):
+        for held in self._by_partition(messages):
             losses.note(
                 held.partition.place, held.partition.extend(held.owner, held.ranges, lease_ms=lease_ms)
             )
@@ -457,19 +483,18 @@ class Queue:
 
     def pending_acceptance(self, messages: Iterable[QueueMessage]) -> list[PendingCommit]:
         """``accept`` as parts of a transaction, which is refused when one of *messages* is lost."""
-        losses = Losses()
-        in_hand = self._by_partition(messages, losses)
-        losses.check()
 
         def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
+            losses = Losses()
             losses.note(place, lost)
             losses.check()
 
+        self._check_open()
         return [
-            held.partition.acceptance(held.owner, held.ranges, refuse).followed_by(
+            held.partition.acceptance(held.owner, held.ranges, refuse, in_transaction=True).followed_by(
                 partial(_mark_settled, held.messages)
             )
-            for held in in_hand
+            for held in self._by_partition(messages)
         ]
 
     def _settle(
@@ -480,53 +505,57 @@ class Queue:
         is_lasting: bool = True,
         may_bury: bool = False,
     ) -> None:
+        self._check_open()
+        in_hand = self._by_partition(messages)
+        if not in_hand:
+            return
         losses = Losses()
-        in_hand = self._by_partition(messages, losses)
-        if in_hand:
-            commit = together([make(held, losses.note) for held in in_hand])
-            self._directory.journal.decide(commit.decide, take_back=commit.take_back, is_lasting=is_lasting)
-            commit.settle()
+        commit = together([make(held, losses.note) for held in in_hand])
+        self._directory.journal.decide(commit.decide, take_back=commit.take_back, is_lasting=is_lasting)
+        commit.settle()
         for held in in_hand:
             _mark_settled(held.messages)
+        losses.check()
         if may_bury:
             self._bury([held.partition for held in in_hand])
-            for held in in_hand:
-                if self._partitions.get(held.partition.place) is not held.partition:
-                    held.partition.close()  # made for a handle; burying may have read from it
-        losses.check()
 
-    def _by_partition(self, messages: Iterable[QueueMessage | str], losses: Losses) -> list[InHand]:
-        """*messages* by partition and owner; those of partitions that are gone are noted in *losses*."""
-        self._check_open()
-        groups: dict[tuple[TopicPartition, str], list[QueueMessage | ReceiptHandle]] = {}
+    def _by_partition(self, messages: Iterable[QueueMessage | str]) -> list[InHand]:
+        """*messages* by partition and owner."""
+        groups: dict[tuple[QueuePartition, str], list[QueueMessage | ReceiptHandle]] = {}
         for message in messages:
             if isinstance(message, str):
                 handle = ReceiptHandle.parse(message)
-                groups.setdefault(((handle.topic, handle.partition), handle.owner), []).append(handle)
+                partition = self._partition_at((handle.topic, handle.partition))
+                groups.setdefault((partition, handle.owner), []).append(handle)
             elif message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
             else:
-                place = (message.record.topic, message.record.partition)
-                groups.setdefault((place, self.owner), []).append(message)
-        in_hand: list[InHand] = []
-        for (place, owner), given in groups.items():
-            offsets = sorted({one.offset for one in given})
-            partition = self._partition_to_settle(place, owner)
-            if partition is None:
-                losses.note(place, ranges_of(offsets))
-                continue
-            own = [one for one in given if isinstance(one, QueueMessage)]
-            in_hand.append(InHand(partition, owner, ranges_of(offsets), own))
-        return in_hand
+                groups.setdefault((message.queue_partition, self.owner), []).append(message)
+        return [
+            InHand(
+                partition,
+                owner,
+                ranges_of(sorted({one.offset for one in given})),
+                [one for one in given if isinstance(one, QueueMessage)],
+            )
+            for (partition, owner), given in groups.items()
+        ]
 
-    def _partition_to_settle(self, place: TopicPartition, owner: str) -> QueuePartition | None:
-        """The partition at *place*; None when this queue has lost it."""
-        partition = self._partitions.get(place)
-        if partition is not None or owner == self.owner:
-            return partition
-        subscription = self._subscriptions.get_by_id(self._subscription_id)
+    def _partition_at(self, place: TopicPartition) -> QueuePartition:
+        """The partition that a handle names, whether these hands receive from it or not.
+
+        Raises:
+            InvalidRequestError, TopicNotFoundError: the subscription does not read it, or it is not there.
+        """
+        key = self._directory.log(*place).key
+        for found in (self._partitions.get(place), self._by_handle.get(place)):
+            if found is not None and found.log.key == key:
+                return found
+        before = self._subscription
+        subscription = self._subscriptions.get_by_id(before.id, before.name)
         self._check_selection(subscription, TopicSelection.parse([place[0]]))
-        return QueuePartition(self._directory, subscription, place)  # it opens nothing before it reads
+        partition = self._by_handle[place] = QueuePartition(self._directory, subscription, place)
+        return partition
 
     def _bury(self, partitions: Iterable[QueuePartition]) -> None:
         if self._subscription.rules.dead_letter is not None:
@@ -563,7 +592,7 @@ class Queue:
                             partition.give_up(lambda owner: owner == self.owner)
                     self._bury(list(self._partitions.values()))
             finally:
-                for partition in self._partitions.values():
+                for partition in [*self._partitions.values(), *self._by_handle.values()]:
                     partition.close()
                 self._arrivals.close()
                 self._burial.close()

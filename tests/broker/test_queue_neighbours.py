@@ -41,5 +41,5 @@ def test_a_dead_process_is_noticed_by_a_consumer_that_has_enough_else_to_do(data
 
 def test_what_a_dead_process_held_is_received_without_waiting(data):
     with logbroker.open(data) as broker, broker.queue(subscription="workers") as queue:
-        assert len(queue.receive_many(100_000, timeout=0.0)) == MESSAGES - 3
-        assert [message.offset for message in queue.receive_many(timeout=0.0)] == [0, 1, 2]
+        messages = queue.receive_many(3, timeout=0.0)
+        assert [(message.offset, message.delivery_count) for message in messages] == [(0, 2), (1, 2), (2, 2)]

@@ -14,5 +14,6 @@ reading       records by ranges of offsets, and which of them are to be delivere
 burial        dead letters: the copy and the end of the original in one transaction
 handles       pure: a message in somebody's hands, as text
 settling      what is to be settled, and what is in other hands by now
-consumer      ``Queue`` and its messages, as users see them
+message       a message in a consumer's hands, and several together
+consumer      ``Queue``, as users see it
 """

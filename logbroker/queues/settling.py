@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from logbroker_storage.errors import LeaseLostError
 
 from ..groups import TopicPartition
+from .message import QueueMessage
 from .partition import QueuePartition
 from .state import Range
-
-if TYPE_CHECKING:
-    from .consumer import QueueMessage
 
 
 class InHand(NamedTuple):

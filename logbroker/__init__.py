@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .aio import AsyncConsumer as AsyncConsumer
     from .aio import AsyncProducer as AsyncProducer
     from .aio import open_async as open_async
+    from .aio_queue import AsyncMessageBatch as AsyncMessageBatch
+    from .aio_queue import AsyncQueue as AsyncQueue
+    from .aio_queue import AsyncQueueMessage as AsyncQueueMessage
     from .aio_transaction import AsyncTransaction as AsyncTransaction
     from .binding_descriptions import BindingDescription as BindingDescription
     from .binding_descriptions import RoutedMessage as RoutedMessage
@@ -76,6 +79,8 @@ if TYPE_CHECKING:
     from .records import Message as Message
     from .records import Record as Record
     from .records import RecordMetadata as RecordMetadata
+    from .redrive import DeadLetter as DeadLetter
+    from .redrive import Redriven as Redriven
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
     from .transforms import Pipeline as Pipeline
@@ -88,6 +93,7 @@ __version__ = "0.1.0"
 # Names are imported when they are first used, so that `logbroker --help` does not load the engine.
 _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
+    "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
     "aio_transaction": ("AsyncTransaction",),
     "binding_descriptions": (
         "BindingDescription",
@@ -141,6 +147,7 @@ _HOMES = {
     "queues.consumer": ("MessageBatch", "Queue", "QueueMessage"),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
+    "redrive": ("DeadLetter", "Redriven"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
     "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),

@@ -67,6 +67,14 @@ if TYPE_CHECKING:
     from .records import Message as Message
     from .records import Record as Record
     from .records import RecordMetadata as RecordMetadata
+    from .request_reply.correlation import RequestCounts as RequestCounts
+    from .request_reply.errors import NoRespondersError as NoRespondersError
+    from .request_reply.errors import RequestTimeoutError as RequestTimeoutError
+    from .request_reply.errors import ResponderError as ResponderError
+    from .request_reply.messages import Reply as Reply
+    from .request_reply.messages import Request as Request
+    from .request_reply.responder import Responder as Responder
+    from .request_reply.responder import ResponderCounts as ResponderCounts
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
     from .transforms import Pipeline as Pipeline
@@ -121,6 +129,10 @@ _HOMES = {
     "queues.consumer": ("MessageBatch", "Queue", "QueueMessage"),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
+    "request_reply.correlation": ("RequestCounts",),
+    "request_reply.errors": ("NoRespondersError", "RequestTimeoutError", "ResponderError"),
+    "request_reply.messages": ("Reply", "Request"),
+    "request_reply.responder": ("Responder", "ResponderCounts"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
     "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),

@@ -2,6 +2,7 @@
 
     topic name      1 to 249 of [a-zA-Z0-9._-], not "." or ".."     as in Kafka: it becomes a folder's name
     internal        begins with "__"                                not for users, matched by no pattern
+    reply topic     begins with "__reply-"                          internal; anybody may send a reply there
     pattern         a name with "*" (any run), "?" (one character)  "*" also runs across dots
     group name      printable text of 1 to 240 bytes                a committed offset's key in the view has
     producer name   the same                                        511 bytes for group, topic and partition
@@ -19,6 +20,7 @@ from logbroker_storage.errors import InvalidRequestError, InvalidTopicError
 MAX_NAME_CHARACTERS = 249
 MAX_NAME_BYTES = 240
 INTERNAL_PREFIX = "__"
+REPLY_PREFIX = "__reply-"
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _PATTERN = re.compile(r"[a-zA-Z0-9._*?-]{1,249}")
@@ -27,6 +29,10 @@ _WILDCARDS = frozenset("*?")
 
 def is_internal(name: str) -> bool:
     return name.startswith(INTERNAL_PREFIX)
+
+
+def is_reply_topic(name: str) -> bool:
+    return name.startswith(REPLY_PREFIX) and _NAME.fullmatch(name) is not None
 
 
 def is_pattern(name: str) -> bool:

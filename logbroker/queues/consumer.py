@@ -9,6 +9,7 @@ one pair of hands: where messages of one key must not be worked on at the same t
 
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
+    _woken                  (a flag)     set by wakeup, taken back by the receive that returns for it
     everything else         (constant)
 """
 
@@ -210,6 +211,7 @@ class Queue:
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
         self._closed = threading.Event()
+        self._woken = False  # by wakeup, and no receive has returned for it yet
         self._renewer: threading.Thread | None = None
         if renew:
             self._renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
@@ -248,7 +250,7 @@ class Queue:
     def receive_many(self, max_messages: int = 100, timeout: float | None = 0.0) -> MessageBatch:
         """Up to *max_messages* messages; waits for the first at most *timeout* seconds (None: for ever).
 
-        An empty batch when none came, also while the subscription is paused.
+        An empty batch when none came, also while the subscription is paused, and after ``wakeup``.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -266,6 +268,9 @@ class Queue:
                 messages = self._receive(limit)
                 if messages:
                     return messages
+                if self._woken:
+                    self._woken = False
+                    return messages
                 partitions = list(self._partitions.values())
                 watches_now = self._arrivals.begin(partitions)
                 left = None if deadline is None else deadline - time.monotonic()
@@ -273,6 +278,11 @@ class Queue:
                     self._arrivals.wait(self._pause(partitions, left), partitions)
             if left is not None and left <= 0:
                 return messages
+
+    def wakeup(self) -> None:
+        """Make a ``receive_many`` that waits (or the next one that would) return at once; from any thread."""
+        self._woken = True
+        self._arrivals.wake()
 
     def _receive(self, limit: int) -> MessageBatch:
         messages = MessageBatch(self)
@@ -356,15 +366,22 @@ class Queue:
 
     # Settling -------------------------------------------------------------------------------------
 
-    def accept(self, messages: Iterable[QueueMessage]) -> None:
+    def accept(self, messages: Iterable[QueueMessage], *, durable: bool = True) -> None:
         """Be done with *messages*, which came from this queue; durable when this returns, with one sync for all.
+
+        With ``durable=False`` it lasts through the death of any process at once, and through a power cut with the next
+        acceptance that waits for the disk: until then such messages would come again.
 
         Raises:
             LeaseLostError: some are no longer in these hands. The others are accepted.
             WriteFailedError: nothing was accepted; the messages are still in these hands.
             StorageFailedError: whether they were accepted is unknown.
         """
-        self._settle(messages, lambda partition, ranges, lost: partition.acceptance(self.owner, ranges, lost))
+        self._settle(
+            messages,
+            lambda partition, ranges, lost: partition.acceptance(self.owner, ranges, lost),
+            is_lasting=durable,
+        )
 
     def reject(self, messages: Iterable[QueueMessage], reason: str = "rejected") -> None:
         """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one.

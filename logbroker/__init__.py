@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .aio import AsyncConsumer as AsyncConsumer
     from .aio import AsyncProducer as AsyncProducer
     from .aio import open_async as open_async
+    from .aio_requests import AsyncResponder as AsyncResponder
     from .aio_transaction import AsyncTransaction as AsyncTransaction
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
@@ -87,6 +88,7 @@ __version__ = "0.1.0"
 # Names are imported when they are first used, so that `logbroker --help` does not load the engine.
 _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
+    "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),

@@ -38,8 +38,9 @@ from .records import HeadersArgument
 from .request_reply.correlation import RequestCounts
 from .request_reply.exchange import Exchange
 from .request_reply.messages import Reply
-from .request_reply.requester import DEFAULT_TIMEOUT_S, IfNobody
-from .request_reply.responder import DEFAULT_LEASE_S, Function as ResponderFunction, Responder
+from .request_reply.requester import DEFAULT_TIMEOUT_S, IfNobody, PendingRequest
+from .request_reply.responder import DEFAULT_LEASE_S, Responder
+from .request_reply.responder import Function as ResponderFunction
 from .start import Start
 from .subscription_admin import (
     delete_subscription,
@@ -545,11 +546,24 @@ class Broker:
             RecordTooLargeError, WriteFailedError, StorageFailedError: as of a producer's receipt.
             InvalidRequestError: an argument has a value that it does not take.
         """
+        return self._begin_request(
+            topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
+        ).result()
+
+    def _begin_request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        timeout: float,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        if_nobody: IfNobody = "raise",
+    ) -> PendingRequest:
         self._check_open()
-        pending = self._exchange.begin(
+        return self._exchange.begin(
             topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
         )
-        return pending.result()
 
     @property
     def request_counts(self) -> RequestCounts:
@@ -581,9 +595,7 @@ class Broker:
             InvalidTopicError, InvalidRequestError: the topic, or an argument, cannot be used.
         """
         self._check_open()
-        return self._exchange.responder(
-            topic, concurrency=concurrency, lease=lease, tracebacks=tracebacks
-        )
+        return self._exchange.responder(topic, concurrency=concurrency, lease=lease, tracebacks=tracebacks)
 
     # Housekeeping ---------------------------------------------------------------------------------
 

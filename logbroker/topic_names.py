@@ -57,6 +57,15 @@ def check_topic_name(name: str) -> str:
     return name
 
 
+def check_reply_to(name: str) -> str:
+    """*name*, if a reply may be sent there: where users may send to, and to reply topics.
+
+    Raises:
+        InvalidTopicError: it is another internal topic, or no topic's name.
+    """
+    return name if is_reply_topic(name) else check_topic_name(name)
+
+
 def check_transactional_id(name: str) -> str:
     """*name*, if it can name the transactions of somebody.
 

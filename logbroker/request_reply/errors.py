@@ -1,9 +1,9 @@
 """How a request fails, as the requester sees it.
 
-    LogbrokerError
-    ├── NoRespondersError      nobody is there to answer: start a responder, or wait for one
-    ├── RequestTimeoutError    no reply in time: it may have been worked on, or still be
-    └── ResponderError         the responder failed, and says why
+LogbrokerError
+├── NoRespondersError      nobody is there to answer: start a responder, or wait for one
+├── RequestTimeoutError    no reply in time: it may have been worked on, or still be
+└── ResponderError         the responder failed, and says why
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What one broker object asks and answers: its requester, made by the first request, and its responders.
 
-    field         guard    written by
-    _requester    _lock    the first request, and the first after it failed
-    _past         _lock    the same: what became of the requests of those that failed
-    _responders   _lock    whoever makes one
-    _closed       _lock    close
+field         guard    written by
+_requester    _lock    the first request, and the first after it failed
+_past         _lock    the same: what became of the requests of those that failed
+_responders   _lock    whoever makes one
+_closed       _lock    close
 """
 
 from __future__ import annotations

@@ -116,9 +116,7 @@ def without(pairs: Iterable[HeaderPair], names: frozenset[str]) -> list[HeaderPa
     return [pair for pair in pairs if pair[0] not in names]
 
 
-def _first(
-    pairs: tuple[HeaderPair, ...], wanted: str, read: Callable[[bytes], Value | None]
-) -> Value | None:
+def _first(pairs: tuple[HeaderPair, ...], wanted: str, read: Callable[[bytes], Value | None]) -> Value | None:
     for name, content in pairs:
         if name == wanted and content is not None:
             value = read(content)

@@ -46,13 +46,19 @@ from ..arrivals import Arrivals
 from ..groups import TopicPartition
 from ..producer import Producer
 from ..records import HeadersArgument, StoredHeaders, stored_headers
-from ..topic_names import check_topic_name, is_internal
+from ..topic_names import REPLY_PREFIX, check_topic_name, is_internal
 from .correlation import CorrelationTable, RequestCounts
 from .errors import NoRespondersError, RequestTimeoutError, ResponderError
 from .headers import REQUEST_HEADERS, RequestHeaders, decode_reply, encode_request
 from .live_responders import is_anybody_there
 from .messages import Reply, read_reply
-from .topics import REPLY_CONFIG, REPLY_SEGMENT_BYTES, have_request_topic, reply_topic_name, sweep_reply_topics
+from .topics import (
+    REPLY_CONFIG,
+    REPLY_SEGMENT_BYTES,
+    have_request_topic,
+    reply_topic_name,
+    sweep_reply_topics,
+)
 
 logger = logging.getLogger("logbroker.requests")
 
@@ -110,7 +116,7 @@ class Requester:
         self.log: PartitionLog = directory.log(*self.place)
         self._lock = threading.Lock()
         self._table: CorrelationTable[tuple[str, Future[Reply]]] = CorrelationTable(
-            self.reply_topic.removeprefix("__reply-")
+            self.reply_topic.removeprefix(REPLY_PREFIX)
         )
         self._failure: LogbrokerError | None = None
         self._read_bytes = 0
@@ -286,5 +292,7 @@ def _checked_headers(headers: HeadersArgument | None) -> StoredHeaders:
     pairs = stored_headers(headers)
     for name, _ in pairs:
         if name in REQUEST_HEADERS:
-            raise InvalidRequestError(f"header {name!r} of a request is set by request() itself; use another name")
+            raise InvalidRequestError(
+                f"header {name!r} of a request is set by request() itself; use another name"
+            )
     return pairs

@@ -48,10 +48,11 @@ from ..producer import Producer
 from ..queues.consumer import Queue, QueueMessage
 from ..records import Message, stored_headers
 from ..subscriptions import Subscriptions, check_rules
+from ..topic_names import check_reply_to
 from .headers import REPLY_HEADERS, HeaderPair, ReplyHeaders, encode_reply, without
 from .live_responders import announce, withdraw
 from .messages import Answer, Request, as_message, failure_of, read_request
-from .topics import check_reply_to, have_request_topic
+from .topics import have_request_topic
 
 if TYPE_CHECKING:
     from ..transaction import Transactions
@@ -210,7 +211,7 @@ class Responder:
             answer = as_message(self._function(request))
             headers = without(stored_headers(answer.headers), REPLY_HEADERS)
             return _reply(request, answer.value, answer.key, headers), False
-        except Exception as error:  # noqa: BLE001 (whatever it is, it is the answer)
+        except Exception as error:
             logger.warning("a request of %r failed", self.topic, exc_info=error)
             return self._failed(request, error), True
 
@@ -303,9 +304,7 @@ class Responder:
         return f"<Responder of {self.topic!r} {state}>"
 
 
-def _reply(
-    request: Request, value: bytes | None, key: bytes | None, headers: list[HeaderPair]
-) -> Message:
+def _reply(request: Request, value: bytes | None, key: bytes | None, headers: list[HeaderPair]) -> Message:
     own = encode_reply(ReplyHeaders(correlation_id=request.correlation_id))
     return Message(value, key=key, headers=[*headers, *own])
 

@@ -21,7 +21,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import TopicExistsError, TopicNotFoundError
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
-from ..topic_names import check_topic_name, is_reply_topic
+from ..topic_names import REPLY_PREFIX, check_topic_name
 
 logger = logging.getLogger("logbroker.requests")
 
@@ -39,26 +39,17 @@ REPLY_CONFIG: dict[str, ConfigValue] = {
     "max.message.bytes": 64 << 20,
 }
 
-_REPLY_TOPIC = re.compile(r"__reply-([0-9]+-[0-9a-f]+)-([0-9]+)")
+_REPLY_TOPIC = re.compile(re.escape(REPLY_PREFIX) + "([0-9]+-[0-9a-f]+)-[0-9]+")
 
 
 def reply_topic_name(process_id: str, number: int) -> str:
-    return f"__reply-{process_id}-{number}"
+    return f"{REPLY_PREFIX}{process_id}-{number}"
 
 
 def process_of(reply_topic: str) -> str | None:
     """The id of the process that a reply topic belongs to; None when it is no reply topic."""
     found = _REPLY_TOPIC.fullmatch(reply_topic)
     return None if found is None else found[1]
-
-
-def check_reply_to(name: str) -> str:
-    """*name*, if replies may be sent there: anywhere a user may send to, and to reply topics.
-
-    Raises:
-        InvalidTopicError: it is another internal topic, or no topic's name.
-    """
-    return name if is_reply_topic(name) else check_topic_name(name)
 
 
 def have_request_topic(directory: DataDirectory, topic: str) -> None:

@@ -196,11 +196,9 @@ class AsyncBroker:
 
     # Request and reply ----------------------------------------------------------------------------
 
-    async def request(
-        self, topic: str, value: bytes | None, *, timeout: float = 5.0, **options: Any
-    ) -> Reply:
-        """Ask those who respond to *topic*; see ``Broker.request``. Cancelled, it drops the reply."""
-        return await self._exchange.request(topic, value, timeout=timeout, **options)
+    async def request(self, topic: str, value: bytes | None, **options: Any) -> Reply:
+        """Ask those who respond to *topic*; see ``Broker.request``. When it is cancelled, the reply is dropped."""
+        return await self._exchange.request(topic, value, **options)
 
     def responder(self, topic: str, **options: Any) -> Callable[[AsyncFunction], AsyncResponder]:
         """Decorate a coroutine function that answers the requests on *topic*; see ``Broker.responder``.

@@ -38,20 +38,18 @@ class AsyncExchange:
         self._worker = Worker("logbroker-aio-requests")
         self._responders: list[AsyncResponder] = []
 
-    async def request(self, topic: str, value: bytes | None, *, timeout: float, **options: Any) -> Reply:  # noqa: ASYNC109 (as Broker.request; it is the request's own)
+    async def request(self, topic: str, value: bytes | None, **options: Any) -> Reply:
         """As ``Broker.request``."""
-        began = time.monotonic()
         broker = await self._opened()
-        begin = partial(broker._begin_request, topic, value, timeout=timeout, **options)
-        beginning = self._worker.submit(begin)
+        beginning = self._worker.submit(partial(broker._begin_request, topic, value, **options))
         try:
             pending: PendingRequest = await asyncio.shield(beginning)
         except asyncio.CancelledError:
             beginning.add_done_callback(_give_up)
             raise
-        left = began + pending.timeout - time.monotonic()
+        left_s = max(0.0, pending.deadline - time.monotonic())
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(pending.future), max(0.0, left))
+            return await asyncio.wait_for(asyncio.wrap_future(pending.future), left_s)
         except TimeoutError:
             raise pending.timed_out() from None
         finally:

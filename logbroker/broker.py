@@ -555,7 +555,7 @@ class Broker:
         topic: str,
         value: bytes | None,
         *,
-        timeout: float,
+        timeout: float = DEFAULT_TIMEOUT_S,
         key: bytes | None = None,
         headers: HeadersArgument | None = None,
         if_nobody: IfNobody = "raise",

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import group, inspect, produce, quickstart, serve, tail, topic
+from . import group, inspect, produce, quickstart, request, respond, serve, tail, topic
 from .command_group import HELP_NAMES, help_if_alone
 from .directory import DataOption
 
@@ -48,6 +48,8 @@ app.add_typer(topic.app, name="topic")
 app.command("produce")(produce.produce)
 app.command("tail")(tail.tail)
 app.add_typer(group.app, name="group")
+app.command("request")(request.request)
+app.command("respond")(respond.respond)
 app.command("serve")(serve.serve)
 app.command("inspect", context_settings=inspect.CONTEXT, add_help_option=False)(inspect.inspect)
 app.command("quickstart")(quickstart.quickstart)

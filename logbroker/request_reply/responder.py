@@ -212,7 +212,9 @@ class Responder:
             headers = without(stored_headers(answer.headers), REPLY_HEADERS)
             return _reply(request, answer.value, answer.key, headers), False
         except Exception as error:
-            logger.warning("a request of %r failed", self.topic, exc_info=error)
+            logger.warning(
+                "a request of %r failed: %s: %s", self.topic, type(error).__name__, error, exc_info=error
+            )
             return self._failed(request, error), True
 
     def _failed(self, request: Request, error: Exception) -> Message:

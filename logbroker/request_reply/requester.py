@@ -27,6 +27,7 @@ from typing import Literal
 
 import msgspec
 
+from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     ClosedError,
@@ -121,7 +122,7 @@ class Requester:
         self._failure: LogbrokerError | None = None
         self._read_bytes = 0
         self._reader = self.log.reader(0, Isolation.READ_COMMITTED)
-        self._arrivals = Arrivals(directory, [])
+        self._arrivals = Arrivals(directory, [TOPICS_SIGNAL])  # somebody may delete the reply topic
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logbroker-replies", daemon=True)
         self._thread.start()

@@ -119,7 +119,9 @@ def test_the_responder_sees_what_was_sent_and_not_the_headers_that_say_how_to_re
 
 
 def test_an_answer_may_be_a_message_with_a_key_and_headers(broker):
-    broker.responder("t")(lambda request: Message(b"v", key=b"k", headers={"a": b"1", "reply-error": "not so"}))
+    broker.responder("t")(
+        lambda request: Message(b"v", key=b"k", headers={"a": b"1", "reply-error": "not so"})
+    )
     reply = broker.request("t", b"")
     assert (reply.value, reply.key, reply.headers) == (b"v", b"k", [("a", b"1")])
     assert abs(reply.timestamp.timestamp() - time.time()) < 60
@@ -357,7 +359,9 @@ def test_a_timeout_is_a_number_of_seconds(broker, upper, timeout):
         broker.request(TOPIC, b"", timeout=timeout)
 
 
-@pytest.mark.parametrize("headers", [{"reply-to": "x"}, [("correlation-id", b"1")], {"logbroker.ttl.ms": b""}])
+@pytest.mark.parametrize(
+    "headers", [{"reply-to": "x"}, [("correlation-id", b"1")], {"logbroker.ttl.ms": b""}]
+)
 def test_the_headers_that_say_how_to_reply_are_the_brokers(broker, upper, headers):
     with pytest.raises(InvalidRequestError, match="header"):
         broker.request(TOPIC, b"", headers=headers)

@@ -124,9 +124,10 @@ class Journal:
                 if take_back is not None:
                     take_back()
                 raise
-        if is_lasting:
-            self.log.sync(end_offset)
-            self._apply(items, base_offset, end_offset)
+        if not is_lasting:
+            return
+        self.log.sync(end_offset)
+        self._apply(items, base_offset, end_offset)
         if self._compaction_is_due():
             self._compact_in_passing()
 

@@ -285,16 +285,6 @@ def test_compacting_gives_the_space_back_and_replays_the_same(path):
     bench.close()
 
 
-def test_decisions_that_nobody_waits_for_are_compacted_too(path):
-    """Or a journal that takes nothing else would grow for ever, with all of it still to be applied."""
-    bench = Workbench(path, files=Unsynced())
-    key, value = commit(0).key(), bytes(100_000)
-    for _ in range(3 * COMPACT_FROM_BYTES // len(value)):
-        bench.directory.journal.decide(lambda: [(key, value)], is_lasting=False)
-    assert journal_of(bench).log.size_bytes() < 2 * COMPACT_FROM_BYTES
-    bench.close()
-
-
 def test_a_compaction_that_fails_is_no_failure_of_the_write_before_it(path, caplog):
     files = FaultyFiles(Unsynced())
     bench = Workbench(path, files=files)

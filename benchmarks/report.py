@@ -45,6 +45,7 @@ GOALS = [
         operator.le,
         1000,
     ),
+    Goal("test_pipeline", "records_per_s", operator.ge, 100_000),
     Goal("test_an_idle_consumer", "percent_of_a_core", operator.le, 0.1),
     Goal("test_produce_over_the_network[100]", "records_per_s", operator.ge, 400_000),
     Goal("test_fetch_over_the_network", "gigabytes_per_s", operator.ge, 1),

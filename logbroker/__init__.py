@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from .aio import open_async as open_async
     from .aio_requests import AsyncResponder as AsyncResponder
     from .aio_transaction import AsyncTransaction as AsyncTransaction
+    from .binding_descriptions import BindingDescription as BindingDescription
+    from .binding_descriptions import RoutedMessage as RoutedMessage
+    from .binding_descriptions import RouteExplanation as RouteExplanation
+    from .binding_descriptions import RouteVerdict as RouteVerdict
+    from .binding_descriptions import StallDescription as StallDescription
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
     from .consumer import Consumer as Consumer
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
     from .descriptions import QueuePartitionDescription as QueuePartitionDescription
     from .descriptions import SubscriptionDescription as SubscriptionDescription
     from .descriptions import TopicDescription as TopicDescription
+    from .errors import BindingExistsError as BindingExistsError
+    from .errors import BindingNotFoundError as BindingNotFoundError
     from .errors import BufferFullError as BufferFullError
     from .errors import ClosedError as ClosedError
     from .errors import CorruptionError as CorruptionError
@@ -46,10 +53,12 @@ if TYPE_CHECKING:
     from .errors import InvalidTopicError as InvalidTopicError
     from .errors import LeaseLostError as LeaseLostError
     from .errors import LogbrokerError as LogbrokerError
+    from .errors import MessageIdInUseError as MessageIdInUseError
     from .errors import OffsetOutOfRangeError as OffsetOutOfRangeError
     from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
     from .errors import QueueEmptyError as QueueEmptyError
     from .errors import RecordTooLargeError as RecordTooLargeError
+    from .errors import RoutingLoopError as RoutingLoopError
     from .errors import StorageFailedError as StorageFailedError
     from .errors import SubscriptionExistsError as SubscriptionExistsError
     from .errors import SubscriptionNotFoundError as SubscriptionNotFoundError
@@ -90,6 +99,13 @@ _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
     "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),
+    "binding_descriptions": (
+        "BindingDescription",
+        "RoutedMessage",
+        "RouteExplanation",
+        "RouteVerdict",
+        "StallDescription",
+    ),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),
     "descriptions": (
@@ -102,6 +118,8 @@ _HOMES = {
         "TopicDescription",
     ),
     "errors": (
+        "BindingExistsError",
+        "BindingNotFoundError",
         "BufferFullError",
         "ClosedError",
         "CorruptionError",
@@ -114,10 +132,12 @@ _HOMES = {
         "InvalidTopicError",
         "LeaseLostError",
         "LogbrokerError",
+        "MessageIdInUseError",
         "OffsetOutOfRangeError",
         "OutOfOrderSequenceError",
         "QueueEmptyError",
         "RecordTooLargeError",
+        "RoutingLoopError",
         "StorageFailedError",
         "SubscriptionExistsError",
         "SubscriptionNotFoundError",

@@ -32,13 +32,15 @@ once CLOSED a batch belongs to the thread that holds its queue's ``sending`` loc
 from __future__ import annotations
 
 import enum
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.message_ids import IdentifiedRecord, identified
 from logbroker_storage.record_batch import BatchFields, NewRecord, encode_batch, encode_values
 from logbroker_storage.record_encoding import value_sizes
+from logbroker_storage.view.message_ids import FirstRecord
 
 from .records import StoredHeaders
 
@@ -82,14 +84,18 @@ class Batch:
         "accounted",
         "base_offset",
         "count",
+        "elsewhere",
         "end_offset",
         "error",
+        "forgotten",
         "granted_bytes",
         "granted_until",
         "is_over",
         "last_sequence",
+        "left_out",
         "limit_bytes",
         "looked_count",
+        "message_ids",
         "observed",
         "opened_s",
         "queue",
@@ -131,6 +137,12 @@ class Batch:
         self.end_offset = NO_OFFSET
         self.error: LogbrokerError | None = None
         self.observed: set[int] | None = None  # of a failed batch: indices whose receipts were asked
+        self.forgotten: set[int] | None = None  # indices of records nobody will ask about
+        # Of a batch with message ids: each one's first index, and the records that others turned out to be the
+        # first of; both None without.
+        self.message_ids: dict[bytes, int] | None = None
+        self.elsewhere: dict[int, FirstRecord | LogbrokerError] | None = None
+        self.left_out: list[int] = []  # the indices in elsewhere, ascending
 
     # Taking records, under the producer's lock ------------------------------------------------------
 
@@ -212,6 +224,22 @@ class Batch:
         else:
             self.records += records
 
+    def index_of_id(self, message_id: bytes) -> int | None:
+        """The record that has this id in the batch."""
+        return None if self.message_ids is None else self.message_ids.get(message_id)
+
+    def take_id(self, message_id: bytes, index: int) -> None:
+        """The record at *index*, the first of this id in the batch, is only to be appended if nobody has the id."""
+        if self.message_ids is None:
+            self.message_ids = {}
+        self.message_ids[message_id] = index
+
+    def forget(self, index: int) -> None:
+        """Nobody will ask what became of the record at *index*."""
+        if self.forgotten is None:
+            self.forgotten = set()
+        self.forgotten.add(index)
+
     def _become_general(self) -> None:
         values = self.values
         runs = [run for run in self.runs if run[0] < len(values)]  # the last may have no record yet
@@ -244,7 +272,32 @@ class Batch:
             raise AssertionError("two senders added to a batch at once without a lock; please report this")
         if records is None:
             return encode_values(self.values, self.runs, self.sizes, **fields)
-        return encode_batch(records, **fields)
+        return encode_batch(self._kept() if self.elsewhere else records, **fields)
+
+    def _kept(self) -> list[NewRecord]:
+        assert self.records is not None
+        left_out = self.elsewhere or {}
+        return [record for index, record in enumerate(self.records) if index not in left_out]
+
+    @property
+    def kept_count(self) -> int:
+        """How many records go into the log."""
+        return self.count - len(self.left_out)
+
+    def identified(self) -> list[IdentifiedRecord]:
+        """Those of these that have a message id, by their offsets in the batch."""
+        return identified(
+            (offset, record.headers, record.timestamp_ms) for offset, record in enumerate(self._kept())
+        )
+
+    def leave_out(self, taken: Mapping[bytes, FirstRecord | LogbrokerError]) -> None:
+        """Keep the records with these ids out of the log; their receipts tell why."""
+        assert self.message_ids is not None
+        if self.elsewhere is None:
+            self.elsewhere = {}
+        for message_id, first in taken.items():
+            self.elsewhere[self.message_ids[message_id]] = first
+        self.left_out = sorted(self.elsewhere)
 
     def take_append_time(self, timestamp_ms: int) -> None:
         """The log gave every record its own time (``message.timestamp.type=LogAppendTime``)."""
@@ -258,6 +311,17 @@ class Batch:
 
     # What receipts ask ----------------------------------------------------------------------------------
 
+    def offset_of(self, index: int) -> int:
+        """Where the record at *index*, which was not left out, is."""
+        return self.base_offset + index - (bisect_left(self.left_out, index) if self.left_out else 0)
+
+    def failure_of(self, index: int) -> LogbrokerError | None:
+        """Why the record at *index* failed; None when it did not."""
+        if self.error is not None or self.elsewhere is None:
+            return self.error
+        found = self.elsewhere.get(index)
+        return found if isinstance(found, LogbrokerError) else None
+
     def timestamp_ms_of(self, index: int) -> int:
         return self.runs[bisect_right(self.runs, (index, LAST_INDEX << 32)) - 1][1]
 
@@ -266,10 +330,25 @@ class Batch:
         if self.observed is not None:
             self.observed.add(index)
 
+    def await_observers(self) -> None:
+        """Records have failed, and nobody has been told yet, nor will be of those that are forgotten."""
+        self.observed = set(self.forgotten or ())
+
     @property
     def is_observed(self) -> bool:
-        """Whether of every record somebody has been told."""
-        return self.observed is not None and len(self.observed) >= self.count
+        """Whether of every record that failed somebody has been told."""
+        return self.unobserved_failure is None
+
+    @property
+    def unobserved_failure(self) -> LogbrokerError | None:
+        """The first failure that nobody has been told."""
+        observed = self.observed
+        if observed is None:
+            return None
+        if self.error is not None:
+            return self.error if len(observed) < self.count else None
+        failures = (self.failure_of(index) for index in self.left_out if index not in observed)
+        return next((failure for failure in failures if failure is not None), None)
 
 
 def _keyed_bytes(records: Sequence[NewRecord]) -> int:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from logbroker_storage.files import Files
     from logbroker_storage.log_config import ConfigValue
 
+    from .binding_descriptions import BindingDescription, RouteExplanation
     from .broker import Broker
     from .consumer import Consumer, Place
     from .cursor import Handout
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from .groups import TopicPartition
     from .producer import Producer
     from .receipts import Receipt
-    from .records import Message, Record, RecordMetadata, SendOptions
+    from .records import HeadersArgument, Message, Record, RecordMetadata, SendOptions
     from .request_reply.messages import Reply
 
 Result = TypeVar("Result")
@@ -181,10 +182,18 @@ class AsyncBroker:
         The options are its own but ``stop``; *function* is called in that thread. A cancellation waits for the
         batch at hand.
         """
+        return await self._run_until_cancelled(
+            "transform", lambda broker, stop: broker.transform(source, target, stop=stop, **options)
+        )
+
+    async def _run_until_cancelled(
+        self, what: str, run: Callable[[Broker, threading.Event], Result]
+    ) -> Result:
+        """Call *run* in a thread of its own; a cancellation stops it, and waits for it."""
         stop = threading.Event()
         broker = await self._call(lambda broker: broker)
-        worker = Worker("logbroker-aio-transform")
-        running = worker.submit(lambda: broker.transform(source, target, stop=stop, **options))
+        worker = Worker(f"logbroker-aio-{what}")
+        running = worker.submit(lambda: run(broker, stop))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -207,6 +216,33 @@ class AsyncBroker:
         how many requests are answered at a time.
         """
         return self._exchange.responder(topic, **options)
+
+    # Routing --------------------------------------------------------------------------------------
+
+    async def bind(self, source: str, target: str, **options: Any) -> BindingDescription:
+        """Have the router write what comes into *source* to *target*, too; see ``Broker.bind``."""
+        return await self._call(lambda broker: broker.bind(source, target, **options))
+
+    async def unbind(self, name: str) -> None:
+        """Remove a binding, durably."""
+        await self._call(lambda broker: broker.unbind(name))
+
+    async def bindings(self) -> list[BindingDescription]:
+        """Every binding by name, with how far the router is and what holds it up."""
+        return await self._call(lambda broker: broker.bindings())
+
+    async def explain_route(self, topic: str, value: bytes | None = None, **options: Any) -> RouteExplanation:
+        """Where a message to *topic* would go, and why; see ``Broker.explain_route``."""
+        return await self._call(lambda broker: broker.explain_route(topic, value, **options))
+
+    async def run_router(self, **options: Any) -> int:
+        """Run ``Broker.run_router`` in a thread of its own until it ends or this is cancelled.
+
+        The options are its own but ``stop``. A cancellation waits for the batch at hand.
+        """
+        return await self._run_until_cancelled(
+            "router", lambda broker, stop: broker.run_router(stop=stop, **options)
+        )
 
     # Groups ---------------------------------------------------------------------------------------
 
@@ -238,7 +274,7 @@ class _Sending:
 
     def __init__(
         self,
-        arguments: tuple[str, bytes | None, bytes | None],
+        arguments: tuple[str, bytes | None, bytes | None, HeadersArgument | None],
         options: SendOptions,
         future: asyncio.Future[RecordMetadata],
     ) -> None:
@@ -295,14 +331,19 @@ class AsyncProducer:
         return self._producer
 
     async def send(
-        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        **options: Unpack[SendOptions],
     ) -> RecordMetadata:
         """Send one record and wait until it is acknowledged; see ``Producer.send`` and ``Receipt.result``."""
         if self._producer is None or self._closed:
             await self._opened()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
-        self._sendings.append(_Sending((topic, value, key), options, future))
+        self._sendings.append(_Sending((topic, value, key, headers), options, future))
         if not self._drain_is_due:
             self._drain_is_due = True
             # Not at once: the tasks that are ready to run now have something to send, too.

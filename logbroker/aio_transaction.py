@@ -14,7 +14,7 @@ from .worker import Worker
 if TYPE_CHECKING:
     from .aio import AsyncConsumer
     from .groups import TopicPartition
-    from .records import Message, RecordMetadata, SendOptions
+    from .records import HeadersArgument, Message, RecordMetadata, SendOptions
     from .transaction import Transaction
 
 Result = TypeVar("Result")
@@ -55,12 +55,17 @@ class AsyncTransaction:
         return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
 
     async def send(
-        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        **options: Unpack[SendOptions],
     ) -> RecordMetadata:
         """Write one record and wait until it is in its log; the arguments are those of ``Transaction.send``."""
 
         def call(transaction: Transaction) -> RecordMetadata:
-            return transaction.send(topic, value, key, **options).result()
+            return transaction.send(topic, value, key, headers, **options).result()
 
         return await self._call(call)
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, TopicNotFoundError
 from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import Record
 
 from .arrivals import Arrivals
 from .commits import write_commit
@@ -53,6 +54,7 @@ class AssignedPartitions:
         group: str | None,
         session_timeout_ms: int,
         holder: Holder,
+        matches: Callable[[Record], bool] | None,
     ) -> None:
         """*commits_later*: what is handed out is committed afterwards, not before (at-most-once)."""
         self.cursors: dict[TopicPartition, Cursor] = {}
@@ -68,8 +70,10 @@ class AssignedPartitions:
         self._holder = weakref.ref(holder)  # it holds us: a cycle would keep a dropped consumer alive
         self._followed: object = None  # the group's assignment that the cursors follow
         self._topics_version = -1
+        self._keeps_ttl_headers = False
         self._missing: TopicNotFoundError | None = None  # a subscribed name that does not exist now
         self._isolation = isolation
+        self._matches = matches
         self._start = StartPolicy(start, self._existing(), isolation)
         if group is not None:
             self.membership = self._join(group)
@@ -99,6 +103,12 @@ class AssignedPartitions:
             for cursor in self.cursors.values()
             if cursor.moved and self.handed_out_position(cursor) != cursor.committed
         }
+
+    def keep_ttl_headers(self) -> None:
+        """See ``Consumer.keep_ttl_headers``."""
+        self._keeps_ttl_headers = True
+        for cursor in self.cursors.values():
+            cursor.keeps_ttl_headers = True
 
     def owes_a_commit(self) -> bool:
         """Whether this is a member of the group that holds records it did not commit."""
@@ -251,9 +261,11 @@ class AssignedPartitions:
                 isolation=self._isolation,
                 restart=self._start.offset,
                 now_ms=self._directory.clock.now_ms,
+                matches=self._matches,
             )
         except TopicNotFoundError:
             return  # deleted a moment ago: the group will be told
+        cursor.keeps_ttl_headers = self._keeps_ttl_headers
         self.cursors[place] = cursor
         self._arrivals.watch(cursor)
 

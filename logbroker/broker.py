@@ -23,6 +23,15 @@ from logbroker_storage.errors import (
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
+from .binding_descriptions import BindingDescription, RouteExplanation
+from .bindings import (
+    BindingStart,
+    HeadersMatch,
+    describe_binding,
+    describe_bindings,
+    make_binding,
+    remove_binding,
+)
 from .consumer import Consumer, IsolationName
 from .descriptions import (
     GroupDescription,
@@ -30,10 +39,10 @@ from .descriptions import (
     SubscriptionDescription,
     TopicDescription,
 )
+from .expressions import Filter
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .queues.consumer import Queue
-from .queues.reading import Filter
 from .records import HeadersArgument
 from .request_reply.correlation import RequestCounts
 from .request_reply.exchange import Exchange
@@ -41,6 +50,8 @@ from .request_reply.messages import Reply
 from .request_reply.requester import DEFAULT_TIMEOUT_S, IfNobody, PendingRequest
 from .request_reply.responder import DEFAULT_LEASE_S, Responder
 from .request_reply.responder import Function as ResponderFunction
+from .route_explanation import explain_message, explain_record
+from .router import MAX_RECORDS, Stop, run_router
 from .start import Start
 from .subscription_admin import (
     delete_subscription,
@@ -53,7 +64,8 @@ from .subscriptions import Kind, QueueOptions, Subscriptions, check_rules
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
-from .transform import Function, run_transform
+from .transform import Progress, Transformation, run_transform
+from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
 
@@ -269,6 +281,7 @@ class Broker:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
+        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
     ) -> Consumer:
         """A consumer; see ``Consumer`` for what the arguments mean."""
         return Consumer(
@@ -281,6 +294,7 @@ class Broker:
             max_poll_interval=max_poll_interval,
             max_poll_records=max_poll_records,
             isolation=isolation,
+            filter=filter,
         )
 
     # Transactions ---------------------------------------------------------------------------------
@@ -307,10 +321,12 @@ class Broker:
         target: str,
         *,
         group: str,
-        function: Function,
+        function: Transformation,
         stop: threading.Event | None = None,
         max_records: int = 500,
         idle_timeout: float | None = None,
+        dead_letter: str | None = None,
+        progress: Progress | None = None,
     ) -> int:
         """Read *source*, write what *function* makes of each record to *target*, exactly once.
 
@@ -321,12 +337,17 @@ class Broker:
             group: the consumer group that remembers how far it got.
             function: takes a record and returns a value (which keeps the record's key), a ``Message``, an iterable
                 of them, or None for nothing. With a second parameter it is given the partition's state, as
-                ``tx.state``. It may be called again for a record whose batch was not committed.
+                ``tx.state``. It may be called again for a record whose batch was not committed. Or a pipeline, as
+                ``load_pipeline`` takes it: a TOML file, a mapping, the name of an entry point.
             stop: ends it after the batch at hand.
             max_records: most that one transaction takes in.
             idle_timeout: ends it when nothing has come for so many seconds; None: never.
+            dead_letter: a topic for the records that cannot be transformed (see ``logbroker.dead_letters``), in the
+                same transaction; it goes on then. Without one, what *function* raises ends it, and the batch is
+                taken back.
+            progress: its counts are kept up to date, for who wants to look on.
 
-        Returns how many records it has committed. What *function* raises ends it; the batch is taken back.
+        Returns how many records it has committed, those that became dead letters among them.
         """
         self._check_open()
         return run_transform(
@@ -339,6 +360,133 @@ class Broker:
             stop=stop,
             max_records=max_records,
             idle_timeout=idle_timeout,
+            dead_letter=dead_letter,
+            progress=progress,
+        )
+
+    # Routing --------------------------------------------------------------------------------------
+
+    def bind(
+        self,
+        source: str,
+        target: str,
+        *,
+        when: str | None = None,
+        headers: Mapping[str, str | bytes | None] | None = None,
+        headers_match: HeadersMatch = "all",
+        transform: Source | None = None,
+        unrouted: bool = False,
+        dead_letter: str | None = None,
+        start: BindingStart = "latest",
+        name: str | None = None,
+    ) -> BindingDescription:
+        """Have the router write what comes into *source* to *target*, too; durable when it returns.
+
+        Routers do the work: ``logbroker serve`` has one, ``logbroker route run`` and ``run_router`` are others.
+        Each record is written exactly once for each binding that takes it.
+
+        Args:
+            source: a topic, or a wildcard over topics as in NATS: ``"orders.*"`` (exactly one token in place of
+                the star), ``"orders.>"`` (one or more). It takes up topics that are created later, from their
+                beginning, and never internal ones.
+            target: an existing topic. Key, headers and timestamp of a record stay.
+            when: a CEL expression over the record that must be true, such as ``'json.total > 100'``.
+            headers: keys and the text that they must have; None: any value.
+            headers_match: ``"all"`` of *headers*, or ``"any"``.
+            transform: a pipeline that makes messages of each record: whatever ``load_pipeline`` takes, but no
+                Python callable, because the binding outlives this process.
+            unrouted: take what no other binding takes whose source matches the topic.
+            dead_letter: an existing topic for what *when* or *transform* fails for, or what the target refuses,
+                with headers that say where it came from and why. Default: the target's name with ``.dead``
+                behind it, which is created if need be: a failing record must neither be lost nor stop the rest.
+            start: ``"latest"``: records that come after the binding, as with queues of other brokers;
+                ``"earliest"``: whatever the topics still hold, too.
+            name: default: ``"source->target"``.
+
+        Raises:
+            BindingExistsError: a binding has this name.
+            TopicNotFoundError: source (unless it is a wildcard), target or dead letter does not exist.
+            RoutingLoopError: records could come back to where they came from, by topics there are or may be.
+            InvalidRequestError, InvalidTopicError: an argument that cannot be used; the message says why.
+        """
+        event = make_binding(
+            self._directory,
+            source,
+            target,
+            name=name,
+            when=when,
+            headers=headers,
+            headers_match=headers_match,
+            transform=transform,
+            unrouted=unrouted,
+            dead_letter=dead_letter,
+            start=start,
+        )
+        return describe_binding(self._directory, event)
+
+    def unbind(self, name: str) -> None:
+        """Remove a binding, durably: nothing more comes of it once this has returned.
+
+        Raises:
+            BindingNotFoundError: there is none of this name.
+        """
+        remove_binding(self._directory, name)
+
+    def bindings(self) -> list[BindingDescription]:
+        """Every binding by name, with how far the router is and what holds it up."""
+        return describe_bindings(self._directory)
+
+    def explain_route(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        *,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        at: tuple[int, int] | None = None,
+    ) -> RouteExplanation:
+        """Where a message to *topic* would go, and what each binding says of it; nothing is written.
+
+        Args:
+            topic: it need not exist: wildcards take up topics that are created later.
+            value, key, headers: the message, as if it were sent now.
+            at: instead of these, (partition, offset) of a record that is there.
+
+        Raises:
+            TopicNotFoundError, OffsetOutOfRangeError: there is no record *at* that place.
+            InvalidRequestError: both a message and *at*.
+        """
+        if at is None:
+            return explain_message(self._directory, topic, value, key=key, headers=headers)
+        return explain_record(
+            self._directory, topic, at, is_alone=value is None and key is None and not headers
+        )
+
+    def run_router(
+        self,
+        *,
+        stop: Stop | None = None,
+        idle_timeout: float | None = None,
+        max_records: int = MAX_RECORDS,
+    ) -> int:
+        """Route by the bindings, exactly once, until it is stopped.
+
+        Any number of threads and processes may, and share the partitions as members of the group ``__router``.
+
+        Args:
+            stop: a ``threading.Event``; ends it after the batch at hand.
+            idle_timeout: ends it when nothing has come for so many seconds; None: never.
+            max_records: most that one transaction takes in.
+
+        Returns how many records it has routed, whether a binding took them or not. Where something holds it up,
+        a missing target say, the partition waits and is tried again; ``bindings()`` shows it.
+        """
+        return run_router(
+            self._directory,
+            self._transactions,
+            stop=threading.Event() if stop is None else stop,
+            idle_timeout=idle_timeout,
+            max_records=max_records,
         )
 
     # Groups ---------------------------------------------------------------------------------------

@@ -47,11 +47,14 @@ from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit, prepare_commit, write_commit
 from .cursor import NEVER_MS, Cursor, Handout
+from .expressions import Filter
 from .groups import TopicPartition
 from .membership import Membership, group_signal
 from .records import timestamp_ms_of
 from .rotation import Taken
 from .start import Start, check_start
+from .subscriptions import SIGNAL as SUBSCRIPTIONS_SIGNAL
+from .subscriptions import StreamRules
 from .topic_names import check_group_name
 from .topic_selection import TopicSelection
 
@@ -92,13 +95,16 @@ class Consumer:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
+        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
     ) -> None:
         """Subscribe to *topics*, and join *group* if one is given.
 
         Args:
             directory: where the topics are.
             topics: a name, a pattern such as ``"orders.*"`` (it takes up topics created later), or several.
-            group: partitions are shared out among the consumers of a group, which remembers how far it got.
+            group: partitions are shared out among the consumers of a group, which remembers how far it got. The
+                name of a stream subscription stands for its group, with its filter, and nothing comes while it is
+                paused.
                 None: this consumer reads all partitions, and nothing is remembered.
             start: where to begin in a partition for which the group has no committed offset (or one that was
                 deleted meanwhile): ``"earliest"``, ``"latest"``, the first record not older than an aware
@@ -114,6 +120,8 @@ class Consumer:
             max_poll_records: how many records ``poll`` returns at most when it is not told.
             isolation: ``"read_committed"`` waits where a transaction is undecided and leaves out what was
                 aborted; ``"read_uncommitted"`` hands out everything.
+            filter: only records that match are handed out: a CEL expression (see ``expressions``), or a function of
+                a record, which must not use this consumer; what it raises comes out of ``poll``.
 
         Raises:
             TopicNotFoundError: a named topic does not exist (a pattern need not match anything yet).
@@ -142,9 +150,12 @@ class Consumer:
 
         # A user of the directory of its own: the view must not be closed while the consumer reads.
         self._directory = DataDirectory.open(directory.path)
-        signals = [TOPICS_SIGNAL] if group is None else [TOPICS_SIGNAL, group_signal(group)]
+        signals = [TOPICS_SIGNAL]
+        if group is not None:
+            signals += [group_signal(group), SUBSCRIPTIONS_SIGNAL]
         self._arrivals = Arrivals(self._directory, signals)
         try:
+            self._stream = StreamRules(self._directory, group, also=filter)
             with self._lock:
                 self._assigned = AssignedPartitions(
                     self._directory,
@@ -156,6 +167,7 @@ class Consumer:
                     group=self.group,
                     session_timeout_ms=session_timeout_ms,
                     holder=self,
+                    matches=self._stream.matches,
                 )
         except BaseException:
             self._closing = True
@@ -260,6 +272,8 @@ class Consumer:
 
     def _collect(self, wanted: int) -> list[Record]:
         """Up to *wanted* records of all partitions; for at-most-once already committed. Under the lock."""
+        if self._stream.is_paused:
+            return []
         taken = self._assigned.rotation.take(wanted)
         if not taken or not self._committed_first(taken):
             return []
@@ -303,6 +317,8 @@ class Consumer:
                 self._wait(None)
 
     def _slice_of_next(self) -> Handout | None:
+        if self._stream.is_paused:
+            return None
         taken = self._assigned.rotation.take_one(self._slice, enough=ENOUGH)
         if taken is None or not self._committed_first([taken]):
             return None
@@ -387,6 +403,16 @@ class Consumer:
             }
             return prepare_commit(self._directory, membership, offsets)
 
+    def uncommitted_places(self) -> list[TopicPartition]:
+        """The partitions in which more was handed out or passed over than is committed.
+
+        Raises:
+            FencedError: one of them has moved to another member meanwhile.
+        """
+        with self._lock:
+            self._membership()
+            return [cursor.place for cursor in self._assigned.uncommitted()]
+
     def leave_commits_to_transactions(self, only: TopicPartition | None = None) -> PendingCommit:
         """As ``pending_commit``, of one partition or all, and commit nothing without being asked any more.
 
@@ -408,6 +434,29 @@ class Consumer:
             self._assigned.settle_handout()
             for cursor in self._assigned.cursors.values():
                 cursor.return_to_committed()
+
+    def return_to_stored(self) -> None:
+        """As ``return_to_committed``, for who cannot tell what became of a commit: look at what is stored."""
+        with self._lock:
+            self._assigned.settle_handout()
+            for cursor in self._assigned.cursors.values():
+                event = self._directory.committed(self.group, *cursor.place) if self.group else None
+                cursor.committed = None if event is None else event.offset
+                cursor.return_to_committed()
+
+    def committed_in(self, place: TopicPartition) -> int | None:
+        """What this member takes for the group's committed offset in an assigned partition."""
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            return None if cursor is None else cursor.committed
+
+    def keep_ttl_headers(self) -> None:
+        """From now on hand out records with the broker's own headers where they have a time to live.
+
+        For what passes records on inside the broker: it carries the time to live on, and takes off the headers.
+        """
+        with self._lock:
+            self._assigned.keep_ttl_headers()
 
     def _membership(self) -> Membership:
         """The membership to commit as, if everything handed out can still be committed. Under the lock."""
@@ -519,6 +568,21 @@ class Consumer:
                 found = cursor.log.offset_for_timestamp(timestamp_ms)
                 end = cursor.visible_end(cursor.log.offsets())
                 self._seek(cursor, end if found is None else found)
+
+    def pause(self, place: TopicPartition) -> None:
+        """Hand out nothing of a partition until ``resume``, or until it has moved to another member and back."""
+        self._set_paused(place, True)
+
+    def resume(self, place: TopicPartition) -> None:
+        """Hand out records of a partition again."""
+        self._set_paused(place, False)
+
+    def _set_paused(self, place: TopicPartition, paused: bool) -> None:
+        self._check_usable()
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            if cursor is not None:
+                cursor.paused = paused
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):

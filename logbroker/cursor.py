@@ -65,8 +65,12 @@ class Cursor:
         isolation: Isolation,
         restart: Callable[[PartitionLog], int],
         now_ms: Callable[[], int],
+        matches: Callable[[Record], bool] | None = None,
     ) -> None:
-        """*since* is the generation of the ownership; *restart* finds the offset that start= stands for."""
+        """*since* is the generation of the ownership; *restart* finds the offset that start= stands for.
+
+        Only records that *matches*, a subscription's filter, are handed out.
+        """
         self.log = log
         self.place = (log.topic, log.partition)
         self.since = since
@@ -76,12 +80,15 @@ class Cursor:
         self.moved = False  # position is news to the group: handed out, passed over or sought, not committed
         self.handed_out = False  # records were handed out and not committed yet
         self.leaving = False  # the group wants the partition for another member: read no more
+        self.paused = False  # hand out nothing
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
+        self.keeps_ttl_headers = False  # for the broker's own use: it takes off all of its headers itself
         self._began = position
         self._isolation = isolation
         self._origin = origin
         self._restart = restart
         self._now_ms = now_ms
+        self._matches = matches
         self._reader: LogReader | None = None
         self._batches: deque[StoredBatch] = deque()
         self._records: list[Record] = []
@@ -99,6 +106,8 @@ class Cursor:
             OffsetOutOfRangeError: the records at ``position`` were deleted after some were handed out.
             TopicNotFoundError: the topic was deleted.
         """
+        if self.paused:
+            return []
         if self.expires_ms <= self._now_ms():
             self._drop_expired()
         enough = min(count, enough or count)
@@ -232,6 +241,8 @@ class Cursor:
             records = self._without_ttl_headers(records)
         if ttl_ms >= 0 or self._deadlines:
             records = self._unexpired(records)
+        if self._matches is not None:
+            records = list(filter(self._matches, records))
         return records
 
     def _without_ttl_headers(self, records: list[Record]) -> list[Record]:
@@ -240,6 +251,8 @@ class Cursor:
             ttl_ms = record_ttl_ms(record)
             if ttl_ms >= 0 <= record.timestamp_ms:
                 self._deadlines[record.offset] = record.timestamp_ms + ttl_ms
+        if self.keeps_ttl_headers:
+            return records
         return [without_reserved_headers(record) for record in records]
 
     def _deadline_ms(self, record: Record) -> int:

@@ -14,8 +14,8 @@ gather in the next batch: so concurrent durable sends share appends and syncs. T
     Delivery: all; PartitionQueue: open, closed,       Delivery.lock          never
       written, leading, waiters, written_end,
       durable_end, last_sequence, failure
-    PartitionQueue: next_sequence, clearing in_doubt,  PartitionQueue.sending encoding and append,
-      removing from closed                                                    never a sync
+    PartitionQueue: next_sequence, clearing in_doubt,  PartitionQueue.sending encoding and append; no sync
+      removing from closed                                                    but for ``_end_of_firsts``
 
 Lock order: ``sending``, then ``lock``; log locks come inside ``sending``. ``lock`` is held for microseconds.
 """
@@ -23,12 +23,12 @@ Lock order: ``sending``, then ``lock``; log locks come inside ``sending``. ``loc
 from __future__ import annotations
 
 import enum
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
 
+from logbroker_storage.deduplication import DeduplicationWindow
 from logbroker_storage.errors import (
     BufferFullError,
     ClosedError,
@@ -39,17 +39,15 @@ from logbroker_storage.errors import (
     StorageFailedError,
 )
 from logbroker_storage.log_config import TimestampType, TopicCompression
-from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.partition_log import AppendResult, PartitionLog
 from logbroker_storage.record_batch import HEADER_BYTES, Compression
+from logbroker_storage.view.message_ids import FirstRecord
 
 from .accumulator import FAILED, OPEN, SETTLED, WRITTEN, Batch
+from .failures import Failures
 from .linger import LingerThread
 from .named_producer import NEVER_WROTE
 from .sequences import FIRST_SEQUENCE, Sequences
-
-logger = logging.getLogger("logbroker.producer")
-
-REMEMBERED_FAILURES = 1000  # batches; failures beyond them are only counted
 
 
 class Acks(enum.Enum):
@@ -71,8 +69,11 @@ class HandleState(enum.Enum):
 class PartitionQueue:
     """The batches of one partition of one topic; what guards which field is in the module's table."""
 
-    def __init__(self, delivery: Delivery, log: PartitionLog, compression: Compression) -> None:
+    def __init__(
+        self, delivery: Delivery, log: PartitionLog, window: DeduplicationWindow, compression: Compression
+    ) -> None:
         self.delivery = delivery
+        self.window = window
         self.topic = log.topic
         self.partition = log.partition
         self.log = log
@@ -89,6 +90,9 @@ class PartitionQueue:
         self.looked_s = 0.0  # when the clock was last looked at (wall seconds), and
         self.pace_s = 1.0  # seconds between records then; both guarded by Delivery.lock
         self.is_gone = False  # the topic was deleted
+        # What the journal knows of the topic; set once, which any thread may do.
+        self.may_hold_ttl = False
+        self.may_hold_ids = False
         self.claimed = False
         self.last_sequence = NEVER_WROTE  # named producers: given to a record, whether written yet or not
         self.failure: LogbrokerError | None = None  # named producers: takes nothing more
@@ -167,8 +171,7 @@ class Delivery:
         self._buffered_bytes = 0  # open batches by their limit, others by their size
         self._space = threading.Condition(self.lock)
         self.space_wanted = 0  # threads that wait for space
-        self._failed: list[Batch] = []
-        self._background_failure: LogbrokerError | None = None
+        self.failures = Failures()
         self._thread = LingerThread(self)
 
     # Under the lock: collecting ---------------------------------------------------------------------
@@ -301,7 +304,9 @@ class Delivery:
                 return  # failed meanwhile, with all of the partition
             queue.closed.popleft()
             batch.end_offset = queue.written_end = end_offset
-            if self.waits_for_disk:
+            if batch.left_out:
+                self._tell_refusals(queue, batch)
+            if self.waits_for_disk and (end_offset > queue.durable_end or queue.written):
                 batch.state = WRITTEN
                 queue.written.append(batch)
             else:
@@ -313,8 +318,49 @@ class Delivery:
 
     def _written_end(self, queue: PartitionQueue, batch: Batch) -> int:
         """Have *batch* in the page cache; the offset behind its last record."""
+        if batch.message_ids is not None:
+            return self._written_once(queue, batch)
+        data = self._encoded(queue, batch)
+        result = queue.log.append(data, allow_sequence_gaps=self._sequences.allow_gaps)
+        return self._appended(queue, batch, result)
+
+    def _written_once(self, queue: PartitionQueue, batch: Batch) -> int:
+        """As ``_written_end``, for a batch with message ids: records whose id another has are left out."""
+        end_offset = queue.written_end
+        while batch.kept_count:
+            outcome = queue.window.append(queue.log, self._encoded(queue, batch), batch.identified())
+            if isinstance(outcome, AppendResult):
+                end_offset = self._appended(queue, batch, outcome)
+                break
+            batch.leave_out(outcome.by)
+        if batch.elsewhere and self.waits_for_disk:
+            end_offset = max(end_offset, self._end_of_firsts(queue, batch.elsewhere))
+        return end_offset
+
+    def _end_of_firsts(
+        self, queue: PartitionQueue, elsewhere: dict[int, FirstRecord | LogbrokerError]
+    ) -> int:
+        """The offset up to which the queue's next sync has to come, for duplicates to be acknowledged.
+
+        First records that it does not cover are synced here, which is rare: an id goes to one partition, if the
+        sender leaves that to the producer.
+        """
+        end_offset = 0
+        for index, first in elsewhere.items():
+            if not isinstance(first, FirstRecord):
+                continue
+            if first.partition == queue.partition and first.offset >= queue.durable_end:
+                end_offset = max(end_offset, first.offset + 1)
+                continue
+            try:
+                queue.window.wait_durable(first.partition, first.offset + 1)
+            except LogbrokerError as error:
+                elsewhere[index] = error
+        return end_offset
+
+    def _encoded(self, queue: PartitionQueue, batch: Batch) -> bytearray:
         number = self._sequences.number(queue, batch)
-        config = queue.log.config
+        max_bytes = queue.log.config.max_message_bytes
         data = batch.encode(
             compression=queue.compression,
             producer_id=number.producer_id,
@@ -322,11 +368,14 @@ class Delivery:
             base_sequence=number.base_sequence,
             transactional=number.transactional,
         )
-        if len(data) > config.max_message_bytes:
-            raise RecordTooLargeError(queue.topic, size_bytes=len(data), max_bytes=config.max_message_bytes)
-        result = queue.log.append(data, allow_sequence_gaps=self._sequences.allow_gaps)
+        if len(data) > max_bytes:
+            raise RecordTooLargeError(queue.topic, size_bytes=len(data), max_bytes=max_bytes)
+        return data
+
+    def _appended(self, queue: PartitionQueue, batch: Batch, result: AppendResult) -> int:
+        """*batch* is in the page cache; the offset behind its last record."""
         self._sequences.appended(queue, batch)
-        if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
+        if queue.log.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
             batch.take_append_time(result.timestamp_ms)
         batch.base_offset = result.base_offset
         return result.last_offset + 1
@@ -455,7 +504,7 @@ class Delivery:
         queue.written.clear()
         self._fail(queue, batches, error)
         if self.acks is Acks.WRITTEN:
-            self._background_failure = self._background_failure or error
+            self.failures.note(error)
 
     # Failures ---------------------------------------------------------------------------------------
 
@@ -470,26 +519,34 @@ class Delivery:
             queue.closed.clear()
         for batch in failed:
             batch.error = error
-            batch.observed = set()
+            batch.await_observers()
             batch.end(FAILED)
             batch.release_records()
             self._release_bytes(batch)
         if self.acks is Acks.NONE:
-            logger.warning("records to %s-%d were lost: %s", queue.topic, queue.partition, error)
+            self.failures.lose(queue, sum(batch.count for batch in failed), error)
             return
-        self._failed = [batch for batch in self._failed if not batch.is_observed]
-        if len(self._failed) < REMEMBERED_FAILURES:
-            self._failed += failed
-        else:
-            self._background_failure = self._background_failure or error
+        self.failures.lose(queue, sum(len(batch.forgotten or ()) for batch in failed), error)
+        self.failures.remember(failed)
+
+    def _tell_refusals(self, queue: PartitionQueue, batch: Batch) -> None:
+        """Take note of the records of *batch* that were refused while it was appended. Under the lock."""
+        batch.await_observers()
+        for index in batch.left_out:
+            failure = batch.failure_of(index)
+            if failure is None:
+                continue
+            if self._sequences.fails_together:
+                self._sequences.failed(queue, failure)
+            if self.acks is Acks.NONE or index in (batch.forgotten or ()):
+                self.failures.lose(queue, 1, failure)
+        if self.acks is not Acks.NONE:
+            self.failures.remember([batch])
 
     def raise_unobserved(self) -> None:
         """Raise the first failure that no receipt has told; it counts as told from now on."""
         with self.lock:
-            failed = [batch for batch in self._failed if not batch.is_observed]
-            error = failed[0].error if failed else self._background_failure
-            self._failed = []
-            self._background_failure = None
+            error = self.failures.take()
         if error is not None:
             raise error.with_traceback(None)
 

@@ -5,6 +5,7 @@
     logbroker.deliver-at    int64            deliver_at, delay     due at this time, in milliseconds since 1970 UTC
     logbroker.priority      one byte         priority              0 (normal, and not stored) to 9 (first)
     logbroker.message-id    1 to 200 bytes   message_id            UTF-8; one record of an id in the topic's window
+    logbroker.sent-at       int64            -                     see ``message_ids``
 
 Numbers are big-endian. A client of another kind may have written such headers as well: a value of another
 size or out of range counts as absent, and of several values the first sound one counts (of times to live the
@@ -15,7 +16,13 @@ from __future__ import annotations
 
 import struct
 
-from logbroker_storage.message_ids import MAX_MESSAGE_ID_BYTES, MESSAGE_ID_HEADER, message_id_of
+from logbroker_storage.message_ids import (
+    MAX_MESSAGE_ID_BYTES,
+    MESSAGE_ID_HEADER,
+    SENT_AT,
+    SENT_AT_HEADER,
+    message_id_of,
+)
 from logbroker_storage.record_batch import TTL_HEADER, Record
 from logbroker_storage.record_expiry import NO_TTL, TTL, record_ttl_ms
 
@@ -38,6 +45,7 @@ def encode_delivery_headers(
     deliver_at_ms: int | None = None,
     priority: int = NORMAL_PRIORITY,
     message_id: bytes | None = None,
+    sent_ms: int | None = None,
 ) -> list[tuple[str, bytes]]:
     """The pairs to store; every value is in its range."""
     pairs: list[tuple[str, bytes]] = []
@@ -49,6 +57,8 @@ def encode_delivery_headers(
         pairs.append((PRIORITY_HEADER, PRIORITY.pack(priority)))
     if message_id is not None:
         pairs.append((MESSAGE_ID_HEADER, message_id))
+    if sent_ms is not None:
+        pairs.append((SENT_AT_HEADER, SENT_AT.pack(sent_ms)))
     return pairs
 
 

@@ -1,6 +1,8 @@
 """The errors of the public face: storage's tree, under the name that users import it by."""
 
 from logbroker_storage.errors import (
+    BindingExistsError,
+    BindingNotFoundError,
     BufferFullError,
     ClosedError,
     CorruptionError,
@@ -13,10 +15,12 @@ from logbroker_storage.errors import (
     InvalidTopicError,
     LeaseLostError,
     LogbrokerError,
+    MessageIdInUseError,
     OffsetOutOfRangeError,
     OutOfOrderSequenceError,
     QueueEmptyError,
     RecordTooLargeError,
+    RoutingLoopError,
     StorageFailedError,
     SubscriptionExistsError,
     SubscriptionNotFoundError,
@@ -34,6 +38,8 @@ __all__ = [
     "SubscriptionNotFoundError", "SubscriptionExistsError",
     # mend the call
     "InvalidConfigError", "InvalidRequestError", "RecordTooLargeError",
+    # choose another binding
+    "BindingExistsError", "BindingNotFoundError", "RoutingLoopError",
     # another holder took over
     "FencedError", "OutOfOrderSequenceError",
     # seek elsewhere
@@ -45,5 +51,5 @@ __all__ = [
     # the message comes again, or another time
     "LeaseLostError", "QueueEmptyError",
     # wait, or send slower
-    "BufferFullError", "DeliveryTimeoutError",
+    "BufferFullError", "DeliveryTimeoutError", "MessageIdInUseError",
 ]  # fmt: skip

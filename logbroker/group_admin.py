@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
-from logbroker_storage.events import GroupEvent, OffsetEvent
+from logbroker_storage.events import GroupEvent, OffsetEvent, SubscriptionEvent
 
 from .descriptions import GroupDescription, MemberDescription, OffsetDescription
 from .groups import GroupState, TopicPartition, decode_group
@@ -196,6 +196,12 @@ def check_no_members(directory: DataDirectory, group: str, what: str) -> None:
 def delete_group(directory: DataDirectory, group: str) -> None:
     """As ``Broker.delete_group``."""
     _check_exists(directory, group)
+    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    if any(event.name == group for event in subscriptions):
+        raise InvalidRequestError(
+            f"group {group!r} belongs to a subscription; use broker.delete_subscription() or "
+            "`logbroker subscription delete`"
+        )
     keys = [event.key() for event in directory.committed_offsets(group)]
     keys.append(GroupEvent.key_of(group))
     directory.journal.delete(keys, check=lambda: check_no_members(directory, group, "deleted"))

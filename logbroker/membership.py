@@ -38,7 +38,7 @@ from typing import NamedTuple, Protocol
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, ForkedError, InvalidRequestError, LogbrokerError
-from logbroker_storage.events import GroupEvent
+from logbroker_storage.events import GroupEvent, SubscriptionEvent
 from logbroker_storage.wakeup import Waiter
 
 from .groups import (
@@ -113,6 +113,7 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
     with directory.journal.exclusive() as turn:
         if any(isinstance(event, Join) for event in events):
             check_not_on_network(directory, group)
+            check_not_a_queue(directory, group)
         before = group_state(directory, group)
         state = before
         for event in events:
@@ -263,14 +264,35 @@ def check_not_on_network(directory: DataDirectory, group: str) -> None:
         )
 
 
+def is_queue(directory: DataDirectory, name: str) -> bool:
+    """Whether *name* is that of a queue, so that no group can have it."""
+    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    return any(event.name == name and event.subscription_kind == "queue" for event in subscriptions)
+
+
+def check_not_a_queue(directory: DataDirectory, group: str) -> None:
+    """That *group* is not the name of a queue.
+
+    Raises:
+        InvalidRequestError: it is.
+    """
+    if is_queue(directory, group):
+        raise InvalidRequestError(
+            f"{group!r} is the name of a queue: receive from it with broker.queue(…, subscription={group!r}), or "
+            "choose another group"
+        )
+
+
 def _network_key(group: str) -> bytes:
     return b"network\0" + group.encode()
 
 
 def reserve_for_network(directory: DataDirectory, group: str) -> bool:
-    """Keep *group* for members that are connected to a server in this process; False when it has embedded ones."""
+    """Keep *group* for members that are connected to a server in this process; False when it has embedded ones,
+    or is a queue.
+    """
     with directory.journal.exclusive():
-        if live_members(directory, group):
+        if is_queue(directory, group) or live_members(directory, group):
             return False
         value = directory.process_id.encode()
         directory.volatile_update(_network_key(group), lambda _: value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import msgspec
 
@@ -27,6 +27,7 @@ HeaderValue = bytes | str | None
 HeadersArgument = Mapping[str, HeaderValue] | Iterable[tuple[str, HeaderValue]]
 StoredHeaders = tuple[tuple[str, bytes | None], ...]
 TimestampArgument = datetime.datetime | int
+AcksName = Literal["all", "written", "none"]
 
 NO_HEADERS: StoredHeaders = ()
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -40,10 +41,9 @@ __all__ = ["Message", "Record", "RecordMetadata"]
 
 
 class SendOptions(TypedDict, total=False):
-    """What may be said of a message besides its value and key: ``send``'s keywords and ``Message``'s fields.
+    """What may be said of a message besides what it holds: ``send``'s keywords and ``Message``'s fields.
 
     Attributes:
-        headers: a mapping or pairs; values are bytes, text (stored as UTF-8) or None.
         partition: where to put it, instead of where the key belongs.
         timestamp: an aware datetime or milliseconds since 1970 UTC; default: now.
         ttl: how long after its timestamp it may be delivered.
@@ -51,10 +51,11 @@ class SendOptions(TypedDict, total=False):
         deliver_at: an aware datetime or milliseconds since 1970 UTC, before which no queue delivers it.
         delay: the same as a time from now; not together with ``deliver_at``.
         priority: 0 (normal) to 9; a queue delivers higher ones first.
-        message_id: text of 1 to 200 bytes.
+        message_id: text of 1 to 200 bytes in UTF-8: of the records with one id that a topic is sent within its
+            ``deduplication.window.ms``, one is appended.
+        acks: ``"none"``: nobody will ask what became of it; default: as the producer was opened.
     """
 
-    headers: HeadersArgument | None
     partition: int | None
     timestamp: TimestampArgument | None
     ttl: datetime.timedelta | None
@@ -63,6 +64,7 @@ class SendOptions(TypedDict, total=False):
     delay: datetime.timedelta | None
     priority: int
     message_id: str | None
+    acks: AcksName | None
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=False):
@@ -71,6 +73,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=False):
     Attributes:
         value: the payload; None is a tombstone in a compacted topic.
         key: records of one key go to one partition and stay in order.
+        headers: a mapping or pairs; values are bytes, text (stored as UTF-8) or None.
 
     The others are those of ``SendOptions``. Checked when it is sent.
     """
@@ -86,15 +89,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=False):
     delay: datetime.timedelta | None = None
     priority: int = NORMAL_PRIORITY
     message_id: str | None = None
+    acks: AcksName | None = None
 
 
 class RecordMetadata(msgspec.Struct, frozen=True, gc=False):
-    """Where an acknowledged record is. ``offset`` is -1 when nobody asked the log (``acks="none"``)."""
+    """Where an acknowledged record is. ``offset`` is -1 when nobody asked the log (``acks="none"``).
+
+    ``duplicate``: a record with the same ``message_id`` had been sent before; this is where that one is.
+    """
 
     topic: str
     partition: int
     offset: int
     timestamp_ms: int
+    duplicate: bool = False
 
     @property
     def timestamp(self) -> datetime.datetime:
@@ -111,28 +119,27 @@ def stored_headers(
     *,
     deliver_at_ms: int | None = None,
     priority: int = NORMAL_PRIORITY,
-    message_id: str | None = None,
+    message_id: bytes | None = None,
+    sent_ms: int | None = None,
 ) -> StoredHeaders:
     """The pairs to store for *headers* and what else is said of the delivery.
 
+    *message_id* is checked (``message_id_bytes``); *sent_ms* is for a record with an id whose timestamp is not the
+    time when it is sent.
+
     Raises:
         InvalidRequestError: a key is reserved or no text, a value of another type, a ttl below 1 ms, a
-            priority or an id out of its range.
+            priority out of its range.
     """
-    if (
-        not headers
-        and ttl is None
-        and deliver_at_ms is None
-        and priority == NORMAL_PRIORITY
-        and message_id is None
-    ):
-        return NO_HEADERS
     pairs = [_stored_header(pair) for pair in _pairs(headers)] if headers else []
+    if ttl is None and deliver_at_ms is None and priority == NORMAL_PRIORITY and message_id is None:
+        return tuple(pairs)
     pairs += encode_delivery_headers(
         ttl_ms=None if ttl is None else _ttl_ms(ttl),
         deliver_at_ms=deliver_at_ms,
         priority=_checked_priority(priority),
-        message_id=None if message_id is None else _checked_message_id(message_id),
+        message_id=message_id,
+        sent_ms=sent_ms,
     )
     return tuple(pairs)
 
@@ -205,7 +212,12 @@ def _checked_priority(priority: int) -> int:
     return priority
 
 
-def _checked_message_id(message_id: str) -> bytes:
+def message_id_bytes(message_id: str) -> bytes:
+    """The id as it is stored.
+
+    Raises:
+        InvalidRequestError: it is no text, or not of 1 to 200 bytes in UTF-8.
+    """
     if not isinstance(message_id, str):
         raise InvalidRequestError(f"message_id is text, not {type(message_id).__name__}: {message_id!r}")
     try:

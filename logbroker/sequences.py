@@ -77,7 +77,7 @@ class AnonymousSequences:
         return BatchNumber(producer_id, FIRST_EPOCH, queue.next_sequence)
 
     def appended(self, queue: PartitionQueue, batch: Batch) -> None:
-        queue.next_sequence = next_sequence(queue.next_sequence, batch.count)
+        queue.next_sequence = next_sequence(queue.next_sequence, batch.kept_count)
 
     def failed(self, queue: PartitionQueue, error: LogbrokerError) -> None:
         # Every other error means that nothing was written.

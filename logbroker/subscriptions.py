@@ -13,6 +13,7 @@ the name of a queue cannot be joined.
 from __future__ import annotations
 
 import difflib
+import logging
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypedDict
@@ -31,13 +32,16 @@ from logbroker_storage.events import (
 from logbroker_storage.journal import SUBSCRIPTIONS_VERSION, Item, item_of
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import Record
 
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
-from .expressions import compile_expression
+from .expressions import ExpressionError, Filter, as_predicate, compile_expression
 from .queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, QueueSettings
 from .start import Start, StartPolicy, check_start
 from .topic_names import check_group_name, check_topic_name
 from .topic_selection import TopicSelection
+
+logger = logging.getLogger("logbroker.subscriptions")
 
 Kind = Literal["queue", "stream"]
 Expired = Literal["drop", "dead-letter"]
@@ -234,8 +238,8 @@ class Subscriptions:
             raise SubscriptionNotFoundError(name, known=list(self.all()))
         return found
 
-    def get_by_id(self, subscription_id: str) -> Subscription:
-        """The subscription that was made with this id, whatever its name is now.
+    def get_by_id(self, subscription_id: str, known_as: str) -> Subscription:
+        """The subscription that was made with this id, whatever its name is now; once it was *known_as*.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -243,7 +247,7 @@ class Subscriptions:
         for subscription in self.all().values():
             if subscription.id == subscription_id:
                 return subscription
-        raise SubscriptionNotFoundError(subscription_id, known=list(self.all()))
+        raise SubscriptionNotFoundError(known_as, known=list(self.all()))
 
     def places(self, subscription: Subscription) -> list[tuple[str, int]]:
         """The (topic, partition)s that it reads now."""
@@ -407,3 +411,49 @@ class Subscriptions:
             turn.write(items)
         directory.signal(SIGNAL)
         return after
+
+
+class StreamRules:
+    """What a stream subscription asks of a consumer in the group of its name, if there is one.
+
+    *also* is the consumer's own filter.
+    """
+
+    def __init__(self, directory: DataDirectory, group: str | None, *, also: str | Filter | None) -> None:
+        self._subscriptions = Subscriptions(directory)
+        self._group = group
+        found = None if group is None else self._subscriptions.find(group)
+        own = _lenient(also, group or "") if isinstance(also, str) else also
+        stored = (
+            None if found is None or found.rules.filter is None else _lenient(found.rules.filter, found.name)
+        )
+        self.matches = both(stored, None if own is None else as_predicate(own))
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether nothing is to be delivered now."""
+        if self._group is None:
+            return False
+        found = self._subscriptions.find(self._group)
+        return found is not None and found.is_paused
+
+
+def both(one: Filter | None, other: Filter | None) -> Filter | None:
+    """A filter that lets through what each of two does; None lets everything through."""
+    if one is None or other is None:
+        return one or other
+    return lambda record: one(record) and other(record)
+
+
+def _lenient(text: str, name: str) -> Filter:
+    """A stored filter as a function of a record: what it has no value for is passed over, and logged."""
+    matches = as_predicate(text)
+
+    def is_wanted(record: Record) -> bool:
+        try:
+            return matches(record)
+        except ExpressionError as error:
+            logger.warning("subscription %r passes over a record: %s", name, error)
+            return False
+
+    return is_wanted

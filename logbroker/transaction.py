@@ -31,7 +31,7 @@ from logbroker_storage.journal import Item
 from .commits import PendingCommit
 from .producer import Producer
 from .receipts import Receipt
-from .records import Message, SendOptions
+from .records import HeadersArgument, Message, SendOptions
 from .transaction_coordinator import Claim, TransactionCoordinator, fenced
 from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
@@ -181,7 +181,12 @@ class Transaction:
     # Inside ---------------------------------------------------------------------------------------
 
     def send(
-        self, topic: str, value: bytes | None, key: bytes | None = None, **options: Unpack[SendOptions]
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        **options: Unpack[SendOptions],
     ) -> Receipt:
         """Write one record as part of the transaction; arguments and errors as ``Producer.send``.
 
@@ -189,7 +194,7 @@ class Transaction:
         transaction can only be aborted.
         """
         self._check_open()
-        return self._holder.producer.send(topic, value, key, **options)
+        return self._holder.producer.send(topic, value, key, headers, **options)
 
     def send_many(
         self,

@@ -68,7 +68,7 @@ class TransactionalSequences:
 
     def appended(self, queue: PartitionQueue, batch: Batch) -> None:
         place = (queue.topic, queue.partition)
-        self._next[place] = next_sequence(self._next[place], batch.count)
+        self._next[place] = next_sequence(self._next[place], batch.kept_count)
 
     def failed(self, queue: PartitionQueue, error: LogbrokerError) -> None:  # noqa: ARG002 (protocol)
         self.failure = self.failure or error

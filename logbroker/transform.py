@@ -2,37 +2,66 @@
 
     poll ──► one transaction for each partition polled ──► records, state and offset committed together
 
-The transactional id belongs to the source partition, not to the process: whoever the group gives a partition to
-takes over its id, which fences the member before and finishes or aborts what that left. So any number of
-processes share the work, and each partition has a state of its own: what has to meet in the state must have
-one key, as it then is in one partition.
+Any number of processes share the work (see ``exactly_once``), and each partition has a state of its own: what
+has to meet in the state must have one key, as it then is in one partition.
+
+A record that cannot be transformed, with ``dead_letter=``:
+
+    what went wrong                       what the transaction has of the record  then
+    a pipeline or a function failed       nothing                                 its dead letter is sent instead
+    the target refused the first message  nothing                                 likewise
+    it refused a later one                the first messages                      the batch is aborted and read
+    a function that uses the state failed  perhaps some of the state              again; the record is known now
+
+What another holder, a disk or a stop did is about no record: it ends the transform, or the batch.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterable
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Union
 
-from logbroker_storage.errors import FencedError, InvalidRequestError
+from logbroker_storage.errors import (
+    InvalidRequestError,
+    LogbrokerError,
+    RecordTooLargeError,
+)
 
-from .records import Message, Record
+from .dead_letters import dead_letter_message
+from .exactly_once import by_partition, commit_once
+from .records import Message, Record, without_reserved_headers
+from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
 from .transaction_state import TransactionState
+from .transform_outputs import Output, messages_of
 
 if TYPE_CHECKING:
     from .broker import Broker
+    from .transforms.pipeline import Pipeline
 
 logger = logging.getLogger("logbroker.transactions")
 
-TIMEOUT_S = 60.0  # of a batch's transaction; a member that dies is noticed at once
 POLL_S = 0.2  # how soon a stop is noticed while nothing comes
+REASON = "transform-failed"
 
-Output = bytes | Message | Iterable[bytes | Message] | None
 Function = Callable[[Record], Output] | Callable[[Record, TransactionState], Output]
+Transformation = Union[Function, str, os.PathLike[str], Mapping[str, Any], "Pipeline"]
+Apply = Callable[[Record, Transaction], list[Message]]
+RecordPlace = tuple[str, int, int]
+
+
+@dataclass
+class Progress:
+    """How far a transform is: what its committed batches have taken in."""
+
+    records: int = 0
+    dead_letters: int = 0
 
 
 def run_transform(
@@ -42,82 +71,167 @@ def run_transform(
     target: str,
     *,
     group: str,
-    function: Function,
-    stop: threading.Event | None,
-    max_records: int,
-    idle_timeout: float | None,
+    function: Transformation,
+    stop: threading.Event | None = None,
+    max_records: int = 500,
+    idle_timeout: float | None = None,
+    dead_letter: str | None = None,
+    progress: Progress | None = None,
 ) -> int:
-    """See ``Broker.transform``."""
+    """See ``Broker.transform``; *progress* is kept up to date."""
     broker.topic(target)  # so that a wrong name shows now
-    apply = _with_state(function)
-    done, idle_s = 0, 0.0
+    if dead_letter is not None:
+        broker.topic(dead_letter)
+        if TopicSelection.parse(source).resolve([dead_letter]):
+            raise InvalidRequestError(
+                f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
+            )
+    progress = progress or Progress()
+    apply, uses_state = _applied(function)
+    run = _Run(target, dead_letter, group, apply, uses_state=uses_state)
+    idle_s = 0.0
     with broker.consumer(source, group=group, delivery="manual", max_poll_records=max_records) as consumer:
+        consumer.keep_ttl_headers()
         while stop is None or not stop.is_set():
             records = consumer.poll(max_records, POLL_S)
             idle_s = 0.0 if records else idle_s + POLL_S
             if idle_timeout is not None and idle_s > idle_timeout:
                 break
-            for place, one_partition in groupby(records, key=lambda record: (record.topic, record.partition)):
-                batch = list(one_partition)
+            for place, batch in by_partition(records):
                 try:
-                    with transactions.begin(f"{group}/{place[0]}-{place[1]}", TIMEOUT_S) as tx:
-                        tx.commit_offsets(consumer, only=place)
-                        for record in batch:
-                            _send(tx, target, record, apply(record, tx))
-                except FencedError as error:
-                    logger.info("%s-%d is another member's now: %s", *place, error)
-                    consumer.return_to_committed()
-                    break
-                done += len(batch)
-    return done
+                    if not commit_once(transactions, consumer, group, place, partial(run.write, batch)):
+                        break
+                except _Again:
+                    break  # the abort has put the consumer back to what its group has committed
+                progress.records += len(batch)
+                progress.dead_letters += run.committed(batch)
+    return progress.records
 
 
-def _with_state(function: Function) -> Callable[[Record, Transaction], Output]:
-    """*function* as one of a record and a transaction, whether it takes the state or not."""
-    if not callable(function):
-        raise InvalidRequestError(f"function= is something to call with a record, not {function!r}")
+class _Again(Exception):  # noqa: N818  (not an error: the batch is read again)
+    """A record has left something in the transaction before it failed: take the batch back."""
+
+
+class _Run:
+    """What happens to the records of a batch."""
+
+    def __init__(
+        self, target: str, dead_letter: str | None, group: str, apply: Apply, *, uses_state: bool
+    ) -> None:
+        self._target = target
+        self._dead_letter = dead_letter
+        self._group = group
+        self._apply = apply
+        self._uses_state = uses_state
+        self._failed: dict[RecordPlace, Exception] = {}  # known from an attempt that was taken back
+        self._dead = 0  # letters of the batch at hand
+
+    def write(self, batch: list[Record], tx: Transaction) -> None:
+        """Send what the records of *batch* become.
+
+        Raises:
+            _Again: nothing of it counts.
+        """
+        target, apply = self._target, self._apply
+        if self._dead_letter is None:
+            for record in batch:
+                tx.send_many(target, apply(record, tx))
+        else:
+            self._dead = sum(not self._sent(tx, record) for record in batch)
+
+    def _sent(self, tx: Transaction, record: Record) -> bool:
+        """Whether the messages of *record* were sent, and not its dead letter."""
+        known = self._failed.get(_place(record)) if self._failed else None
+        if known is not None:
+            self._bury(tx, record, known)
+            return False
+        try:
+            messages = self._apply(record, tx)
+        except Exception as error:
+            if not _is_about_the_record(error):
+                raise
+            if self._uses_state:
+                self._failed[_place(record)] = error
+                raise _Again from None
+            self._bury(tx, record, error)
+            return False
+        for number, message in enumerate(messages):
+            try:
+                tx.send_many(self._target, [message])
+            except (RecordTooLargeError, InvalidRequestError) as error:
+                if number or self._uses_state:
+                    self._failed[_place(record)] = error
+                    raise _Again from None
+                self._bury(tx, record, error)
+                return False
+        return True
+
+    def _bury(self, tx: Transaction, record: Record, error: Exception) -> None:
+        assert self._dead_letter is not None, "otherwise the error ends the transform"
+        text = str(error) if isinstance(error, LogbrokerError) else f"{type(error).__name__}: {error}"
+        logger.info(
+            "%s-%d, offset %d becomes a dead letter in %s: %s", *_place(record), self._dead_letter, text
+        )
+        letter = dead_letter_message(record, reason=REASON, error=text, by=self._group)
+        tx.send_many(self._dead_letter, [letter])
+
+    def committed(self, batch: list[Record]) -> int:
+        """*batch* counts; how many of it became dead letters."""
+        if self._failed:
+            for record in batch:
+                self._failed.pop(_place(record), None)
+        return self._dead
+
+
+def _place(record: Record) -> RecordPlace:
+    return record.topic, record.partition, record.offset
+
+
+def _is_about_the_record(error: Exception) -> bool:
+    """Not about a claim, a disk or a closed handle, which a function that uses the state may meet as well."""
+    from .expressions import ExpressionError
+    from .transforms.errors import TransformError
+
+    about_records = (TransformError, ExpressionError, InvalidRequestError, RecordTooLargeError)
+    return isinstance(error, about_records) or not isinstance(error, LogbrokerError)
+
+
+def _applied(function: Transformation) -> tuple[Apply, bool]:
+    """*function* as one of a record and a transaction, and whether it uses the state.
+
+    Raises:
+        InvalidRequestError: it is nothing that can be called or loaded.
+    """
+    if callable(function):
+        return _with_state(function)
+    from .transforms.loading import PipelineError, load_pipeline
+
+    try:
+        pipeline = load_pipeline(function)
+    except PipelineError as error:
+        raise PipelineError(f"function=: {error}", step=error.step) from None
+    return lambda record, _: pipeline.apply(record), False
+
+
+def _with_state(function: Function) -> tuple[Apply, bool]:
     plain: Any = function
     try:
         parameters = inspect.signature(plain).parameters.values()
     except ValueError:  # a built-in without a signature
-        return lambda record, _: plain(record)
+        parameters = {}.values()
     positional = [
         parameter
         for parameter in parameters
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         and parameter.default is parameter.empty
     ]
-    if len(positional) == 2:
-        return lambda record, tx: plain(record, tx.state)
-    return lambda record, _: plain(record)
 
+    def apply(record: Record, _: Transaction) -> list[Message]:
+        record = without_reserved_headers(record)
+        return messages_of(record, plain(record))
 
-def _send(tx: Transaction, target: str, source: Record, output: Output) -> None:
-    """Send what a function has made of *source*; a value alone keeps its key."""
-    if output is None:
-        return
-    if isinstance(output, bytes):
-        tx.send(target, output, key=source.key)
-    elif isinstance(output, Message):
-        tx.send(
-            target,
-            output.value,
-            key=output.key,
-            headers=output.headers,
-            partition=output.partition,
-            timestamp=output.timestamp,
-            ttl=output.ttl,
-        )
-    elif isinstance(output, Iterable) and not isinstance(output, (str, dict)):
-        for one in output:
-            if not isinstance(one, (bytes, Message)):
-                raise _no_message(one)
-            _send(tx, target, source, one)
-    else:
-        raise _no_message(output)
+    def apply_with_state(record: Record, tx: Transaction) -> list[Message]:
+        record = without_reserved_headers(record)
+        return messages_of(record, plain(record, tx.state))
 
-
-def _no_message(output: object) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"a transform's function returns bytes, a Message, an iterable of them, or None, not {output!r:.100}"
-    )
+    return (apply_with_state, True) if len(positional) == 2 else (apply, False)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import group, inspect, produce, quickstart, request, respond, serve, tail, topic
+from . import group, inspect, produce, quickstart, request, respond, route, serve, tail, topic, transform
 from .command_group import HELP_NAMES, help_if_alone
 from .directory import DataOption
 
@@ -48,6 +48,8 @@ app.add_typer(topic.app, name="topic")
 app.command("produce")(produce.produce)
 app.command("tail")(tail.tail)
 app.add_typer(group.app, name="group")
+app.add_typer(route.app, name="route")
+app.add_typer(transform.app, name="transform")
 app.command("request")(request.request)
 app.command("respond")(respond.respond)
 app.command("serve")(serve.serve)

@@ -3,7 +3,8 @@
     ingest       for                                      a line's partition           sequence
     plain        no --producer                            the producer's choice        -
     named        --producer, lines are values             line // 1000 % partitions    line number
-    records      keys or headers, with or without a name  the key's; else as above     line number
+    records      more than a value, with or without a     the key's; else as above     line number
+                   name; with --message-id without one      or the producer's choice     -
 
 Line numbers count from 0. With a name nothing but the line decides where it goes, so whoever comes after a
 crash can tell, from each partition's last sequence alone, which lines are missing. That holds as long as
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from logbroker_storage.errors import RecordTooLargeError
+from logbroker_storage.errors import InvalidRequestError, RecordTooLargeError
 
 from ..partitioner import partition_for_key
 from .exit_codes import CommandFailed
@@ -27,7 +28,7 @@ from .exit_codes import CommandFailed
 if TYPE_CHECKING:
     from ..producer import Producer
     from ..receipts import Receipt
-    from ..records import SendOptions
+    from ..records import HeadersArgument, SendOptions
 
 LINES_PER_STRETCH = 1000
 NEVER_WROTE = -1
@@ -67,21 +68,26 @@ class Progress:
         self.lines = 0  # that were read
         self.records = 0  # that were handed over
         self.bytes = 0  # of those
-        self.skipped = 0  # that had been written by an earlier run
-        self._receipts: deque[Receipt] = deque()
+        self.skipped = 0  # that were there already
+        self._receipts: deque[tuple[Receipt, int]] = deque()  # with the bytes of a line, or without
 
     def sent(self, lines: Sequence[bytes], receipt: Receipt) -> None:
         """*lines* were handed over, and *receipt* is one of theirs."""
         self.records += len(lines)
         self.bytes += sum(map(len, lines))
-        self._receipts.append(receipt)
+        self._receipts.append((receipt, len(lines[0]) if len(lines) == 1 else 0))
 
     def check(self) -> None:
-        """Raise what made one of the receipts fail, without waiting for any."""
-        while self._receipts and self._receipts[0].done:
-            error = self._receipts.popleft().exception
+        """Raise what made one of the receipts fail, without waiting for any; see which were duplicates."""
+        while self._receipts and self._receipts[0][0].done:
+            receipt, size_bytes = self._receipts.popleft()
+            error = receipt.exception
             if error is not None:
                 raise error
+            if receipt.result().duplicate:
+                self.records -= 1
+                self.bytes -= size_bytes
+                self.skipped += 1
 
 
 class Ingest(Protocol):
@@ -164,15 +170,22 @@ class RecordIngest:
         partition: int | None,
         partitions: Sequence[int],
         key_separator: bytes | None,
+        headers: HeadersArgument | None,
+        message_id: str | None,
         options: SendOptions,
     ) -> None:
-        """*partition*: all go there. *partitions*: of the topic. *options*: of every record."""
+        """*partition*: all go there. *partitions*: of the topic. *headers*, *options*: of every record.
+
+        *message_id*: each record's, with ``{key}``, ``{value}`` and ``{line}``, the number of the line from 1 on.
+        """
         self.done = Progress()
         self._producer = producer
         self._topic = topic
         self._partition = partition
         self._partitions = partitions if partition is None else [partition]
         self._key_separator = key_separator
+        self._headers = headers
+        self._message_id = message_id
         self._options = options
         self._last: dict[int, int] = {}
         if producer.name is not None:
@@ -183,7 +196,7 @@ class RecordIngest:
     def add(self, lines: Sequence[bytes]) -> None:
         self.done.check()
         receipt: Receipt | None = None
-        sent = []
+        sent: list[bytes] = []
         for number, line in enumerate(lines, self.done.lines):
             key, value = self._split(line)
             partition, sequence = self._partition, None
@@ -192,20 +205,44 @@ class RecordIngest:
                 if sequence <= self._last[partition]:
                     self.done.skipped += 1
                     continue
+            message_id = None if self._message_id is None else self._id_of(number, key, value)
             try:
-                receipt = self._send(value, key, partition, sequence)
-            except RecordTooLargeError as error:
+                receipt = self._send(value, key, partition, sequence, message_id)
+            except (RecordTooLargeError, InvalidRequestError) as error:
                 raise CommandFailed(f"line {number + 1}: {error}") from error
+            if message_id is not None:
+                self.done.sent([line], receipt)  # each of them may be a duplicate
+                receipt = None
             sent.append(line)
         self.done.lines += len(lines)
         if receipt is not None:
             self.done.sent(sent, receipt)
 
-    def _send(self, value: bytes, key: bytes | None, partition: int | None, sequence: int | None) -> Receipt:
+    def _id_of(self, number: int, key: bytes | None, value: bytes) -> str:
+        template = self._message_id or ""
+        try:
+            return (
+                template.replace("{line}", str(number + 1))
+                .replace("{key}", (key or b"").decode())
+                .replace("{value}", value.decode())
+            )
+        except UnicodeDecodeError as error:
+            raise CommandFailed(
+                f"line {number + 1} gives no message id: it is not UTF-8 ({error})"
+            ) from error
+
+    def _send(
+        self,
+        value: bytes,
+        key: bytes | None,
+        partition: int | None,
+        sequence: int | None,
+        message_id: str | None,
+    ) -> Receipt:
         options = self._options
-        if partition is not None:
-            options = {**options, "partition": partition, "sequence": sequence}
-        return self._producer.send(self._topic, value, key, **options)
+        if partition is not None or message_id is not None:
+            options = {**options, "partition": partition, "sequence": sequence, "message_id": message_id}
+        return self._producer.send(self._topic, value, key, self._headers, **options)
 
     def _split(self, line: bytes) -> tuple[bytes | None, bytes]:
         """Key and value; a line without the separator is all value."""

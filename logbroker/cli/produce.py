@@ -111,6 +111,15 @@ def produce(
         int,
         typer.Option("--priority", metavar="N", min=0, max=9, help="Queues deliver higher ones first."),
     ] = 0,
+    message_id: Annotated[
+        str | None,
+        typer.Option(
+            "--message-id",
+            metavar="TEXT",
+            help="Of the records with one id within the topic's deduplication.window.ms the first is appended. "
+            "{key}, {value} and {line}, the line's number, are replaced.",
+        ),
+    ] = None,
     acks: Annotated[
         Acks, typer.Option("--acks", metavar="A", help="all (on the disk), written or none.")
     ] = Acks.ALL,
@@ -121,8 +130,10 @@ def produce(
 
     Ends with a summary on stderr, or with --json on stdout.
     """
-    options = _options(header, ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
-    form = _Form(_key_separator(key_separator), options)
+    options = _options(ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
+    if message_id is not None and producer is not None:
+        raise typer.BadParameter("choose one of --producer, which has sequences, and --message-id")
+    form = _Form(_key_separator(key_separator), [_header(text) for text in header or []], message_id, options)
     gc.set_threshold(GC_THRESHOLD)
     started = time.monotonic()
     with _source(file) as source, Interruption() as interruption, open_broker(data, create=True) as broker:
@@ -136,6 +147,7 @@ def produce(
             ingest = form.ingest(broker, sender, topic, partition)
             limit = _line_limit(broker, topic, compression)
             _run(ingest, source, interruption, limit)
+        ingest.done.check()  # which of the last lines were duplicates
         seconds = time.monotonic() - started
     _summarise(
         ingest, topic, seconds, json=json, interrupted=interruption.requested, named=producer is not None
@@ -150,21 +162,32 @@ def produce(
 class _Form:
     """How a line becomes a record."""
 
-    def __init__(self, key_separator: bytes | None, options: SendOptions) -> None:
+    def __init__(
+        self,
+        key_separator: bytes | None,
+        headers: list[tuple[str, bytes]],
+        message_id: str | None,
+        options: SendOptions,
+    ) -> None:
         self.key_separator = key_separator
+        self.message_id = message_id
+        self.headers = headers or None
         self.options = options
 
     def ingest(self, broker: Broker, sender: Producer, topic: str, partition: int | None) -> Ingest:
         from .ingest import NamedIngest, PlainIngest, RecordIngest
 
         partitions = range(len(broker.topic(topic).partitions))
-        if self.key_separator is not None or self.options:
+        is_plain = self.key_separator is None and self.headers is None and self.message_id is None
+        if not is_plain or self.options:
             return RecordIngest(
                 sender,
                 topic,
                 partition=partition,
                 partitions=partitions,
                 key_separator=self.key_separator,
+                headers=self.headers,
+                message_id=self.message_id,
                 options=self.options,
             )
         if sender.name is not None:
@@ -185,13 +208,9 @@ def _header(text: str) -> tuple[str, bytes]:
     return key, os.fsencode(value)
 
 
-def _options(
-    header: list[str] | None, *, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int
-) -> SendOptions:
+def _options(*, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int) -> SendOptions:
     """What is said of every record; nothing that was not asked for."""
     options: SendOptions = {}
-    if header:
-        options["headers"] = [_header(text) for text in header]
     if ttl is not None:
         options["ttl"] = _duration("--ttl", ttl)
     if deliver_at is not None and delay is not None:

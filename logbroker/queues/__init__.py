@@ -1,10 +1,16 @@
 """Point-to-point queues: competing consumers of a subscription, each message in one hand at a time.
 
-state       pure: what happens to a message, over an ordered table of rows
-rows        pure: the bytes of that table
-settings    pure: what a subscription asks of its queue
-partition   one partition of one subscription: the state machine run over view and journal
-reading     records by ranges of offsets, and which of them are to be delivered at all
-burial      dead letters: the copy and the end of the original in one transaction
-consumer    ``Queue`` and its messages, as users see them
+state         pure: what happens to a message, over an ordered table of rows
+rows          pure: the bytes of that table
+runs          pure: its runs of messages that are not done, and their indexes
+done_offsets  pure: its bits for those that are
+arranging     pure: what messages say of their own delivery
+order_keys    pure: whose turn it is among messages of one key
+lasting       pure: what of it is journaled
+undecided     pure: what was settled for a transaction that nobody may ever decide
+settings      pure: what a subscription asks of its queue
+partition     one partition of one subscription: the state machine run over view and journal
+reading       records by ranges of offsets, and which of them are to be delivered at all
+burial        dead letters: the copy and the end of the original in one transaction
+consumer      ``Queue`` and its messages, as users see them
 """

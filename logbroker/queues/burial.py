@@ -11,10 +11,12 @@ that the living do not fence each other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import LeaseLostError, LogbrokerError
+from logbroker_storage.errors import LeaseLostError, LogbrokerError, RecordTooLargeError
 from logbroker_storage.locks import ProcessLock
 from logbroker_storage.record_batch import Record
 
@@ -31,22 +33,28 @@ logger = logging.getLogger("logbroker.queues")
 
 AT_A_TIME = 500
 TIMEOUT_S = 60.0
+RETRY_S = 5.0  # after a failure
+
+Rejected = tuple[Run, list[Record]]
 
 
 class Burial:
-    """What buries the rejected messages of one queue; for one thread at a time."""
+    """What buries the rejected messages of one queue; one thread at a time does it, whoever else asks."""
 
     def __init__(
         self, directory: DataDirectory, transactions: Transactions, subscription: Subscription
     ) -> None:
+        self.subscription = subscription  # as it is now: it may be renamed
         self._directory = directory
         self._transactions = transactions
-        self._subscription = subscription
         self._lock = ProcessLock(directory.files, directory.layout.lock(f"burial-{subscription.id}"))
         self._owner = owner_name(directory, "burial")
+        self._next_try = 0.0  # monotonic
 
     def run(self, partitions: Iterable[QueuePartition]) -> int:
         """Bury what is rejected in *partitions*, unless somebody is at it; how many messages that were."""
+        if self._directory.clock.monotonic() < self._next_try:
+            return 0
         waiting = [partition for partition in partitions if partition.has_rejected()]
         if not waiting or not self._lock.try_acquire():
             return 0
@@ -57,38 +65,56 @@ class Burial:
 
     def _bury_all(self, partition: QueuePartition) -> int:
         buried = 0
-        while True:
-            runs = partition.acquire_rejected(self._owner, AT_A_TIME, lease_ms=int(TIMEOUT_S * 1000))
-            if not runs:
-                return buried
-            try:
-                buried += self._bury(partition, runs)
-            except LogbrokerError as error:
-                logger.error(
-                    "dead letters of subscription %r cannot be written to %r, and will be later: %s",
-                    self._subscription.name,
-                    self._subscription.rules.dead_letter,
-                    error,
-                )
-                partition.give_up(lambda owner: owner == self._owner)
-                return buried
+        failures = 0
+        try:
+            while runs := partition.acquire_rejected(self._owner, AT_A_TIME, lease_ms=int(TIMEOUT_S * 1000)):
+                done = self._bury_what_fits(partition, runs)
+                buried += done
+                failures += sum(run.last - run.first + 1 for run, _ in runs) - done
+        except LogbrokerError as error:
+            failures += 1
+            self._log_failure(error)
+        if failures:
+            # What cannot be buried was kept until here, or it would have been the first to be tried again.
+            partition.give_up(lambda owner: owner == self._owner)
+            self._next_try = self._directory.clock.monotonic() + RETRY_S
+        return buried
 
-    def _bury(self, partition: QueuePartition, runs: Sequence[tuple[Run, list[Record]]]) -> int:
-        topic = self._subscription.rules.dead_letter
+    def _log_failure(self, error: LogbrokerError) -> None:
+        logger.error(
+            "dead letters of subscription %r cannot be written to %r, and will be later: %s",
+            self.subscription.name,
+            self.subscription.rules.dead_letter,
+            error,
+        )
+
+    def _bury_what_fits(self, partition: QueuePartition, runs: Sequence[Rejected]) -> int:
+        """Bury *runs*; where one of them is too large for the topic, at least the others. How many messages."""
+        try:
+            return self._bury(partition, runs)
+        except RecordTooLargeError as error:
+            singles = list(_singles(runs))
+            if len(singles) == 1:
+                self._log_failure(error)
+                return 0
+        return sum(self._bury_what_fits(partition, [single]) for single in singles)
+
+    def _bury(self, partition: QueuePartition, runs: Sequence[Rejected]) -> int:
+        topic = self.subscription.rules.dead_letter
         assert topic is not None, "without a dead letter topic nothing stays rejected"
         ranges = [(run.first, run.last) for run, _ in runs]
 
         def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
             raise LeaseLostError([(*place, *one) for one in lost])
 
-        with self._transactions.begin(f"dead-letters/{self._subscription.id}", TIMEOUT_S) as transaction:
+        with self._transactions.begin(f"dead-letters/{self.subscription.id}", TIMEOUT_S) as transaction:
             for run, records in runs:
                 transaction.send_many(topic, self._letters(partition, run, records))
             transaction.commit_with(partition.burial(self._owner, ranges, refuse))
         return sum(run.last - run.first + 1 for run, _ in runs)
 
     def _letters(self, partition: QueuePartition, run: Run, records: list[Record]) -> list[Message]:
-        by, count = self._subscription.name, run.delivery_count
+        by, count = self.subscription.name, run.delivery_count
         if not records:
             topic, number = partition.place
             lost = Record(
@@ -103,3 +129,15 @@ class Burial:
 
     def close(self) -> None:
         self._lock.close()
+
+
+def _singles(runs: Iterable[Rejected]) -> Iterator[Rejected]:
+    """The same messages, each as a run of its own; what has no record goes with the one before it."""
+    for run, records in runs:
+        if not records:
+            yield run, records
+            continue
+        firsts = [run.first, *(record.offset for record in records[1:])]
+        ends = [*firsts[1:], run.last + 1]
+        for first, end, record in zip(firsts, ends, records, strict=True):
+            yield replace(run, first=first, last=end - 1), [record]

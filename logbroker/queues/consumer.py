@@ -40,13 +40,13 @@ from logbroker_storage.record_batch import Record
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
+from ..expressions import Filter
 from ..groups import TopicPartition
 from ..records import without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
 from .partition import Lost, QueuePartition, owner_name, process_of, queue_signal, ranges_of
-from .reading import Filter
 from .state import Range
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ logger = logging.getLogger("logbroker.queues")
 
 MAX_MESSAGES = 100_000  # at once
 MAX_DELAY_S = 366 * 86_400.0
-NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return while somebody waits
+NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return
 RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)
@@ -67,10 +67,13 @@ _MakeCommit = Callable[[QueuePartition, list[Range], Lost], PendingCommit]
 class QueueMessage:
     """A message in a consumer's hands; the fields are a record's, and ``delivery_count`` (1 at first)."""
 
-    __slots__ = ("delivery_count", "is_settled", "queue", "record")
+    __slots__ = ("delivery_count", "is_settled", "queue", "queue_partition", "record")
 
-    def __init__(self, queue: Queue, record: Record, delivery_count: int) -> None:
+    def __init__(
+        self, queue: Queue, queue_partition: QueuePartition, record: Record, delivery_count: int
+    ) -> None:
         self.queue = queue  # whose hands it is in
+        self.queue_partition = queue_partition  # of a topic that may have been deleted and made again since
         self.record = record
         self.delivery_count = delivery_count
         self.is_settled = False  # whether it was accepted, released or rejected here
@@ -192,7 +195,6 @@ class Queue:
                     f"subscription {subscription!r} is a stream: read it with "
                     f"broker.consumer(…, group={subscription!r})"
                 )
-            self._subscription_id = found.id
             self._subscription = found
             self._selection = None if topics is None else TopicSelection.parse(topics)
             if self._selection is not None:
@@ -262,22 +264,30 @@ class Queue:
             raise InvalidRequestError(f"max_messages={max_messages!r}: give it a positive number")
         limit = min(max_messages, MAX_MESSAGES)
         deadline = None if timeout is None else time.monotonic() + timeout
+        # Another thread may be waiting inside: it must not hold this one up for longer than asked for.
+        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+            return MessageBatch(self)
+        try:
+            return self._receive_until(deadline, limit)
+        finally:
+            self._lock.release()
+
+    def _receive_until(self, deadline: float | None, limit: int) -> MessageBatch:
         while True:
-            with self._lock:
-                self._check_open()
-                messages = self._receive(limit)
-                if messages:
-                    return messages
-                if self._woken:
-                    self._woken = False
-                    return messages
-                partitions = list(self._partitions.values())
-                watches_now = self._arrivals.begin(partitions)
-                left = None if deadline is None else deadline - time.monotonic()
-                if not watches_now and (left is None or left > 0):
-                    self._arrivals.wait(self._pause(partitions, left), partitions)
+            self._check_open()
+            messages = self._receive(limit)
+            if messages:
+                return messages
+            if self._woken:
+                self._woken = False
+                return messages
+            partitions = [] if self._subscription.is_paused else list(self._partitions.values())
+            watches_now = self._arrivals.begin(partitions)
+            left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return messages
+            if not watches_now:
+                self._arrivals.wait(self._pause(partitions, left), partitions)
 
     def wakeup(self) -> None:
         """Make a ``receive_many`` that waits (or the next one that would) return at once; from any thread."""
@@ -289,33 +299,40 @@ class Queue:
         partitions = self._current_partitions()
         if not partitions:
             return messages
+        self._look_after(partitions)
         self._turn = (self._turn + 1) % len(partitions)
-        for partition in [*partitions[self._turn :], *partitions[: self._turn]]:
-            try:
-                held = partition.receive(self.owner, limit - len(messages), lease_ms=self.lease_ms)
-            except TopicNotFoundError:
-                continue  # deleted a moment ago
-            for taken in held:
-                messages += [
-                    QueueMessage(self, without_reserved_headers(record), taken.delivery_count)
-                    for record in taken.records
-                ]
-            if len(messages) >= limit:
-                break
+        try:
+            for partition in [*partitions[self._turn :], *partitions[: self._turn]]:
+                messages += self._receive_from(partition, limit - len(messages))
+                if len(messages) >= limit:
+                    break
+        except BaseException:
+            for partition, ranges, _ in self._by_partition(messages):
+                partition.give_back(self.owner, ranges)  # nobody has seen them
+            raise
         if not messages:
-            self._look_after(partitions)
+            self._bury()  # what a look has found to be at its delivery limit
         return messages
+
+    def _receive_from(self, partition: QueuePartition, limit: int) -> list[QueueMessage]:
+        try:
+            held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
+        except TopicNotFoundError:
+            return []  # deleted a moment ago
+        return [
+            QueueMessage(self, partition, without_reserved_headers(record), taken.delivery_count)
+            for taken in held
+            for record in taken.records
+        ]
 
     def _current_partitions(self) -> list[QueuePartition]:
         """The partitions to receive from, as topics and the subscription are now; none while it is paused."""
         versions = (self._directory.topics_version(), self._subscriptions.version())
         if versions != self._versions:
-            self._subscription = subscription = self._subscriptions.get_by_id(self._subscription_id)
-            wanted = {
-                place: self._directory.log(*place).key
-                for place in self._subscriptions.places(subscription)
-                if self._selection is None or self._selection.wants(place[0])
-            }
+            self._subscription = subscription = self._subscriptions.get_by_id(
+                self._subscription.id, self._subscription.name
+            )
+            wanted = self._wanted_places(subscription)
             for place, partition in list(self._partitions.items()):
                 same = (
                     partition.log.key == wanted.get(place)
@@ -329,20 +346,33 @@ class Queue:
                     partition = QueuePartition(self._directory, subscription, place, also=self._filter)
                     self._partitions[place] = partition
                     self._arrivals.watch(partition)
+            self._burial.subscription = subscription
             self._versions = versions
         return [] if self._subscription.is_paused else list(self._partitions.values())
 
+    def _wanted_places(self, subscription: Subscription) -> dict[TopicPartition, bytes]:
+        """The partitions that these hands receive from, and the keys of their logs."""
+        wanted: dict[TopicPartition, bytes] = {}
+        for place in self._subscriptions.places(subscription):
+            if self._selection is None or self._selection.wants(place[0]):
+                try:
+                    wanted[place] = self._directory.log(*place).key
+                except TopicNotFoundError:
+                    pass  # deleted a moment ago: the next look at the topics finds them as they are then
+        return wanted
+
     def _look_after(self, partitions: Sequence[QueuePartition]) -> None:
-        """End what dead processes hold, and bury what is rejected."""
-        now = time.monotonic()
+        """Now and then: end what dead processes hold, and bury what is rejected."""
+        now = self._directory.clock.monotonic()
         if now < self._next_neighbour_check:
             return
         self._next_neighbour_check = now + NEIGHBOUR_CHECK_S
         for partition in partitions:
+            partition.finish_undecided()
             dead = {owner for owner in partition.owners() if self._is_dead(owner)}
             if dead:
                 partition.give_up(dead.__contains__)
-        self._burial.run(partitions)
+        self._bury()
 
     def _is_dead(self, owner: str) -> bool:
         return not self._directory.process_alive(process_of(owner))
@@ -356,6 +386,7 @@ class Queue:
                 return 0.0
             if due.next_due_s is not None:
                 pauses.append(max(due.next_due_s, 0.001))
+            if due.next_due_s is not None or due.has_rejected:
                 pauses.append(NEIGHBOUR_CHECK_S)
         return min(pauses, default=None)
 
@@ -384,7 +415,8 @@ class Queue:
         )
 
     def reject(self, messages: Iterable[QueueMessage], reason: str = "rejected") -> None:
-        """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one.
+        """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one;
+        where that cannot be written now, later.
 
         Raises:
             As ``accept``.
@@ -398,6 +430,8 @@ class Queue:
 
     def release(self, messages: Iterable[QueueMessage], *, delay: float | datetime.timedelta = 0.0) -> None:
         """Give *messages* back, to be delivered again to anybody; *delay* in seconds. One delivery is used up.
+
+        Not durable by itself: should the machine stop, they may come again sooner, with fewer deliveries.
 
         Raises:
             LeaseLostError: some are no longer in these hands, which comes to the same.
@@ -417,6 +451,7 @@ class Queue:
             LeaseLostError: some are no longer in these hands.
         """
         lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
+        self._check_open()
         lost: list[tuple[str, int, int, int]] = []
         for partition, ranges, _ in self._by_partition(messages):
             lost += [
@@ -431,8 +466,11 @@ class Queue:
         def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
             raise LeaseLostError([(*place, *one) for one in lost])
 
+        self._check_open()
         return [
-            partition.acceptance(self.owner, ranges, refuse).followed_by(partial(_mark_settled, own))
+            partition.acceptance(self.owner, ranges, refuse, in_transaction=True).followed_by(
+                partial(_mark_settled, own)
+            )
             for partition, ranges, own in self._by_partition(messages)
         ]
 
@@ -444,6 +482,7 @@ class Queue:
         def note(place: TopicPartition, ranges: Sequence[Range]) -> None:
             lost.extend((*place, *one) for one in ranges)
 
+        self._check_open()
         groups = self._by_partition(messages)
         if not groups:
             return
@@ -458,20 +497,15 @@ class Queue:
     def _by_partition(
         self, messages: Iterable[QueueMessage]
     ) -> list[tuple[QueuePartition, list[Range], list[QueueMessage]]]:
-        self._check_open()
-        groups: dict[TopicPartition, list[QueueMessage]] = {}
+        groups: dict[QueuePartition, list[QueueMessage]] = {}
         for message in messages:
             if message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
-            groups.setdefault((message.record.topic, message.record.partition), []).append(message)
-        found: list[tuple[QueuePartition, list[Range], list[QueueMessage]]] = []
-        for place, own in groups.items():
-            partition = self._partitions.get(place)
-            if partition is None:
-                raise LeaseLostError([(*place, message.offset, message.offset) for message in own])
-            offsets = sorted(message.record.offset for message in own)
-            found.append((partition, ranges_of(offsets), own))
-        return found
+            groups.setdefault(message.queue_partition, []).append(message)
+        return [
+            (partition, ranges_of(sorted({message.record.offset for message in own})), own)
+            for partition, own in groups.items()
+        ]
 
     def _bury(self) -> None:
         if self._subscription.rules.dead_letter is not None:

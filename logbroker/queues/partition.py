@@ -20,6 +20,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
@@ -34,12 +35,13 @@ from logbroker_storage.partition_log import LogOffsets
 from logbroker_storage.record_batch import Record
 
 from ..commits import PendingCommit
-from ..expressions import as_predicate
+from ..expressions import Filter, as_predicate
 from ..groups import TopicPartition
 from ..membership import monotonic_ms
-from ..subscriptions import Subscription
-from .reading import Filter, Judge, RangeReader
-from .rows import Run
+from ..subscriptions import Subscription, both
+from . import undecided
+from .reading import Judge, RangeReader
+from .rows import BLOCK_OFFSETS, Rows, Run
 from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
@@ -72,7 +74,8 @@ class Due(NamedTuple):
 
     exists: bool
     has_work: bool  # a message may be had
-    is_due: bool  # leases or delays are over
+    has_rejected: bool  # something is to be buried
+    is_due: bool  # leases or delays are over, or records were deleted
     next_due_s: float | None  # until one is
 
 
@@ -106,7 +109,7 @@ class QueuePartition:
         self._reading = threading.Lock()  # guards _reader
         rules = subscription.rules
         self._judge = Judge(
-            matches=_both(None if rules.filter is None else as_predicate(rules.filter), also),
+            matches=both(None if rules.filter is None else as_predicate(rules.filter), also),
             ordered=rules.ordered,
             priorities=rules.priorities,
             buries_expired=rules.expired == "dead-letter",
@@ -131,18 +134,22 @@ class QueuePartition:
             TopicNotFoundError, SubscriptionNotFoundError: deleted meanwhile.
         """
         held: list[Held] = []
+        acquired: list[Run] = []
         room = limit
-        is_first = True
-        while room > 0 and self.look().has_work:
-            runs = self._acquire(owner, room, lease_ms, looks_first=is_first)
-            if not runs:
-                break
-            is_first = False
-            for run in runs:
-                taken = self._take(owner, run)
-                if taken.records:
-                    held.append(taken)
-                    room -= len(taken.records)
+        try:
+            while room > 0 and self.look().has_work:
+                runs = self._acquire(owner, room, lease_ms, looks_first=not acquired)
+                if not runs:
+                    break
+                acquired += runs
+                for run in runs:
+                    taken = self._take(owner, run)
+                    if taken.records:
+                        held.append(taken)
+                        room -= len(taken.records)
+        except BaseException:
+            self.give_back(owner, [(run.first, run.last) for run in acquired])  # nobody has seen them
+            raise
         return held
 
     def look(self) -> Due:
@@ -158,24 +165,29 @@ class QueuePartition:
 
     def _look(self) -> Due:
         now_ms, now_wall_ms = self._now_ms(), self._directory.clock.now_ms()
-        visible_end = self.log.state().last_stable_offset
+        log = self.log.state()
+        visible_end, log_start_offset = log.last_stable_offset, log.end.log_start_offset
         view = self._directory.view
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
-            has_work = state.head.next_offset < visible_end or state.has_ready()
+            has_work = state.has_ready() or state.has_fresh(self._fresh_end(state, visible_end))
             exists = state.exists
+            is_cut = state.head.start_offset < log_start_offset
+            has_rejected = self._settings.has_dead_letter and state.has_rejected()
         left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
         if delivery_ms is not None:
             left.append(delivery_ms - now_wall_ms)
         return Due(
             exists=exists,
             has_work=has_work and exists,
-            is_due=any(ms <= 0 for ms in left),
+            has_rejected=has_rejected,
+            is_due=is_cut or any(ms <= 0 for ms in left),
             next_due_s=min(left) / 1000 if left else None,
         )
 
     def _tick(self, state: QueueState) -> None:
+        state.drop_below(self.log.state().end.log_start_offset)
         state.expire(now_ms=self._now_ms())
         state.wake(now_wall_ms=self._directory.clock.now_ms())
 
@@ -191,14 +203,20 @@ class QueuePartition:
                 room = limit - sum(run.last - run.first + 1 for run in runs)
                 fresh = state.acquire_fresh(owner, room, visible_end=visible_end, lease_end_ms=lease_end_ms)
                 return [*runs, fresh] if fresh is not None else runs
-            window_end = min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
+            fresh_end = self._fresh_end(state, visible_end)
             runs = [] if looks_first else state.acquire(owner, limit, lease_end_ms=lease_end_ms)
             if runs:
                 return runs
             fresh = state.acquire_fresh(
-                owner, LOOK_AHEAD_OFFSETS, visible_end=window_end, lease_end_ms=lease_end_ms
+                owner, LOOK_AHEAD_OFFSETS, visible_end=fresh_end, lease_end_ms=lease_end_ms
             )
             return [fresh] if fresh is not None else state.acquire(owner, limit, lease_end_ms=lease_end_ms)
+
+    def _fresh_end(self, state: QueueState, visible_end: int) -> int:
+        """Up to where messages may be handed out that nobody had yet."""
+        if not self._settings.looks_ahead:
+            return visible_end
+        return min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
 
     def _take(self, owner: str, run: Run) -> Held:
         """Read a run and sort out what of it is not to be delivered (now)."""
@@ -212,12 +230,9 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, run._replace(first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)))
         except CorruptionError as error:
             self._put_off(owner, run, error)
-            raise
-        except BaseException:
-            self.give_back(owner, run.first, run.last)
             raise
         is_whole = verdict.is_plain and len(records) == run.last - run.first + 1
         is_only_arranged = self._settings.looks_ahead and not run.is_arranged
@@ -247,22 +262,24 @@ class QueuePartition:
         self._change(sort_out)
 
     def _put_off(self, owner: str, run: Run, error: CorruptionError) -> None:
-        """Give back what was read for nothing: what is damaged for later, the rest at once."""
-        first, last = max(run.first, error.start_offset), min(run.last, error.end_offset - 1)
-        if run.first < first:
-            self.give_back(owner, run.first, first - 1)
-        if last < run.last:
-            self.give_back(owner, last + 1, run.last)
-        self.give_back(owner, first, last, delay_ms=DAMAGE_DELAY_MS, note=f"damaged: {error.reason}")
+        """Give back what of *run* is damaged, to be tried again later, as a delivery in vain."""
+        damaged = (max(run.first, error.start_offset), min(run.last, error.end_offset - 1))
+        self.give_back(owner, [damaged], delay_ms=DAMAGE_DELAY_MS, note=f"damaged: {error.reason}")
 
     # Settling -------------------------------------------------------------------------------------
     #
     # Each of these gives a commit, so that several of them, or a transaction with them, take one sync. *lost* is
     # told what *owner* does not hold (any more): it may refuse by raising, and then nothing is changed.
 
-    def acceptance(self, owner: str, ranges: Sequence[Range], lost: Lost) -> PendingCommit:
+    def acceptance(
+        self, owner: str, ranges: Sequence[Range], lost: Lost, *, in_transaction: bool = False
+    ) -> PendingCommit:
         """Be done with messages."""
-        return self._pending(lambda state: state.finish(owner, ranges, now_ms=self._now_ms()), lost)
+        return self._pending(
+            lambda state: state.finish(owner, ranges, now_ms=self._now_ms()),
+            lost,
+            in_transaction=in_transaction,
+        )
 
     def rejection(self, owner: str, ranges: Sequence[Range], note: str, lost: Lost) -> PendingCommit:
         """Deliver messages never again; *note* says why."""
@@ -280,17 +297,19 @@ class QueuePartition:
 
     def burial(self, owner: str, ranges: Sequence[Range], lost: Lost) -> PendingCommit:
         """Be done with rejected messages, in the transaction that writes their dead letters."""
-        return self._pending(lambda state: state.bury(owner, ranges, now_ms=self._now_ms()), lost)
+        return self._pending(
+            lambda state: state.bury(owner, ranges, now_ms=self._now_ms()), lost, in_transaction=True
+        )
 
     def give_back(
-        self, owner: str, first: int, last: int, *, delay_ms: int = 0, note: str | None = None
+        self, owner: str, ranges: Sequence[Range], *, delay_ms: int = 0, note: str | None = None
     ) -> None:
         """Give back what could not be delivered; with a *note* it counts as a delivery all the same."""
         not_before_ms = self._directory.clock.now_ms() + delay_ms if delay_ms else 0
         self._change(
             lambda state: state.release(
                 owner,
-                [(first, last)],
+                ranges,
                 now_ms=self._now_ms(),
                 not_before_ms=not_before_ms,
                 was_delivered=note is not None,
@@ -357,19 +376,14 @@ class QueuePartition:
     def reset(self, offset: int) -> None:
         """Go on at *offset*, durably: everything below is done, everything else is delivered (again)."""
         self.log.sync_below(offset)
-
-        def begin() -> list[Item]:
+        prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
+        with self._directory.journal.exclusive() as turn:
             self._check_exists()
+            # Not one block that is in the journal may be missed: it would call messages done.
+            blocks = [(key, None) for key, _ in self._directory.view.events(prefix)]
+            turn.write([item_of(QueueEvent(self.subscription.id, *self.place, offset)), *blocks])
             with self._transaction() as state:
                 state.begin(offset, {})
-            prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
-            blocks = [key for key, _ in self._directory.view.events(prefix)]
-            return [
-                item_of(QueueEvent(self.subscription.id, *self.place, offset)),
-                *((key, None) for key in blocks),
-            ]
-
-        self._directory.journal.decide(begin)
         self._directory.signal(queue_signal(self.subscription))
 
     def forget(self) -> None:
@@ -380,10 +394,15 @@ class QueuePartition:
     # Its parts ------------------------------------------------------------------------------------
 
     @contextmanager
-    def _transaction(self) -> Iterator[QueueState]:
+    def _rows(self) -> Iterator[Rows]:
         view = self._directory.view
         with view.write() as transaction:
-            yield QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+            yield view.queue_rows(transaction, self._prefix)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[QueueState]:
+        with self._rows() as rows:
+            yield QueueState(rows, self._settings)
 
     def _change(self, change: Callable[[QueueState], object]) -> None:
         """Change the state under the journal's lock; what of it must last does so with the next that waits."""
@@ -396,29 +415,74 @@ class QueuePartition:
         self._directory.journal.decide(pending.decide, take_back=pending.take_back, is_lasting=False)
         pending.settle()
 
-    def _pending(self, change: Callable[[QueueState], list[Range]], lost: Lost) -> PendingCommit:
+    def _pending(
+        self, change: Callable[[QueueState], list[Range]], lost: Lost, *, in_transaction: bool = False
+    ) -> PendingCommit:
         settled: list[Run] = []
         woke: list[bool] = []
 
         def decide() -> list[Item]:
-            with self._transaction() as state:
+            self._ask_the_journal()
+            with self._rows() as rows:
+                state = QueueState(rows, self._settings)
                 not_held = change(state)
                 if not_held:
                     lost(self.place, not_held)
                 settled.extend(state.settled)
+                if in_transaction and settled:
+                    undecided.put(rows, self._directory.process_id, settled)
                 woke.append(state.woke_others)
                 return self._items(state)
 
         def take_back() -> None:
             if settled:
-                with self._transaction() as state:
-                    state.restore(settled)
+                with self._rows() as rows:
+                    QueueState(rows, self._settings).restore(settled)
+                    undecided.remove(rows, settled[0].first)
 
         def settle() -> None:
+            if in_transaction and settled:
+                with self._rows() as rows:
+                    undecided.remove(rows, settled[0].first)
             if any(woke):
                 self._directory.signal(queue_signal(self.subscription))
 
         return PendingCommit(decide, take_back, settle)
+
+    def finish_undecided(self) -> None:
+        """Set right what processes had settled for transactions that they did not live to decide."""
+        if self._undecided_of_the_dead():
+            with self._directory.journal.exclusive():
+                self._ask_the_journal()
+
+    def _ask_the_journal(self) -> None:
+        """The same, under the journal's lock: before anything else of this queue is journaled."""
+        dead = self._undecided_of_the_dead()
+        if not dead:
+            return
+        self._directory.journal.catch_up()
+        for one in dead:
+            is_decided = self._is_done_in_the_journal(one.first)
+            with self._rows() as rows:
+                if not is_decided:
+                    QueueState(rows, self._settings).restore(one.runs)
+                undecided.remove(rows, one.first)
+
+    def _undecided_of_the_dead(self) -> list[undecided.Undecided]:
+        view = self._directory.view
+        with view.read() as transaction:
+            found = undecided.found(view.queue_rows(transaction, self._prefix))
+        return [one for one in found if not self._directory.process_alive(one.process_id)]
+
+    def _is_done_in_the_journal(self, offset: int) -> bool:
+        view, subscription_id = self._directory.view, self.subscription.id
+        event = view.event_of(QueueEvent, QueueEvent.key_of(subscription_id, *self.place))
+        if event is not None and offset < event.start_offset:
+            return True
+        number, at = divmod(offset, BLOCK_OFFSETS)
+        key = QueueBlockEvent.key_of(subscription_id, *self.place, number)
+        block = view.event_of(QueueBlockEvent, key)
+        return block is not None and bool(int.from_bytes(block.done, "little") >> at & 1)
 
     def _now_ms(self) -> int:
         return monotonic_ms(self._directory)
@@ -475,9 +539,3 @@ def ranges_of(offsets: Iterable[int]) -> list[Range]:
         run = [offset for _, offset in group]
         ranges.append((run[0], run[-1]))
     return ranges
-
-
-def _both(one: Filter | None, other: Filter | None) -> Filter | None:
-    if one is None or other is None:
-        return one or other
-    return lambda record: one(record) and other(record)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -17,13 +16,11 @@ from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, decode_records
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
-from ..expressions import ExpressionError
+from ..expressions import ExpressionError, Filter
 from .rows import NO_KEY
 from .state import Arranged
 
 READ_BYTES = 256 << 10
-
-Filter = Callable[[Record], bool]
 
 _offset_of = attrgetter("offset")
 

@@ -8,13 +8,19 @@ so that the order of keys is that of the numbers.
     m  first offset                 ENTRY, texts     a run of messages that are not done, all in one state
     d  block                        bits             which of the block's 1024 offsets are done (bit 0 is the first)
     r  rank  first offset           (none)           the run is READY, or REJECTED where the rank is 255
-    l  lease end  first offset      (none)           the run is in somebody's hands until then (monotonic ms)
+    l  lease end  first offset      (none)           the run is ACQUIRED or BURYING until then (monotonic ms)
+    o  lease end  first offset      (none)           the run is ARRANGING until then (monotonic ms)
     a  time  first offset           (none)           the run is DELAYED until then (wall clock, ms)
     w  order key  first offset      (none)           the message is WAITING for the others of its key
+    t  first offset                 (none)           the run was tried in vain, or is delayed by a consumer: it lasts
     k  order key                    COUNT, owner     so many messages of the key are in the hands of this owner
+                                    COUNT 0, offset  none is; this one is READY
+    u  first offset                 see undecided    settled for a transaction that is not decided yet
 
-``r``, ``l``, ``a`` and ``w`` are indexes over ``m``: a run has exactly one such row. Every offset from the queue's
-start to below ``next_offset`` is either done or in exactly one run; of those behind it nothing is known yet.
+``r``, ``l``, ``o``, ``a`` and ``w`` are indexes over ``m``: a run has exactly one such row, and one in ``t`` if
+something of it is to last. Every offset from the queue's start to below ``next_offset`` is either done or in exactly
+one run; of those behind it nothing is known yet.
+A block's ``d`` row is there, if only empty, as soon as anything of the block was journaled.
 
     HEAD    0  start_offset     int64    every offset below is done
             8  next_offset      int64    no offset from here on was ever in anybody's hands
@@ -22,10 +28,11 @@ start to below ``next_offset`` is either done or in exactly one run; of those be
             8  due_ms           int64    when the lease ends, or the delay; 0 where there is none
            16  state            uint8    State
            17  is_arranged      uint8    1: priority and order key are known
-           18  priority         uint8
-           19  delivery_count   uint16   how often it was handed out
-           21  order_key        8 bytes  a hash of it, zeros for none
-           29  owner_bytes      uint16   then the owner, then a note, both UTF-8
+           18  is_postponed     uint8    1: the delay is a consumer's wish, not the message's own
+           19  priority         uint8
+           20  delivery_count   uint16   how often it was handed out
+           22  order_key        8 bytes  a hash of it, zeros for none
+           30  owner_bytes      uint16   then the owner, then a note, both UTF-8
 """
 
 from __future__ import annotations
@@ -34,20 +41,28 @@ import enum
 import struct
 from typing import NamedTuple, Protocol
 
+import msgspec
+from msgspec.structs import replace
+
 HEAD = struct.Struct(">qq")
-ENTRY = struct.Struct(">qqBBBH8sH")
+ENTRY = struct.Struct(">qqBBBBH8sH")
 COUNT = struct.Struct(">I")
 NUMBER = struct.Struct(">q")
+RANKED_KEY = struct.Struct(">cBq")
+TIMED_KEY = struct.Struct(">cqq")
 
 BLOCK_OFFSETS = 1024
 NO_KEY = bytes(8)
+MAX_DELIVERY_COUNT = 0xFFFF
 
 HEAD_KEY = b"h"
-ENTRIES, DONE, RANKED, LEASED, DELAYED, WAITING, KEYS = b"m", b"d", b"r", b"l", b"a", b"w", b"k"
+ENTRIES, DONE, KEYS = b"m", b"d", b"k"
+RANKED, LEASED, LOOKED_AT, DELAYED, WAITING, TRIED = b"r", b"l", b"o", b"a", b"w", b"t"
 
 FIRST_RANK = 0  # not arranged yet
 LAST_RANK = 254
 REJECTED_RANK = 255
+MAX_PRIORITY = LAST_RANK - FIRST_RANK - 1
 
 
 class Rows(Protocol):
@@ -76,9 +91,11 @@ class State(enum.IntEnum):
     WAITING = 3  # for the others of its order key
     REJECTED = 4  # to be buried: it goes to the dead letter topic, if there is one
     BURYING = 5  # in the hands of an owner who does that
+    ARRANGING = 6  # in the hands of an owner who looks at what they ask for: no delivery
 
 
-HELD = (State.ACQUIRED, State.BURYING)
+STATES = tuple(State)
+INDEX_OF_STATE = (RANKED, LEASED, DELAYED, WAITING, RANKED, LEASED, LOOKED_AT)
 
 
 class Head(NamedTuple):
@@ -86,7 +103,7 @@ class Head(NamedTuple):
     next_offset: int
 
 
-class Run(NamedTuple):
+class Run(msgspec.Struct, frozen=True):
     """Messages [first, last], both inclusive, that are in one state."""
 
     first: int
@@ -97,8 +114,29 @@ class Run(NamedTuple):
     owner: str = ""
     note: str = ""
     is_arranged: bool = False
+    is_postponed: bool = False
     priority: int = 0
     order_key: bytes = NO_KEY
+
+    @property
+    def size(self) -> int:
+        """How many messages."""
+        return self.last - self.first + 1
+
+    @property
+    def is_rejected(self) -> bool:
+        return self.state is State.REJECTED or self.state is State.BURYING
+
+    @property
+    def vain_deliveries(self) -> int:
+        """How many deliveries have ended in anything but acceptance: one that goes on does not count yet."""
+        return self.delivery_count - 1 if self.state is State.ACQUIRED else self.delivery_count
+
+    @property
+    def lasts(self) -> bool:
+        """Whether anything of it is to be journaled. A delay that the message asks for is found in it again."""
+        in_vain = 1 if self.state is State.ACQUIRED else 0
+        return self.delivery_count > in_vain or self.is_postponed or self.is_rejected
 
     @property
     def rank(self) -> int:
@@ -108,8 +146,26 @@ class Run(NamedTuple):
         return LAST_RANK - self.priority if self.is_arranged else FIRST_RANK
 
 
+def as_delivered(run: Run) -> Run:
+    """A run out of somebody's hands as one that was delivered: so is a look, where it is to count."""
+    if run.state is State.ACQUIRED:
+        return run
+    return replace(run, state=State.ACQUIRED, delivery_count=min(run.delivery_count + 1, MAX_DELIVERY_COUNT))
+
+
+def as_undelivered(run: Run) -> Run:
+    """A run out of somebody's hands as if it had not been handed out."""
+    if run.state is State.ARRANGING:
+        return run
+    return replace(run, delivery_count=max(run.delivery_count - 1, 0))
+
+
 def entry_key(first: int) -> bytes:
     return ENTRIES + NUMBER.pack(first)
+
+
+def tried_key(first: int) -> bytes:
+    return TRIED + NUMBER.pack(first)
 
 
 def block_key(block: int) -> bytes:
@@ -123,6 +179,7 @@ def encode_run(run: Run) -> bytes:
         run.due_ms,
         run.state,
         run.is_arranged,
+        run.is_postponed,
         run.priority,
         run.delivery_count,
         run.order_key,
@@ -132,32 +189,33 @@ def encode_run(run: Run) -> bytes:
 
 
 def decode_run(key: bytes, value: bytes) -> Run:
-    last, due_ms, state, is_arranged, priority, count, order_key, owner_bytes = ENTRY.unpack_from(value)
+    last, due_ms, state, is_arranged, is_postponed, priority, count, order_key, owner_bytes = (
+        ENTRY.unpack_from(value)
+    )
     note_at = ENTRY.size + owner_bytes
     return Run(
-        first=NUMBER.unpack_from(key, 1)[0],
-        last=last,
-        state=State(state),
-        delivery_count=count,
-        due_ms=due_ms,
-        owner=value[ENTRY.size : note_at].decode(),
-        note=value[note_at:].decode(),
-        is_arranged=bool(is_arranged),
-        priority=priority,
-        order_key=order_key,
+        NUMBER.unpack_from(key, 1)[0],
+        last,
+        STATES[state],
+        count,
+        due_ms,
+        value[ENTRY.size : note_at].decode(),
+        value[note_at:].decode(),
+        bool(is_arranged),
+        bool(is_postponed),
+        priority,
+        order_key,
     )
 
 
 def index_key(run: Run) -> bytes:
     """The key of the run's row in the index that its state belongs to."""
-    first = NUMBER.pack(run.first)
-    if run.state in HELD:
-        return LEASED + NUMBER.pack(run.due_ms) + first
-    if run.state is State.DELAYED:
-        return DELAYED + NUMBER.pack(run.due_ms) + first
-    if run.state is State.WAITING:
-        return WAITING + run.order_key + first
-    return RANKED + bytes([run.rank]) + first
+    index = INDEX_OF_STATE[run.state]
+    if index == RANKED:
+        return RANKED_KEY.pack(RANKED, run.rank, run.first)
+    if index == WAITING:
+        return WAITING + run.order_key + NUMBER.pack(run.first)
+    return TIMED_KEY.pack(index, run.due_ms, run.first)
 
 
 def first_of_index(key: bytes) -> int:

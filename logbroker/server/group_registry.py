@@ -282,7 +282,9 @@ class GroupRegistry:
             if group_id in self._marked:
                 return
             if not await self._run(reserve_for_network, self._directory, group_id):
-                raise RefusedError(refusal, f"group {group_id!r} has embedded consumers as members")
+                raise RefusedError(
+                    refusal, f"group {group_id!r} has embedded consumers as members, or is a queue"
+                )
             self._marked.add(group_id)
 
     async def settle(self, group_id: str) -> None:

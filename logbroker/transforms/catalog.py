@@ -24,10 +24,36 @@ _HOMES = {
     "encode json": ("formats.json", "EncodeJson"),
     "decode messagepack": ("formats.messagepack", "DecodeMessagePack"),
     "encode messagepack": ("formats.messagepack", "EncodeMessagePack"),
+    "decode avro": ("formats.avro", "DecodeAvro"),
+    "encode avro": ("formats.avro", "EncodeAvro"),
+    "decode protobuf": ("formats.protobuf", "DecodeProtobuf"),
+    "encode protobuf": ("formats.protobuf", "EncodeProtobuf"),
+    "decode csv": ("formats.csv", "DecodeCsv"),
+    "encode csv": ("formats.csv", "EncodeCsv"),
+    "decode text": ("formats.text", "DecodeText"),
+    "encode text": ("formats.text", "EncodeText"),
+    "decode bytes": ("formats.bytes", "DecodeBytes"),
+    "encode bytes": ("formats.bytes", "EncodeBytes"),
     "select": ("steps.fields", "Select"),
     "rename": ("steps.fields", "Rename"),
     "drop": ("steps.fields", "Drop"),
+    "mask": ("steps.contents", "Mask"),
+    "insert": ("steps.contents", "Insert"),
+    "cast": ("steps.contents", "Cast"),
+    "flatten": ("steps.shapes", "Flatten"),
+    "unflatten": ("steps.shapes", "Unflatten"),
+    "split": ("steps.shapes", "Split"),
     "filter": ("steps.conditions", "Filter"),
+    "set_key": ("steps.envelope", "SetKey"),
+    "set_headers": ("steps.envelope", "SetHeaders"),
+    "remove_headers": ("steps.envelope", "RemoveHeaders"),
+    "timestamp": ("steps.envelope", "Timestamp"),
+    "cel": ("steps.expressions", "Cel"),
+    "jsonata": ("steps.expressions", "Jsonata"),
+    "cloudevents_wrap": ("steps.cloudevents", "WrapCloudEvent"),
+    "cloudevents_convert": ("steps.cloudevents", "ConvertCloudEvent"),
+    "cloudevents_unwrap": ("steps.cloudevents", "UnwrapCloudEvent"),
+    "python": ("steps.python", "Python"),
 }
 
 KINDS = tuple(_HOMES)
@@ -78,6 +104,12 @@ def parse_step(table: Mapping[str, Any]) -> tuple[str, StepOptions]:
         raise InvalidRequestError(f"{kind}: {error}") from None
 
 
+def is_unknown_kind(table: Mapping[str, Any]) -> bool:
+    """Whether a table's kind is none of ours, and may be an installed package's."""
+    kind = table.get("kind")
+    return isinstance(kind, str) and kind not in KINDS and kind not in CODINGS
+
+
 def kind_of(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A table's kind, with the format if it has one, and the rest of it."""
     options = dict(table)
@@ -102,8 +134,8 @@ def step_table(kind: str, options: StepOptions) -> dict[str, Any]:
         table["format"] = format
     for field in msgspec.structs.fields(type(options)):
         value = getattr(options, field.name)
-        if value is not None and (field.required or value != _default(field)):
-            table[field.encode_name] = msgspec.to_builtins(value)
+        if value not in (None, msgspec.UNSET) and (field.required or value != _default(field)):
+            table[field.encode_name] = value
     return table
 
 
@@ -125,7 +157,7 @@ def _describe(kind: str) -> StepKind:
 def _default(field: msgspec.structs.FieldInfo) -> Any:
     if field.default_factory is not msgspec.NODEFAULT:
         return field.default_factory()
-    return None if field.default is msgspec.NODEFAULT else field.default
+    return None if field.default in (msgspec.NODEFAULT, msgspec.UNSET) else field.default
 
 
 _TYPE_NAMES = {

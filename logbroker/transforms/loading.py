@@ -25,10 +25,11 @@ import tomli_w
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 
-from .catalog import parse_step, step_table
-from .options import StepOptions
-from .outputs import Function
-from .pipeline import BuiltStep, FunctionPipeline, Pipeline
+from ..transform_outputs import Function
+from .catalog import is_unknown_kind, kind_of, parse_step, step_table
+from .options import Form, StepOptions
+from .pipeline import BuiltStep, FunctionPipeline, Pipeline, WrongFormError
+from .steps.python import python_step
 
 PIPELINES_GROUP = "logbroker.transforms"
 STEPS_GROUP = "logbroker.transform_steps"
@@ -118,20 +119,26 @@ def _from_table(table: dict[str, Any], around: _Surroundings) -> Pipeline:
     stored = {"name": name, "step": [step.table for step in steps]}
     try:
         return Pipeline(name, steps, tomli_w.dumps(stored))
+    except (TypeError, ValueError) as error:
+        raise PipelineError(f"the mapping has a value that TOML cannot say: {error}") from None
+    except WrongFormError as error:
+        raise PipelineError(str(error), step=error.step) from None
     except InvalidRequestError as error:
-        raise PipelineError(str(error)) from None
+        raise PipelineError(str(error), step=len(steps)) from None
 
 
 def _step(number: int, table: Mapping[str, Any], around: _Surroundings) -> BuiltStep:
     try:
+        if is_unknown_kind(table):
+            return _installed_step(table)
         kind, options = parse_step(table)
         options = options.with_files_inlined(around)
-        return built(kind, options, around)
+        return _built(kind, options, around)
     except LogbrokerError as error:
         raise PipelineError(f"step {number}: {error}", step=number) from None
 
 
-def built(kind: str, options: StepOptions, around: _Surroundings) -> BuiltStep:
+def _built(kind: str, options: StepOptions, around: _Surroundings) -> BuiltStep:
     cls = type(options)
     return BuiltStep(
         kind,
@@ -141,6 +148,17 @@ def built(kind: str, options: StepOptions, around: _Surroundings) -> BuiltStep:
         cls.leaves,
         step_table(kind, options),
     )
+
+
+def _installed_step(table: Mapping[str, Any]) -> BuiltStep:
+    """A step whose kind is the name of an entry point; all else in its table are the function's arguments."""
+    kind, options = kind_of(table)
+    if kind not in {point.name for point in entry_points(group=STEPS_GROUP)}:
+        parse_step(table)  # says which kinds there are
+    function = _entry_point(STEPS_GROUP, kind, "step")
+    if not callable(function):
+        raise PipelineError(f"the step {kind!r} is a {type(function).__name__}, and cannot be called")
+    return BuiltStep(kind, python_step(function, options), True, Form.ANY, Form.ANY, dict(table))
 
 
 # What is installed ----------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from .errors import InvalidPartitionCountError, TopicExistsError, TopicNotFoundE
 from .events import (
     SEPARATOR,
     LogStartEvent,
+    MessageIdEvent,
     OffsetEvent,
     QueueBlockEvent,
     QueueEvent,
@@ -201,7 +202,7 @@ class Catalog:
             for key, _ in self._view.events(kind)
             if key.split(SEPARATOR)[2] == topic.encode()
         )
-        return [*offsets, *starts, *queues, TtlEvent.key_of(topic)]
+        return [*offsets, *starts, *queues, TtlEvent.key_of(topic), MessageIdEvent.key_of(topic)]
 
     def finish_deletions(self) -> None:
         """Remove what is left of topics in state "deleting": ours, or a dead process's."""
@@ -226,6 +227,7 @@ class Catalog:
         with self._view.write() as transaction:
             for number in range(event.partitions):
                 self._view.drop_partition(transaction, partition_key(event.topic_id, number))
+        self._view.message_ids.drop_topic(event.topic_id)
         doomed = [
             move_aside(self._files, self._layout.partition(event.name, number), event.topic_id)
             for number in range(event.partitions)

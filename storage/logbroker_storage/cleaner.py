@@ -84,12 +84,20 @@ class Cleaner:
         if not self._lock.try_acquire():
             return False
         try:
+            self._finish_journal()
             for name in self._directory.topics():
                 for number in range(self._directory.topic(name).partitions):
                     self._clean_in_peace(name, number)
         finally:
             self._lock.release()
         return True
+
+    def _finish_journal(self) -> None:
+        """Have everything that was journaled without waiting for it on the disk: readers may be further than known."""
+        try:
+            self._directory.journal.finish()
+        except (LogbrokerError, OSError) as error:
+            logger.warning("the journal could not be synced: %s", error)
 
     def _clean_in_peace(self, topic: str, partition: int) -> None:
         """Clean one log; what goes wrong there (a damaged or deleted topic) does not stop the others."""

@@ -15,11 +15,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 from .catalog import Catalog
 from .checkpoints import PartitionOffset, encode_partition_offsets
 from .clock import SYSTEM_CLOCK, Clock
+from .deduplication import DeduplicationWindow
 from .descriptors import Descriptors
 from .errors import (
     DirectoryInUseError,
@@ -32,6 +34,7 @@ from .errors import (
 from .events import (
     GroupEvent,
     LogStartEvent,
+    MessageIdEvent,
     NamedProducerEvent,
     OffsetEvent,
     ProducerIdsEvent,
@@ -54,6 +57,7 @@ from .wakeup import touch
 
 logger = logging.getLogger("logbroker.storage")
 
+WINDOWS_OPEN = 64  # topics with message ids; with more of them, locks that are not in use are closed
 RESERVED_PRODUCER_IDS = 1000  # ids that one journal event reserves for a process
 
 _open: dict[tuple[int, int], DataDirectory] = {}  # by device and inode; guarded by _open_lock
@@ -74,7 +78,8 @@ class DataDirectory:
         self._logs: dict[tuple[str, int], PartitionLog] = {}  # guarded by _logs_lock
         self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
         self._logs_lock = threading.Lock()
-        self._ttl_noted: set[bytes] = set()  # topic ids; only grows, so it needs no lock
+        self._windows: dict[bytes, DeduplicationWindow] = {}  # by topic id; guarded by _logs_lock
+        self._noted: set[tuple[type, bytes]] = set()  # of topic ids; only grows, so it needs no lock
         self._producer_ids = range(0)  # reserved and not given out yet; guarded by _logs_lock
         self.closed = False
         self._forks_cleanly = True  # the last fork found no thread inside LMDB; guarded by _open_lock
@@ -213,6 +218,8 @@ class DataDirectory:
         except (LogbrokerError, OSError) as error:
             # Nothing is lost: after a restart of the machine more of the logs is scanned.
             logger.warning("the recovery points could not be written: %s", error)
+        for window in self._windows.values():
+            window.release()
         self.journal.close()
         self._leave()
         if failures:
@@ -295,6 +302,9 @@ class DataDirectory:
                 log.release_files()
             else:
                 log.config = LogConfig.parse(event.config)
+        live = {event.topic_id for event in topics.values()}
+        for topic_id in [known for known in self._windows if known not in live]:
+            self._windows.pop(topic_id).release()
         self._logs_version = version
 
     def open_logs(self) -> list[PartitionLog]:
@@ -348,15 +358,44 @@ class DataDirectory:
         Raises:
             TopicNotFoundError, StorageFailedError, WriteFailedError: nothing may be written yet.
         """
-        topic_id = self.topic(topic).topic_id
-        if topic_id not in self._ttl_noted:
-            if not self.may_hold_ttl(topic):
-                self.journal.record([TtlEvent(topic)])
-            self._ttl_noted.add(topic_id)
+        self._note(TtlEvent(topic), topic)
+
+    def note_message_ids(self, topic: str) -> None:
+        """The same for records with a message id."""
+        self._note(MessageIdEvent(topic), topic)
+
+    def _note(self, event: TtlEvent | MessageIdEvent, topic: str) -> None:
+        noted = (type(event), self.topic(topic).topic_id)
+        if noted not in self._noted:
+            if self.view.event(event.key()) is None:
+                self.journal.record([event])
+            self._noted.add(noted)
 
     def may_hold_ttl(self, topic: str) -> bool:
         """Whether records of *topic* may have a time to live of their own."""
         return self.view.event(TtlEvent.key_of(topic)) is not None
+
+    def deduplication(self, topic: str) -> DeduplicationWindow:
+        """The deduplication window of a topic; the same object each time.
+
+        Raises:
+            TopicNotFoundError: no such topic.
+        """
+        topic_id = self.topic(topic).topic_id
+        with self._logs_lock:
+            window = self._windows.get(topic_id)
+            if window is None:
+                if len(self._windows) >= WINDOWS_OPEN:
+                    for other in self._windows.values():
+                        other.release()
+                window = self._windows[topic_id] = DeduplicationWindow(
+                    topic_id=topic_id,
+                    lock=ProcessLock(self.files, self.layout.topic_lock(topic)),
+                    view=self.view,
+                    clock=self.clock,
+                    log_of=partial(self.log, topic),
+                )
+        return window
 
     def truncate(self, topic: str, partition: int, offset: int) -> int:
         """Cut every batch that ends at or behind *offset* off a partition; the new log end offset.
@@ -496,6 +535,8 @@ class DataDirectory:
         forked: Any = _Forked()
         for log in [self.journal.log, *self._logs.values()]:
             log.abandon(forked)
+        for window in self._windows.values():
+            window.abandon(forked)
         self.journal.abandon()
         self._processes.abandon()
         self.files.close(self._presence_fd)

@@ -22,6 +22,7 @@ counts: replaying the journal and compacting it need no other rule.
                    partition
     queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
                    number
+    binding      name                      which records of which topics the router writes to another
 
 Names hold no NUL (topic names and group names are checked where they come in).
 """
@@ -306,6 +307,65 @@ class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
         return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
 
 
+class MessageIdEvent(Event, frozen=True, tag="message_id"):
+    """Records of the topic may have a message id: whoever makes the view anew has to look."""
+
+    KIND: ClassVar[str] = "message_id"
+
+    topic: str
+
+    def key(self) -> bytes:
+        return self.key_of(self.topic)
+
+    @classmethod
+    def key_of(cls, topic: str) -> bytes:
+        return _key(cls.KIND, topic)
+
+
+class TopicReach(msgspec.Struct, frozen=True):
+    """From which offset on a binding takes records of a topic, by partition; both 0 for later partitions.
+
+    Below *starts* the binding was not there yet. Below *routed* its records were written before: the router
+    was taken back behind them for the sake of another binding.
+    """
+
+    topic: str
+    topic_id: bytes
+    starts: list[int]
+    routed: list[int]
+
+
+class BindingEvent(Event, frozen=True, tag="binding"):
+    """The router writes what it takes of *source*, a topic or a wildcard over topics, to *target*.
+
+    It takes records for which *when* (a CEL expression) and *headers* hold; with *unrouted* those that no other
+    binding takes. *transform* is a pipeline in TOML. Where either fails the record goes to *dead_letter*. Topics
+    without a reach are taken from their beginning: they came to be after the binding.
+    """
+
+    KIND: ClassVar[str] = "binding"
+    ALL: ClassVar[bytes] = b"binding\0"
+
+    name: str
+    source: str
+    target: str
+    dead_letter: str
+    created_ms: int
+    when: str | None = None
+    headers: dict[str, str | None] = {}
+    headers_match: Literal["all", "any"] = "all"
+    transform: str | None = None
+    unrouted: bool = False
+    reach: list[TopicReach] = []
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.name)
+
+    @classmethod
+    def key_of(cls, name: str) -> bytes:
+        return _key(cls.KIND, name)
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -318,6 +378,8 @@ AnyEvent = (
     | SubscriptionEvent
     | QueueEvent
     | QueueBlockEvent
+    | MessageIdEvent
+    | BindingEvent
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

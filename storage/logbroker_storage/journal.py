@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from .clock import Clock
 from .errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
-from .events import Event, SubscriptionEvent, TopicEvent, encode_event
+from .events import BindingEvent, Event, SubscriptionEvent, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
 from .partition_log import PartitionLog
@@ -41,13 +41,18 @@ JOURNAL_CONFIG = LogConfig.parse(
 APPLIED = b"journal_applied_offset"
 COMPACTED_BYTES = b"journal_compacted_bytes"
 TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
-SUBSCRIPTIONS_VERSION = b"subscriptions_version"
-
-VERSIONS = {TopicEvent.ALL: TOPICS_VERSION, SubscriptionEvent.ALL: SUBSCRIPTIONS_VERSION}
+SUBSCRIPTIONS_VERSION = b"subscriptions_version"  # … to a subscription
+BINDINGS_VERSION = b"bindings_version"  # … to a binding
+_VERSIONS = (
+    (TopicEvent.ALL, TOPICS_VERSION),
+    (SubscriptionEvent.ALL, SUBSCRIPTIONS_VERSION),
+    (BindingEvent.ALL, BINDINGS_VERSION),
+)
 
 COMPACT_FROM_BYTES = 1 << 20
 COMPACT_GROWTH = 4
 EVENTS_PER_BATCH = 1000
+MAX_UNAPPLIED = 10_000  # events that may wait for one that has to last
 MAX_KEY_BYTES = 511  # what LMDB takes
 
 Item = tuple[bytes, bytes | None]
@@ -106,9 +111,11 @@ class Journal:
     ) -> None:
         """Run *decision* under the journal lock, and append the items that it returns before anybody else decides.
 
-        They are durable and in the view when this returns; without *is_lasting* that comes with the next that are.
+        They are durable and in the view when this returns; without *is_lasting* that comes with the next that are,
+        or when there are many.
         What *decision* raises is passed on, and nothing is written. Where it changed something and the items could
-        not be written, *take_back* changes it back, under the same lock.
+        not be written, *take_back* changes it back, under the same lock. Items that need not last are then only
+        missed: the log says so, and what was decided holds.
 
         Raises:
             StorageFailedError: the outcome is unknown.
@@ -120,11 +127,14 @@ class Journal:
                 return
             try:
                 base_offset, end_offset = self._append(items)
-            except (WriteFailedError, InvalidRequestError):
+            except (WriteFailedError, InvalidRequestError) as error:
+                if not is_lasting:
+                    logger.warning("%d events could not be journaled: %s", len(items), error)
+                    return
                 if take_back is not None:
                     take_back()
                 raise
-        if not is_lasting:
+        if not is_lasting and end_offset - self._view.meta_int(APPLIED) < MAX_UNAPPLIED:
             return
         self.log.sync(end_offset)
         self._apply(items, base_offset, end_offset)
@@ -170,7 +180,7 @@ class Journal:
             if self._view.meta_int_in(transaction, APPLIED) != from_offset:
                 return False
             self._view.apply_events(transaction, items)
-            for prefix, name in VERSIONS.items():
+            for prefix, name in _VERSIONS:
                 if any(key.startswith(prefix) for key, _ in items):
                     version = self._view.meta_int_in(transaction, name)
                     self._view.put_meta_int(transaction, name, version + 1)

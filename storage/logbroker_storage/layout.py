@@ -41,6 +41,9 @@ class DataLayout:
     def partition_lock(self, topic: str, partition: int) -> str:
         return f"{self.locks}/{_shortened(f'{topic}-{partition}')}"
 
+    def topic_lock(self, topic: str) -> str:
+        return f"{self.locks}/{_shortened(topic)}.ids"
+
     def lock(self, name: str) -> str:
         return f"{self.locks}/{name}"
 

@@ -3,9 +3,9 @@
 ``flock`` belongs to the open file, not to the process, and the kernel gives it back when the process
 dies at whatever instruction. Threads of one process share the descriptor, so a thread lock comes first.
 
-Lock order, everywhere: partition append locks in (topic, partition) order, then the journal's, then the
-LMDB write transaction. A partition's sync lock is taken with no other lock held (but for the journal's
-own sync, which runs under ``Journal.exclusive``).
+Lock order, everywhere: a topic's deduplication lock, then partition append locks in (topic, partition)
+order, then the journal's, then the LMDB write transaction. A partition's sync lock is taken with no other
+lock held (but for the journal's own sync, which runs under ``Journal.exclusive``).
 """
 
 from __future__ import annotations

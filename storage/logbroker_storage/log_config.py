@@ -171,6 +171,11 @@ class LogConfig:
         TopicCompression.PRODUCER,
         "Codec of the stored batches; producer: as the producer chose.",
     )
+    deduplication_window_ms: int = _integer(
+        120_000,
+        "Of the records with one message_id that are sent within this time of the first, only that one is "
+        "appended; 0: all are.",
+    )
     delete_retention_ms: int = _integer(
         DAY_MS, "How long compaction keeps a tombstone, so that late readers see the deletion."
     )

@@ -21,6 +21,7 @@ from __future__ import annotations
 import bisect
 import errno
 import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import aborted_index, offset_index, time_index
@@ -43,6 +44,7 @@ from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
 from .log_reader import Isolation, LogReader, newest_record, record_at_time
 from .log_sync import LogSync
+from .message_ids import IdentifiedRecord
 from .producer_fold import aborted_transaction, first_unstable
 from .producer_state import (
     NO_SEQUENCE,
@@ -67,6 +69,7 @@ from .segment import TimestampOffset
 from .segment_files import ROOM_BYTES, SegmentFiles, list_segments
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, View, partition_key
+from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
 from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.storage")
@@ -226,11 +229,18 @@ class PartitionLog:
 
     # Appending ------------------------------------------------------------------------------------
 
-    def append(self, batch: bytearray, *, allow_sequence_gaps: bool = False) -> AppendResult:
+    def append(
+        self,
+        batch: bytearray,
+        *,
+        allow_sequence_gaps: bool = False,
+        records: Sequence[IdentifiedRecord] = (),
+    ) -> AppendResult:
         """Append one encoded batch; its base offset and leader epoch are assigned here, in place.
 
         The batch is in the page cache when this returns; ``wait_durable`` waits for the disk.
-        *allow_sequence_gaps* is for named producers, whose sequences only have to increase.
+        *allow_sequence_gaps* is for named producers, whose sequences only have to increase. *records* are those
+        of the batch with a message id, which they take; see ``deduplication``.
 
         Raises:
             FencedError: the batch's producer epoch is older than the last one seen.
@@ -250,12 +260,18 @@ class PartitionLog:
             )
         try:
             with self.append_lock:
-                return self._append(batch, header, allow_sequence_gaps)
+                return self._append(batch, header, allow_sequence_gaps, records)
         except OSError as error:
             self.state()  # a folder that is gone because the topic is has an error of its own
-            raise self._write_refused(error) from error
+            raise self.write_refused(error) from error
 
-    def _append(self, batch: bytearray, header: BatchHeader, allow_sequence_gaps: bool) -> AppendResult:
+    def _append(
+        self,
+        batch: bytearray,
+        header: BatchHeader,
+        allow_sequence_gaps: bool,
+        records: Sequence[IdentifiedRecord],
+    ) -> AppendResult:
         state, entry = self.view.append_state(self.key, header.producer_id)
         end = self._writable_end(state)
         if header.producer_id >= 0:
@@ -268,7 +284,7 @@ class PartitionLog:
         if header.size_bytes > max_bytes:
             raise RecordTooLargeError(self.topic, size_bytes=header.size_bytes, max_bytes=max_bytes)
         end = self._rolled(end, header)
-        result = self._log(batch, header, end, entry)
+        result = self._log(batch, header, end, entry, records=records)
         if self.config.durability is not Durability.FSYNC:
             self.append_lock.signal()
         return result
@@ -298,7 +314,7 @@ class PartitionLog:
                 return self._append_marker(control_type, producer_id, marker_epoch, before_offset)
         except OSError as error:
             self.state()
-            raise self._write_refused(error) from error
+            raise self.write_refused(error) from error
 
     def _append_marker(
         self, control_type: ControlType, producer_id: int, marker_epoch: int, before_offset: int | None
@@ -330,6 +346,7 @@ class PartitionLog:
         before: LogEnd,
         entry: ProducerEntry | None,
         marker: ControlType | None = None,
+        records: Sequence[IdentifiedRecord] = (),
     ) -> AppendResult:
         """Write *batch* behind *before* and publish it; *marker* ends the transaction of *entry*, its producer."""
         base_offset = before.log_end_offset
@@ -344,7 +361,8 @@ class PartitionLog:
         if header.producer_id >= 0:
             entry = advance(entry, header, base_offset)
         try:
-            self._publish_append(end, header.producer_id, entry, closed_offset)
+            ids = self.id_update(header, records, base_offset) if records else None
+            self._publish_append(end, header.producer_id, entry, closed_offset, ids)
         except WriteFailedError as error:
             self._take_back(self.active_files(before), before, error)
             raise
@@ -359,11 +377,32 @@ class PartitionLog:
         producer_id: int = -1,
         entry: ProducerEntry | None = None,
         closed_offset: int = NO_TRANSACTION,
+        ids: IdUpdate | None = None,
     ) -> None:
-        if not self.view.publish_append(self.key, end, producer_id, entry, closed_offset):
+        if not self.view.publish_append(self.key, end, producer_id, entry, closed_offset, ids):
             raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
 
-    def _write_refused(self, error: OSError) -> WriteFailedError:
+    def id_update(
+        self, header: BatchHeader, records: Sequence[IdentifiedRecord], base_offset: int
+    ) -> IdUpdate | None:
+        """What the ids of a batch, whose offsets are relative to *base_offset*, put into the view."""
+        if self.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
+            records = [record._replace(timestamp_ms=header.max_timestamp_ms) for record in records]
+        return id_update(
+            self.topic_id,
+            self.partition,
+            records,
+            base_offset=base_offset,
+            producer_id=header.producer_id if header.is_transactional else NO_PRODUCER,
+            window_ms=self.config.deduplication_window_ms,
+            now_ms=self._clock.now_ms(),
+        )
+
+    def now_ms(self) -> int:
+        """The time of the directory's clock, in milliseconds since 1970."""
+        return self._clock.now_ms()
+
+    def write_refused(self, error: OSError) -> WriteFailedError:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
         return WriteFailedError(
             f"nothing was appended to {self.topic}-{self.partition}: {reason}; "

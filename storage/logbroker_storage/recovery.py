@@ -24,10 +24,11 @@ from . import aborted_index, offset_index, time_index
 from .errors import BatchDefect, CorruptBatchError
 from .files import TEMPORARY_SUFFIX, Files
 from .log_config import Durability
+from .message_ids import identified_in
 from .producer_fold import ProducerFold
 from .producer_recovery import aborted_index_is_sound, fold_producers, marker_type
 from .producer_state import ProducerEntry
-from .record_batch import HEADER_BYTES, BatchHeader, read_header
+from .record_batch import HEADER_BYTES, BatchHeader, read_batch, read_header
 from .segment import SCAN_BLOCK_BYTES, ScanStop, next_sound_batch, rebuild_indexes, scan
 from .segment_files import (
     LOG_SUFFIX,
@@ -41,6 +42,7 @@ from .segment_files import (
 )
 from .segment_replacement import finish_replacements
 from .view import LogEnd, SyncPoint
+from .view.message_ids import IdUpdate
 from .view.partitions import empty_log_end
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     for unfinished in log.view.open_transactions(log.key):
         fold.open(unfinished.producer_id, unfinished.first_offset)
     aborted = bytearray()
+    id_updates: list[IdUpdate] = []
     stop = ScanStop(end.active_bytes, end.log_end_offset, None)
     for item in scan(
         log.files,
@@ -109,6 +112,9 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
             break
         position, header = item
         builder.add(position, header)
+        ids = _ids_at(log, active, position, header)
+        if ids is not None:
+            id_updates.append(ids)
         ended = fold.add(header, marker_type(log.files, active.descriptor(), position, header))
         if ended is not None:
             aborted += aborted_index.encode_entry(ended)
@@ -130,6 +136,8 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         log.view.put_log_end(transaction, log.key, adopted)
         for producer_id, entry in fold.producers.items():
             log.view.put_producer(transaction, log.key, producer_id, entry)
+        for ids in id_updates:
+            log.view.message_ids.apply(transaction, ids)
     logger.info(
         "%s-%d: a process died in mid-append; adopted offsets %d to %d, cut %d bytes",
         log.topic,
@@ -139,6 +147,15 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         size - stop.position,
     )
     return adopted
+
+
+def _ids_at(log: PartitionLog, segment: SegmentFiles, position: int, header: BatchHeader) -> IdUpdate | None:
+    """The message ids of the batch at *position*, whose header was read."""
+    try:
+        batch = read_batch(log.files.pread(segment.descriptor(), header.size_bytes, position))
+        return log.id_update(header, identified_in(batch), base_offset=0)
+    except CorruptBatchError:
+        return None  # as no reader can read it, no sender can have meant anything by it
 
 
 def _recover_shrunken(log: PartitionLog) -> LogEnd:
@@ -294,6 +311,8 @@ def publish(log: PartitionLog, recovered: Recovered) -> None:
             transaction, log.key, SyncPoint(end.log_end_offset, end.active_base_offset, 0)
         )
         log.view.replace_producers(transaction, log.key, recovered.producers)
+        if state is not None:
+            log.view.message_ids.drop_from(transaction, log.topic_id, log.partition, end.log_end_offset)
     for damage in recovered.damages:
         logger.error(
             "%s-%d: offsets %d to %d are damaged (%s at byte %d of %s); readers skip them by seeking to %d",

@@ -23,8 +23,9 @@ import sys
 from collections.abc import Callable
 
 from .checkpoints import PartitionOffset, encode_meta_properties, parse_partition_offsets
+from .deduplication import restore
 from .errors import ViewError
-from .events import LogStartEvent, TopicEvent, encode_event
+from .events import LogStartEvent, MessageIdEvent, TopicEvent, encode_event
 from .files import Files
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
@@ -208,6 +209,8 @@ def _recover_partition(
         files.fsync_directory(layout.logs)
     event = log.view.event_of(LogStartEvent, LogStartEvent.key_of(log.topic, log.partition))
     _recover(log, points, event.log_start_offset if event is not None else 0)
+    if log.view.event(MessageIdEvent.key_of(log.topic)) is not None:
+        restore(log)
     log.release_files()
 
 

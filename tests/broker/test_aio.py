@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -51,6 +52,23 @@ def test_a_send_returns_the_metadata_of_an_acknowledged_record(run):
         assert [first.offset, second.offset] == [0, 1]
         description = await broker.topic("t")
         assert description.partitions[0].high_watermark == 2
+
+    run(body)
+
+
+def test_a_send_says_of_the_delivery_what_the_blocking_one_does(run):
+    async def body(broker):
+        async with broker.producer() as producer:
+            first = await producer.send("t", b"a", None, {"h": b"1"}, priority=3, message_id="m")
+            second = await producer.send("t", b"b", delay=timedelta(seconds=1), message_id="m")
+            forgotten = await producer.send("t", b"c", acks="none")
+            with pytest.raises(InvalidRequestError, match="priority"):
+                await producer.send("t", b"d", priority=99)
+        async with broker.transaction("tx") as tx:
+            third = await tx.send("t", b"e", message_id="m")
+        assert [first.duplicate, second.duplicate, third.duplicate] == [False, True, True]
+        assert [second.offset, third.offset, forgotten.offset] == [0, 0, -1]
+        assert await committed(broker) == [b"a", b"c"]
 
     run(body)
 

@@ -590,7 +590,7 @@ def test_sequences_go_on_where_an_interrupted_append_left_them(broker, monkeypat
 def test_sequences_wrap_to_zero(broker):
     with broker.producer(linger=FOREVER) as producer:
         producer.send("t", b"a").result()
-        queue = producer._topics["t"].queues[0]
+        queue = producer._destinations.topics["t"].queues[0]
         queue.next_sequence = (1 << 31) - 2
         directory = broker._directory
         log = directory.log("t", 0)
@@ -694,5 +694,5 @@ def test_a_batch_that_two_senders_tore_is_never_written(broker):
         batch.count += 1
         with pytest.raises(StorageFailedError, match="two senders"):
             receipt.result()
-        producer._delivery._failed.clear()
+        producer._delivery.failures.take()
     assert values(broker) == []

@@ -152,3 +152,27 @@ def test_what_queues_go_by_is_in_the_records(cli: Cli) -> None:
 )  # fmt: skip
 def test_what_queues_cannot_go_by_is_wrong_usage(cli: Cli, options: list[str]) -> None:
     assert cli.produce("jobs", b"x\n", *options).code == 2
+
+
+def test_lines_with_a_message_id_are_appended_once(cli: Cli) -> None:
+    content = b"a:1\nb:2\na:3\n"
+    options = ("--key-separator", ":", "--message-id", "order-{key}")
+    first = cli.produce("orders", content, *options, "--json").document
+    assert (first["records"], first["bytes"], first["skipped"]) == (2, 6, 1)
+    again = cli.produce("orders", content, *options)
+    assert "0 records, 0 bytes" in again.err
+    assert "3 lines were there already" in again.err
+    assert (
+        cli.produce("orders", b"1\n1\n", "--message-id", "{line}-{value}", "--json").document["records"] == 2
+    )
+    assert cli.values("orders") == b"1\n2\n1\n1\n"
+
+
+def test_a_line_that_gives_no_message_id_is_named(cli: Cli) -> None:
+    for line, message in ((b"x" * 300, "1 to 200 bytes"), (b"\xff", "not UTF-8"), (b"", "1 to 200 bytes")):
+        result = cli.produce("orders", b"fine\n" + line + b"\n", "--message-id", "{value}")
+        assert result.code == 1
+        assert "line 2" in result.err
+        assert message in result.err
+    assert cli.produce("orders", b"x\n", "--message-id", "a", "--producer", "loader").code == 2
+    assert cli.values("orders") == b"fine\n"

@@ -7,12 +7,14 @@ whole lines only, so that what a killed one printed is true.
 from __future__ import annotations
 
 import os
+import random
 import select
 import sys
 
 import logbroker
 
 KEYS = 50
+LAST_ID = 1_000_000  # is never reached by those that are killed
 
 
 def say(*lines: str) -> None:
@@ -79,6 +81,24 @@ def compact(path: str, name: str) -> None:
             broker.clean()
 
 
+def identify(path: str, name: str) -> None:
+    """Send the ids 0, 1, 2, … that others send at the same time, until killed; print ``id 0|1`` (a duplicate)."""
+    rng = random.Random(name)
+    with logbroker.open(path) as broker, broker.producer(linger=0.001) as producer:
+        partitions = broker.topic("t").partitions
+        number = max(0, sum(partition.log_end_offset for partition in partitions) - 200)
+        say("ready")
+        while number < LAST_ID:
+            receipts = []
+            for _ in range(rng.randrange(1, 30)):
+                partition = rng.choice([None, *range(len(partitions))])
+                receipt = producer.send("t", b"%d" % number, partition=partition, message_id=f"id-{number}")
+                receipts.append((number, receipt))
+                number += 1
+            say(*(f"{sent} {receipt.result(timeout=30).duplicate:d}" for sent, receipt in receipts))
+        say("done")
+
+
 if __name__ == "__main__":
     role, data, who = sys.argv[1:]
-    {"produce": produce, "consume": consume, "compact": compact}[role](data, who)
+    {"produce": produce, "consume": consume, "compact": compact, "identify": identify}[role](data, who)

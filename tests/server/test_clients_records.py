@@ -745,3 +745,16 @@ def test_a_log_in_which_everything_is_expired_does_not_hold_a_reader_up(
 
     for name, records in read_by_each(server.address, "t", 1).items():
         assert [(record.offset, record.value) for record in records] == [(5, b"fresh")], name
+
+
+def test_a_client_that_writes_an_id_header_is_never_refused_but_takes_the_id(
+    broker: logbroker.Broker, server: Any
+) -> None:
+    """A client's batch is appended as it is; the library's senders meet the id in it."""
+    broker.create_topic("ids")
+    now_ms = int(time.time() * 1000)
+    sent = Wire(b"v", headers=(("logbroker.message-id", b"a"),), timestamp_ms=now_ms)
+    assert CONFLUENT.write(server.address, "ids", [sent, sent], "none") == [0, 1]
+    with broker.producer() as producer:
+        found = producer.send("ids", b"again", message_id="a").result()
+    assert (found.offset, found.duplicate) == (1, True)

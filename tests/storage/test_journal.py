@@ -14,9 +14,16 @@ from pathlib import Path
 import pytest
 
 from logbroker_storage.errors import StorageFailedError, WriteFailedError
-from logbroker_storage.events import OffsetEvent, TopicEvent, encode_event
+from logbroker_storage.events import BindingEvent, OffsetEvent, TopicEvent, encode_event
 from logbroker_storage.files import OsFiles
-from logbroker_storage.journal import APPLIED, COMPACT_FROM_BYTES, Journal
+from logbroker_storage.journal import (
+    APPLIED,
+    BINDINGS_VERSION,
+    COMPACT_FROM_BYTES,
+    MAX_UNAPPLIED,
+    Journal,
+    item_of,
+)
 from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
 
@@ -199,6 +206,17 @@ def test_topic_events_move_the_version_and_others_do_not(bench):
     assert isinstance(bench.directory.topic("t"), TopicEvent)
 
 
+def test_binding_events_move_a_version_of_their_own(bench):
+    def versions() -> tuple[int, int]:
+        return bench.directory.topics_version(), bench.directory.view.meta_int(BINDINGS_VERSION)
+
+    topics, bindings = versions()
+    journal_of(bench).record([BindingEvent("b", "s", "t", "d", 0)])
+    assert versions() == (topics, bindings + 1)
+    journal_of(bench).delete([BindingEvent.key_of("b")])
+    assert versions() == (topics, bindings + 2)
+
+
 # Failures ---------------------------------------------------------------------------------------------
 
 
@@ -311,3 +329,14 @@ def test_a_writer_whose_events_another_process_compacted_away_is_done(bench):
     journal._apply([(commit(1).key(), encode_event(commit(1)))], base_offset, end_offset)
     assert committed(bench) == 2
     assert bench.directory.view.meta_int(APPLIED) == journal.log.offsets().log_end_offset
+
+
+def test_what_need_not_last_at_once_is_synced_and_compacted_before_it_becomes_too_much(path: str) -> None:
+    bench = Workbench(path, files=Unsynced())
+    journal = journal_of(bench)
+    events = [item_of(commit(offset, group="x" * 100)) for offset in range(1000)]
+    for _ in range(60):
+        journal.decide(lambda: events, is_lasting=False)
+    assert journal.log.state().end.log_end_offset - bench.directory.view.meta_int(APPLIED) < MAX_UNAPPLIED
+    assert journal.log.state().end.active_bytes < 2 * COMPACT_FROM_BYTES
+    bench.close()

@@ -15,6 +15,7 @@ from logbroker_storage.testing import (
     LogBuilder,
     ManualClock,
     MemoryFiles,
+    MemoryRows,
     ProcessKilled,
     RecordingFiles,
 )
@@ -197,3 +198,44 @@ def test_segments_follow_each_other_and_a_log_is_continued(tmp_path):
     ]
     times = [record.timestamp_ms for record in log.stored_records()]
     assert times == sorted(set(times))
+
+
+# MemoryRows ---------------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=2), st.none() | st.binary(max_size=2))),
+    st.binary(max_size=2),
+    st.binary(max_size=2),
+    st.integers(0, 5),
+)
+def test_memory_rows_are_an_ordered_table(writes, begin, end, limit):
+    """None deletes; what is read is what sorting everything would give."""
+    rows = MemoryRows()
+    expected: dict[bytes, bytes] = {}
+    for key, value in writes:
+        if value is None:
+            rows.delete(key)
+            expected.pop(key, None)
+        else:
+            rows.put(key, value)
+            expected[key] = value
+        assert rows.get(key) == value
+    assert rows.snapshot() == expected
+    ordered = sorted(expected.items())
+    assert rows.first(begin, end, limit) == [row for row in ordered if begin <= row[0] < end][:limit]
+    assert rows.floor(begin, end) == max((row for row in ordered if begin <= row[0] <= end), default=None)
+
+
+def test_memory_rows_count_what_is_touched():
+    """Also a look that finds nothing is one."""
+    rows = MemoryRows()
+    rows.put(b"a", b"")
+    rows.put(b"b", b"")
+    assert rows.touched == 2
+    rows.first(b"", b"z", 9)
+    assert rows.touched == 5
+    rows.get(b"c")
+    rows.floor(b"", b"c")
+    rows.delete(b"c")
+    assert rows.touched == 8

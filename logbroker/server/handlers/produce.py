@@ -22,6 +22,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import CorruptBatchError, LogbrokerError, RecordTooLargeError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import TimestampType
+from logbroker_storage.message_ids import IdentifiedRecord, identified
 from logbroker_storage.partition_log import AppendResult, PartitionLog
 from logbroker_storage.record_batch import (
     TTL_HEADER,
@@ -126,17 +127,20 @@ def _append(node: Node, request: Request, topic: Any, event: TopicEvent | Logbro
             raise event
         log = node.directory.log(event.name, data.index)
         batch = bytearray(data.records or b"")
-        header = _checked(node.directory, batch, log)
+        header, identified_records = _checked(node.directory, batch, log)
         if header.is_transactional:
             _check_transaction(node, request, header, (event.name, data.index))
-        result = log.append(batch)
+        # The batch is taken as it is or not at all, so an id makes nothing a duplicate here; it is taken, though.
+        result = log.append(batch, records=identified_records)
         return _Part(topic, data.index, log, header, result, None, log.offsets().log_start_offset)
     except LogbrokerError as error:
         return _Part(topic, data.index, log, header, None, error)
 
 
-def _checked(directory: DataDirectory, batch: bytearray, log: PartitionLog) -> BatchHeader:
-    """The header of *batch*, if the log may hold it as it is.
+def _checked(
+    directory: DataDirectory, batch: bytearray, log: PartitionLog
+) -> tuple[BatchHeader, list[IdentifiedRecord]]:
+    """The header of *batch*, if the log may hold it as it is, and its records with a message id.
 
     Raises:
         CorruptBatchError: it is no sound batch, or its records do not parse.
@@ -160,7 +164,13 @@ def _checked(directory: DataDirectory, batch: bytearray, log: PartitionLog) -> B
     _check_timestamps(header, records, log, directory.clock.now_ms())
     if any(name == TTL_HEADER for record in records for name, _ in record.header_pairs):
         directory.note_ttl(log.topic)
-    return header
+    base_offset = header.base_offset
+    found = identified(
+        (record.offset - base_offset, record.header_pairs, record.timestamp_ms) for record in records
+    )
+    if found:
+        directory.note_message_ids(log.topic)
+    return header, found
 
 
 def _records(stored: StoredBatch, log: PartitionLog) -> list[Record]:

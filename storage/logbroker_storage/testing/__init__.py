@@ -8,6 +8,7 @@ from .faulty_files import FaultyFiles, ProcessKilled
 from .log_builder import LogBuilder
 from .manual_clock import ManualClock
 from .memory_files import MemoryFiles
+from .memory_rows import MemoryRows
 from .recording_files import RecordingFiles
 from .workbench import Workbench, crash
 
@@ -16,6 +17,7 @@ __all__ = [
     "LogBuilder",
     "ManualClock",
     "MemoryFiles",
+    "MemoryRows",
     "ProcessKilled",
     "RecordingFiles",
     "Workbench",

@@ -9,6 +9,8 @@
     journal       event key                      event, as in the journal   rebuilt from the journal
     state         partition key + user's key     user's value               rebuilt from the partition's log
     queues        partition key + queue's key    set by the broker          rebuilt from the journal
+    message_ids   see ``message_ids``            see ``message_ids``        rebuilt from the log
+    message_ages  see ``message_ids``            see ``message_ids``        rebuilt from the log
     volatile      set by the broker              set by the broker          gone with the view
 
 ``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
@@ -35,6 +37,7 @@ from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
 from ..events import Event, decode_event
 from ..producer_state import NO_TRANSACTION, ProducerEntry, decode_entry, encode_entry
 from .gate import Gate
+from .message_ids import IdUpdate, MessageIds
 from .partitions import (
     LOG_END,
     PARTITION_KEY_BYTES,
@@ -44,14 +47,27 @@ from .partitions import (
     PartitionState,
     SyncPoint,
 )
-from .table_rows import TableRows, seal, unseal
+from .seal import seal, unsealed
+from .table_rows import TableRows
 
 VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 
-_TABLES = ("meta", "ends", "syncs", "producers", "transactions", "journal", "volatile", "state", "queues")
+_TABLES = (
+    "meta",
+    "ends",
+    "syncs",
+    "producers",
+    "transactions",
+    "journal",
+    "volatile",
+    "state",
+    "queues",
+    "message_ids",
+    "message_ages",
+)
 _INT = struct.Struct(">q")
 STATE_SLICE = 1000  # items of the state read in one transaction
 
@@ -121,7 +137,8 @@ class View:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
-        self._transactions, self._journal, self._volatile, self._state, self._queues = others
+        self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
+        self.message_ids = MessageIds(self, ids, ages)
         self._env.reader_check()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
@@ -144,6 +161,18 @@ class View:
                 yield transaction
         except lmdb.MapFullError as error:
             raise self._full() from error
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """One read transaction: everything as of one moment. Where a microsecond does not matter."""
+        self.gate.enter()
+        try:
+            with self._env.begin() as transaction:
+                yield transaction
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
@@ -175,10 +204,15 @@ class View:
 
     def _get(self, transaction: Transaction, key: bytes, table: Table) -> bytes | None:
         stored = transaction.get(key, db=table)
-        return None if stored is None else self._unseal(key, stored)
+        return None if stored is None else self.unseal(key, stored)
 
-    def _unseal(self, key: bytes, stored: bytes) -> bytes:
-        payload = unseal(key, stored)
+    def unseal(self, key: bytes, stored: bytes) -> bytes:
+        """The payload in *stored*.
+
+        Raises:
+            ViewError: it fails its checksum.
+        """
+        payload = unsealed(key, stored)
         if payload is None:
             raise self._damaged(f"the value of key {key!r} fails its checksum")
         return payload
@@ -192,7 +226,7 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        return None if stored is None else self._unseal(key, stored)
+        return None if stored is None else self.unseal(key, stored)
 
     def entries(self) -> int:
         """How many values the view holds."""
@@ -223,7 +257,7 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        return [(key, self._unseal(key, stored)) for key, stored in found]
+        return [(key, self.unseal(key, stored)) for key, stored in found]
 
     # Meta -----------------------------------------------------------------------------------------
 
@@ -245,6 +279,9 @@ class View:
 
     def put_meta_int(self, transaction: Transaction, name: bytes, value: int) -> None:
         self.put_meta_bytes(transaction, name, _INT.pack(value))
+
+    def delete_meta(self, transaction: Transaction, name: bytes) -> None:
+        transaction.delete(name, db=self._meta)
 
     # Partitions -----------------------------------------------------------------------------------
 
@@ -268,7 +305,7 @@ class View:
         known = self._known_ends.get(key)
         if known is not None and known[0] == stored:
             return known[1]
-        end = LogEnd._make(LOG_END.unpack(self._unseal(key, stored)))
+        end = LogEnd._make(LOG_END.unpack(self.unseal(key, stored)))
         self._known_ends[key] = (stored, end)
         return end
 
@@ -276,7 +313,7 @@ class View:
         known = self._known_syncs.get(key)
         if known is not None and known[0] == stored:
             return known[1]
-        sync = SyncPoint._make(SYNC_POINT.unpack(self._unseal(key, stored)))
+        sync = SyncPoint._make(SYNC_POINT.unpack(self.unseal(key, stored)))
         self._known_syncs[key] = (stored, sync)
         return sync
 
@@ -287,11 +324,12 @@ class View:
         producer_id: int = -1,
         entry: ProducerEntry | None = None,
         closed_offset: int = NO_TRANSACTION,
+        ids: IdUpdate | None = None,
     ) -> bool:
         """Put a log's new end, and the entry of the producer who appended, in one transaction.
 
-        *closed_offset* is the first offset of a transaction that ends with it. False, and nothing is put, when
-        there is no such partition: its topic was deleted meanwhile.
+        *closed_offset* is the first offset of a transaction that ends with it, *ids* those it takes. False,
+        and nothing is put, when there is no such partition: its topic was deleted meanwhile.
         """
         stored_end = seal(key, LOG_END.pack(*end))
         self.gate.enter()
@@ -308,6 +346,8 @@ class View:
                         self._put_transaction(transaction, key, entry.txn_first_offset, producer_id)
                 if closed_offset >= 0:
                     transaction.delete(key + _OFFSET.pack(closed_offset), db=self._transactions)
+                if ids is not None:
+                    self.message_ids.apply(transaction, ids)
         except lmdb.MapFullError as error:
             raise self._full() from error
         except lmdb.Error as error:
@@ -376,7 +416,7 @@ class View:
         known = self._known_producers.get(key[: -_PRODUCER_ID.size])
         if known is not None and known[0] == key and known[1] == stored:
             return known[2]
-        return decode_entry(self._unseal(key, stored))
+        return decode_entry(self.unseal(key, stored))
 
     def append_state(
         self, partition: bytes, producer_id: int
@@ -501,19 +541,7 @@ class View:
 
     def queue_rows(self, transaction: Transaction, prefix: bytes) -> TableRows:
         """The rows of one queue, as *transaction* sees and changes them."""
-        return TableRows(transaction, self._queues, prefix, self._unseal)
-
-    @contextmanager
-    def read(self) -> Iterator[Transaction]:
-        """One read transaction: everything as of one moment. Keep it short."""
-        self.gate.enter()
-        try:
-            with self._env.begin() as transaction:
-                yield transaction
-        except lmdb.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self.gate.leave()
+        return TableRows(transaction, self._queues, prefix, self.unseal)
 
     # State of transforms --------------------------------------------------------------------------
 

@@ -1,36 +1,17 @@
-"""An ordered table of bytes in the view, for one transaction: the part of an LMDB table below a prefix.
-
-A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload, as everywhere in the view.
-"""
+"""An ordered table of bytes in the view, for one transaction: the part of an LMDB table below a prefix."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..crc32c import crc32c
+from .seal import seal
 
 if TYPE_CHECKING:
     import lmdb
     from lmdb import _Database as Table
 
     Transaction = lmdb.Transaction[bytes]
-
-_CRC = struct.Struct(">I")
-
-
-def seal(key: bytes, payload: bytes) -> bytes:
-    """*payload* as it is stored under *key*."""
-    return _CRC.pack(crc32c(payload, crc32c(key))) + payload
-
-
-def unseal(key: bytes, stored: bytes) -> bytes | None:
-    """What ``seal`` was given; None when it is damaged."""
-    payload = stored[_CRC.size :]
-    if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != crc32c(payload, crc32c(key)):
-        return None
-    return payload
 
 
 class TableRows:

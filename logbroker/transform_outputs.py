@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from logbroker_storage.errors import InvalidRequestError
 
-from ..records import Message, Record
+from .records import Message, Record
 
 Output = bytes | Message | Iterable[bytes | Message] | None
 Function = Callable[[Record], Output]

@@ -282,9 +282,10 @@ class Responder:
 
     def _tell_to_stop(self) -> None:
         self._stopping.set()
-        if not self.is_closed and not self._directory.closed:
-            withdraw(self._directory, self.topic, self._member)
-            self._queue.wakeup()
+        with self._closing:
+            if not self.is_closed and not self._directory.closed:
+                withdraw(self._directory, self.topic, self._member)
+                self._queue.wakeup()
 
     def _close(self) -> None:
         try:

@@ -239,14 +239,13 @@ class Queue:
         """The next message; waits for it at most *timeout* seconds (None: for ever).
 
         Raises:
-            QueueEmptyError: none came.
+            QueueEmptyError: none came, or ``wakeup`` was called.
             As ``receive_many``.
         """
         messages = self.receive_many(1, timeout)
         if not messages:
-            raise QueueEmptyError(
-                f"no message of subscription {self.subscription!r} came within {timeout} seconds"
-            )
+            when = "before wakeup()" if timeout is None else f"within {timeout} seconds"
+            raise QueueEmptyError(f"no message of subscription {self.subscription!r} came {when}")
         return messages[0]
 
     def receive_many(self, max_messages: int = 100, timeout: float | None = 0.0) -> MessageBatch:
@@ -393,15 +392,15 @@ class Queue:
     def __iter__(self) -> Iterator[QueueMessage]:
         """Messages one by one, for ever; each is to be settled by whoever takes it."""
         while True:
-            yield self.receive()
+            yield from self.receive_many(1, None)
 
     # Settling -------------------------------------------------------------------------------------
 
     def accept(self, messages: Iterable[QueueMessage], *, durable: bool = True) -> None:
         """Be done with *messages*, which came from this queue; durable when this returns, with one sync for all.
 
-        With ``durable=False`` it lasts through the death of any process at once, and through a power cut with the next
-        acceptance that waits for the disk: until then such messages would come again.
+        With ``durable=False`` it holds for every process when this returns, and lasts through a power cut when the next
+        that waits for the disk does: until then such messages would come again.
 
         Raises:
             LeaseLostError: some are no longer in these hands. The others are accepted.

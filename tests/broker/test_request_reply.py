@@ -5,6 +5,7 @@ Processes that compete and die are in ``tests/e2e/test_request_reply_processes.p
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -32,9 +33,12 @@ from logbroker.errors import (
     InvalidTopicError,
     SubscriptionNotFoundError,
     TopicNotFoundError,
+    WriteFailedError,
 )
 from logbroker.request_reply.responder import MAX_DELIVERIES
 from logbroker.request_reply.topics import REPLY_SEGMENT_BYTES, REQUEST_CONFIG, sweep_reply_topics
+from logbroker_storage.files import OsFiles
+from logbroker_storage.testing import FaultyFiles
 
 DEADLINE_S = 20.0
 TOPIC = "rpc.upper"
@@ -240,6 +244,57 @@ def test_a_reply_that_is_too_large_for_its_topic_is_an_error_there(broker):
     assert reply.headers[0] == ("correlation-id", b"\x07")
     assert ("reply-error-type", b"RecordTooLargeError") in reply.headers
     responder.stop()
+
+
+# A disk that refuses --------------------------------------------------------------------------------------
+
+
+def test_a_reply_that_the_full_disk_refuses_is_made_again(tmp_path, caplog):
+    files = FaultyFiles(OsFiles())
+    counts: list[int] = []
+    with logbroker.open(tmp_path / "data", files=files) as broker:
+
+        @broker.responder("t")
+        def answer(request: Request) -> bytes:
+            counts.append(request.delivery_count)
+            if len(counts) == 1:
+                files.fail("pwrite", error=errno.ENOSPC, path=".log")
+            return b"%d" % request.delivery_count
+
+        assert broker.request("t", b"", timeout=DEADLINE_S).value == b"2"
+        assert broker.request("t", b"", timeout=DEADLINE_S).value == b"1"
+        assert counts == [1, 2, 1]
+    assert "waits and tries again" in caplog.text
+
+
+def test_that_a_request_is_done_need_not_get_into_the_journal(tmp_path):
+    files = FaultyFiles(OsFiles())
+    counts: list[int] = []
+    with logbroker.open(tmp_path / "data", files=files) as broker:
+
+        @broker.responder("t")
+        def answer(request: Request) -> bytes:
+            counts.append(request.delivery_count)
+            if len(counts) == 1:
+                files.fail("pwrite", error=errno.ENOSPC, path="__journal-0/00000000000000000000.log")
+            return b"done"
+
+        for _ in range(3):
+            assert broker.request("t", b"", timeout=DEADLINE_S).value == b"done"
+        assert counts == [1, 1, 1]
+        eventually(lambda: broker.subscription(answer.subscription).lag == 0)
+
+
+def test_a_request_that_the_full_disk_refuses_is_an_error_and_given_up(tmp_path):
+    files = FaultyFiles(OsFiles())
+    with logbroker.open(tmp_path / "data", files=files) as broker:
+        broker.responder("t")(lambda request: b"")
+        broker.request("t", b"")
+        files.fail("pwrite", error=errno.ENOSPC, path="t-0/00000000000000000000.log")
+        with pytest.raises(WriteFailedError):
+            broker.request("t", b"")
+        broker.request("t", b"")
+        assert broker.request_counts == RequestCounts(sent=3, answered=2, given_up=1)
 
 
 # Nobody, or nobody in time --------------------------------------------------------------------------------

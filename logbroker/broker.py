@@ -39,7 +39,7 @@ from .descriptions import (
     SubscriptionDescription,
     TopicDescription,
 )
-from .expressions import Filter
+from .expressions import Predicate
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .queues.consumer import Queue
@@ -281,7 +281,7 @@ class Broker:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
-        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
     ) -> Consumer:
         """A consumer; see ``Consumer`` for what the arguments mean."""
         return Consumer(
@@ -637,7 +637,7 @@ class Broker:
         topic: str | Iterable[str] | None = None,
         *,
         subscription: str,
-        filter: Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
     ) -> Queue:
@@ -762,6 +762,7 @@ def _describe_partition(directory: DataDirectory, topic: str, number: int) -> Pa
         partition=number,
         log_start_offset=state.end.log_start_offset,
         high_watermark=state.high_watermark,
+        last_stable_offset=state.last_stable_offset,
         log_end_offset=state.end.log_end_offset,
         synced_offset=state.sync.synced_offset,
         size_bytes=log.size_bytes(),

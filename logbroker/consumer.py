@@ -47,7 +47,7 @@ from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit, prepare_commit, write_commit
 from .cursor import NEVER_MS, Cursor, Handout
-from .expressions import Filter
+from .expressions import Predicate
 from .groups import TopicPartition
 from .membership import Membership, group_signal
 from .records import timestamp_ms_of
@@ -95,7 +95,7 @@ class Consumer:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
-        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
     ) -> None:
         """Subscribe to *topics*, and join *group* if one is given.
 

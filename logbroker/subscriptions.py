@@ -35,7 +35,7 @@ from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
-from .expressions import ExpressionError, Filter, as_predicate, compile_expression
+from .expressions import ExpressionError, Predicate, as_predicate, compile_expression
 from .queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, QueueSettings
 from .start import Start, StartPolicy, check_start
 from .topic_names import check_group_name, check_topic_name
@@ -419,7 +419,7 @@ class StreamRules:
     *also* is the consumer's own filter.
     """
 
-    def __init__(self, directory: DataDirectory, group: str | None, *, also: str | Filter | None) -> None:
+    def __init__(self, directory: DataDirectory, group: str | None, *, also: str | Predicate | None) -> None:
         self._subscriptions = Subscriptions(directory)
         self._group = group
         found = None if group is None else self._subscriptions.find(group)
@@ -438,14 +438,14 @@ class StreamRules:
         return found is not None and found.is_paused
 
 
-def both(one: Filter | None, other: Filter | None) -> Filter | None:
+def both(one: Predicate | None, other: Predicate | None) -> Predicate | None:
     """A filter that lets through what each of two does; None lets everything through."""
     if one is None or other is None:
         return one or other
     return lambda record: one(record) and other(record)
 
 
-def _lenient(text: str, name: str) -> Filter:
+def _lenient(text: str, name: str) -> Predicate:
     """A stored filter as a function of a record: what it has no value for is passed over, and logged."""
     matches = as_predicate(text)
 

@@ -40,7 +40,7 @@ from logbroker_storage.record_batch import Record
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
-from ..expressions import Filter
+from ..expressions import Predicate
 from ..groups import TopicPartition
 from ..records import without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
@@ -182,7 +182,7 @@ class Queue:
         topics: str | Iterable[str] | None,
         *,
         subscription: str,
-        filter: Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
     ) -> None:

@@ -35,7 +35,7 @@ from logbroker_storage.partition_log import LogOffsets
 from logbroker_storage.record_batch import Record
 
 from ..commits import PendingCommit
-from ..expressions import Filter, as_predicate
+from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
@@ -96,7 +96,7 @@ class QueuePartition:
         subscription: Subscription,
         place: TopicPartition,
         *,
-        also: Filter | None = None,
+        also: Predicate | None = None,
     ) -> None:
         """*also* is a filter of this reader's own: what it refuses is done, for the whole subscription."""
         self.place = place

@@ -16,7 +16,7 @@ from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, decode_records
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
-from ..expressions import ExpressionError, Filter
+from ..expressions import ExpressionError, Predicate
 from .rows import NO_KEY
 from .state import Arranged
 
@@ -90,7 +90,7 @@ class Verdict(NamedTuple):
 class Judge(NamedTuple):
     """By what a subscription decides which messages are delivered, and in which order."""
 
-    matches: Filter | None
+    matches: Predicate | None
     ordered: bool
     priorities: bool
     buries_expired: bool

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +86,23 @@ def test_clients_write_to_no_other_internal_topic(server: ServerProcess):
         assert error is not None
         assert error.code() == confluent_kafka.KafkaError.TOPIC_EXCEPTION
         assert broker._directory.log("__state", 0).offsets().log_end_offset == 0
+
+
+def test_a_server_alone_sweeps_the_reply_topic_of_a_killed_process(server: ServerProcess):
+    logs = server.data / "logs"
+    command = [sys.executable, "-m", "logbroker.cli.app", "--data", str(server.data)]
+    asking = subprocess.Popen([*command, "request", "rpc", "x", "--wait", "--timeout", "60"])
+    try:
+        wait_until(lambda: any(path.stat().st_size for path in logs.glob("rpc-0/*.log")))
+        assert list(logs.glob("__reply-*"))
+    finally:
+        asking.kill()
+        asking.wait()
+    wait_until(lambda: not list(logs.glob("__reply-*")))
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

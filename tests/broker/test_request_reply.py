@@ -498,6 +498,16 @@ def test_a_reply_topic_stays_small_however_much_is_answered(broker):
     assert broker._directory.log(name, 0).size_bytes() < 2.5 * REPLY_SEGMENT_BYTES
 
 
+def test_requests_that_are_done_are_deleted_from_a_topic_that_was_made_on_demand(broker):
+    broker.responder("t")(lambda request: None)
+    for _ in range(20):
+        broker.request("t", bytes(1_000_000))
+    assert sum(partition.size_bytes for partition in broker.topic("t").partitions) > 20_000_000
+    eventually(lambda: broker.subscription("responders:t").lag == 0)
+    assert broker.clean()
+    assert sum(partition.size_bytes for partition in broker.topic("t").partitions) == 0
+
+
 def test_when_its_reply_topic_is_deleted_a_broker_makes_another(broker):
     gate = Gate()
     broker.responder("t")(gate)

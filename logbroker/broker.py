@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Literal, Unpack
 
@@ -45,6 +45,12 @@ from .producer import Producer
 from .queues.consumer import Queue
 from .records import HeadersArgument
 from .redrive import DeadLetter, LetterPlace, Redrive, Redriven, dead_letters
+from .request_reply.correlation import RequestCounts
+from .request_reply.exchange import Exchange
+from .request_reply.messages import Reply
+from .request_reply.requester import DEFAULT_TIMEOUT_S, IfNobody, PendingRequest
+from .request_reply.responder import DEFAULT_LEASE_S, Responder
+from .request_reply.responder import Function as ResponderFunction
 from .route_explanation import explain_message, explain_record
 from .router import MAX_RECORDS, Stop, run_router
 from .start import Start
@@ -103,6 +109,7 @@ class Broker:
         coordinator = TransactionCoordinator(directory)
         self._transactions = Transactions(directory, coordinator)
         self._subscriptions = Subscriptions(directory)
+        self._exchange = Exchange(directory, self._transactions)
         directory.maintenance.add_task("transactions", coordinator.abort_orphans)
         directory.maintenance.add_readers("queues", self._subscriptions.queue_offsets)
         try:
@@ -123,15 +130,24 @@ class Broker:
         _ = self._directory
 
     def close(self) -> None:
-        """Leave the directory; the last handle of the process syncs and checkpoints it. Idempotent."""
-        directory, self._directory_or_none = self._directory_or_none, None
+        """Leave the directory; the last handle of the process syncs and checkpoints it. Idempotent.
+
+        Responders stop first, behind the requests at hand.
+        """
+        directory = self._directory_or_none
         if directory is None:
             return
         try:
             if not directory.closed:
-                self._transactions.close()
+                self._exchange.close()
         finally:
-            directory.close()
+            directory_now, self._directory_or_none = self._directory_or_none, None
+            if directory_now is not None:  # else another thread closed it meanwhile
+                try:
+                    if not directory.closed:
+                        self._transactions.close()
+                finally:
+                    directory.close()
 
     def __enter__(self) -> Broker:
         return self
@@ -699,6 +715,87 @@ class Broker:
         found = self._subscriptions.get(subscription)
         redrive = Redrive(self._directory, self._transactions, found, only=only, to=to)
         return redrive.preview() if dry_run else redrive.run()
+
+    # Request and reply ----------------------------------------------------------------------------
+
+    def request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        if_nobody: IfNobody = "raise",
+    ) -> Reply:
+        """Ask those who respond to *topic*, and wait for the reply of the one that gets the request.
+
+        The request expires with the timeout: nobody begins to work on it later. A responder that dies over it
+        leaves it to another, so it may be worked on more than once; a second reply is dropped.
+
+        Args:
+            timeout: seconds, up to a day.
+            key, headers: as of any record.
+            if_nobody: "raise", or "wait": send it although no live responder is known. For clients of other
+                kinds that answer, or a responder that comes in time; the topic is made if it is not there.
+
+        Raises:
+            NoRespondersError: no live process responds to the topic, or there is no such topic.
+            RequestTimeoutError: no reply came in time.
+            ResponderError: the responder's function raised; it has the text.
+            RecordTooLargeError, WriteFailedError, StorageFailedError: as of a producer's receipt.
+            InvalidRequestError: an argument has a value that it does not take.
+        """
+        return self._begin_request(
+            topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
+        ).result()
+
+    def _begin_request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        if_nobody: IfNobody = "raise",
+    ) -> PendingRequest:
+        self._check_open()
+        return self._exchange.begin(
+            topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
+        )
+
+    @property
+    def request_counts(self) -> RequestCounts:
+        """What became of this object's requests: sent, answered, given up, and replies that were dropped."""
+        return self._exchange.counts
+
+    def responder(
+        self,
+        topic: str,
+        *,
+        concurrency: int = 1,
+        lease: float = DEFAULT_LEASE_S,
+        tracebacks: bool = False,
+    ) -> Callable[[ResponderFunction], Responder]:
+        """Decorate a function that answers the requests on *topic*; it is at work from then on.
+
+        It takes a ``Request`` and returns bytes, a ``Message`` (value, key and headers), or None for an empty
+        reply. What it raises is sent to the requester, as text. It runs in threads of its own until
+        ``stop()``, or until the broker is closed. Any number, in any processes, compete for the requests: for
+        the queue subscription ``responders:<topic>``, which is made on demand, as the topic is.
+
+        Args:
+            concurrency: in how many threads the function may run at once.
+            lease: seconds after which a process that hangs as a whole loses a request to another. One that
+                works on is not concerned, and one that dies is noticed at once.
+            tracebacks: tell requesters where an exception came from, too.
+
+        Raises:
+            InvalidTopicError, InvalidRequestError: the topic, or an argument, cannot be used.
+        """
+        self._check_open()
+        return self._exchange.responder(topic, concurrency=concurrency, lease=lease, tracebacks=tracebacks)
 
     # Housekeeping ---------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ process ends, and whoever has a message's ``handle`` settles it, with any queue 
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
     _by_handle              (none)       whoever settles by a handle: of two that are made at a time, one is left
+    _woken                  (a flag)     set by wakeup, taken back by the receive that returns for it
     everything else         (constant)
 """
 
@@ -115,7 +116,7 @@ class Queue:
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
         self._closed = threading.Event()
-        self._woken = threading.Event()  # a receive that waits is to return
+        self._woken = False  # by wakeup, and no receive has returned for it yet
         self._renewer: threading.Thread | None = None
         if renew:
             self._renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
@@ -141,20 +142,19 @@ class Queue:
         """The next message; waits for it at most *timeout* seconds (None: for ever).
 
         Raises:
-            QueueEmptyError: none came.
+            QueueEmptyError: none came, or ``wakeup`` was called.
             As ``receive_many``.
         """
         messages = self.receive_many(1, timeout)
         if not messages:
-            raise QueueEmptyError(
-                f"no message of subscription {self.subscription!r} came within {timeout} seconds"
-            )
+            when = "before wakeup()" if timeout is None else f"within {timeout} seconds"
+            raise QueueEmptyError(f"no message of subscription {self.subscription!r} came {when}")
         return messages[0]
 
     def receive_many(self, max_messages: int = 100, timeout: float | None = 0.0) -> MessageBatch:
         """Up to *max_messages* messages; waits for the first at most *timeout* seconds (None: for ever).
 
-        An empty batch when none came, also while the subscription is paused.
+        An empty batch when none came, also while the subscription is paused, and after ``wakeup``.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -180,18 +180,20 @@ class Queue:
             messages = self._receive(limit)
             if messages:
                 return messages
+            if self._woken:
+                self._woken = False
+                return messages
             partitions = [] if self._subscription.is_paused else list(self._partitions.values())
             watches_now = self._arrivals.begin(partitions)
             left = None if deadline is None else deadline - time.monotonic()
-            if self._woken.is_set() or (left is not None and left <= 0):
-                self._woken.clear()
+            if left is not None and left <= 0:
                 return messages
             if not watches_now:
                 self._arrivals.wait(self._pause(partitions, left), partitions)
 
     def wakeup(self) -> None:
-        """Make a ``receive_many`` that waits (or the next one that would) return at once. From any thread."""
-        self._woken.set()
+        """Make a ``receive_many`` that waits (or the next one that would) return at once; from any thread."""
+        self._woken = True
         self._arrivals.wake()
 
     def _receive(self, limit: int) -> MessageBatch:
@@ -289,22 +291,29 @@ class Queue:
     def __iter__(self) -> Iterator[QueueMessage]:
         """Messages one by one, for ever; each is to be settled by whoever takes it."""
         while True:
-            yield self.receive()
+            yield from self.receive_many(1, None)
 
     # Settling -------------------------------------------------------------------------------------
 
-    def accept(self, messages: Iterable[QueueMessage | str]) -> None:
+    def accept(self, messages: Iterable[QueueMessage | str], *, durable: bool = True) -> None:
         """Be done with *messages*; durable when this returns, with one sync for all.
 
         Each is a message that came from this queue, or the ``handle`` of one that any queue of the subscription
         holds; so it is with the others below.
+
+        With ``durable=False`` it holds for every process when this returns, and lasts through a power cut when the next
+        that waits for the disk does: until then such messages would come again.
 
         Raises:
             LeaseLostError: some are no longer in those hands. The others are accepted.
             WriteFailedError: nothing was accepted; the messages are still in those hands.
             StorageFailedError: whether they were accepted is unknown.
         """
-        self._settle(messages, lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost))
+        self._settle(
+            messages,
+            lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost),
+            is_lasting=durable,
+        )
 
     def reject(self, messages: Iterable[QueueMessage | str], reason: str = "rejected") -> None:
         """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one;

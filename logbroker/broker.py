@@ -14,6 +14,7 @@ from logbroker_storage.checkpoints import encode_topic_id
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
+    BindingExistsError,
     ClosedError,
     ForkedError,
     LogbrokerError,
@@ -380,6 +381,7 @@ class Broker:
         dead_letter: str | None = None,
         start: BindingStart = "latest",
         name: str | None = None,
+        exist_ok: bool = False,
     ) -> BindingDescription:
         """Have the router write what comes into *source* to *target*, too; durable when it returns.
 
@@ -403,6 +405,7 @@ class Broker:
             start: ``"latest"``: records that come after the binding, as with queues of other brokers;
                 ``"earliest"``: whatever the topics still hold, too.
             name: default: ``"source->target"``.
+            exist_ok: a binding of this name is accepted as it is.
 
         Raises:
             BindingExistsError: a binding has this name.
@@ -410,19 +413,25 @@ class Broker:
             RoutingLoopError: records could come back to where they came from, by topics there are or may be.
             InvalidRequestError, InvalidTopicError: an argument that cannot be used; the message says why.
         """
-        event = make_binding(
-            self._directory,
-            source,
-            target,
-            name=name,
-            when=when,
-            headers=headers,
-            headers_match=headers_match,
-            transform=transform,
-            unrouted=unrouted,
-            dead_letter=dead_letter,
-            start=start,
-        )
+        try:
+            event = make_binding(
+                self._directory,
+                source,
+                target,
+                name=name,
+                when=when,
+                headers=headers,
+                headers_match=headers_match,
+                transform=transform,
+                unrouted=unrouted,
+                dead_letter=dead_letter,
+                start=start,
+            )
+        except BindingExistsError as error:
+            known = [binding for binding in self.bindings() if binding.name == error.binding]
+            if not exist_ok or not known:
+                raise
+            return known[0]
         return describe_binding(self._directory, event)
 
     def unbind(self, name: str) -> None:

@@ -10,6 +10,7 @@ the first call, is what opens them.
     async for                 a slice of records a hop; a cancelled wait is taken up again by the next
     commit, seek, lag, …      a second thread, because the first may be waiting for records
     transaction, transform    a thread each
+    queue                     see ``aio_queue``
 
 All methods belong to the loop's thread.
 """
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from logbroker_storage.errors import ClosedError, InvalidRequestError, LogbrokerError, OffsetOutOfRangeError
 
 from .aio_requests import AsyncExchange, AsyncFunction, AsyncResponder
+from .aio_subscriptions import AsyncSubscriptions
 from .aio_transaction import AsyncTransaction
 from .worker import Worker, post
 
@@ -67,7 +69,7 @@ def open_async(
     return AsyncBroker(make)
 
 
-class AsyncBroker:
+class AsyncBroker(AsyncSubscriptions):
     """``Broker``, awaited: each method means what its namesake there means, and raises the same."""
 
     def __init__(self, make: Callable[[], Broker]) -> None:

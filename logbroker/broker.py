@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Literal, Unpack
 
@@ -44,6 +44,7 @@ from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .queues.consumer import Queue
 from .records import HeadersArgument
+from .redrive import DeadLetter, LetterPlace, Redrive, Redriven, dead_letters
 from .request_reply.correlation import RequestCounts
 from .request_reply.exchange import Exchange
 from .request_reply.messages import Reply
@@ -599,6 +600,7 @@ class Broker:
         to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
         *,
         topics: Iterable[str] | None = None,
+        shift: bool = False,
         dry_run: bool = False,
     ) -> dict[tuple[str, int], int]:
         """Go on at another place, durably; the new offset of each (topic, partition).
@@ -610,10 +612,15 @@ class Broker:
             name: the subscription.
             to: the ends of each partition, an offset, a moment, or (timedelta) a moment that long ago.
             topics: which topics; default: all that it reads.
+            shift: *to* is a number added to where it is: of a queue, its first message that is not done.
             dry_run: only say where it would go on.
+
+        An offset outside a partition becomes the nearer end.
         """
         subscription = self._subscriptions.get(name)
-        return reset_subscription(self._directory, subscription, to, topics=topics, dry_run=dry_run)
+        return reset_subscription(
+            self._directory, subscription, to, topics=topics, shift=shift, dry_run=dry_run
+        )
 
     def rename_subscription(self, name: str, new_name: str) -> None:
         """Give a subscription another name, durably. It keeps its progress; consumers of a queue go on.
@@ -640,6 +647,7 @@ class Broker:
         filter: Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
+        detached: bool = False,
     ) -> Queue:
         """A consumer of a queue; any number, in any processes, share its messages.
 
@@ -649,6 +657,8 @@ class Broker:
             filter: a function of a record. What it refuses is done with, for the subscription as a whole.
             lease: seconds that a message stays in these hands without an answer; default: the subscription's.
             renew: a thread extends the leases of all that is in these hands, until the queue is closed.
+            detached: what is received outlives the queue and this process: it is settled by its ``handle``, with
+                any queue of the subscription, or delivered again when its lease ends.
 
         Raises:
             SubscriptionNotFoundError, TopicNotFoundError: there is none of the name.
@@ -662,7 +672,49 @@ class Broker:
             filter=filter,
             lease=lease,
             renew=renew,
+            detached=detached,
         )
+
+    def dead_letters(self, subscription: str, *, redriven: bool = False) -> Iterator[DeadLetter]:
+        """The messages that a subscription gave up and that were not redriven, oldest first in each partition.
+
+        They are read while you iterate, up to where the dead letter topic ended at first.
+
+        Args:
+            subscription: its name.
+            redriven: also those that were, for as long as the dead letter topic keeps them.
+
+        Raises:
+            SubscriptionNotFoundError: there is none of the name.
+        """
+        return dead_letters(self._directory, self._subscriptions.get(subscription), redriven=redriven)
+
+    def redrive(
+        self,
+        subscription: str,
+        *,
+        only: Collection[LetterPlace] | None = None,
+        to: str | None = None,
+        dry_run: bool = False,
+    ) -> Redriven:
+        """Send dead letters back to where they came from, each exactly once, whatever dies meanwhile.
+
+        They go as new messages, with key, value and headers but without priority, delay and time to live, so every
+        subscription of that topic gets them. In the dead letter topic they stay, as redriven.
+
+        Args:
+            subscription: whose letters.
+            only: which of them, as (partition, offset) in the dead letter topic; default: all.
+            to: another topic that they all go to.
+            dry_run: only say what would be sent.
+
+        Raises:
+            InvalidRequestError: there is no letter at one of *only*, or the subscription keeps none.
+            TopicNotFoundError: *to* is not there.
+        """
+        found = self._subscriptions.get(subscription)
+        redrive = Redrive(self._directory, self._transactions, found, only=only, to=to)
+        return redrive.preview() if dry_run else redrive.run()
 
     # Request and reply ----------------------------------------------------------------------------
 

@@ -322,7 +322,8 @@ class Subscriptions:
             items.append(item_of(GroupEvent(subscription.name, topics, now_ms)))
         for topic, partition in places:
             log = self._directory.log(topic, partition)
-            offset = policy.offset(log)
+            offsets = log.offsets()  # an offset behind the end would leave out what comes until then
+            offset = min(max(policy.offset(log), offsets.log_start_offset), offsets.high_watermark)
             log.sync_below(offset)
             if subscription.kind == "queue":
                 items.append(item_of(QueueEvent(subscription.id, topic, partition, offset)))
@@ -363,14 +364,24 @@ class Subscriptions:
             self._directory.signal(SIGNAL)
         return after
 
-    def delete(self, name: str, *, check: Callable[[Subscription], None]) -> Subscription:
-        """Forget a subscription and its progress, durably; *check* may refuse, under the journal lock."""
+    def delete(
+        self,
+        name: str,
+        *,
+        check: Callable[[Subscription], None],
+        then: Callable[[Subscription], None],
+    ) -> Subscription:
+        """Forget a subscription and its progress, durably.
+
+        Both under the journal lock: *check* may refuse, *then* comes before anybody journals anything more of it.
+        """
         directory = self._directory
         with directory.journal.exclusive() as turn:
             subscription = self.get(name)
             check(subscription)
             keys = [SubscriptionEvent.key_of(subscription.id), *self._keys_of(subscription)]
             turn.write([(key, None) for key in keys])
+            then(subscription)
         directory.signal(SIGNAL)
         return subscription
 

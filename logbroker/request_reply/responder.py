@@ -22,7 +22,7 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -194,16 +194,17 @@ class Responder:
     def _answer(self, message: QueueMessage) -> None:
         request = read_request(message.record, message.delivery_count)
         if request.reply_by_ms is not None and request.reply_by_ms <= self._directory.clock.now_ms():
-            self._count(expired=1)
+            done = {"expired": 1}
         else:
-            message_out, has_failed = self._outcome(request)
-            is_wanted = self._send(request, message_out)
-            self._count(answered=not has_failed, failed=has_failed, unwanted=not is_wanted)
+            reply, has_failed = self._outcome(request)
+            is_wanted = self._send(request, reply)
+            done = {"answered": not has_failed, "failed": has_failed, "unwanted": not is_wanted}
         try:
             self._queue.accept([message], durable=False)
         except LeaseLostError as error:
             message.is_settled = True
             logger.warning("a request of %r may have been answered twice: %s", self.topic, error)
+        self._count(done)
 
     def _outcome(self, request: Request) -> tuple[Message, bool]:
         """The reply, and whether it says that the function failed."""
@@ -240,10 +241,10 @@ class Responder:
             return False
         return True
 
-    def _count(self, **more: int) -> None:
+    def _count(self, done: Mapping[str, int]) -> None:
         with self._lock:
             counts = self._counts
-            grown = {name: getattr(counts, name) + number for name, number in more.items()}
+            grown = {name: getattr(counts, name) + number for name, number in done.items()}
             self._counts = msgspec.structs.replace(counts, **grown)
 
     # Its end --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ An owner's name begins with the id of its process, so that others can see that i
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from logbroker_storage.errors import (
     OffsetOutOfRangeError,
     SubscriptionNotFoundError,
     TopicNotFoundError,
+    WriteFailedError,
 )
 from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEvent
 from logbroker_storage.journal import Item, item_of
@@ -44,6 +46,8 @@ from . import undecided
 from .reading import Judge, RangeReader
 from .rows import BLOCK_OFFSETS, Rows, Run
 from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
+
+logger = logging.getLogger("logbroker.queues")
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
 LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
@@ -488,12 +492,19 @@ class QueuePartition:
 
         def settle() -> None:
             if in_transaction and settled:
-                with self._rows() as rows:
-                    undecided.remove(rows, settled[0].first)
+                self._forget_undecided(settled[0].first)
             if any(woke):
                 self._directory.signal(queue_signal(self.subscription))
 
         return PendingCommit(decide, take_back, settle)
+
+    def _forget_undecided(self, first: int) -> None:
+        try:
+            with self._rows() as rows:
+                undecided.remove(rows, first)
+        except WriteFailedError as error:
+            # No matter: who asks the journal, once this process is dead, finds that it was decided.
+            logger.debug("a note of what is decided by now could not be removed: %s", error)
 
     def finish_undecided(self) -> None:
         """Set right what processes had settled for transactions that they did not live to decide."""

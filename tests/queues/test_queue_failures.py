@@ -13,6 +13,7 @@ import pytest
 from logbroker.errors import CorruptionError, StorageFailedError, WriteFailedError
 from logbroker_storage.events import QueueBlockEvent, QueueEvent
 from logbroker_storage.files import OsFiles
+from logbroker_storage.journal import COMPACTED_BYTES
 from logbroker_storage.testing import FaultyFiles, RecordingFiles
 from logbroker_storage.testing.workbench import crash
 
@@ -279,17 +280,25 @@ def test_order_keys_hold_without_the_view(desk: QueueDesk) -> None:
 
 def test_the_journal_stays_small_however_much_is_accepted(tmp_path: Path) -> None:
     desk = QueueDesk(tmp_path / "data", files=Unsynced())
-    desk.queue_of().put(*("x" for _ in range(4000)))
+    desk.queue_of(max_deliveries=100, lease=1000.0).put(*("x" for _ in range(4000)))
     hands = desk.hands()
-    for start in range(3):
+    for start in range(4):
         for message in hands.receive_many(4000):
-            (message.release if start < 2 and message.offset % 2 else message.accept)()
-    events = desk.directory.view.events(QueueEvent.ALL)
-    assert len(events) == 1
-    assert len(desk.directory.view.events(QueueBlockEvent.ALL)) <= 1
-    assert desk.directory.journal.log.state().end.active_bytes < 6 << 20
+            (message.release if message.offset % (2 * start + 2) == 1 else message.accept)()
+    view, journal = desk.directory.view, desk.directory.journal
+    assert view.meta_int(COMPACTED_BYTES) > 0
+    assert journal.log.state().end.active_bytes < 6 << 20
+    assert len(view.events(QueueEvent.ALL)) == 1
+    assert len(view.events(QueueBlockEvent.ALL)) <= 4
+    before = hands.receive_many(4000)
+    assert {message.offset for message in before} == set(range(1, 4000, 24))
+    hands.close()
     desk.close()
-    assert desk.reopen(without_view=True).left() == []
+    desk.reopen(without_view=True)
+    again = desk.hands().receive_many(4000)
+    assert [(m.offset, m.delivery_count) for m in again] == [(m.offset, m.delivery_count + 1) for m in before]
+    again.accept()
+    assert len(desk.directory.view.events(QueueBlockEvent.ALL)) <= 1
     desk.close()
 
 

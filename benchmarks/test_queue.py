@@ -122,7 +122,11 @@ def test_four_processes_together(benchmark: Any, broker: logbroker.Broker, recor
         for worker in workers:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
-        told = [worker.communicate("go\n")[0].split() for worker in workers if worker.stdin.write("go\n")]  # type: ignore[union-attr]
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        told = [worker.communicate()[0].split() for worker in workers]
         assert sum(int(line[0]) for line in told) == count
         return max(float(line[2]) for line in told) - min(float(line[1]) for line in told)
 

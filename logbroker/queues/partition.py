@@ -82,6 +82,7 @@ class Due(NamedTuple):
 
     exists: bool
     visible_end: int  # of the log
+    is_synced: bool  # whether the log is on the disk as far as that
     has_work: bool  # a message may be had
     has_rejected: bool  # something is to be buried
     is_due: bool  # leases or delays are over, or records were deleted
@@ -151,6 +152,9 @@ class QueuePartition:
         self._say_that_hands_are_here()
         try:
             while room > 0 and (due := self.look()).has_work:
+                if not due.is_synced:
+                    # What is journaled of a message must not be said of another, which gets its offset after a power cut.
+                    self.log.sync_below(due.visible_end)
                 runs = self._acquire(owner, size, lease_ms, due.visible_end, looks_first=not acquired)
                 if not runs:
                     break
@@ -205,6 +209,7 @@ class QueuePartition:
         return Due(
             exists=exists,
             visible_end=visible_end,
+            is_synced=visible_end <= log.sync.synced_offset,
             has_work=has_work and exists,
             has_rejected=has_rejected,
             is_due=is_cut or any(ms <= 0 for ms in left),

@@ -367,3 +367,38 @@ def check_after_power_cut(path: Path, sent: int, accepted: set[bytes], rejected:
     assert left | accepted | set(dead) == {b"%d" % number for number in range(sent)}
     assert desk.lag() == 0
     crash(desk.directory)
+
+
+@pytest.mark.parametrize("how", ["accept", "reject", "release", "filtered"])
+def test_after_a_power_cut_new_messages_are_not_taken_for_those_that_are_gone(
+    tmp_path: Path, how: str
+) -> None:
+    """A topic that is not synced may lose messages; what was settled of them says nothing of their successors."""
+    root = tmp_path / "recorded"
+    root.mkdir()
+    files = RecordingFiles(OsFiles(), str(root))
+    desk = QueueDesk(root / "data", files=files)
+    desk.topic(durability="os").topic("synced").subscription(
+        topic=["jobs", "synced"], dead_letter="jobs.dead"
+    )
+    desk.put("a", "b", "c").put("d", topic="synced")
+    hands = desk.hands(filter=lambda record: how != "filtered" or record.topic == "synced")
+    batch = hands.receive_many()
+    for message in batch:
+        if how == "filtered" or message.topic == "synced":
+            continue
+        getattr(message, how)()
+    next(
+        message for message in batch if message.topic == "synced"
+    ).accept()  # whatever was journaled is synced
+    target = tmp_path / "cut"
+    target.mkdir()
+    files.export_after_power_cut(str(target))
+    desk.close()
+
+    after = QueueDesk(target / "data")
+    kept = after.broker.topic("jobs").partitions[0].log_end_offset
+    after.put("u", "v", "w", "x")
+    again = [message for message in after.hands().receive_many() if message.offset >= kept]
+    assert (values(again), counts(again)) == (list("uvwx"), [1] * 4)
+    after.close()

@@ -109,11 +109,16 @@ class QueuePartitionDescription(msgspec.Struct, frozen=True):
     oldest_age_ms: int | None
     consumers: list[str]
 
+    @property
+    def ready(self) -> int:
+        """To be delivered now."""
+        return self.lag - self.in_flight - self.delayed - self.waiting - self.rejected
+
 
 class SubscriptionDescription(msgspec.Struct, frozen=True):
     """A subscription: its rules, and how far it is. Of a stream ``lease_ms`` and ``max_deliveries`` are None.
 
-    ``dead_letters`` counts those of this subscription that are in the dead letter topic.
+    ``dead_letters`` counts those of this subscription that are in the dead letter topic and were not redriven.
     """
 
     name: str

@@ -8,19 +8,20 @@
     accepted, rejected                     the journal's lock         before the call returns
 
 Leases are measured by the monotonic clock, which all processes of a machine share; delays by the wall clock.
-An owner's name begins with the id of its process, so that others can see that it is dead.
+An owner's name begins with the id of its process, so that others can see that it is dead; or with "~": then it
+belongs to no process, and only the lease's end frees what it holds.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
@@ -31,7 +32,13 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
     WriteFailedError,
 )
-from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEvent
+from logbroker_storage.events import (
+    QueueBlockEvent,
+    QueueEvent,
+    SubscriptionEvent,
+    decode_attempts,
+    encode_attempts,
+)
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import LogOffsets
@@ -45,7 +52,7 @@ from ..subscriptions import Subscription, both
 from . import undecided
 from .reading import Judge, RangeReader
 from .rows import BLOCK_OFFSETS, Rows, Run
-from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
+from .state import Arranged, BlockChange, Counts, QueueState, Range
 
 logger = logging.getLogger("logbroker.queues")
 
@@ -57,8 +64,6 @@ DAMAGE_DELAY_MS = 30_000
 HANDS = b"queue-hands\0"  # volatile: which processes have received from a queue
 
 Lost = Callable[[TopicPartition, Sequence[Range]], None]
-
-_ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
 
 
 class Held(NamedTuple):
@@ -89,11 +94,31 @@ class Due(NamedTuple):
     next_due_s: float | None  # until one is
 
 
+NOBODYS = "~"
+
+
 def owner_name(directory: DataDirectory, member: str) -> str:
+    """The owner that *member* of this process is: it lives no longer than the process."""
     return f"{directory.process_id}/{member}"
 
 
+def detached_owner() -> str:
+    """A new owner that outlives this process."""
+    return NOBODYS + secrets.token_hex(8)
+
+
+def is_detached(owner: str) -> bool:
+    """Whether *owner* belongs to no process: only the end of the lease takes what it holds."""
+    return owner.startswith(NOBODYS)
+
+
+def is_dead(directory: DataDirectory, owner: str) -> bool:
+    """Whether nobody can settle what *owner* holds."""
+    return not is_detached(owner) and not directory.process_alive(process_of(owner))
+
+
 def process_of(owner: str) -> str:
+    """The process that an owner of ``owner_name`` lives in."""
     return owner.partition("/")[0]
 
 
@@ -370,7 +395,7 @@ class QueuePartition:
         size = len(self._hands)
         known = {key[size:].decode() for key, _ in self._directory.volatile_items(self._hands)}
         if not self._knows_the_dead:  # a process may have died with all others: what it said is forgotten
-            known.update(map(process_of, self.owners()))
+            known.update(process_of(owner) for owner in self.owners() if not is_detached(owner))
         dead = {process_id for process_id in known if not self._directory.process_alive(process_id)}
         if dead:
             self.give_up(lambda owner: process_of(owner) in dead)
@@ -556,7 +581,7 @@ class QueuePartition:
         if changes.start_offset is not None:
             items.append(item_of(QueueEvent(subscription_id, *self.place, changes.start_offset)))
         for block, change in changes.blocks.items():
-            attempts = msgspec.msgpack.encode(change.attempts)
+            attempts = encode_attempts(change.attempts)
             event = QueueBlockEvent(subscription_id, *self.place, block, change.done, attempts)
             items.append(item_of(event))
         items += [
@@ -576,7 +601,7 @@ class QueuePartition:
                 turn.record([event])
             prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
             blocks = {
-                block.block: BlockChange(block.done, _ATTEMPTS.decode(block.attempts))
+                block.block: BlockChange(block.done, decode_attempts(block.attempts))
                 for block in self._directory.view.events_of(QueueBlockEvent, prefix)
             }
             with self._transaction() as state:

@@ -276,11 +276,29 @@ class QueueEvent(Event, frozen=True, tag="queue"):
         return _key(cls.KIND, subscription_id) + SEPARATOR
 
 
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """Messages of a queue that were handed out in vain; offsets are relative to their block, both inclusive.
+
+    With *not_before_ms* (since 1970 UTC) they are delivered again at that time; rejected ones never, and *note* says
+    why.
+    """
+
+    first: int
+    last: int
+    delivery_count: int
+    not_before_ms: int = 0
+    is_rejected: bool = False
+    note: str = ""
+
+
+BLOCK_OFFSETS = 1024  # how many messages a block is about
+
+
 class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
     """Of the messages [1024 * block, 1024 * (block + 1)): which are done, and which were handed out in vain.
 
-    *done* is a number in little-endian bytes, whose bit 0 stands for the first; *attempts* are the broker's, as
-    msgpack.
+    *done* is a number in little-endian bytes, whose bit 0 stands for the first; *attempts* are a list of ``Attempt``,
+    as msgpack. Of a dead letter topic, *done* says which letters of the subscription were redriven.
     """
 
     KIND: ClassVar[str] = "queue-block"
@@ -382,6 +400,7 @@ AnyEvent = (
     | BindingEvent
 )
 
+_ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 
@@ -400,3 +419,19 @@ def decode_event(value: bytes | memoryview) -> AnyEvent:
         return _DECODER.decode(value)
     except msgspec.MsgspecError as error:
         raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"journal event: {error}") from error
+
+
+def encode_attempts(attempts: list[Attempt]) -> bytes:
+    return _ENCODER.encode(attempts)
+
+
+def decode_attempts(data: bytes) -> list[Attempt]:
+    """The attempts of a block.
+
+    Raises:
+        CorruptBatchError: the bytes are none.
+    """
+    try:
+        return _ATTEMPTS.decode(data)
+    except msgspec.MsgspecError as error:
+        raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"attempts of a queue: {error}") from error

@@ -178,7 +178,7 @@ class QueuePartition:
         try:
             while room > 0 and (due := self.look()).has_work:
                 if not due.is_synced:
-                    # What is journaled of a message must not be said of another, which gets its offset after a power cut.
+                    # What is journaled of a message must not hold for another that gets its offset after a power cut.
                     self.log.sync_below(due.visible_end)
                 runs = self._acquire(owner, size, lease_ms, due.visible_end, looks_first=not acquired)
                 if not runs:

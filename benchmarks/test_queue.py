@@ -122,7 +122,11 @@ def test_four_processes_together(benchmark: Any, broker: logbroker.Broker, recor
         for worker in workers:
             assert worker.stdout is not None
             assert worker.stdout.readline() == "ready\n"
-        told = [worker.communicate("go\n")[0].split() for worker in workers if worker.stdin.write("go\n")]  # type: ignore[union-attr]
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        told = [worker.communicate()[0].split() for worker in workers]
         assert sum(int(line[0]) for line in told) == count
         return max(float(line[2]) for line in told) - min(float(line[1]) for line in told)
 
@@ -154,7 +158,7 @@ def persist_queue(kind: str) -> Callable[[Path], tuple[Callable[[int], None], Ca
 
 
 def lite_queue(folder: Path) -> tuple[Callable[[int], None], Callable[[int], None]]:
-    queue: Any = litequeue.LiteQueue(folder / "lite.db")  # type: ignore[no-untyped-call]
+    queue: Any = litequeue.LiteQueue(folder / "lite.db")
     text = VALUE.decode()
 
     def put(count: int) -> None:
@@ -187,16 +191,17 @@ def test_beside_a_peer(benchmark: Any, broker: logbroker.Broker, tmp_path: Path,
 
     def compare() -> None:
         with broker.queue(subscription="workers") as queue:
+            works: dict[str, Callable[[int], None]] = {
+                "ours": lambda count: in_batches(queue, count),
+                "one by one": lambda count: one_by_one(queue, count),
+                "peer": get,
+            }
             for _ in range(ROUNDS):
                 send(broker, 2 * PEER_MESSAGES)
                 put(PEER_MESSAGES)
-                for key, work in (
-                    ("ours", lambda: in_batches(queue, PEER_MESSAGES)),
-                    ("one by one", lambda: one_by_one(queue, PEER_MESSAGES)),
-                    ("peer", lambda: get(PEER_MESSAGES)),
-                ):
+                for key, work in works.items():
                     began = time.perf_counter()
-                    work()
+                    work(PEER_MESSAGES)
                     rates[key].append(PEER_MESSAGES / (time.perf_counter() - began))
 
     benchmark.pedantic(compare, rounds=1)

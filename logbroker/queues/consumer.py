@@ -167,7 +167,9 @@ class Queue:
         limit = min(max_messages, MAX_MESSAGES)
         deadline = None if timeout is None else time.monotonic() + timeout
         # Another thread may be waiting inside: it must not hold this one up for longer than asked for.
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+        if not self._lock.acquire(
+            timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        ):
             return MessageBatch(self)
         try:
             return self._receive_until(deadline, limit)

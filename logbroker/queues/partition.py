@@ -47,17 +47,15 @@ from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
-from . import undecided
+from .aftermath import Aftermath
 from .reading import Judge, RangeReader
-from .rows import BLOCK_OFFSETS, Rows, Run
+from .rows import Rows, Run
 from .state import Arranged, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
 LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
 MAX_STEP = 1000  # offsets that are taken in search of a message to be delivered
 DAMAGE_DELAY_MS = 30_000
-
-HANDS = b"queue-hands\0"  # volatile: which processes have received from a queue
 
 Lost = Callable[[TopicPartition, Sequence[Range]], None]
 
@@ -83,6 +81,7 @@ class Due(NamedTuple):
 
     exists: bool
     visible_end: int  # of the log
+    is_synced: bool  # whether the log is on the disk as far as that
     has_work: bool  # a message may be had
     has_rejected: bool  # something is to be buried
     is_due: bool  # leases or delays are over, or records were deleted
@@ -135,9 +134,9 @@ class QueuePartition:
         self._directory = directory
         self._settings = subscription.rules.queue
         self._prefix = self.log.key + bytes.fromhex(subscription.id)
-        self._hands = HANDS + self._prefix
-        self._has_said_so = False  # that this process has received here
-        self._knows_the_dead = False  # whether those are over who died before all others that are known
+        self._aftermath = Aftermath(
+            directory, subscription.id, place, prefix=self._prefix, settings=self._settings
+        )
         self._reader = RangeReader(self.log)
         self._reading = threading.Lock()  # guards _reader
         rules = subscription.rules
@@ -169,9 +168,12 @@ class QueuePartition:
         held: list[Held] = []
         acquired: list[Run] = []
         room = size = limit
-        self._say_that_hands_are_here()
+        self._aftermath.say_that_hands_are_here()
         try:
             while room > 0 and (due := self.look()).has_work:
+                if not due.is_synced:
+                    # What is journaled of a message must not hold for another that gets its offset after a power cut.
+                    self.log.sync_below(due.visible_end)
                 runs = self._acquire(owner, size, lease_ms, due.visible_end, looks_first=not acquired)
                 if not runs:
                     break
@@ -226,6 +228,7 @@ class QueuePartition:
         return Due(
             exists=exists,
             visible_end=visible_end,
+            is_synced=visible_end <= log.sync.synced_offset,
             has_work=has_work and exists,
             has_rejected=has_rejected,
             is_due=is_cut or any(ms <= 0 for ms in left),
@@ -383,23 +386,16 @@ class QueuePartition:
     def give_up_for_the_dead(self) -> None:
         """End the leases of processes that are dead, and what they had left undecided."""
         self.finish_undecided()
-        size = len(self._hands)
-        known = {key[size:].decode() for key, _ in self._directory.volatile_items(self._hands)}
-        if not self._knows_the_dead:  # a process may have died with all others: what it said is forgotten
-            known.update(process_of(owner) for owner in self.owners() if not is_detached(owner))
-        dead = {process_id for process_id in known if not self._directory.process_alive(process_id)}
+        dead = self._aftermath.dead(
+            lambda: {process_of(owner) for owner in self.owners() if not is_detached(owner)}
+        )
         if dead:
             self.give_up(lambda owner: process_of(owner) in dead)
-            for process_id in dead:
-                self._directory.volatile_update(self._hands + process_id.encode(), lambda _: None)
-        self._knows_the_dead = True
+        self._aftermath.forget(dead)
 
-    def _say_that_hands_are_here(self) -> None:
-        """Say, before anything is in them, that this process has to be looked after."""
-        if not self._has_said_so:
-            key = self._hands + self._directory.process_id.encode()
-            self._directory.volatile_update(key, lambda _: b"")
-            self._has_said_so = True
+    def finish_undecided(self) -> None:
+        """Set right what processes had settled for transactions that they did not live to decide."""
+        self._aftermath.finish_undecided()
 
     # Dead letters ---------------------------------------------------------------------------------
 
@@ -414,7 +410,7 @@ class QueuePartition:
 
         Of a run whose records cannot be read there are none.
         """
-        self._say_that_hands_are_here()
+        self._aftermath.say_that_hands_are_here()
         with self._transaction() as state:
             lease_end_ms = self._now_ms() + lease_ms
             runs = state.acquire_rejected(owner, limit, lease_end_ms=lease_end_ms)
@@ -491,7 +487,7 @@ class QueuePartition:
         woke: list[bool] = []
 
         def decide() -> list[Item]:
-            self._ask_the_journal()
+            self._aftermath.ask_the_journal()
             with self._rows() as rows:
                 state = QueueState(rows, self._settings)
                 if not self._is_live():
@@ -501,59 +497,21 @@ class QueuePartition:
                     lost(self.place, not_held)
                 settled.extend(state.settled)
                 if in_transaction and settled:
-                    undecided.put(rows, self._directory.process_id, settled)
+                    self._aftermath.note(rows, settled)
                 woke.append(state.woke_others)
                 return self._items(state)
 
         def take_back() -> None:
             if settled:
-                with self._rows() as rows:
-                    QueueState(rows, self._settings).restore(settled)
-                    undecided.remove(rows, settled[0].first)
+                self._aftermath.restore(settled)
 
         def settle() -> None:
             if in_transaction and settled:
-                with self._rows() as rows:
-                    undecided.remove(rows, settled[0].first)
+                self._aftermath.forget_note(settled)
             if any(woke):
                 self._directory.signal(queue_signal(self.subscription))
 
         return PendingCommit(decide, take_back, settle)
-
-    def finish_undecided(self) -> None:
-        """Set right what processes had settled for transactions that they did not live to decide."""
-        if self._undecided_of_the_dead():
-            with self._directory.journal.exclusive():
-                self._ask_the_journal()
-
-    def _ask_the_journal(self) -> None:
-        """The same, under the journal's lock: before anything else of this queue is journaled."""
-        dead = self._undecided_of_the_dead()
-        if not dead:
-            return
-        self._directory.journal.catch_up()
-        for one in dead:
-            is_decided = self._is_done_in_the_journal(one.first)
-            with self._rows() as rows:
-                if not is_decided:
-                    QueueState(rows, self._settings).restore(one.runs)
-                undecided.remove(rows, one.first)
-
-    def _undecided_of_the_dead(self) -> list[undecided.Undecided]:
-        view = self._directory.view
-        with view.read() as transaction:
-            found = undecided.found(view.queue_rows(transaction, self._prefix))
-        return [one for one in found if not self._directory.process_alive(one.process_id)]
-
-    def _is_done_in_the_journal(self, offset: int) -> bool:
-        view, subscription_id = self._directory.view, self.subscription.id
-        event = view.event_of(QueueEvent, QueueEvent.key_of(subscription_id, *self.place))
-        if event is not None and offset < event.start_offset:
-            return True
-        number, at = divmod(offset, BLOCK_OFFSETS)
-        key = QueueBlockEvent.key_of(subscription_id, *self.place, number)
-        block = view.event_of(QueueBlockEvent, key)
-        return block is not None and bool(int.from_bytes(block.done, "little") >> at & 1)
 
     def _now_ms(self) -> int:
         return monotonic_ms(self._directory)

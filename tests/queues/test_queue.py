@@ -578,6 +578,25 @@ def test_a_group_cannot_have_the_name_of_a_queue(desk: QueueDesk) -> None:
         desk.broker.consumer("jobs", group="workers")
 
 
+def test_a_forked_child_works_with_hands_of_its_own(desk: QueueDesk) -> None:
+    desk.queue_of().put("a", "b", "c")
+    held = desk.hands().receive(0)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with (
+            logbroker.open(desk.path, clock=desk.clock) as broker,
+            broker.queue(subscription="workers") as hands,
+        ):
+            batch = hands.receive_many(1)
+            batch.accept()
+            status = 0 if values(batch) == ["b"] else 2
+        os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    held.accept()
+    assert desk.left() == ["c"]
+
+
 def test_nothing_is_to_be_had_from_a_forked_childs_copy(desk: QueueDesk) -> None:
     desk.queue_of().put("a")
     hands = desk.hands()

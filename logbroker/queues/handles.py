@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from logbroker_storage.errors import InvalidRequestError
 
+MAX_OFFSET = (1 << 63) - 1
+
 _HANDLE = re.compile(r"([A-Za-z0-9._-]{1,249}):(\d{1,10}):(\d{1,19}):(\S{1,200})", re.ASCII)
 
 
@@ -34,7 +36,7 @@ class ReceiptHandle(NamedTuple):
             InvalidRequestError: it is none.
         """
         found = _HANDLE.fullmatch(text)
-        if found is None:
+        if found is None or int(found[3]) > MAX_OFFSET:
             raise InvalidRequestError(
                 f"{text!r} is no receipt handle; give what `logbroker queue receive --hold` printed, or "
                 "message.handle"

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import logbroker
 from logbroker.errors import InvalidRequestError, LeaseLostError, TopicNotFoundError
@@ -119,12 +121,33 @@ def test_a_handle_does_not_outlive_the_view(data):
         assert queue.receive(timeout=1.0).offset == 0
 
 
-@pytest.mark.parametrize("text", ["", "jobs", "jobs:0:1", "jobs:x:1:~a", "jobs:0:1:~a b", "a/b:0:1:~a"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "jobs", "jobs:0:1", "jobs:x:1:~a", "jobs:0:1:~a b", "a/b:0:1:~a", "jobs:0:9999999999999999999:~a"],
+)
 def test_what_is_no_handle_is_refused(data, text):
     with logbroker.open(data) as broker:
         queue = broker.queue(subscription="workers")
         with queue, pytest.raises(InvalidRequestError, match="receipt handle"):
             queue.accept([text])
+
+
+@given(
+    st.from_regex(r"[a-zA-Z0-9._-]{1,249}", fullmatch=True),
+    st.integers(0, 9_999),
+    st.integers(0, (1 << 63) - 1),
+    st.from_regex(r"(~[0-9a-f]{16}|[0-9]{1,7}-[0-9a-f]{12}/queue-[0-9]{1,5})", fullmatch=True),
+)
+def test_a_handle_says_what_it_was_made_of(topic, partition, offset, owner):
+    handle = ReceiptHandle(topic, partition, offset, owner)
+    assert ReceiptHandle.parse(str(handle)) == handle
+
+
+def test_a_handle_of_an_offset_that_is_not_there_yet_is_lost(data):
+    with logbroker.open(data) as broker:
+        queue = broker.queue(subscription="workers")
+        with queue, pytest.raises(LeaseLostError):
+            queue.accept([f"jobs:0:{(1 << 63) - 1}:~a", "jobs:0:77:~a"])
 
 
 def test_a_handle_of_something_that_the_subscription_does_not_read_is_refused(data):

@@ -13,6 +13,7 @@ An owner's name begins with the id of its process, so that others can see that i
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEv
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import LogOffsets
-from logbroker_storage.record_batch import Record
+from logbroker_storage.record_batch import Record, StoredBatch
 
 from ..commits import PendingCommit
 from ..expressions import Filter, as_predicate
@@ -40,8 +41,9 @@ from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
 from . import undecided
-from .reading import Judge, RangeReader
+from .reading import Judge, RangeRead, RangeReader
 from .rows import BLOCK_OFFSETS, Rows, Run
+from .settlement import Settlement
 from .state import Arranged, Attempt, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
@@ -54,11 +56,12 @@ _ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
 
 
 class Held(NamedTuple):
-    """Messages in an owner's hands, of one run."""
+    """Messages in an owner's hands, of one run; ``batches`` are those that they are stored in, ascending."""
 
     records: list[Record]
     delivery_count: int
     lease_end_ms: int
+    batches: Sequence[StoredBatch] = ()
 
 
 class Progress(NamedTuple):
@@ -125,8 +128,19 @@ class QueuePartition:
 
     # Receiving ------------------------------------------------------------------------------------
 
-    def receive(self, owner: str, limit: int, *, lease_ms: int) -> list[Held]:
+    def receive(
+        self,
+        owner: str,
+        limit: int,
+        *,
+        lease_ms: int,
+        max_bytes: int | None = None,
+        whole_batches: bool = False,
+    ) -> list[Held]:
         """Put up to *limit* messages into the hands of *owner*, [] when none is to be had now.
+
+        With *max_bytes* no more than come in batches of so many bytes, but those of one batch. With
+        *whole_batches* above *limit* the rest of the last batch too: who is sent its bytes may as well have it.
 
         Raises:
             CorruptionError: the log is damaged; its messages there come again in half a minute, at last as
@@ -135,22 +149,44 @@ class QueuePartition:
         """
         held: list[Held] = []
         acquired: list[Run] = []
-        room = limit
+        room, left_bytes = limit, math.inf if max_bytes is None else max_bytes
         try:
-            while room > 0 and self.look().has_work:
+            while room > 0 and left_bytes > 0 and self.look().has_work:
                 runs = self._acquire(owner, room, lease_ms, looks_first=not acquired)
                 if not runs:
                     break
                 acquired += runs
-                for run in runs:
-                    taken = self._take(owner, run)
+                for number, run in enumerate(runs):
+                    taken = self._take(owner, run, left_bytes)
                     if taken.records:
                         held.append(taken)
                         room -= len(taken.records)
+                        left_bytes -= sum(len(batch.data) for batch in taken.batches)
+                    if left_bytes <= 0 and number + 1 < len(runs):
+                        self.give_back(owner, [(left.first, left.last) for left in runs[number + 1 :]])
+                        break
+            if whole_batches and held and not self._settings.looks_ahead:
+                for rest in self._acquire_rest_of_batch(owner, held[-1], lease_ms):
+                    acquired.append(rest)
+                    taken = self._take(owner, rest, math.inf)
+                    held += [taken] if taken.records else []
         except BaseException:
             self.give_back(owner, [(run.first, run.last) for run in acquired])  # nobody has seen them
             raise
         return held
+
+    def _acquire_rest_of_batch(self, owner: str, last: Held, lease_ms: int) -> list[Run]:
+        """What follows *last* in its batch, if nobody has had it."""
+        visible_end = self.log.state().last_stable_offset
+        first, end = last.records[-1].offset + 1, last.batches[-1].header.next_offset
+        if first >= min(end, visible_end):
+            return []
+        with self._transaction() as state:
+            if not state.exists or state.head.next_offset != first:
+                return []
+            lease_end_ms = self._now_ms() + lease_ms
+            fresh = state.acquire_fresh(owner, end - first, visible_end=visible_end, lease_end_ms=lease_end_ms)
+            return [] if fresh is None else [fresh]
 
     def look(self) -> Due:
         """What is to be done here; what is due is done first."""
@@ -218,10 +254,14 @@ class QueuePartition:
             return visible_end
         return min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
 
-    def _take(self, owner: str, run: Run) -> Held:
-        """Read a run and sort out what of it is not to be delivered (now)."""
+    def _take(self, owner: str, run: Run, max_bytes: float) -> Held:
+        """Read a run and sort out what of it is not to be delivered (now); what is too much goes back."""
+        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         try:
-            records = self._read(run)
+            records, batches, end_offset = self._read(run, math.inf if is_only_arranged else max_bytes)
+            if end_offset <= run.last:
+                self.give_back(owner, [(end_offset, run.last)])
+                run = replace(run, last=end_offset - 1)
             verdict = self._judge.judge(
                 records, now_ms=self._directory.clock.now_ms(), ttl_ms=self.log.config.message_ttl_ms
             )
@@ -230,19 +270,20 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, replace(run, first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)), max_bytes)
         except CorruptionError as error:
             self._put_off(owner, run, error)
             raise
         is_whole = verdict.is_plain and len(records) == run.last - run.first + 1
-        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         if not is_whole or is_only_arranged:
             self._sort_out(owner, run, verdict.rejected, verdict.arranged)
-        return Held([] if is_only_arranged else verdict.deliver, run.delivery_count, run.due_ms)
+        if is_only_arranged:
+            return Held([], run.delivery_count, run.due_ms)
+        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches)
 
-    def _read(self, run: Run) -> list[Record]:
+    def _read(self, run: Run, max_bytes: float = math.inf) -> RangeRead:
         with self._reading:
-            return self._reader.read(run.first, run.last)
+            return self._reader.read(run.first, run.last, max_bytes)
 
     def _sort_out(
         self, owner: str, run: Run, rejected: dict[str, list[int]], arranged: Sequence[Arranged]
@@ -301,6 +342,17 @@ class QueuePartition:
             lambda state: state.bury(owner, ranges, now_ms=self._now_ms()), lost, in_transaction=True
         )
 
+    def settlement(
+        self, owner: str, wanted: Settlement, lost: Lost, *, lease_ms: int, note: str
+    ) -> PendingCommit:
+        """All of the above at once; *lease_ms* for what is renewed, *note* for what is rejected."""
+
+        def settle(state: QueueState) -> list[Range]:
+            now_ms = self._now_ms()
+            return wanted.settle(state, owner, now_ms=now_ms, lease_end_ms=now_ms + lease_ms, note=note)
+
+        return self._pending(settle, lost)
+
     def give_back(
         self, owner: str, ranges: Sequence[Range], *, delay_ms: int = 0, note: str | None = None
     ) -> None:
@@ -353,7 +405,7 @@ class QueuePartition:
 
     def _read_if_possible(self, run: Run) -> list[Record]:
         try:
-            return self._read(run)
+            return self._read(run).records
         except (OffsetOutOfRangeError, CorruptionError):
             return []  # the dead letter says so
 
@@ -372,6 +424,11 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             return Progress(*state.head, state.counts())
+
+    def lag(self) -> int:
+        """How many messages are not done; those that were never looked at count by their offsets."""
+        progress = self.progress()
+        return sum(progress.counts) + max(0, self.log.offsets().high_watermark - progress.next_offset)
 
     def reset(self, offset: int) -> None:
         """Go on at *offset*, durably: everything below is done, everything else is delivered (again)."""

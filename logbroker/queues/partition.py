@@ -72,6 +72,14 @@ class Progress(NamedTuple):
     counts: Counts
 
 
+class Ahead(NamedTuple):
+    """What may be had: messages given back, and offsets that nobody had yet, in [``next_offset``, ``visible_end``)."""
+
+    has_ready: bool
+    next_offset: int
+    visible_end: int
+
+
 class Due(NamedTuple):
     """What a look at a queue finds."""
 
@@ -185,8 +193,19 @@ class QueuePartition:
             if not state.exists or state.head.next_offset != first:
                 return []
             lease_end_ms = self._now_ms() + lease_ms
-            fresh = state.acquire_fresh(owner, end - first, visible_end=visible_end, lease_end_ms=lease_end_ms)
+            fresh = state.acquire_fresh(
+                owner, end - first, visible_end=visible_end, lease_end_ms=lease_end_ms
+            )
             return [] if fresh is None else [fresh]
+
+    def ahead(self) -> Ahead:
+        """What ``receive`` would find."""
+        self.look()
+        visible_end = self.log.state().last_stable_offset
+        view = self._directory.view
+        with view.read() as transaction:
+            state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+            return Ahead(state.has_ready(), state.head.next_offset, visible_end)
 
     def look(self) -> Due:
         """What is to be done here; what is due is done first."""

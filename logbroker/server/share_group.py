@@ -142,6 +142,20 @@ class ShareGroup:
 
     # Events
 
+    def check(self, request: ShareHeartbeat) -> None:
+        """Whether ``heartbeat`` would take *request* now.
+
+        Raises:
+            GroupError: it would not.
+        """
+        _check_fields(request)
+        if request.member_epoch == JOIN_EPOCH:
+            self._joining(request)
+        elif request.member_epoch == LEAVE_EPOCH:
+            self._addressed(request)
+        else:
+            self._going_on(request)
+
     def heartbeat(self, request: ShareHeartbeat, topics: Mapping[str, TopicShape], now_ms: int) -> ShareReply:
         """One step of one member; *topics* are all that exist.
 
@@ -230,7 +244,9 @@ class ShareGroup:
         wanted = self.subscribed_topics
         self._topics = {topic: shape for topic, shape in topics.items() if topic in wanted}
         self._names = {shape.topic_id: topic for topic, shape in self._topics.items()}
-        targets = assign({member.member_id: member.subscribed_topics for member in self._members.values()}, self._topics)
+        targets = assign(
+            {member.member_id: member.subscribed_topics for member in self._members.values()}, self._topics
+        )
         for member in self._members.values():
             member.target = targets[member.member_id]
 

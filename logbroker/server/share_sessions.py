@@ -15,6 +15,7 @@ from __future__ import annotations
 import uuid
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
+from itertools import count
 
 from kio.schema.errors import ErrorCode
 
@@ -31,15 +32,20 @@ class ShareSession:
     """The partitions of one member, those first that were served longest ago.
 
     ``is_closed`` is read by threads that acquire for the session: once it is set, they give back what they got.
+    ``held_in`` is added to before they do.
     """
 
-    def __init__(self, group_id: str, member_id: str, connection: Hashable) -> None:
+    def __init__(self, group_id: str, member_id: str, number: int, connection: Hashable) -> None:
         self.group_id = group_id
         self.member_id = member_id
+        self.hands = (
+            f"{member_id}/{number}"  # whose messages these are: never those of the member's next session
+        )
         self.connection = connection
         self.epoch = INITIAL_EPOCH
         self.places: OrderedDict[Place, None] = OrderedDict()
         self.is_closed = False
+        self.held_in: set[tuple[str, int]] = set()  # topic and partition of all that it may hold something in
 
     @property
     def key(self) -> tuple[str, str]:
@@ -62,6 +68,7 @@ class ShareSessions:
 
     def __init__(self, *, most: int = MAX_SESSIONS) -> None:
         self._most = most
+        self._numbers = count(1)
         self._sessions: dict[tuple[str, str], ShareSession] = {}
 
     def __len__(self) -> int:
@@ -76,7 +83,7 @@ class ShareSessions:
         assert (group_id, member_id) not in self._sessions
         if len(self._sessions) >= self._most:
             raise RefusedError(ErrorCode.share_session_limit_reached)
-        session = ShareSession(group_id, member_id, connection)
+        session = ShareSession(group_id, member_id, next(self._numbers), connection)
         self._sessions[session.key] = session
         session.epoch = _next_epoch(INITIAL_EPOCH)
         return session
@@ -108,9 +115,6 @@ class ShareSessions:
 
     def of_connection(self, connection: Hashable) -> list[ShareSession]:
         return [session for session in self._sessions.values() if session.connection is connection]
-
-    def of_group(self, group_id: str) -> list[ShareSession]:
-        return [session for session in self._sessions.values() if session.group_id == group_id]
 
     def all(self) -> list[ShareSession]:
         return list(self._sessions.values())

@@ -20,6 +20,7 @@ counts: replaying the journal and compacting it need no other rule.
     subscription id                        a named subscription: its kind, topics and rules
     queue        subscription id, topic,   where the subscription's queue begins: every message below is done
                    partition
+    share-config group                     what was configured of a share group, whether or not it is there
     queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
                    number
 
@@ -271,8 +272,8 @@ class QueueEvent(Event, frozen=True, tag="queue"):
         return _key(cls.KIND, subscription_id, topic, partition)
 
     @classmethod
-    def prefix_of(cls, subscription_id: str) -> bytes:
-        return _key(cls.KIND, subscription_id) + SEPARATOR
+    def prefix_of(cls, subscription_id: str, topic: str | None = None) -> bytes:
+        return _key(cls.KIND, subscription_id, *([] if topic is None else [topic])) + SEPARATOR
 
 
 class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
@@ -321,6 +322,22 @@ class MessageIdEvent(Event, frozen=True, tag="message_id"):
         return _key(cls.KIND, topic)
 
 
+class ShareConfigEvent(Event, frozen=True, tag="share-config"):
+    """What Kafka clients configured of the share group of this name: only what differs from the defaults."""
+
+    KIND: ClassVar[str] = "share-config"
+
+    group: str
+    config: dict[str, str]
+
+    def key(self) -> bytes:
+        return self.key_of(self.group)
+
+    @classmethod
+    def key_of(cls, group: str) -> bytes:
+        return _key(cls.KIND, group)
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -334,6 +351,7 @@ AnyEvent = (
     | QueueEvent
     | QueueBlockEvent
     | MessageIdEvent
+    | ShareConfigEvent
 )
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -32,7 +32,7 @@ from logbroker_storage.errors import (
 from logbroker_storage.events import QueueBlockEvent, QueueEvent, SubscriptionEvent
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
-from logbroker_storage.partition_log import LogOffsets
+from logbroker_storage.partition_log import LogOffsets, PartitionLog
 from logbroker_storage.record_batch import Record, StoredBatch
 
 from ..commits import PendingCommit
@@ -94,6 +94,11 @@ def owner_name(directory: DataDirectory, member: str) -> str:
     return f"{directory.process_id}/{member}"
 
 
+def is_dead(directory: DataDirectory, owner: str) -> bool:
+    """Whether nobody can settle what *owner* holds any more."""
+    return not directory.process_alive(process_of(owner))
+
+
 def process_of(owner: str) -> str:
     return owner.partition("/")[0]
 
@@ -126,6 +131,10 @@ class QueuePartition:
             buries_expired=rules.expired == "dead-letter",
             buries_unknown=rules.dead_letter is not None,
         )
+
+    def is_still(self, log: PartitionLog, subscription: Subscription) -> bool:
+        """Whether this is the queue of *log* that *subscription*, as it is now, asks for."""
+        return self.log.key == log.key and self.subscription.rules == subscription.rules
 
     def visible_end(self, offsets: LogOffsets) -> int:
         return offsets.visible_end(Isolation.READ_COMMITTED)

@@ -28,7 +28,7 @@ _base_offset_of = attrgetter("header.base_offset")
 
 
 class RangeRead(NamedTuple):
-    """Records, the batches that hold them, and up to which offset this is all: behind the range's last, if to its end."""
+    """Records, the batches that hold them, and the offset up to which this is all: behind the last, if to the end."""
 
     records: list[Record]
     batches: list[StoredBatch]

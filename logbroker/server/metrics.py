@@ -7,7 +7,8 @@
     logbroker_fetched_batch_bytes_total                          that were sent
     logbroker_request_seconds{api}                               from a request's coming to its answer's going
     logbroker_sync_seconds                                       of a partition, in the server
-    logbroker_group_lag{group, topic, partition}                 records behind the committed offset, at each look
+    logbroker_group_lag{group, topic, partition}                 records behind the committed offset, at each look;
+                                                                 of a queue, those that are not done
 
 A server whose metrics nobody asked for counts nothing.
 """
@@ -17,8 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+from logbroker_storage.errors import LogbrokerError, SubscriptionNotFoundError, TopicNotFoundError
 
+from ..groups import TopicPartition
+from ..queues.partition import QueuePartition
+from ..subscriptions import Subscription, Subscriptions
 from .requests import Request
 
 if TYPE_CHECKING:
@@ -161,6 +165,7 @@ class _GroupLag:
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
+        self._subscriptions = Subscriptions(directory)
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import GaugeMetricFamily
@@ -174,7 +179,18 @@ class _GroupLag:
             for group in self._directory.groups():
                 for topic, partition, lag in _lag_of(self._directory, group):
                     family.add_metric([group, topic, str(partition)], lag)
+            for subscription in self._subscriptions.all().values():
+                if subscription.kind == "queue":
+                    for (topic, partition), lag in self._lag_of_queue(subscription):
+                        family.add_metric([subscription.name, topic, str(partition)], lag)
         yield family
+
+    def _lag_of_queue(self, subscription: Subscription) -> Iterator[tuple[TopicPartition, int]]:
+        for place in self._subscriptions.places(subscription):
+            try:
+                yield place, QueuePartition(self._directory, subscription, place).lag()
+            except (SubscriptionNotFoundError, TopicNotFoundError):
+                continue  # deleted a moment ago
 
 
 def _lag_of(directory: DataDirectory, group: str) -> Iterator[tuple[str, int, int]]:

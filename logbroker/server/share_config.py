@@ -38,7 +38,7 @@ DEFAULTS = {
 }
 NUMBERS = (LOCK_DURATION, DELIVERY_LIMIT)
 DOCS = {
-    OFFSET_RESET: "Where the group begins in a topic that it has not read: earliest, latest, or by_duration:<ISO 8601>.",
+    OFFSET_RESET: "Where the group begins in a topic that is new to it: earliest, latest, by_duration:<ISO 8601>.",
     LOCK_DURATION: "How long a record stays with a consumer that does not answer.",
     DELIVERY_LIMIT: "After so many deliveries in vain a record is not delivered again.",
     ISOLATION_LEVEL: "Always read_committed.",

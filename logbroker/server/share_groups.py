@@ -36,6 +36,8 @@ from .share_sessions import ShareSession, ShareSessions
 
 logger = logging.getLogger("logbroker.server")
 
+LAST_WORDS_S = 5.0  # how long the session of a member that has left may go on
+
 RunInThread = Callable[..., Awaitable[Any]]
 RunInBackground = Callable[..., None]
 
@@ -121,7 +123,7 @@ class ShareGroups:
             logger.info("share group %r: member %s joins", group_id, request.member_id)
         if reply.member_epoch == LEAVE_EPOCH:
             logger.info("share group %r: member %s leaves", group_id, request.member_id)
-            await self.close_session(group_id, request.member_id)
+            self._expect_end(group_id, request.member_id)
         self._set_clock(group_id)
         return reply
 
@@ -207,6 +209,17 @@ class ShareGroups:
         session = self.sessions.close(group_id, member_id)
         if session is not None:
             self._run_in_background(self._release, session)
+
+    def _expect_end(self, group_id: str, member_id: str) -> None:
+        """A member has left: what it acknowledges last may come behind, on another connection (librdkafka)."""
+        session = self.sessions.get(group_id, member_id)
+
+        def end() -> None:
+            if session is not None and self.sessions.get(group_id, member_id) is session:
+                self._drop_session(group_id, member_id)
+
+        if session is not None:
+            self._loop.call_later(LAST_WORDS_S, end)
 
     def disconnected(self, connection: Hashable) -> None:
         """A connection is lost: what its sessions hold goes to others."""

@@ -96,10 +96,9 @@ class SharePartitions:
         now_s = time.monotonic()
         with self._lock:
             known = None if key not in self._open else self._open[key][0]
-            if known is not None and known.log.key == log.key:
-                if known.subscription.rules == subscription.rules:
-                    self._open[key] = (known, now_s)
-                    return known
+            if known is not None and known.is_still(log, subscription):
+                self._open[key] = (known, now_s)
+                return known
             fresh = QueuePartition(self._directory, subscription, place)
             self._open[key] = (fresh, now_s)
         if known is not None:
@@ -122,12 +121,13 @@ class SharePartitions:
         if subscription.is_paused:
             return Acquisition({}, errors, None)
         acquired: dict[TopicPartition, Acquired] = {}
-        if wish.min_bytes <= 1 or self._waiting_bytes(partitions, wish.min_bytes) >= wish.min_bytes:
+        is_enough = wish.min_bytes <= 1 or self._waiting_bytes(partitions, wish.min_bytes) >= wish.min_bytes
+        if is_enough:
             acquired = self._receive(session, subscription, partitions, wish, errors)
         if acquired:
             return Acquisition(acquired, errors, None)
         self._look_after(subscription, partitions)
-        return Acquisition({}, errors, _next_due_s(partitions))
+        return Acquisition({}, errors, _next_due_s(partitions, takes_what_is_there=is_enough))
 
     def _receive(
         self,
@@ -360,14 +360,14 @@ def _merged(ranges: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]
     return merged
 
 
-def _next_due_s(partitions: Iterable[QueuePartition]) -> float | None:
+def _next_due_s(partitions: Iterable[QueuePartition], *, takes_what_is_there: bool) -> float | None:
     pauses: list[float] = []
     for partition in partitions:
         try:
             due = partition.look()
         except LogbrokerError:
             continue
-        if due.has_work:
+        if due.has_work and takes_what_is_there:
             return 0.0
         if due.next_due_s is not None:
             pauses += [max(due.next_due_s, 0.001), NEIGHBOUR_CHECK_S]

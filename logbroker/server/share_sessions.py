@@ -5,8 +5,8 @@
      n      goes on; n follows the last epoch                the same
     -1      acknowledges, then closes                        the same
 
-A session that is not there is SHARE_SESSION_NOT_FOUND, a wrong epoch INVALID_SHARE_SESSION_EPOCH: the client then begins
-anew. There is one session for each member of each group, and it lives no longer than its connection. With as many as
+A session that is not there is SHARE_SESSION_NOT_FOUND, a wrong epoch INVALID_SHARE_SESSION_EPOCH: the client then
+begins anew. There is one session for each member of each group, and it lives no longer than its connection. With as many as
 there may be, no other begins: SHARE_SESSION_LIMIT_REACHED.
 """
 
@@ -112,6 +112,9 @@ class ShareSessions:
         if session is not None:
             session.is_closed = True
         return session
+
+    def get(self, group_id: str, member_id: str) -> ShareSession | None:
+        return self._sessions.get((group_id, member_id))
 
     def of_connection(self, connection: Hashable) -> list[ShareSession]:
         return [session for session in self._sessions.values() if session.connection is connection]

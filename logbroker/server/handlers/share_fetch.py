@@ -79,19 +79,16 @@ def _checked(node: Node, request: Request) -> Subscription:
     """
     body = request.body
     check_member_id(body.member_id)
-    if getattr(body, "is_renew_ack", False) and request.api_key == FETCH_KEY:
-        if body.max_bytes or body.min_bytes or body.max_records or body.max_wait:
-            raise RefusedError(ErrorCode.invalid_request, "who renews leases asks for no records")
     if body.share_session_epoch < FINAL_EPOCH:
         raise RefusedError(ErrorCode.invalid_share_session_epoch)
     return node.share.existing(body.group_id)
 
 
-FETCH_KEY = 78
-
-
 async def _session_to_fetch(node: Node, request: Request) -> ShareSession:
     body = request.body
+    asks_for_records = body.max_bytes or body.min_bytes or body.max_records or body.max_wait
+    if asks_for_records and getattr(body, "is_renew_ack", False):
+        raise RefusedError(ErrorCode.invalid_request, "who renews leases asks for no records")
     if body.share_session_epoch != INITIAL_EPOCH:
         return node.share.sessions.go_on(
             body.group_id, body.member_id, body.share_session_epoch, request.connection
@@ -196,7 +193,8 @@ async def _when_something_is_there(
                 watched = await _subscribed(node, places.values(), signals, news)
             found = await _acquire(node, request, session, subscription, list(places.values()))
             left_s = deadline - time.monotonic()
-            is_over = left_s <= 0 or node.is_stopping or session.is_closed or body.max_records <= 0
+            wants_nothing = body.max_records <= 0 or body.max_bytes <= 0
+            is_over = left_s <= 0 or node.is_stopping or session.is_closed or wants_nothing
             if is_over or found.acquired or found.errors or gone or asked.errors or acknowledged:
                 values = _fetched(request, subscription, found, asked, acknowledged, places, gone)
                 node.metrics.batch_bytes_out.inc(sum(one.size_bytes for one in found.acquired.values()))

@@ -51,7 +51,7 @@ class ShareHeartbeat(NamedTuple):
 
 
 class ShareReply(NamedTuple):
-    """What the member is told; an ``assignment`` of ``None`` is the one of the last reply."""
+    """What the member is told; an ``assignment`` of ``None`` is the one that it was told with this epoch."""
 
     member_id: str
     member_epoch: int
@@ -80,7 +80,6 @@ class _Member:
     epoch: int = JOIN_EPOCH
     previous_epoch: int = JOIN_EPOCH
     target: Places = frozenset()
-    told: Places = frozenset()  # what its last reply said
     session_deadline_ms: int = 0
 
 
@@ -177,8 +176,8 @@ class ShareGroup:
             member.previous_epoch, member.epoch = member.epoch, self.group_epoch
         member.session_deadline_ms = now_ms + self._session_timeout_ms
         is_full = request.member_epoch == JOIN_EPOCH or request.subscribed_topics is not None
-        assignment = self._named(member.target) if is_full or member.target != member.told else None
-        member.told = member.target
+        is_behind = request.member_epoch != member.epoch
+        assignment = self._named(member.target) if is_full or is_behind else None
         return ShareReply(member.member_id, member.epoch, self._heartbeat_interval_ms, assignment)
 
     def advance(self, now_ms: int) -> list[str]:

@@ -6,8 +6,8 @@
     -1      acknowledges, then closes                        the same
 
 A session that is not there is SHARE_SESSION_NOT_FOUND, a wrong epoch INVALID_SHARE_SESSION_EPOCH: the client then
-begins anew. There is one session for each member of each group, and it lives no longer than its connection. With as many as
-there may be, no other begins: SHARE_SESSION_LIMIT_REACHED.
+begins anew. There is one session for each member of each group, and it lives no longer than its connection. With as
+many as there may be, no other begins: SHARE_SESSION_LIMIT_REACHED.
 """
 
 from __future__ import annotations

@@ -192,6 +192,7 @@ class SharePartitions:
         self._checked_s[subscription.id] = now_s
         try:
             for partition in partitions:
+                partition.finish_undecided()
                 dead = {owner for owner in partition.owners() if is_dead(self._directory, owner)}
                 if dead:
                     partition.give_up(dead.__contains__)

@@ -589,7 +589,8 @@ def test_groups_are_listed_with_their_types_and_deleted_when_nobody_is_in_them(
     """librdkafka lists only consumer groups, so the list is asked for by hand."""
 
     def deleted() -> BaseException | None:
-        (done,) = AdminClient({"bootstrap.servers": server.address}).delete_consumer_groups([group]).values()
+        admin = AdminClient({"bootstrap.servers": server.address})
+        (done,) = admin.delete_consumer_groups([group]).values()
         return done.exception(DEADLINE_S)
 
     def listed(*types: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
+from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.errors import LogbrokerError
 
 from ...groups import TopicPartition
@@ -49,7 +50,7 @@ class _Asked(NamedTuple):
     refused: dict[Place, ErrorCode]  # of acknowledgements
 
 
-async def fetch(node: Node, request: Request) -> bytes | Awaitable[list[Buffer]]:
+async def fetch(node: Node, request: Request) -> bytes | list[Buffer] | Awaitable[list[Buffer]]:
     body = request.body
     try:
         subscription = _checked(node, request)
@@ -65,9 +66,8 @@ async def fetch(node: Node, request: Request) -> bytes | Awaitable[list[Buffer]]
     acknowledged = await _settle(node, session, subscription, asked)
     if body.share_session_epoch == FINAL_EPOCH:
         await node.share.close_session(body.group_id, body.member_id)
-        return request.reply(
-            _fetched(request, subscription, Acquisition({}, {}, None), asked, acknowledged, {})
-        )
+        nothing = Acquisition({}, {}, None)
+        return request.reply_in_pieces(_fetched(request, subscription, nothing, asked, acknowledged, {}))
     return _when_something_is_there(node, request, session, subscription, asked, acknowledged)
 
 
@@ -189,7 +189,7 @@ async def _when_something_is_there(
             subscription = current
             places, gone = _wanted(node, session)
             if not signals:
-                signals = [SIGNAL, queue_signal(subscription)]
+                signals = [TOPICS_SIGNAL, SIGNAL, queue_signal(subscription)]
                 watched = await _subscribed(node, places.values(), signals, news)
             found = await _acquire(node, request, session, subscription, list(places.values()))
             left_s = deadline - time.monotonic()

@@ -325,9 +325,7 @@ class Subscriptions:
             elif before.kind != "queue":
                 raise SubscriptionExistsError(name, what="stream")
             else:
-                new_topics = TopicSelection(
-                    tuple(topic for topic in names.names if not before.selection.wants(topic))
-                )
+                new_topics = TopicSelection(before.selection.unread(names.names))
                 if not new_topics.names:
                     return before
                 selection = TopicSelection(

@@ -101,7 +101,9 @@ class ShareGroup:
         self._session_timeout_ms = session_timeout_ms
         self._heartbeat_interval_ms = heartbeat_interval_ms
         self._members: dict[str, _Member] = {}
-        self._topics: dict[str, TopicShape] = {}
+        self._seen: Mapping[str, TopicShape] = {}  # all topics, when they were last looked at
+        self._wanted: frozenset[str] = frozenset()  # what members subscribe to, whether or not it exists
+        self._topics: dict[str, TopicShape] = {}  # those of them that exist
         self._names: dict[uuid.UUID, str] = {}
 
     # Views
@@ -130,11 +132,6 @@ class ShareGroup:
             for member in self._members.values()
         }
 
-    @property
-    def subscribed_topics(self) -> frozenset[str]:
-        """What the members subscribe to, whether or not it exists."""
-        return frozenset().union(*(member.subscribed_topics for member in self._members.values()))
-
     def next_deadline_ms(self) -> int | None:
         """When ``advance`` has something to do at the latest."""
         return min((member.session_deadline_ms for member in self._members.values()), default=None)
@@ -156,7 +153,7 @@ class ShareGroup:
             self._going_on(request)
 
     def heartbeat(self, request: ShareHeartbeat, topics: Mapping[str, TopicShape], now_ms: int) -> ShareReply:
-        """One step of one member; *topics* are all that exist.
+        """One step of one member; *topics* are all that exist, another mapping whenever they changed.
 
         Raises:
             GroupError: it is refused.
@@ -229,7 +226,10 @@ class ShareGroup:
 
     def _has_changed(self, topics: Mapping[str, TopicShape]) -> bool:
         """Whether the subscribed topics are not those that were assigned."""
-        return any(topics.get(topic) != self._topics.get(topic) for topic in self.subscribed_topics)
+        if topics is self._seen:
+            return False
+        self._seen = topics
+        return any(topics.get(topic) != self._topics.get(topic) for topic in self._wanted)
 
     def _remove(self, gone: Iterable[_Member]) -> None:
         gone = list(gone)
@@ -237,11 +237,12 @@ class ShareGroup:
             del self._members[member.member_id]
         if gone:
             self.group_epoch += 1
-            self._assign(self._topics)
+            self._assign(self._seen)
 
     def _assign(self, topics: Mapping[str, TopicShape]) -> None:
-        wanted = self.subscribed_topics
-        self._topics = {topic: shape for topic, shape in topics.items() if topic in wanted}
+        self._seen = topics
+        self._wanted = frozenset().union(*(member.subscribed_topics for member in self._members.values()))
+        self._topics = {topic: topics[topic] for topic in self._wanted if topic in topics}
         self._names = {shape.topic_id: topic for topic, shape in self._topics.items()}
         targets = assign(
             {member.member_id: member.subscribed_topics for member in self._members.values()}, self._topics

@@ -36,6 +36,7 @@ from .share_sessions import ShareSession, ShareSessions
 
 logger = logging.getLogger("logbroker.server")
 
+MAX_TOPICS = 2_000  # that members may name, all together: they are in one event of the journal
 LAST_WORDS_S = 5.0  # how long the session of a member that has left may go on
 
 RunInThread = Callable[..., Awaitable[Any]]
@@ -136,10 +137,14 @@ class ShareGroups:
 
     async def _subscribe(self, group_id: str, topics: Collection[str]) -> None:
         """Have the group's subscription read *topics*; it is made if need be."""
-        names = [check_name(topic) for topic in topics]
+        names = {check_name(topic) for topic in topics}
         known = self.subscription(group_id)
-        if known is not None and all(known.selection.wants(name) for name in names):
-            return
+        if known is not None:
+            names = set(known.selection.unread(names))
+            if not names:
+                return
+        if len(names) + (0 if known is None else len(known.selection.names)) > MAX_TOPICS:
+            raise RefusedError(ErrorCode.invalid_request, f"a share group reads at most {MAX_TOPICS} topics")
         try:
             subscription = await self._run(self.widen, group_id, names)
         except SubscriptionExistsError as error:

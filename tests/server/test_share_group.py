@@ -47,7 +47,7 @@ class Room:
         rack_id: str | None = None,
     ) -> ShareReply:
         request = ShareHeartbeat(member_id, epoch, rack_id, topics)
-        return self.group.heartbeat(request, self.topics, self.now_ms)
+        return self.group.heartbeat(request, dict(self.topics), self.now_ms)
 
     def join(self, member_id: str, *topics: str) -> ShareReply:
         return self.beat(member_id, 0, topics or ("t",))

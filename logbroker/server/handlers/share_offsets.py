@@ -63,7 +63,9 @@ def _described(node: Node, asked: Any) -> Values:
             {
                 "topic_name": topic,
                 "topic_id": node.topic_uuid(topic),
-                "partitions": [_partition(node, subscription, topic, number) for number in numbers],
+                "partitions": [
+                    _partition(node, subscription, topic, number) for number in sorted({*numbers})
+                ],
             }
             for topic, numbers in wanted.items()
         ]
@@ -105,22 +107,27 @@ def _altered(node: Node, group_id: str, topic: Any) -> Values:
     return {
         "topic_name": topic.topic_name,
         "topic_id": node.topic_uuid(topic.topic_name),
-        "partitions": [_alter(node, group_id, topic.topic_name, part) for part in topic.partitions],
+        "partitions": [
+            _alter(node, group_id, topic.topic_name, number, offset)
+            for number, offset in {
+                part.partition_index: part.start_offset for part in topic.partitions
+            }.items()
+        ],
     }
 
 
-def _alter(node: Node, group_id: str, topic: str, part: Any) -> Values:
-    altered: dict[str, Any] = {"partition_index": part.partition_index, "error_message": None}
+def _alter(node: Node, group_id: str, topic: str, number: int, start_offset: int) -> Values:
+    altered: dict[str, Any] = {"partition_index": number, "error_message": None}
     try:
-        offsets = node.directory.log(check_name(topic), part.partition_index).offsets()
-        if not 0 <= part.start_offset <= offsets.high_watermark:
+        offsets = node.directory.log(check_name(topic), number).offsets()
+        if not 0 <= start_offset <= offsets.high_watermark:
             raise RefusedError(
                 ErrorCode.offset_out_of_range,
-                f"{part.start_offset} is not in [0, {offsets.high_watermark}]",
+                f"{start_offset} is not in [0, {offsets.high_watermark}]",
             )
         subscription = node.share.widen(group_id, [topic])
-        partition = QueuePartition(node.directory, subscription, (topic, part.partition_index))
-        partition.reset(max(part.start_offset, offsets.log_start_offset))
+        partition = QueuePartition(node.directory, subscription, (topic, number))
+        partition.reset(max(start_offset, offsets.log_start_offset))
     except LogbrokerError as error:
         return altered | {"error_code": code_of(error), "error_message": str(error)}
     return altered

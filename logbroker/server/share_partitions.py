@@ -79,7 +79,7 @@ class SharePartitions:
         # With the monotonic time of their last use.
         self._open: dict[tuple[str, TopicPartition], tuple[QueuePartition, float]] = {}
         self._burials: dict[str, tuple[Burial, threading.Lock]] = {}
-        self._checked_s: dict[str, float] = {}  # when the dead were looked for, by subscription
+        self._checked_s: dict[tuple[str, TopicPartition], float] = {}  # when the dead were looked for
         self._lock = threading.Lock()
 
     def of(self, subscription: Subscription, place: TopicPartition) -> QueuePartition:
@@ -187,11 +187,16 @@ class SharePartitions:
     def _look_after(self, subscription: Subscription, partitions: Iterable[QueuePartition]) -> None:
         """End what dead processes hold, and bury what is rejected."""
         now_s = time.monotonic()
-        if now_s - self._checked_s.get(subscription.id, 0.0) < NEIGHBOUR_CHECK_S:
+        due = [
+            partition
+            for partition in partitions
+            if now_s - self._checked_s.get((subscription.id, partition.place), 0.0) >= NEIGHBOUR_CHECK_S
+        ]
+        if not due:
             return
-        self._checked_s[subscription.id] = now_s
+        self._checked_s |= {(subscription.id, partition.place): now_s for partition in due}
         try:
-            for partition in partitions:
+            for partition in due:
                 partition.finish_undecided()
                 dead = {owner for owner in partition.owners() if is_dead(self._directory, owner)}
                 if dead:
@@ -200,7 +205,7 @@ class SharePartitions:
             logger.warning(
                 "messages of dead consumers of %r come when their leases end: %s", subscription.name, error
             )
-        self.bury(subscription, partitions)
+        self.bury(subscription, due)
 
     # Giving back and settling -------------------------------------------------------------------------
 
@@ -307,6 +312,8 @@ class SharePartitions:
         with self._lock:
             idle = [key for key, (_, used_s) in self._open.items() if used_s < moment_s]
             closing = [self._open.pop(key)[0] for key in idle]
+            for key in idle:
+                self._checked_s.pop(key, None)
             in_use = {subscription_id for subscription_id, _ in self._open}
             unused = [name for name in self._burials if name not in in_use]
             burials = [self._burials.pop(subscription_id) for subscription_id in unused]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from itertools import count
 
 from kio.schema.errors import ErrorCode
@@ -45,6 +45,7 @@ class ShareSession:
         self.epoch = INITIAL_EPOCH
         self.places: OrderedDict[Place, None] = OrderedDict()
         self.is_closed = False
+        self.when_closed: set[Callable[[], None]] = set()  # what wakes the fetches that wait
         self.held_in: set[tuple[str, int]] = set()  # topic and partition of all that it may hold something in
 
     @property
@@ -111,6 +112,8 @@ class ShareSessions:
         session = self._sessions.pop((group_id, member_id), None)
         if session is not None:
             session.is_closed = True
+            for wake in session.when_closed:
+                wake()
         return session
 
     def get(self, group_id: str, member_id: str) -> ShareSession | None:

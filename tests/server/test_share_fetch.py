@@ -482,6 +482,19 @@ def test_a_session_ends_with_what_it_acknowledges_last_and_gives_back_the_rest(d
     assert sharer.fetch().error is ErrorCode.share_session_not_found
 
 
+def test_a_fetch_that_waits_is_answered_when_its_session_ends(desk: Desk):
+    sharer = desk.queue().sharer()
+    began = time.monotonic()
+    sharer.begin_fetch(max_wait=20_000)
+    sharer.begin_fetch(epoch=FINAL)
+    assert (sharer.finish_fetch().parts, sharer.finish_fetch().error) == ({}, OK)
+    sharer.epoch = 0
+    sharer.begin_fetch(max_wait=20_000)
+    sharer.begin_fetch(epoch=0)
+    assert [sharer.finish_fetch().error for _ in range(2)] == [OK, OK]
+    assert time.monotonic() - began < PROMPT_S
+
+
 def test_a_connection_that_is_lost_gives_back_what_its_session_held(desk: Desk):
     desk.queue().put(3)
     sharer = desk.sharer()

@@ -181,6 +181,7 @@ async def _when_something_is_there(
     news = News()
     watched: list[TopicPartition] = []
     signals: list[str] = []
+    session.when_closed.add(news.end)
     try:
         while True:
             current = node.share.subscription(body.group_id)
@@ -205,6 +206,7 @@ async def _when_something_is_there(
             except TimeoutError:
                 pass  # something is due, or the time that the client gave is over
     finally:
+        session.when_closed.discard(news.end)
         node.watch.unsubscribe(watched, news)
         for signal in signals:
             node.watch.unsubscribe_signal(signal, news)
@@ -254,7 +256,7 @@ async def _acquire(
     places: Sequence[TopicPartition],
 ) -> Acquisition:
     body = request.body
-    if body.max_records <= 0 or body.max_bytes <= 0:
+    if body.max_records <= 0 or body.max_bytes <= 0 or node.is_stopping:
         return Acquisition({}, {}, None)
     room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
     max_bytes = max(1, min(body.max_bytes, node.settings.max_fetch_bytes, room))

@@ -200,7 +200,8 @@ class ShareGroups:
         Raises:
             RefusedError: there are too many.
         """
-        await self.close_session(group_id, member_id)
+        while self.sessions.get(group_id, member_id) is not None:  # another may have begun meanwhile
+            await self.close_session(group_id, member_id)
         return self.sessions.begin(group_id, member_id, connection)
 
     async def close_session(self, group_id: str, member_id: str) -> None:

@@ -469,6 +469,19 @@ def test_a_session_that_begins_again_gives_back_what_the_one_before_held(desk: D
     assert sharer.fetch(epoch=0).ranges == [(0, 1, 2)]
 
 
+def test_of_sessions_that_begin_at_the_same_time_one_goes_on(desk: Desk):
+    desk.queue().put(3)
+    one, other = desk.sharer(), desk.sharer()
+    other.member = one.member
+    for _ in range(20):
+        for sharer in (one, other):
+            sharer.begin_fetch(epoch=0)
+        assert {one.finish_fetch().error, other.finish_fetch().error} == {OK}
+    one.epoch = other.epoch = 1
+    errors = {one.fetch().error, other.fetch().error}
+    assert errors == {OK, ErrorCode.invalid_share_session_epoch}
+
+
 @pytest.mark.parametrize("by", ["fetch", "acknowledge"])
 def test_a_session_ends_with_what_it_acknowledges_last_and_gives_back_the_rest(desk: Desk, by: str):
     desk.queue().put(3)

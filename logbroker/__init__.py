@@ -22,7 +22,16 @@ if TYPE_CHECKING:
     from .aio import AsyncConsumer as AsyncConsumer
     from .aio import AsyncProducer as AsyncProducer
     from .aio import open_async as open_async
+    from .aio_queue import AsyncMessageBatch as AsyncMessageBatch
+    from .aio_queue import AsyncQueue as AsyncQueue
+    from .aio_queue import AsyncQueueMessage as AsyncQueueMessage
+    from .aio_requests import AsyncResponder as AsyncResponder
     from .aio_transaction import AsyncTransaction as AsyncTransaction
+    from .binding_descriptions import BindingDescription as BindingDescription
+    from .binding_descriptions import RoutedMessage as RoutedMessage
+    from .binding_descriptions import RouteExplanation as RouteExplanation
+    from .binding_descriptions import RouteVerdict as RouteVerdict
+    from .binding_descriptions import StallDescription as StallDescription
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
     from .consumer import Consumer as Consumer
@@ -33,6 +42,8 @@ if TYPE_CHECKING:
     from .descriptions import QueuePartitionDescription as QueuePartitionDescription
     from .descriptions import SubscriptionDescription as SubscriptionDescription
     from .descriptions import TopicDescription as TopicDescription
+    from .errors import BindingExistsError as BindingExistsError
+    from .errors import BindingNotFoundError as BindingNotFoundError
     from .errors import BufferFullError as BufferFullError
     from .errors import ClosedError as ClosedError
     from .errors import CorruptionError as CorruptionError
@@ -50,6 +61,7 @@ if TYPE_CHECKING:
     from .errors import OutOfOrderSequenceError as OutOfOrderSequenceError
     from .errors import QueueEmptyError as QueueEmptyError
     from .errors import RecordTooLargeError as RecordTooLargeError
+    from .errors import RoutingLoopError as RoutingLoopError
     from .errors import StorageFailedError as StorageFailedError
     from .errors import SubscriptionExistsError as SubscriptionExistsError
     from .errors import SubscriptionNotFoundError as SubscriptionNotFoundError
@@ -68,6 +80,16 @@ if TYPE_CHECKING:
     from .records import Message as Message
     from .records import Record as Record
     from .records import RecordMetadata as RecordMetadata
+    from .redrive import DeadLetter as DeadLetter
+    from .redrive import Redriven as Redriven
+    from .request_reply.correlation import RequestCounts as RequestCounts
+    from .request_reply.errors import NoRespondersError as NoRespondersError
+    from .request_reply.errors import RequestTimeoutError as RequestTimeoutError
+    from .request_reply.errors import ResponderError as ResponderError
+    from .request_reply.messages import Reply as Reply
+    from .request_reply.messages import Request as Request
+    from .request_reply.responder import Responder as Responder
+    from .request_reply.responder import ResponderCounts as ResponderCounts
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
     from .transforms import Pipeline as Pipeline
@@ -80,7 +102,16 @@ __version__ = "0.1.0"
 # Names are imported when they are first used, so that `logbroker --help` does not load the engine.
 _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
+    "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
+    "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),
+    "binding_descriptions": (
+        "BindingDescription",
+        "RoutedMessage",
+        "RouteExplanation",
+        "RouteVerdict",
+        "StallDescription",
+    ),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),
     "descriptions": (
@@ -93,6 +124,8 @@ _HOMES = {
         "TopicDescription",
     ),
     "errors": (
+        "BindingExistsError",
+        "BindingNotFoundError",
         "BufferFullError",
         "ClosedError",
         "CorruptionError",
@@ -110,6 +143,7 @@ _HOMES = {
         "OutOfOrderSequenceError",
         "QueueEmptyError",
         "RecordTooLargeError",
+        "RoutingLoopError",
         "StorageFailedError",
         "SubscriptionExistsError",
         "SubscriptionNotFoundError",
@@ -123,6 +157,11 @@ _HOMES = {
     "queues.consumer": ("MessageBatch", "Queue", "QueueMessage"),
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
+    "redrive": ("DeadLetter", "Redriven"),
+    "request_reply.correlation": ("RequestCounts",),
+    "request_reply.errors": ("NoRespondersError", "RequestTimeoutError", "ResponderError"),
+    "request_reply.messages": ("Reply", "Request"),
+    "request_reply.responder": ("Responder", "ResponderCounts"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
     "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),

@@ -10,6 +10,7 @@ the first call, is what opens them.
     async for                 a slice of records a hop; a cancelled wait is taken up again by the next
     commit, seek, lag, …      a second thread, because the first may be waiting for records
     transaction, transform    a thread each
+    queue                     see ``aio_queue``
 
 All methods belong to the loop's thread.
 """
@@ -30,6 +31,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from logbroker_storage.errors import ClosedError, InvalidRequestError, LogbrokerError, OffsetOutOfRangeError
 
+from .aio_requests import AsyncExchange, AsyncFunction, AsyncResponder
+from .aio_subscriptions import AsyncSubscriptions
 from .aio_transaction import AsyncTransaction
 from .worker import Worker, post
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from logbroker_storage.files import Files
     from logbroker_storage.log_config import ConfigValue
 
+    from .binding_descriptions import BindingDescription, RouteExplanation
     from .broker import Broker
     from .consumer import Consumer, Place
     from .cursor import Handout
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from .producer import Producer
     from .receipts import Receipt
     from .records import HeadersArgument, Message, Record, RecordMetadata, SendOptions
+    from .request_reply.messages import Reply
 
 Result = TypeVar("Result")
 
@@ -64,7 +69,7 @@ def open_async(
     return AsyncBroker(make)
 
 
-class AsyncBroker:
+class AsyncBroker(AsyncSubscriptions):
     """``Broker``, awaited: each method means what its namesake there means, and raises the same."""
 
     def __init__(self, make: Callable[[], Broker]) -> None:
@@ -73,6 +78,7 @@ class AsyncBroker:
         self._worker = Worker("logbroker-aio-broker")
         self._broker: Broker | None = None  # made and used by the worker only
         self._closed = False
+        self._exchange = AsyncExchange(lambda: self._call(lambda broker: broker))
 
     async def __aenter__(self) -> AsyncBroker:
         await self._call(lambda _: None)
@@ -84,7 +90,13 @@ class AsyncBroker:
         await self.close()
 
     async def close(self) -> None:
-        """Leave the directory. Idempotent. Close producers and consumers first."""
+        """Leave the directory; responders stop first. Idempotent. Close producers and consumers first."""
+        try:
+            await self._exchange.close()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -172,10 +184,18 @@ class AsyncBroker:
         The options are its own but ``stop``; *function* is called in that thread. A cancellation waits for the
         batch at hand.
         """
+        return await self._run_until_cancelled(
+            "transform", lambda broker, stop: broker.transform(source, target, stop=stop, **options)
+        )
+
+    async def _run_until_cancelled(
+        self, what: str, run: Callable[[Broker, threading.Event], Result]
+    ) -> Result:
+        """Call *run* in a thread of its own; a cancellation stops it, and waits for it."""
         stop = threading.Event()
         broker = await self._call(lambda broker: broker)
-        worker = Worker("logbroker-aio-transform")
-        running = worker.submit(lambda: broker.transform(source, target, stop=stop, **options))
+        worker = Worker(f"logbroker-aio-{what}")
+        running = worker.submit(lambda: run(broker, stop))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -184,6 +204,47 @@ class AsyncBroker:
             raise
         finally:
             worker.stop()
+
+    # Request and reply ----------------------------------------------------------------------------
+
+    async def request(self, topic: str, value: bytes | None, **options: Any) -> Reply:
+        """Ask those who respond to *topic*; see ``Broker.request``. When it is cancelled, the reply is dropped."""
+        return await self._exchange.request(topic, value, **options)
+
+    def responder(self, topic: str, **options: Any) -> Callable[[AsyncFunction], AsyncResponder]:
+        """Decorate a coroutine function that answers the requests on *topic*; see ``Broker.responder``.
+
+        It starts at once; ``await`` the decorated name to know that it takes requests. ``concurrency`` bounds
+        how many requests are answered at a time.
+        """
+        return self._exchange.responder(topic, **options)
+
+    # Routing --------------------------------------------------------------------------------------
+
+    async def bind(self, source: str, target: str, **options: Any) -> BindingDescription:
+        """Have the router write what comes into *source* to *target*, too; see ``Broker.bind``."""
+        return await self._call(lambda broker: broker.bind(source, target, **options))
+
+    async def unbind(self, name: str) -> None:
+        """Remove a binding, durably."""
+        await self._call(lambda broker: broker.unbind(name))
+
+    async def bindings(self) -> list[BindingDescription]:
+        """Every binding by name, with how far the router is and what holds it up."""
+        return await self._call(lambda broker: broker.bindings())
+
+    async def explain_route(self, topic: str, value: bytes | None = None, **options: Any) -> RouteExplanation:
+        """Where a message to *topic* would go, and why; see ``Broker.explain_route``."""
+        return await self._call(lambda broker: broker.explain_route(topic, value, **options))
+
+    async def run_router(self, **options: Any) -> int:
+        """Run ``Broker.run_router`` in a thread of its own until it ends or this is cancelled.
+
+        The options are its own but ``stop``. A cancellation waits for the batch at hand.
+        """
+        return await self._run_until_cancelled(
+            "router", lambda broker, stop: broker.run_router(stop=stop, **options)
+        )
 
     # Groups ---------------------------------------------------------------------------------------
 

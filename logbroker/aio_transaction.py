@@ -13,6 +13,7 @@ from .worker import Worker
 
 if TYPE_CHECKING:
     from .aio import AsyncConsumer
+    from .aio_queue import AsyncQueueMessage
     from .groups import TopicPartition
     from .records import HeadersArgument, Message, RecordMetadata, SendOptions
     from .transaction import Transaction
@@ -84,6 +85,11 @@ class AsyncTransaction:
         """Commit what *consumer* has handed out so far with the records; see ``Transaction.commit_offsets``."""
         blocking = await consumer._opened()
         await self._call(lambda tx: tx.commit_offsets(blocking, only=only))
+
+    async def accept(self, messages: Iterable[AsyncQueueMessage]) -> None:
+        """Accept *messages* of queues together with the records; see ``Transaction.accept``."""
+        accepted = [message.blocking for message in messages]
+        await self._call(lambda tx: tx.accept(accepted))
 
     async def get(self, key: bytes) -> bytes | None:
         """The value of *key* in ``tx.state``; None when it has none."""

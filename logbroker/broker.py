@@ -6,7 +6,7 @@ import datetime
 import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Literal, Unpack
 
@@ -23,6 +23,15 @@ from logbroker_storage.errors import (
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
+from .binding_descriptions import BindingDescription, RouteExplanation
+from .bindings import (
+    BindingStart,
+    HeadersMatch,
+    describe_binding,
+    describe_bindings,
+    make_binding,
+    remove_binding,
+)
 from .consumer import Consumer, IsolationName
 from .descriptions import (
     GroupDescription,
@@ -30,10 +39,20 @@ from .descriptions import (
     SubscriptionDescription,
     TopicDescription,
 )
-from .expressions import Filter
+from .expressions import Predicate
 from .group_admin import delete_group, describe_group, reset_group
 from .producer import Producer
 from .queues.consumer import Queue
+from .records import HeadersArgument
+from .redrive import DeadLetter, LetterPlace, Redrive, Redriven, dead_letters
+from .request_reply.correlation import RequestCounts
+from .request_reply.exchange import Exchange
+from .request_reply.messages import Reply
+from .request_reply.requester import DEFAULT_TIMEOUT_S, IfNobody, PendingRequest
+from .request_reply.responder import DEFAULT_LEASE_S, Responder
+from .request_reply.responder import Function as ResponderFunction
+from .route_explanation import explain_message, explain_record
+from .router import MAX_RECORDS, Stop, run_router
 from .start import Start
 from .subscription_admin import (
     delete_subscription,
@@ -47,6 +66,7 @@ from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction, Transactions
 from .transaction_coordinator import TransactionCoordinator
 from .transform import Progress, Transformation, run_transform
+from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
 
@@ -89,6 +109,7 @@ class Broker:
         coordinator = TransactionCoordinator(directory)
         self._transactions = Transactions(directory, coordinator)
         self._subscriptions = Subscriptions(directory)
+        self._exchange = Exchange(directory, self._transactions)
         directory.maintenance.add_task("transactions", coordinator.abort_orphans)
         directory.maintenance.add_readers("queues", self._subscriptions.queue_offsets)
         try:
@@ -109,15 +130,24 @@ class Broker:
         _ = self._directory
 
     def close(self) -> None:
-        """Leave the directory; the last handle of the process syncs and checkpoints it. Idempotent."""
-        directory, self._directory_or_none = self._directory_or_none, None
+        """Leave the directory; the last handle of the process syncs and checkpoints it. Idempotent.
+
+        Responders stop first, behind the requests at hand.
+        """
+        directory = self._directory_or_none
         if directory is None:
             return
         try:
             if not directory.closed:
-                self._transactions.close()
+                self._exchange.close()
         finally:
-            directory.close()
+            directory_now, self._directory_or_none = self._directory_or_none, None
+            if directory_now is not None:  # else another thread closed it meanwhile
+                try:
+                    if not directory.closed:
+                        self._transactions.close()
+                finally:
+                    directory.close()
 
     def __enter__(self) -> Broker:
         return self
@@ -252,7 +282,7 @@ class Broker:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
-        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
     ) -> Consumer:
         """A consumer; see ``Consumer`` for what the arguments mean."""
         return Consumer(
@@ -333,6 +363,131 @@ class Broker:
             idle_timeout=idle_timeout,
             dead_letter=dead_letter,
             progress=progress,
+        )
+
+    # Routing --------------------------------------------------------------------------------------
+
+    def bind(
+        self,
+        source: str,
+        target: str,
+        *,
+        when: str | None = None,
+        headers: Mapping[str, str | bytes | None] | None = None,
+        headers_match: HeadersMatch = "all",
+        transform: Source | None = None,
+        unrouted: bool = False,
+        dead_letter: str | None = None,
+        start: BindingStart = "latest",
+        name: str | None = None,
+    ) -> BindingDescription:
+        """Have the router write what comes into *source* to *target*, too; durable when it returns.
+
+        Routers do the work: ``logbroker serve`` has one, ``logbroker route run`` and ``run_router`` are others.
+        Each record is written exactly once for each binding that takes it.
+
+        Args:
+            source: a topic, or a wildcard over topics as in NATS: ``"orders.*"`` (exactly one token in place of
+                the star), ``"orders.>"`` (one or more). It takes up topics that are created later, from their
+                beginning, and never internal ones.
+            target: an existing topic. Key, headers and timestamp of a record stay.
+            when: a CEL expression over the record that must be true, such as ``'json.total > 100'``.
+            headers: keys and the text that they must have; None: any value.
+            headers_match: ``"all"`` of *headers*, or ``"any"``.
+            transform: a pipeline that makes messages of each record: whatever ``load_pipeline`` takes, but no
+                Python callable, because the binding outlives this process.
+            unrouted: take what no other binding takes whose source matches the topic.
+            dead_letter: an existing topic for what *when* or *transform* fails for, or what the target refuses,
+                with headers that say where it came from and why. Default: the target's name with ``.dead``
+                behind it, which is created if need be: a failing record must neither be lost nor stop the rest.
+            start: ``"latest"``: records that come after the binding, as with queues of other brokers;
+                ``"earliest"``: whatever the topics still hold, too.
+            name: default: ``"source->target"``.
+
+        Raises:
+            BindingExistsError: a binding has this name.
+            TopicNotFoundError: source (unless it is a wildcard), target or dead letter does not exist.
+            RoutingLoopError: records could come back to where they came from, by topics there are or may be.
+            InvalidRequestError, InvalidTopicError: an argument that cannot be used; the message says why.
+        """
+        event = make_binding(
+            self._directory,
+            source,
+            target,
+            name=name,
+            when=when,
+            headers=headers,
+            headers_match=headers_match,
+            transform=transform,
+            unrouted=unrouted,
+            dead_letter=dead_letter,
+            start=start,
+        )
+        return describe_binding(self._directory, event)
+
+    def unbind(self, name: str) -> None:
+        """Remove a binding, durably: nothing more comes of it once this has returned.
+
+        Raises:
+            BindingNotFoundError: there is none of this name.
+        """
+        remove_binding(self._directory, name)
+
+    def bindings(self) -> list[BindingDescription]:
+        """Every binding by name, with how far the router is and what holds it up."""
+        return describe_bindings(self._directory)
+
+    def explain_route(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        *,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        at: tuple[int, int] | None = None,
+    ) -> RouteExplanation:
+        """Where a message to *topic* would go, and what each binding says of it; nothing is written.
+
+        Args:
+            topic: it need not exist: wildcards take up topics that are created later.
+            value, key, headers: the message, as if it were sent now.
+            at: instead of these, (partition, offset) of a record that is there.
+
+        Raises:
+            TopicNotFoundError, OffsetOutOfRangeError: there is no record *at* that place.
+            InvalidRequestError: both a message and *at*.
+        """
+        if at is None:
+            return explain_message(self._directory, topic, value, key=key, headers=headers)
+        return explain_record(
+            self._directory, topic, at, is_alone=value is None and key is None and not headers
+        )
+
+    def run_router(
+        self,
+        *,
+        stop: Stop | None = None,
+        idle_timeout: float | None = None,
+        max_records: int = MAX_RECORDS,
+    ) -> int:
+        """Route by the bindings, exactly once, until it is stopped.
+
+        Any number of threads and processes may, and share the partitions as members of the group ``__router``.
+
+        Args:
+            stop: a ``threading.Event``; ends it after the batch at hand.
+            idle_timeout: ends it when nothing has come for so many seconds; None: never.
+            max_records: most that one transaction takes in.
+
+        Returns how many records it has routed, whether a binding took them or not. Where something holds it up,
+        a missing target say, the partition waits and is tried again; ``bindings()`` shows it.
+        """
+        return run_router(
+            self._directory,
+            self._transactions,
+            stop=threading.Event() if stop is None else stop,
+            idle_timeout=idle_timeout,
+            max_records=max_records,
         )
 
     # Groups ---------------------------------------------------------------------------------------
@@ -445,6 +600,7 @@ class Broker:
         to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
         *,
         topics: Iterable[str] | None = None,
+        shift: bool = False,
         dry_run: bool = False,
     ) -> dict[tuple[str, int], int]:
         """Go on at another place, durably; the new offset of each (topic, partition).
@@ -456,10 +612,15 @@ class Broker:
             name: the subscription.
             to: the ends of each partition, an offset, a moment, or (timedelta) a moment that long ago.
             topics: which topics; default: all that it reads.
+            shift: *to* is a number added to where it is: of a queue, its first message that is not done.
             dry_run: only say where it would go on.
+
+        An offset outside a partition becomes the nearer end.
         """
         subscription = self._subscriptions.get(name)
-        return reset_subscription(self._directory, subscription, to, topics=topics, dry_run=dry_run)
+        return reset_subscription(
+            self._directory, subscription, to, topics=topics, shift=shift, dry_run=dry_run
+        )
 
     def rename_subscription(self, name: str, new_name: str) -> None:
         """Give a subscription another name, durably. It keeps its progress; consumers of a queue go on.
@@ -483,9 +644,10 @@ class Broker:
         topic: str | Iterable[str] | None = None,
         *,
         subscription: str,
-        filter: Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
+        detached: bool = False,
     ) -> Queue:
         """A consumer of a queue; any number, in any processes, share its messages.
 
@@ -495,6 +657,8 @@ class Broker:
             filter: a function of a record. What it refuses is done with, for the subscription as a whole.
             lease: seconds that a message stays in these hands without an answer; default: the subscription's.
             renew: a thread extends the leases of all that is in these hands, until the queue is closed.
+            detached: what is received outlives the queue and this process: it is settled by its ``handle``, with
+                any queue of the subscription, or delivered again when its lease ends.
 
         Raises:
             SubscriptionNotFoundError, TopicNotFoundError: there is none of the name.
@@ -508,7 +672,130 @@ class Broker:
             filter=filter,
             lease=lease,
             renew=renew,
+            detached=detached,
         )
+
+    def dead_letters(self, subscription: str, *, redriven: bool = False) -> Iterator[DeadLetter]:
+        """The messages that a subscription gave up and that were not redriven, oldest first in each partition.
+
+        They are read while you iterate, up to where the dead letter topic ended at first.
+
+        Args:
+            subscription: its name.
+            redriven: also those that were, for as long as the dead letter topic keeps them.
+
+        Raises:
+            SubscriptionNotFoundError: there is none of the name.
+        """
+        return dead_letters(self._directory, self._subscriptions.get(subscription), redriven=redriven)
+
+    def redrive(
+        self,
+        subscription: str,
+        *,
+        only: Collection[LetterPlace] | None = None,
+        to: str | None = None,
+        dry_run: bool = False,
+    ) -> Redriven:
+        """Send dead letters back to where they came from, each exactly once, whatever dies meanwhile.
+
+        They go as new messages, with key, value and headers but without priority, delay and time to live, so every
+        subscription of that topic gets them. In the dead letter topic they stay, as redriven.
+
+        Args:
+            subscription: whose letters.
+            only: which of them, as (partition, offset) in the dead letter topic; default: all.
+            to: another topic that they all go to.
+            dry_run: only say what would be sent.
+
+        Raises:
+            InvalidRequestError: there is no letter at one of *only*, or the subscription keeps none.
+            TopicNotFoundError: *to* is not there.
+        """
+        found = self._subscriptions.get(subscription)
+        redrive = Redrive(self._directory, self._transactions, found, only=only, to=to)
+        return redrive.preview() if dry_run else redrive.run()
+
+    # Request and reply ----------------------------------------------------------------------------
+
+    def request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        if_nobody: IfNobody = "raise",
+    ) -> Reply:
+        """Ask those who respond to *topic*, and wait for the reply of the one that gets the request.
+
+        The request expires with the timeout: nobody begins to work on it later. A responder that dies over it
+        leaves it to another, so it may be worked on more than once; a second reply is dropped.
+
+        Args:
+            timeout: seconds, up to a day.
+            key, headers: as of any record.
+            if_nobody: "raise", or "wait": send it although no live responder is known. For clients of other
+                kinds that answer, or a responder that comes in time; the topic is made if it is not there.
+
+        Raises:
+            NoRespondersError: no live process responds to the topic, or there is no such topic.
+            RequestTimeoutError: no reply came in time.
+            ResponderError: the responder's function raised; it has the text.
+            RecordTooLargeError, WriteFailedError, StorageFailedError: as of a producer's receipt.
+            InvalidRequestError: an argument has a value that it does not take.
+        """
+        return self._begin_request(
+            topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
+        ).result()
+
+    def _begin_request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        if_nobody: IfNobody = "raise",
+    ) -> PendingRequest:
+        self._check_open()
+        return self._exchange.begin(
+            topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
+        )
+
+    @property
+    def request_counts(self) -> RequestCounts:
+        """What became of this object's requests: sent, answered, given up, and replies that were dropped."""
+        return self._exchange.counts
+
+    def responder(
+        self,
+        topic: str,
+        *,
+        concurrency: int = 1,
+        lease: float = DEFAULT_LEASE_S,
+        tracebacks: bool = False,
+    ) -> Callable[[ResponderFunction], Responder]:
+        """Decorate a function that answers the requests on *topic*; it is at work from then on.
+
+        It takes a ``Request`` and returns bytes, a ``Message`` (value, key and headers), or None for an empty
+        reply. What it raises is sent to the requester, as text. It runs in threads of its own until
+        ``stop()``, or until the broker is closed. Any number, in any processes, compete for the requests: for
+        the queue subscription ``responders:<topic>``, which is made on demand, as the topic is.
+
+        Args:
+            concurrency: in how many threads the function may run at once.
+            lease: seconds after which a process that hangs as a whole loses a request to another. One that
+                works on is not concerned, and one that dies is noticed at once.
+            tracebacks: tell requesters where an exception came from, too.
+
+        Raises:
+            InvalidTopicError, InvalidRequestError: the topic, or an argument, cannot be used.
+        """
+        self._check_open()
+        return self._exchange.responder(topic, concurrency=concurrency, lease=lease, tracebacks=tracebacks)
 
     # Housekeeping ---------------------------------------------------------------------------------
 
@@ -527,6 +814,7 @@ def _describe_partition(directory: DataDirectory, topic: str, number: int) -> Pa
         partition=number,
         log_start_offset=state.end.log_start_offset,
         high_watermark=state.high_watermark,
+        last_stable_offset=state.last_stable_offset,
         log_end_offset=state.end.log_end_offset,
         synced_offset=state.sync.synced_offset,
         size_bytes=log.size_bytes(),

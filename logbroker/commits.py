@@ -40,6 +40,16 @@ class PendingCommit(msgspec.Struct, frozen=True):
         """Of *events* whatever happens."""
         return cls(lambda: [item_of(event) for event in events])
 
+    @classmethod
+    def holding(cls, check: Callable[[], None]) -> PendingCommit:
+        """Of nothing, if *check* holds: it refuses by raising."""
+
+        def decide() -> list[Item]:
+            check()
+            return []
+
+        return cls(decide)
+
     def followed_by(self, then: Callable[[], None]) -> PendingCommit:
         """The same, and *then* is called when it was written."""
 

@@ -47,7 +47,7 @@ from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit, prepare_commit, write_commit
 from .cursor import NEVER_MS, Cursor, Handout
-from .expressions import Filter
+from .expressions import Predicate
 from .groups import TopicPartition
 from .membership import Membership, group_signal
 from .records import timestamp_ms_of
@@ -95,7 +95,7 @@ class Consumer:
         max_poll_interval: float = 300.0,
         max_poll_records: int = 500,
         isolation: IsolationName = "read_committed",
-        filter: str | Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
     ) -> None:
         """Subscribe to *topics*, and join *group* if one is given.
 
@@ -403,6 +403,16 @@ class Consumer:
             }
             return prepare_commit(self._directory, membership, offsets)
 
+    def uncommitted_places(self) -> list[TopicPartition]:
+        """The partitions in which more was handed out or passed over than is committed.
+
+        Raises:
+            FencedError: one of them has moved to another member meanwhile.
+        """
+        with self._lock:
+            self._membership()
+            return [cursor.place for cursor in self._assigned.uncommitted()]
+
     def leave_commits_to_transactions(self, only: TopicPartition | None = None) -> PendingCommit:
         """As ``pending_commit``, of one partition or all, and commit nothing without being asked any more.
 
@@ -424,6 +434,21 @@ class Consumer:
             self._assigned.settle_handout()
             for cursor in self._assigned.cursors.values():
                 cursor.return_to_committed()
+
+    def return_to_stored(self) -> None:
+        """As ``return_to_committed``, for who cannot tell what became of a commit: look at what is stored."""
+        with self._lock:
+            self._assigned.settle_handout()
+            for cursor in self._assigned.cursors.values():
+                event = self._directory.committed(self.group, *cursor.place) if self.group else None
+                cursor.committed = None if event is None else event.offset
+                cursor.return_to_committed()
+
+    def committed_in(self, place: TopicPartition) -> int | None:
+        """What this member takes for the group's committed offset in an assigned partition."""
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            return None if cursor is None else cursor.committed
 
     def keep_ttl_headers(self) -> None:
         """From now on hand out records with the broker's own headers where they have a time to live.
@@ -543,6 +568,21 @@ class Consumer:
                 found = cursor.log.offset_for_timestamp(timestamp_ms)
                 end = cursor.visible_end(cursor.log.offsets())
                 self._seek(cursor, end if found is None else found)
+
+    def pause(self, place: TopicPartition) -> None:
+        """Hand out nothing of a partition until ``resume``, or until it has moved to another member and back."""
+        self._set_paused(place, True)
+
+    def resume(self, place: TopicPartition) -> None:
+        """Hand out records of a partition again."""
+        self._set_paused(place, False)
+
+    def _set_paused(self, place: TopicPartition, paused: bool) -> None:
+        self._check_usable()
+        with self._lock:
+            cursor = self._assigned.cursors.get(place)
+            if cursor is not None:
+                cursor.paused = paused
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):

@@ -80,6 +80,7 @@ class Cursor:
         self.moved = False  # position is news to the group: handed out, passed over or sought, not committed
         self.handed_out = False  # records were handed out and not committed yet
         self.leaving = False  # the group wants the partition for another member: read no more
+        self.paused = False  # hand out nothing
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
         self.keeps_ttl_headers = False  # for the broker's own use: it takes off all of its headers itself
         self._began = position
@@ -105,6 +106,8 @@ class Cursor:
             OffsetOutOfRangeError: the records at ``position`` were deleted after some were handed out.
             TopicNotFoundError: the topic was deleted.
         """
+        if self.paused:
+            return []
         if self.expires_ms <= self._now_ms():
             self._drop_expired()
         enough = min(count, enough or count)

@@ -9,6 +9,7 @@
     x-dead-letter-reason         a word or two for machines, for example ``transform-failed``
     x-dead-letter-error          what was wrong, for people; not always there
     x-dead-letter-deliveries     how often a queue had handed it out, a decimal number; only from queues
+    x-dead-letter-subscription   the id of the queue's subscription, which stays when that is renamed; likewise
 
 Key, value and the other headers are the record's. It has no time to live, whatever the record had, and its
 own timestamp is when it became a dead letter. A dead letter that dies again tells of its last death.
@@ -31,6 +32,7 @@ BY_HEADER = PREFIX + "by"
 REASON_HEADER = PREFIX + "reason"
 ERROR_HEADER = PREFIX + "error"
 DELIVERIES_HEADER = PREFIX + "deliveries"
+SUBSCRIPTION_HEADER = PREFIX + "subscription"
 DEAD_LETTER_HEADERS = (
     TOPIC_HEADER,
     PARTITION_HEADER,
@@ -40,6 +42,7 @@ DEAD_LETTER_HEADERS = (
     REASON_HEADER,
     ERROR_HEADER,
     DELIVERIES_HEADER,
+    SUBSCRIPTION_HEADER,
 )
 MAX_ERROR_CHARACTERS = 2000  # an error may quote the value, and the letter has to fit as the record did
 
@@ -55,10 +58,17 @@ class Death(msgspec.Struct, frozen=True):
     reason: str | None
     error: str | None
     deliveries: int | None
+    subscription_id: str | None
 
 
 def dead_letter_message(
-    record: Record, *, reason: str, error: str | None, by: str, deliveries: int | None = None
+    record: Record,
+    *,
+    reason: str,
+    error: str | None,
+    by: str,
+    deliveries: int | None = None,
+    subscription_id: str | None = None,
 ) -> Message:
     """The dead letter of *record*, to be sent to the topic for them.
 
@@ -68,6 +78,7 @@ def dead_letter_message(
         error: what was wrong; cut after 2,000 characters.
         by: who gives it up.
         deliveries: how often it was handed out before.
+        subscription_id: of the queue that gives it up.
     """
     told: list[tuple[str, bytes | None]] = [
         (TOPIC_HEADER, record.topic.encode()),
@@ -81,6 +92,8 @@ def dead_letter_message(
         told.append((ERROR_HEADER, _utf8(error[:MAX_ERROR_CHARACTERS])))
     if deliveries is not None:
         told.append((DELIVERIES_HEADER, b"%d" % deliveries))
+    if subscription_id is not None:
+        told.append((SUBSCRIPTION_HEADER, subscription_id.encode()))
     return Message(record.value, record.key, [*without_dead_letter_headers(record), *told])
 
 
@@ -111,6 +124,7 @@ def death_of(record: Record) -> Death | None:
         reason=told.get(REASON_HEADER),
         error=told.get(ERROR_HEADER),
         deliveries=_number(told.get(DELIVERIES_HEADER)),
+        subscription_id=told.get(SUBSCRIPTION_HEADER),
     )
 
 

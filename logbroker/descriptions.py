@@ -10,7 +10,8 @@ class PartitionDescription(msgspec.Struct, frozen=True):
 
     Attributes:
         log_start_offset: the first offset that can be read.
-        high_watermark: consumers see records below it.
+        high_watermark: records below it are on the disk, or as far as the topic's durability asks.
+        last_stable_offset: consumers see records below it; what follows waits for an undecided transaction.
         log_end_offset: where the next record goes.
         synced_offset: everything below it is on the disk.
         failed: a disk sync failed; the partition takes no writes until the directory is opened again.
@@ -19,6 +20,7 @@ class PartitionDescription(msgspec.Struct, frozen=True):
     partition: int
     log_start_offset: int
     high_watermark: int
+    last_stable_offset: int
     log_end_offset: int
     synced_offset: int
     size_bytes: int
@@ -107,11 +109,16 @@ class QueuePartitionDescription(msgspec.Struct, frozen=True):
     oldest_age_ms: int | None
     consumers: list[str]
 
+    @property
+    def ready(self) -> int:
+        """To be delivered now."""
+        return self.lag - self.in_flight - self.delayed - self.waiting - self.rejected
+
 
 class SubscriptionDescription(msgspec.Struct, frozen=True):
     """A subscription: its rules, and how far it is. Of a stream ``lease_ms`` and ``max_deliveries`` are None.
 
-    ``dead_letters`` counts those of this subscription that are in the dead letter topic.
+    ``dead_letters`` counts those of this subscription that are in the dead letter topic and were not redriven.
     """
 
     name: str

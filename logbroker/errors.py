@@ -1,6 +1,8 @@
 """The errors of the public face: storage's tree, under the name that users import it by."""
 
 from logbroker_storage.errors import (
+    BindingExistsError,
+    BindingNotFoundError,
     BufferFullError,
     ClosedError,
     CorruptionError,
@@ -18,6 +20,7 @@ from logbroker_storage.errors import (
     OutOfOrderSequenceError,
     QueueEmptyError,
     RecordTooLargeError,
+    RoutingLoopError,
     StorageFailedError,
     SubscriptionExistsError,
     SubscriptionNotFoundError,
@@ -35,6 +38,8 @@ __all__ = [
     "SubscriptionNotFoundError", "SubscriptionExistsError",
     # mend the call
     "InvalidConfigError", "InvalidRequestError", "RecordTooLargeError",
+    # choose another binding
+    "BindingExistsError", "BindingNotFoundError", "RoutingLoopError",
     # another holder took over
     "FencedError", "OutOfOrderSequenceError",
     # seek elsewhere

@@ -18,6 +18,7 @@ MAX_CHARACTERS = 8192
 MAX_PARTS = 1000  # names, literals, operators and brackets
 MAX_NESTING = 32  # of brackets and conditionals; the parser takes 10 KiB of stack for each
 MAX_COMPREHENSIONS = 2  # in each other
+MAX_JSON_PATH = 8  # names of a path that are told apart
 COMPREHENSIONS = frozenset(["all", "exists", "exists_one", "map", "filter"])
 NAMESPACES = frozenset(["strings", "math", "sets", "base64"])
 
@@ -50,6 +51,9 @@ class Shape(NamedTuple):
     bound: frozenset[str]  # the variables of its comprehensions
     called: frozenset[str]  # its functions, with their namespace if there is one
     namespaces: frozenset[str]
+    json_paths: (
+        frozenset[tuple[str, ...]] | None
+    )  # the fields of ``json`` that it uses; None: ``json`` as a whole
 
 
 def shape_of(text: str) -> Shape:
@@ -67,8 +71,8 @@ def shape_of(text: str) -> Shape:
         raise invalid_expression(text, f"it has more than {MAX_NESTING} conditionals")
     bound, called, namespaces = set(), set(), set()
     open_brackets: list[bool] = []  # whether it is a comprehension's
-    padded = ["", "", "", "", *parts, "", ""]
-    for at, part in enumerate(padded[:-2]):
+    padded = ["", "", "", "", *parts, "", "", ""]
+    for at, part in enumerate(padded[:-3]):
         if part in _CLOSING and part and open_brackets:
             open_brackets.pop()
         if not part or part not in _OPENING:
@@ -94,7 +98,26 @@ def shape_of(text: str) -> Shape:
                 called.add(f"{namespace}.{name}")
             else:
                 called.add(name)
-    return Shape(frozenset(bound), frozenset(called), frozenset(namespaces))
+    json_paths = None if "json" in bound else _json_paths(padded)
+    return Shape(frozenset(bound), frozenset(called), frozenset(namespaces), json_paths)
+
+
+def _json_paths(padded: list[str]) -> frozenset[tuple[str, ...]] | None:
+    """What stands behind each ``json``, up to a call, an index or an operator."""
+    paths = set()
+    for at, part in enumerate(padded):
+        if part != "json" or padded[at - 1] == ".":
+            if part == "json" and not (_is_word(padded[at - 2]) or padded[at - 2] in tuple(')]}"')):
+                return None  # ``.json``, which is the variable in spite of the dot
+            continue
+        end = at + 1
+        while padded[end] == "." and _is_word(padded[end + 1]) and padded[end + 2] != "(":
+            end += 2
+        path = tuple(padded[at + 2 : end : 2])[:MAX_JSON_PATH]
+        if not path:
+            return None
+        paths.add(path)
+    return frozenset(paths)
 
 
 def _parts(text: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
@@ -115,10 +115,13 @@ def reset_group(
 
 
 def reset_offsets(
-    directory: DataDirectory, to: ResetTarget, places: Iterable[TopicPartition]
+    directory: DataDirectory, to: ResetTarget, places: Mapping[TopicPartition, int], *, shift: bool
 ) -> dict[TopicPartition, int]:
-    """The offset that *to* means in each of *places*, brought inside the log and on the disk."""
-    offset_of = _target(directory, to, False, {})
+    """The offset that *to* means in each of *places*, brought inside the log and on the disk.
+
+    *places* are with the offset that *shift* counts from.
+    """
+    offset_of = _target(directory, to, shift, places)
     return {place: _clamped(directory, place, offset_of(*place)) for place in places}
 
 
@@ -139,7 +142,7 @@ def _places_to_reset(
 
 
 def _target(
-    directory: DataDirectory, to: ResetTarget, shift: bool, committed: dict[tuple[str, int], int]
+    directory: DataDirectory, to: ResetTarget, shift: bool, committed: Mapping[tuple[str, int], int]
 ) -> Callable[[str, int], int]:
     """A function from topic and partition to the wanted offset, before it is brought inside the log."""
     if shift:

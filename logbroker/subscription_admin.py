@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import CorruptionError, InvalidRequestError, OffsetOutOfRangeError
-from logbroker_storage.log_reader import Isolation
-from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import decode_records
 
-from .dead_letters import death_of
 from .descriptions import OffsetDescription, QueuePartitionDescription, SubscriptionDescription
 from .group_admin import ResetTarget, check_no_members, describe_group, reset_group, reset_offsets
 from .groups import TopicPartition
 from .membership import group_key
-from .queues.partition import QueuePartition, process_of
+from .queues.partition import QueuePartition, is_dead
 from .queues.reading import RangeReader
+from .redrive import count_dead_letters
 from .subscriptions import Subscription, Subscriptions
-
-logger = logging.getLogger("logbroker.queues")
 
 
 def describe_subscription(directory: DataDirectory, subscription: Subscription) -> SubscriptionDescription:
@@ -47,7 +41,7 @@ def describe_subscription(directory: DataDirectory, subscription: Subscription) 
         ordered=rules.ordered,
         priorities=rules.priorities,
         created_ms=subscription.created_ms,
-        dead_letters=_dead_letters_of(directory, subscription),
+        dead_letters=count_dead_letters(directory, subscription),
         partitions=partitions,
     )
 
@@ -90,7 +84,7 @@ def _describe_queue(
         waiting=counts.waiting,
         rejected=counts.rejected,
         oldest_age_ms=_age_ms(directory, place, progress.start_offset) if lag else None,
-        consumers=sorted(owner for owner in partition.owners() if directory.process_alive(process_of(owner))),
+        consumers=sorted(owner for owner in partition.owners() if not is_dead(directory, owner)),
     )
 
 
@@ -104,34 +98,6 @@ def _age_ms(directory: DataDirectory, place: TopicPartition, offset: int) -> int
     finally:
         reader.close()
     return max(0, directory.clock.now_ms() - records[0].timestamp_ms) if records else None
-
-
-def _dead_letters_of(directory: DataDirectory, subscription: Subscription) -> int:
-    topic = subscription.rules.dead_letter
-    if topic is None or topic not in directory.topics():
-        return 0
-    return sum(
-        _dead_letters_in(directory.log(topic, number), subscription.name)
-        for number in range(directory.topic(topic).partitions)
-    )
-
-
-def _dead_letters_in(log: PartitionLog, by: str) -> int:
-    reader = log.reader(log.offsets().log_start_offset, Isolation.READ_COMMITTED)
-    found = 0
-    try:
-        while batches := reader.read():
-            letters = (
-                record for batch in batches if not batch.header.is_control for record in decode_records(batch)
-            )
-            found += sum(
-                1 for record in letters if (death := death_of(record)) is not None and death.by == by
-            )
-    except CorruptionError as error:
-        logger.warning("dead letters behind damage are not counted: %s", error)
-    finally:
-        reader.close()
-    return found
 
 
 def set_paused(subscriptions: Subscriptions, name: str, is_paused: bool) -> None:
@@ -148,11 +114,11 @@ def delete_subscription(directory: DataDirectory, subscriptions: Subscriptions, 
         if subscription.kind == "stream":
             check_no_members(directory, subscription.name, "deleted")
 
-    subscription = subscriptions.get(name)
-    partitions = _queue_partitions(directory, subscription)
-    subscriptions.delete(name, check=check)
-    for partition in partitions:
-        partition.forget()
+    def forget(subscription: Subscription) -> None:
+        for partition in _queue_partitions(directory, subscription):
+            partition.forget()
+
+    subscription = subscriptions.delete(name, check=check, then=forget)
     if subscription.kind == "stream":
         directory.volatile_update(group_key(name), lambda _: None)
 
@@ -182,11 +148,12 @@ def reset_subscription(
     to: ResetTarget,
     *,
     topics: Iterable[str] | None,
+    shift: bool,
     dry_run: bool,
 ) -> dict[TopicPartition, int]:
     """As ``Broker.reset_subscription``."""
     if subscription.kind == "stream":
-        return reset_group(directory, subscription.name, to, topics=topics, dry_run=dry_run)
+        return reset_group(directory, subscription.name, to, topics=topics, shift=shift, dry_run=dry_run)
     wanted = None if topics is None else set(topics)
     partitions = {
         partition.place: partition
@@ -195,7 +162,8 @@ def reset_subscription(
     }
     if not partitions:
         raise InvalidRequestError(f"subscription {subscription.name!r} reads none of these topics")
-    offsets = reset_offsets(directory, to, partitions)
+    places = {place: partition.progress().start_offset for place, partition in partitions.items()}
+    offsets = reset_offsets(directory, to, places, shift=shift)
     if not dry_run:
         for place, offset in offsets.items():
             partitions[place].reset(offset)

@@ -35,7 +35,7 @@ from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
-from .expressions import ExpressionError, Filter, as_predicate, compile_expression
+from .expressions import ExpressionError, Predicate, as_predicate, compile_expression
 from .membership import check_no_group
 from .queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, QueueSettings
 from .start import Start, StartPolicy, check_start
@@ -380,7 +380,8 @@ class Subscriptions:
             items.append(item_of(GroupEvent(subscription.name, topics, now_ms)))
         for topic, partition in places:
             log = self._directory.log(topic, partition)
-            offset = policy.offset(log)
+            offsets = log.offsets()  # an offset behind the end would leave out what comes until then
+            offset = min(max(policy.offset(log), offsets.log_start_offset), offsets.high_watermark)
             log.sync_below(offset)
             if subscription.kind == "queue":
                 items.append(item_of(QueueEvent(subscription.id, topic, partition, offset)))
@@ -418,14 +419,24 @@ class Subscriptions:
             self._directory.signal(SIGNAL)
         return after
 
-    def delete(self, name: str, *, check: Callable[[Subscription], None]) -> Subscription:
-        """Forget a subscription and its progress, durably; *check* may refuse, under the journal lock."""
+    def delete(
+        self,
+        name: str,
+        *,
+        check: Callable[[Subscription], None],
+        then: Callable[[Subscription], None],
+    ) -> Subscription:
+        """Forget a subscription and its progress, durably.
+
+        Both under the journal lock: *check* may refuse, *then* comes before anybody journals anything more of it.
+        """
         directory = self._directory
         with directory.journal.exclusive() as turn:
             subscription = self.get(name)
             check(subscription)
             keys = [SubscriptionEvent.key_of(subscription.id), *self._keys_of(subscription)]
             turn.write([(key, None) for key in keys])
+            then(subscription)
         directory.signal(SIGNAL)
         return subscription
 
@@ -473,7 +484,7 @@ class StreamRules:
     *also* is the consumer's own filter.
     """
 
-    def __init__(self, directory: DataDirectory, group: str | None, *, also: str | Filter | None) -> None:
+    def __init__(self, directory: DataDirectory, group: str | None, *, also: str | Predicate | None) -> None:
         self._subscriptions = Subscriptions(directory)
         self._group = group
         found = None if group is None else self._subscriptions.find(group)
@@ -492,14 +503,14 @@ class StreamRules:
         return found is not None and found.is_paused
 
 
-def both(one: Filter | None, other: Filter | None) -> Filter | None:
+def both(one: Predicate | None, other: Predicate | None) -> Predicate | None:
     """A filter that lets through what each of two does; None lets everything through."""
     if one is None or other is None:
         return one or other
     return lambda record: one(record) and other(record)
 
 
-def _lenient(text: str, name: str) -> Filter:
+def _lenient(text: str, name: str) -> Predicate:
     """A stored filter as a function of a record: what it has no value for is passed over, and logged."""
     matches = as_predicate(text)
 

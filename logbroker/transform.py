@@ -2,10 +2,8 @@
 
     poll ──► one transaction for each partition polled ──► records, state and offset committed together
 
-The transactional id belongs to the source partition, not to the process: whoever the group gives a partition to
-takes over its id, which fences the member before and finishes or aborts what that left. So any number of
-processes share the work, and each partition has a state of its own: what has to meet in the state must have
-one key, as it then is in one partition.
+Any number of processes share the work (see ``exactly_once``), and each partition has a state of its own: what
+has to meet in the state must have one key, as it then is in one partition.
 
 A record that cannot be transformed, with ``dead_letter=``:
 
@@ -26,30 +24,29 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import groupby
+from functools import partial
 from typing import TYPE_CHECKING, Any, Union
 
 from logbroker_storage.errors import (
-    FencedError,
     InvalidRequestError,
     LogbrokerError,
     RecordTooLargeError,
 )
 
 from .dead_letters import dead_letter_message
+from .exactly_once import by_partition, commit_once
 from .records import Message, Record, without_reserved_headers
+from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
 from .transaction_state import TransactionState
 from .transform_outputs import Output, messages_of
 
 if TYPE_CHECKING:
     from .broker import Broker
-    from .consumer import Consumer
     from .transforms.pipeline import Pipeline
 
 logger = logging.getLogger("logbroker.transactions")
 
-TIMEOUT_S = 60.0  # of a batch's transaction; a member that dies is noticed at once
 POLL_S = 0.2  # how soon a stop is noticed while nothing comes
 REASON = "transform-failed"
 
@@ -85,9 +82,9 @@ def run_transform(
     broker.topic(target)  # so that a wrong name shows now
     if dead_letter is not None:
         broker.topic(dead_letter)
-        if dead_letter == source:
+        if TopicSelection.parse(source).resolve([dead_letter]):
             raise InvalidRequestError(
-                f"dead_letter={dead_letter!r} is the source: give dead letters a topic of their own"
+                f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
             )
     progress = progress or Progress()
     apply, uses_state = _applied(function)
@@ -100,20 +97,14 @@ def run_transform(
             idle_s = 0.0 if records else idle_s + POLL_S
             if idle_timeout is not None and idle_s > idle_timeout:
                 break
-            for place, one_partition in groupby(records, key=lambda record: (record.topic, record.partition)):
-                batch = list(one_partition)
+            for place, batch in by_partition(records):
                 try:
-                    with transactions.begin(f"{group}/{place[0]}-{place[1]}", TIMEOUT_S) as tx:
-                        dead = run.batch(tx, consumer, place, batch)
-                except FencedError as error:
-                    logger.info("%s-%d is another member's now: %s", *place, error)
-                    consumer.return_to_committed()
-                    break
+                    if not commit_once(transactions, consumer, group, place, partial(run.write, batch)):
+                        break
                 except _Again:
                     break  # the abort has put the consumer back to what its group has committed
-                run.committed(batch)
                 progress.records += len(batch)
-                progress.dead_letters += dead
+                progress.dead_letters += run.committed(batch)
     return progress.records
 
 
@@ -133,21 +124,20 @@ class _Run:
         self._apply = apply
         self._uses_state = uses_state
         self._failed: dict[RecordPlace, Exception] = {}  # known from an attempt that was taken back
+        self._dead = 0  # letters of the batch at hand
 
-    def batch(self, tx: Transaction, consumer: Consumer, place: tuple[str, int], batch: list[Record]) -> int:
-        """Send what the records of *batch* become, and its offset; how many became dead letters.
+    def write(self, batch: list[Record], tx: Transaction) -> None:
+        """Send what the records of *batch* become.
 
         Raises:
             _Again: nothing of it counts.
         """
-        tx.commit_offsets(consumer, only=place)
         target, apply = self._target, self._apply
         if self._dead_letter is None:
             for record in batch:
-                for message in apply(record, tx):
-                    _send(tx, target, message)
-            return 0
-        return sum(not self._sent(tx, record) for record in batch)
+                tx.send_many(target, apply(record, tx))
+        else:
+            self._dead = sum(not self._sent(tx, record) for record in batch)
 
     def _sent(self, tx: Transaction, record: Record) -> bool:
         """Whether the messages of *record* were sent, and not its dead letter."""
@@ -167,7 +157,7 @@ class _Run:
             return False
         for number, message in enumerate(messages):
             try:
-                _send(tx, self._target, message)
+                tx.send_many(self._target, [message])
             except (RecordTooLargeError, InvalidRequestError) as error:
                 if number or self._uses_state:
                     self._failed[_place(record)] = error
@@ -183,12 +173,14 @@ class _Run:
             "%s-%d, offset %d becomes a dead letter in %s: %s", *_place(record), self._dead_letter, text
         )
         letter = dead_letter_message(record, reason=REASON, error=text, by=self._group)
-        _send(tx, self._dead_letter, letter)
+        tx.send_many(self._dead_letter, [letter])
 
-    def committed(self, batch: list[Record]) -> None:
+    def committed(self, batch: list[Record]) -> int:
+        """*batch* counts; how many of it became dead letters."""
         if self._failed:
             for record in batch:
                 self._failed.pop(_place(record), None)
+        return self._dead
 
 
 def _place(record: Record) -> RecordPlace:
@@ -243,15 +235,3 @@ def _with_state(function: Function) -> tuple[Apply, bool]:
         return messages_of(record, plain(record, tx.state))
 
     return (apply_with_state, True) if len(positional) == 2 else (apply, False)
-
-
-def _send(tx: Transaction, topic: str, message: Message) -> None:
-    tx.send(
-        topic,
-        message.value,
-        key=message.key,
-        headers=message.headers,
-        partition=message.partition,
-        timestamp=message.timestamp,
-        ttl=message.ttl,
-    )

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import random
 
+import hypothesis
 import pytest
+
+# How long an example takes is no property of ours: a busy machine would fail the suite.
+hypothesis.settings.register_profile("logbroker", deadline=None)
+hypothesis.settings.load_profile("logbroker")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

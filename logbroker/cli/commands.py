@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from . import group, inspect, produce, quickstart, serve, tail, topic, transform
+from . import (
+    group,
+    inspect,
+    produce,
+    queue,
+    quickstart,
+    request,
+    respond,
+    route,
+    serve,
+    subscription,
+    tail,
+    topic,
+    transform,
+)
 from .command_group import HELP_NAMES, help_if_alone
 from .directory import DataOption
 
@@ -48,7 +62,12 @@ app.add_typer(topic.app, name="topic")
 app.command("produce")(produce.produce)
 app.command("tail")(tail.tail)
 app.add_typer(group.app, name="group")
+app.add_typer(subscription.app, name="subscription")
+app.add_typer(queue.app, name="queue")
+app.add_typer(route.app, name="route")
 app.add_typer(transform.app, name="transform")
+app.command("request")(request.request)
+app.command("respond")(respond.respond)
 app.command("serve")(serve.serve)
 app.command("inspect", context_settings=inspect.CONTEXT, add_help_option=False)(inspect.inspect)
 app.command("quickstart")(quickstart.quickstart)

@@ -43,7 +43,7 @@ def ranges_of(broker: Broker, topics: Sequence[str], partition: int | None = Non
     existing = broker.topics()
     selection.check_names(existing)
     found = {
-        (name, part.partition): Range(part.log_start_offset, part.high_watermark)
+        (name, part.partition): Range(part.log_start_offset, part.last_stable_offset)
         for name in selection.resolve(existing)
         for part in broker.topic(name).partitions
     }

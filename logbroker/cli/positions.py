@@ -155,3 +155,15 @@ def parse_duration(text: str) -> datetime.timedelta:
         return datetime.timedelta(seconds=seconds)
     except OverflowError:
         raise ValueError(f"{text!r} is too long") from None
+
+
+def duration_of(option: str, text: str) -> datetime.timedelta:
+    """*text*, which was written behind *option*, as a duration.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option} {error}") from None

@@ -25,7 +25,7 @@ from .exit_codes import CommandFailed
 from .interruption import Interruption
 from .lines import LineTooLong, lines_of
 from .output import JsonOption, print_json, say
-from .positions import parse_duration, parse_moment
+from .positions import duration_of, parse_moment
 
 if TYPE_CHECKING:
     from ..broker import Broker
@@ -212,24 +212,17 @@ def _options(*, ttl: str | None, deliver_at: str | None, delay: str | None, prio
     """What is said of every record; nothing that was not asked for."""
     options: SendOptions = {}
     if ttl is not None:
-        options["ttl"] = _duration("--ttl", ttl)
+        options["ttl"] = duration_of("--ttl", ttl)
     if deliver_at is not None and delay is not None:
         raise typer.BadParameter("choose one of --deliver-at and --delay")
     if deliver_at is not None:
         now = datetime.datetime.now(datetime.UTC)
         options["deliver_at"] = parse_moment(deliver_at, now=now, option="--deliver-at")
     if delay is not None:
-        options["delay"] = _duration("--delay", delay)
+        options["delay"] = duration_of("--delay", delay)
     if priority:
         options["priority"] = priority
     return options
-
-
-def _duration(option: str, text: str) -> datetime.timedelta:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} {error}") from None
 
 
 def _have_topic(broker: Broker, topic: str, partition: int | None) -> None:

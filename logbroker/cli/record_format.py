@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import datetime
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import typer
@@ -22,6 +23,7 @@ from logbroker_storage.record import Record
 
 from .output import json_text
 
+Shown = TypeVar("Shown")  # what is printed: a record, or a message that has one
 Formatter = Callable[[Sequence[Record]], bytes]
 Piece = Callable[[Record], bytes]
 
@@ -39,7 +41,7 @@ def _utf8(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-_FIELDS: dict[str, Piece] = {
+FIELDS: dict[str, Piece] = {
     "t": lambda record: record.topic.encode(),
     "p": lambda record: b"%d" % record.partition,
     "o": lambda record: b"%d" % record.offset,
@@ -63,16 +65,23 @@ def formatter(format: str) -> Formatter:
     Raises:
         typer.BadParameter: it has a field or escape that is not in the table.
     """
-    pieces = _pieces(format)
+    return formatter_with(FIELDS, format)
 
-    def print_records(records: Sequence[Record]) -> bytes:
+
+def formatter_with(
+    fields: Mapping[str, Callable[[Shown], bytes]], format: str
+) -> Callable[[Sequence[Shown]], bytes]:
+    """The same, of *fields* of whatever has them."""
+    pieces = _pieces(format, fields)
+
+    def print_records(records: Sequence[Shown]) -> bytes:
         return b"".join([piece(record) for record in records for piece in pieces])
 
     return print_records
 
 
-def _pieces(format: str) -> list[Piece]:
-    pieces: list[Piece] = []
+def _pieces(format: str, fields: Mapping[str, Callable[[Shown], bytes]]) -> list[Callable[[Shown], bytes]]:
+    pieces: list[Callable[[Shown], bytes]] = []
     text = ""
     characters = iter(format)
     for character in characters:
@@ -80,19 +89,19 @@ def _pieces(format: str) -> list[Piece]:
             text += character
             continue
         following = next(characters, "")
-        known = _FIELDS if character == "%" else _ESCAPES
+        known: Mapping[str, object] = fields if character == "%" else _ESCAPES
         if following not in known:
             choices = " ".join(character + name for name in known)
             raise typer.BadParameter(f"--format: {character}{following} is none of {choices}")
         if character == "%":
-            pieces += [_constant(text), _FIELDS[following]] if text else [_FIELDS[following]]
+            pieces += [_constant(text), fields[following]] if text else [fields[following]]
             text = ""
         else:
             text += _ESCAPES[following]
     return [*pieces, _constant(text)] if text else pieces
 
 
-def _constant(text: str) -> Piece:
+def _constant(text: str) -> Callable[[object], bytes]:
     encoded = _utf8(text)
     return lambda _: encoded
 
@@ -134,6 +143,13 @@ class _JsonRecord(msgspec.Struct, gc=False):
 def json_lines(records: Sequence[Record]) -> bytes:
     """One JSON object a line; 2 µs a record."""
     return _json.encode_lines(map(_json_record, records))
+
+
+def record_document(record: Record) -> dict[str, Any]:
+    """The same as a document, to which more can be added."""
+    document = msgspec.to_builtins(_json_record(record))
+    assert isinstance(document, dict)
+    return document
 
 
 def _json_record(record: Record) -> _JsonRecord:

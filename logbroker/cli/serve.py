@@ -81,6 +81,9 @@ def serve(
         int,
         typer.Option("--partitions", metavar="N", min=1, help="Of topics that are made without a number."),
     ] = 1,
+    router: Annotated[
+        bool, typer.Option("--router/--no-router", help="Route by the directory's bindings, too.")
+    ] = True,
     group_heartbeat: Annotated[
         float,
         typer.Option(
@@ -129,6 +132,7 @@ def serve(
         advertised_port=advertised[1],
         auto_create_topics=auto_create,
         default_partitions=partitions,
+        router=router,
         group_heartbeat_ms=int(group_heartbeat * 1000),
         group_session_ms=int(group_session * 1000),
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +82,8 @@ def check(pipeline: PipelineArgument, json: JsonOption = False) -> None:
 def _load(source: str) -> Pipeline:
     from ..transforms import load_pipeline
 
+    if os.path.isfile(source):
+        return load_pipeline(Path(source))
     if "\n" in source or "=" in source:
         raise CommandFailed(f"{source[:60]!r} is no file; write the pipeline into one that ends with .toml")
     return load_pipeline(source)

@@ -12,5 +12,8 @@ settings      pure: what a subscription asks of its queue
 partition     one partition of one subscription: the state machine run over view and journal
 reading       records by ranges of offsets, and which of them are to be delivered at all
 burial        dead letters: the copy and the end of the original in one transaction
-consumer      ``Queue`` and its messages, as users see them
+handles       pure: a message in somebody's hands, as text
+settling      what is to be settled, and what is in other hands by now
+message       a message in a consumer's hands, and several together
+consumer      ``Queue``, as users see it
 """

@@ -114,16 +114,22 @@ class Burial:
         return sum(run.last - run.first + 1 for run, _ in runs)
 
     def _letters(self, partition: QueuePartition, run: Run, records: list[Record]) -> list[Message]:
-        by, count = self.subscription.name, run.delivery_count
+        error = None
         if not records:
             topic, number = partition.place
-            lost = Record(
-                topic=topic, partition=number, offset=run.first, timestamp_ms=-1, key=None, value=None
-            )
+            records = [
+                Record(topic=topic, partition=number, offset=run.first, timestamp_ms=-1, key=None, value=None)
+            ]
             error = f"offsets {run.first} to {run.last} cannot be read"
-            return [dead_letter_message(lost, reason=run.note, error=error, by=by, deliveries=count)]
         return [
-            dead_letter_message(record, reason=run.note, error=None, by=by, deliveries=count)
+            dead_letter_message(
+                record,
+                reason=run.note,
+                error=error,
+                by=self.subscription.name,
+                deliveries=run.delivery_count,
+                subscription_id=self.subscription.id,
+            )
             for record in records
         ]
 

@@ -7,8 +7,13 @@
 A message is in one consumer's hands until it is settled or its lease ends; then it is delivered again. ``Queue`` is
 one pair of hands: where messages of one key must not be worked on at the same time, give each thread its own.
 
+Those of a *detached* queue belong to no process: what is received stays leased when the queue is closed or its
+process ends, and whoever has a message's ``handle`` settles it, with any queue of the subscription.
+
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
+    _by_handle              (none)       whoever settles by a handle: of two that are made at a time, one is left
+    _woken                  (a flag)     set by wakeup, taken back by the receive that returns for it
     everything else         (constant)
 """
 
@@ -30,22 +35,24 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     ClosedError,
     InvalidRequestError,
-    LeaseLostError,
     LogbrokerError,
     QueueEmptyError,
     TopicNotFoundError,
 )
-from logbroker_storage.record_batch import Record
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
-from ..expressions import Filter
+from ..expressions import Predicate
 from ..groups import TopicPartition
-from ..records import without_reserved_headers
+from ..records import may_have_reserved_headers, without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
-from .partition import Lost, QueuePartition, owner_name, process_of, queue_signal, ranges_of
+from .handles import ReceiptHandle
+from .message import MessageBatch as MessageBatch
+from .message import QueueMessage as QueueMessage
+from .partition import Lost, QueuePartition, detached_owner, owner_name, queue_signal, ranges_of
+from .settling import InHand, Losses
 from .state import Range
 
 if TYPE_CHECKING:
@@ -60,115 +67,7 @@ RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)
 
-_MakeCommit = Callable[[QueuePartition, list[Range], Lost], PendingCommit]
-
-
-class QueueMessage:
-    """A message in a consumer's hands; the fields are a record's, and ``delivery_count`` (1 at first)."""
-
-    __slots__ = ("delivery_count", "is_settled", "queue", "queue_partition", "record")
-
-    def __init__(
-        self, queue: Queue, queue_partition: QueuePartition, record: Record, delivery_count: int
-    ) -> None:
-        self.queue = queue  # whose hands it is in
-        self.queue_partition = queue_partition  # of a topic that may have been deleted and made again since
-        self.record = record
-        self.delivery_count = delivery_count
-        self.is_settled = False  # whether it was accepted, released or rejected here
-
-    @property
-    def topic(self) -> str:
-        return self.record.topic
-
-    @property
-    def partition(self) -> int:
-        return self.record.partition
-
-    @property
-    def offset(self) -> int:
-        return self.record.offset
-
-    @property
-    def timestamp_ms(self) -> int:
-        return self.record.timestamp_ms
-
-    @property
-    def timestamp(self) -> datetime.datetime:
-        """``timestamp_ms`` as an aware UTC datetime."""
-        return self.record.timestamp
-
-    @property
-    def key(self) -> bytes | None:
-        return self.record.key
-
-    @property
-    def value(self) -> bytes | None:
-        return self.record.value
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        """The headers, in order, as a list of the caller's own."""
-        return self.record.headers
-
-    def accept(self) -> None:
-        """Be done with the message: durable when this returns. See ``Queue.accept``."""
-        self.queue.accept([self])
-
-    def release(self, *, delay: float | datetime.timedelta = 0.0) -> None:
-        """Give it back, to be delivered again to anybody. See ``Queue.release``."""
-        self.queue.release([self], delay=delay)
-
-    def reject(self, reason: str = "rejected") -> None:
-        """Never deliver it again: it goes to the dead letters. See ``Queue.reject``."""
-        self.queue.reject([self], reason)
-
-    def extend(self, lease: float | None = None) -> None:
-        """Hold it for *lease* seconds from now (default: the subscription's). See ``Queue.extend``."""
-        self.queue.extend([self], lease)
-
-    def __enter__(self) -> QueueMessage:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Accept it, or release it when an exception passes; nothing more when it was settled inside."""
-        if self.is_settled:
-            return
-        if error is None:
-            self.accept()
-            return
-        try:
-            self.release()
-        except LogbrokerError as failure:
-            logger.warning("%r comes again when its lease ends: %s", self, failure)  # *error* goes on
-
-    def __repr__(self) -> str:
-        return f"<QueueMessage {self.topic}-{self.partition}@{self.offset} delivery {self.delivery_count}>"
-
-
-class MessageBatch(list[QueueMessage]):
-    """Messages received together: a list that can be settled with one sync of the disk."""
-
-    def __init__(self, queue: Queue, messages: Iterable[QueueMessage] = ()) -> None:
-        super().__init__(messages)
-        self._queue = queue
-
-    def _open(self) -> list[QueueMessage]:
-        return [message for message in self if not message.is_settled]
-
-    def accept(self) -> None:
-        """Accept all that are not settled yet."""
-        self._queue.accept(self._open())
-
-    def release(self, *, delay: float | datetime.timedelta = 0.0) -> None:
-        """Release all that are not settled yet."""
-        self._queue.release(self._open(), delay=delay)
-
-    def reject(self, reason: str = "rejected") -> None:
-        """Reject all that are not settled yet."""
-        self._queue.reject(self._open(), reason)
+_MakeCommit = Callable[[InHand, Lost], PendingCommit]
 
 
 class Queue:
@@ -181,9 +80,10 @@ class Queue:
         topics: str | Iterable[str] | None,
         *,
         subscription: str,
-        filter: Filter | None = None,  # noqa: A002  (as the option is called)
+        filter: Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
+        detached: bool = False,
     ) -> None:
         self._directory = DataDirectory.open(directory.path)  # a user of its own, until it is closed
         try:
@@ -202,9 +102,13 @@ class Queue:
         except BaseException:
             self._directory.close()
             raise
-        self.owner = owner_name(self._directory, f"queue-{next(_queue_numbers)}")
+        self._is_detached = detached
+        self.owner = (
+            detached_owner() if detached else owner_name(self._directory, f"queue-{next(_queue_numbers)}")
+        )
         self._filter = filter
         self._partitions: dict[TopicPartition, QueuePartition] = {}
+        self._by_handle: dict[TopicPartition, QueuePartition] = {}  # what handles have named besides
         self._versions = (-1, -1)  # of topics and subscriptions, that _partitions was made for
         self._turn = 0  # whose partition comes first
         self._lock = threading.RLock()
@@ -212,6 +116,7 @@ class Queue:
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
         self._closed = threading.Event()
+        self._woken = False  # by wakeup, and no receive has returned for it yet
         self._renewer: threading.Thread | None = None
         if renew:
             self._renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
@@ -237,20 +142,19 @@ class Queue:
         """The next message; waits for it at most *timeout* seconds (None: for ever).
 
         Raises:
-            QueueEmptyError: none came.
+            QueueEmptyError: none came, or ``wakeup`` was called.
             As ``receive_many``.
         """
         messages = self.receive_many(1, timeout)
         if not messages:
-            raise QueueEmptyError(
-                f"no message of subscription {self.subscription!r} came within {timeout} seconds"
-            )
+            when = "before wakeup()" if timeout is None else f"within {timeout} seconds"
+            raise QueueEmptyError(f"no message of subscription {self.subscription!r} came {when}")
         return messages[0]
 
     def receive_many(self, max_messages: int = 100, timeout: float | None = 0.0) -> MessageBatch:
         """Up to *max_messages* messages; waits for the first at most *timeout* seconds (None: for ever).
 
-        An empty batch when none came, also while the subscription is paused.
+        An empty batch when none came, also while the subscription is paused, and after ``wakeup``.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -276,6 +180,9 @@ class Queue:
             messages = self._receive(limit)
             if messages:
                 return messages
+            if self._woken:
+                self._woken = False
+                return messages
             partitions = [] if self._subscription.is_paused else list(self._partitions.values())
             watches_now = self._arrivals.begin(partitions)
             left = None if deadline is None else deadline - time.monotonic()
@@ -283,6 +190,11 @@ class Queue:
                 return messages
             if not watches_now:
                 self._arrivals.wait(self._pause(partitions, left), partitions)
+
+    def wakeup(self) -> None:
+        """Make a ``receive_many`` that waits (or the next one that would) return at once; from any thread."""
+        self._woken = True
+        self._arrivals.wake()
 
     def _receive(self, limit: int) -> MessageBatch:
         messages = MessageBatch(self)
@@ -297,11 +209,10 @@ class Queue:
                 if len(messages) >= limit:
                     break
         except BaseException:
-            for partition, ranges, _ in self._by_partition(messages):
-                partition.give_back(self.owner, ranges)  # nobody has seen them
+            self.give_back(messages)  # nobody has seen them
             raise
         if not messages:
-            self._bury()  # what a look has found to be at its delivery limit
+            self._bury(partitions)  # what a look has found to be at its delivery limit
         return messages
 
     def _receive_from(self, partition: QueuePartition, limit: int) -> list[QueueMessage]:
@@ -309,11 +220,14 @@ class Queue:
             held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
         except TopicNotFoundError:
             return []  # deleted a moment ago
-        return [
-            QueueMessage(self, partition, without_reserved_headers(record), taken.delivery_count)
-            for taken in held
-            for record in taken.records
-        ]
+        messages: list[QueueMessage] = []
+        for taken in held:
+            records = taken.records
+            if may_have_reserved_headers(records):
+                records = list(map(without_reserved_headers, records))
+            count = taken.delivery_count
+            messages += [QueueMessage(self, partition, record, count) for record in records]
+        return messages
 
     def _current_partitions(self) -> list[QueuePartition]:
         """The partitions to receive from, as topics and the subscription are now; none while it is paused."""
@@ -358,14 +272,8 @@ class Queue:
             return
         self._next_neighbour_check = now + NEIGHBOUR_CHECK_S
         for partition in partitions:
-            partition.finish_undecided()
-            dead = {owner for owner in partition.owners() if self._is_dead(owner)}
-            if dead:
-                partition.give_up(dead.__contains__)
-        self._bury()
-
-    def _is_dead(self, owner: str) -> bool:
-        return not self._directory.process_alive(process_of(owner))
+            partition.give_up_for_the_dead()
+        self._bury(partitions)
 
     def _pause(self, partitions: Sequence[QueuePartition], left: float | None) -> float | None:
         """How long to wait for news: until something is due by the clock, or others may have died."""
@@ -383,21 +291,31 @@ class Queue:
     def __iter__(self) -> Iterator[QueueMessage]:
         """Messages one by one, for ever; each is to be settled by whoever takes it."""
         while True:
-            yield self.receive()
+            yield from self.receive_many(1, None)
 
     # Settling -------------------------------------------------------------------------------------
 
-    def accept(self, messages: Iterable[QueueMessage]) -> None:
-        """Be done with *messages*, which came from this queue; durable when this returns, with one sync for all.
+    def accept(self, messages: Iterable[QueueMessage | str], *, durable: bool = True) -> None:
+        """Be done with *messages*; durable when this returns, with one sync for all.
+
+        Each is a message that came from this queue, or the ``handle`` of one that any queue of the subscription
+        holds; so it is with the others below.
+
+        With ``durable=False`` it holds for every process when this returns, and lasts through a power cut when the next
+        that waits for the disk does: until then such messages would come again.
 
         Raises:
-            LeaseLostError: some are no longer in these hands. The others are accepted.
-            WriteFailedError: nothing was accepted; the messages are still in these hands.
+            LeaseLostError: some are no longer in those hands. The others are accepted.
+            WriteFailedError: nothing was accepted; the messages are still in those hands.
             StorageFailedError: whether they were accepted is unknown.
         """
-        self._settle(messages, lambda partition, ranges, lost: partition.acceptance(self.owner, ranges, lost))
+        self._settle(
+            messages,
+            lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost),
+            is_lasting=durable,
+        )
 
-    def reject(self, messages: Iterable[QueueMessage], reason: str = "rejected") -> None:
+    def reject(self, messages: Iterable[QueueMessage | str], reason: str = "rejected") -> None:
         """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one;
         where that cannot be written now, later.
 
@@ -407,92 +325,132 @@ class Queue:
         if not isinstance(reason, str) or not reason:
             raise InvalidRequestError(f"reason={reason!r}: say in a few words why")
         self._settle(
-            messages, lambda partition, ranges, lost: partition.rejection(self.owner, ranges, reason, lost)
+            messages,
+            lambda held, lost: held.partition.rejection(held.owner, held.ranges, reason, lost),
+            may_bury=True,
         )
-        self._bury()
 
-    def release(self, messages: Iterable[QueueMessage], *, delay: float | datetime.timedelta = 0.0) -> None:
+    def release(
+        self, messages: Iterable[QueueMessage | str], *, delay: float | datetime.timedelta = 0.0
+    ) -> None:
         """Give *messages* back, to be delivered again to anybody; *delay* in seconds. One delivery is used up.
 
         Not durable by itself: should the machine stop, they may come again sooner, with fewer deliveries.
 
         Raises:
-            LeaseLostError: some are no longer in these hands, which comes to the same.
+            LeaseLostError: some are no longer in those hands, which comes to the same.
         """
         delay_ms = _delay_ms(delay)
         self._settle(
             messages,
-            lambda partition, ranges, lost: partition.surrender(self.owner, ranges, delay_ms, lost),
+            lambda held, lost: held.partition.surrender(held.owner, held.ranges, delay_ms, lost),
             is_lasting=False,
+            may_bury=True,
         )
-        self._bury()
 
-    def extend(self, messages: Iterable[QueueMessage], lease: float | None = None) -> None:
-        """Hold *messages* for *lease* seconds from now (default: as they were received).
+    def give_back(self, messages: Iterable[QueueMessage | str]) -> None:
+        """Have *messages* as if they had never been received: no delivery is used up.
+
+        Those that are no longer in those hands are passed over.
+        """
+        for held in self._by_partition(messages):
+            held.partition.give_back(held.owner, held.ranges)
+            _mark_settled(held.messages)
+
+    def extend(self, messages: Iterable[QueueMessage | str], lease: float | None = None) -> None:
+        """Hold *messages* for *lease* seconds from now (default: as this queue receives them).
 
         Raises:
-            LeaseLostError: some are no longer in these hands.
+            LeaseLostError: some are no longer in those hands.
         """
         lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
         self._check_open()
-        lost: list[tuple[str, int, int, int]] = []
-        for partition, ranges, _ in self._by_partition(messages):
-            lost += [
-                (*partition.place, *one) for one in partition.extend(self.owner, ranges, lease_ms=lease_ms)
-            ]
-        if lost:
-            raise LeaseLostError(lost)
+        losses = Losses()
+        for held in self._by_partition(messages):
+            losses.note(
+                held.partition.place, held.partition.extend(held.owner, held.ranges, lease_ms=lease_ms)
+            )
+        losses.check()
 
     def pending_acceptance(self, messages: Iterable[QueueMessage]) -> list[PendingCommit]:
         """``accept`` as parts of a transaction, which is refused when one of *messages* is lost."""
 
         def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
-            raise LeaseLostError([(*place, *one) for one in lost])
+            losses = Losses()
+            losses.note(place, lost)
+            losses.check()
 
         self._check_open()
         return [
-            partition.acceptance(self.owner, ranges, refuse, in_transaction=True).followed_by(
-                partial(_mark_settled, own)
+            held.partition.acceptance(held.owner, held.ranges, refuse, in_transaction=True).followed_by(
+                partial(_mark_settled, held.messages)
             )
-            for partition, ranges, own in self._by_partition(messages)
+            for held in self._by_partition(messages)
         ]
 
     def _settle(
-        self, messages: Iterable[QueueMessage], make: _MakeCommit, *, is_lasting: bool = True
+        self,
+        messages: Iterable[QueueMessage | str],
+        make: _MakeCommit,
+        *,
+        is_lasting: bool = True,
+        may_bury: bool = False,
     ) -> None:
-        lost: list[tuple[str, int, int, int]] = []
-
-        def note(place: TopicPartition, ranges: Sequence[Range]) -> None:
-            lost.extend((*place, *one) for one in ranges)
-
         self._check_open()
-        groups = self._by_partition(messages)
-        if not groups:
+        in_hand = self._by_partition(messages)
+        if not in_hand:
             return
-        commit = together([make(partition, ranges, note) for partition, ranges, _ in groups])
+        losses = Losses()
+        commit = together([make(held, losses.note) for held in in_hand])
         self._directory.journal.decide(commit.decide, take_back=commit.take_back, is_lasting=is_lasting)
         commit.settle()
-        for _, _, own in groups:
-            _mark_settled(own)
-        if lost:
-            raise LeaseLostError(lost)
+        for held in in_hand:
+            _mark_settled(held.messages)
+        losses.check()
+        if may_bury:
+            self._bury([held.partition for held in in_hand])
 
-    def _by_partition(
-        self, messages: Iterable[QueueMessage]
-    ) -> list[tuple[QueuePartition, list[Range], list[QueueMessage]]]:
-        groups: dict[QueuePartition, list[QueueMessage]] = {}
+    def _by_partition(self, messages: Iterable[QueueMessage | str]) -> list[InHand]:
+        """*messages* by partition and owner."""
+        groups: dict[tuple[QueuePartition, str], list[QueueMessage | ReceiptHandle]] = {}
         for message in messages:
-            if message.queue is not self:
+            if isinstance(message, str):
+                handle = ReceiptHandle.parse(message)
+                partition = self._partition_at((handle.topic, handle.partition))
+                groups.setdefault((partition, handle.owner), []).append(handle)
+            elif message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
-            groups.setdefault(message.queue_partition, []).append(message)
+            else:
+                groups.setdefault((message.queue_partition, self.owner), []).append(message)
         return [
-            (partition, ranges_of(sorted({message.record.offset for message in own})), own)
-            for partition, own in groups.items()
+            InHand(
+                partition,
+                owner,
+                ranges_of([one.offset for one in given]),
+                [one for one in given if isinstance(one, QueueMessage)],
+            )
+            for (partition, owner), given in groups.items()
         ]
 
-    def _bury(self) -> None:
+    def _partition_at(self, place: TopicPartition) -> QueuePartition:
+        """The partition that a handle names, whether these hands receive from it or not.
+
+        Raises:
+            InvalidRequestError, TopicNotFoundError: the subscription does not read it, or it is not there.
+        """
+        key = self._directory.log(*place).key
+        for found in (self._partitions.get(place), self._by_handle.get(place)):
+            if found is not None and found.log.key == key:
+                return found
+        before = self._subscription
+        subscription = self._subscriptions.get_by_id(before.id, before.name)
+        self._check_selection(subscription, TopicSelection.parse([place[0]]))
+        partition = self._by_handle[place] = QueuePartition(self._directory, subscription, place)
+        return partition
+
+    def _bury(self, partitions: Iterable[QueuePartition]) -> None:
         if self._subscription.rules.dead_letter is not None:
-            self._burial.run(list(self._partitions.values()))
+            self._burial.run(partitions)
 
     # The rest of its life -------------------------------------------------------------------------
 
@@ -510,7 +468,7 @@ class Queue:
             raise ClosedError("the queue was closed; make another with broker.queue()")
 
     def close(self) -> None:
-        """Release what is in these hands. Idempotent."""
+        """Release what is in these hands, unless they are detached. Idempotent."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -519,13 +477,13 @@ class Queue:
             self._renewer.join()
         with self._lock:
             try:
-                if not self._directory.closed:
+                if not self._directory.closed and not self._is_detached:
                     for partition in self._partitions.values():
                         if self.owner in partition.owners():
                             partition.give_up(lambda owner: owner == self.owner)
-                    self._bury()
+                    self._bury(list(self._partitions.values()))
             finally:
-                for partition in self._partitions.values():
+                for partition in [*self._partitions.values(), *self._by_handle.values()]:
                     partition.close()
                 self._arrivals.close()
                 self._burial.close()

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import msgspec
+from logbroker_storage.events import Attempt as Attempt
 
 from .rows import BLOCK_OFFSETS, Run, State
-
-
-class Attempt(msgspec.Struct, frozen=True, array_like=True):
-    """Messages that were handed out in vain, as the journal keeps them: offsets relative to their block."""
-
-    first: int
-    last: int
-    delivery_count: int
-    not_before_ms: int = 0
-    is_rejected: bool = False
-    note: str = ""
 
 
 class BlockChange(NamedTuple):

@@ -17,7 +17,7 @@ from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, StoredBatch, decode_records
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
-from ..expressions import ExpressionError, Filter
+from ..expressions import ExpressionError, Predicate
 from .rows import NO_KEY
 from .state import Arranged
 
@@ -107,19 +107,23 @@ class Verdict(NamedTuple):
     """What is to become of the records of a run."""
 
     deliver: list[Record]
-    arranged: list[Arranged]  # of those, and of those to be delivered later
+    arranging: (
+        list[Arranged] | None
+    )  # of those, and of those to be delivered later; None: they ask for nothing
     rejected: dict[str, list[int]]  # note -> offsets
     is_plain: bool  # every record is to be delivered, now
 
     @property
-    def is_delayed(self) -> bool:
-        return len(self.arranged) > len(self.deliver)
+    def arranged(self) -> list[Arranged]:
+        if self.arranging is None:
+            return [Arranged(record.offset) for record in self.deliver]
+        return self.arranging
 
 
 class Judge(NamedTuple):
     """By what a subscription decides which messages are delivered, and in which order."""
 
-    matches: Filter | None
+    matches: Predicate | None
     ordered: bool
     priorities: bool
     buries_expired: bool
@@ -128,7 +132,7 @@ class Judge(NamedTuple):
     def judge(self, records: list[Record], *, now_ms: int, ttl_ms: int) -> Verdict:
         """*now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
         if self.matches is None and ttl_ms < 0 and not self.ordered and not any(map(_headers_of, records)):
-            return Verdict(records, [Arranged(record.offset) for record in records], {}, True)
+            return Verdict(records, None, {}, True)
         deliver: list[Record] = []
         arranged: list[Arranged] = []
         rejected: dict[str, list[int]] = {}

@@ -44,6 +44,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 from msgspec.structs import replace
 
+from logbroker_storage.events import BLOCK_OFFSETS as BLOCK_OFFSETS  # as the journal's blocks have it
+
 HEAD = struct.Struct(">qq")
 ENTRY = struct.Struct(">qqBBBBH8sH")
 COUNT = struct.Struct(">I")
@@ -51,7 +53,6 @@ NUMBER = struct.Struct(">q")
 RANKED_KEY = struct.Struct(">cBq")
 TIMED_KEY = struct.Struct(">cqq")
 
-BLOCK_OFFSETS = 1024
 NO_KEY = bytes(8)
 MAX_DELIVERY_COUNT = 0xFFFF
 

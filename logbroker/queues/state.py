@@ -11,6 +11,7 @@
     ACQUIRED   DELAYED    ``arrange``: the message says that it is to be delivered later; the delivery does not count
     ARRANGING  READY      ``arrange``, or DELAYED, by what the message says; ``release``, or the end of the lease
     ARRANGING  done       ``arrange``: not to be delivered at all; or ``finish``
+    ARRANGING  REJECTED   ``reject``, or a ``release`` that counts, at the delivery limit; done, where nobody buries it
     DELAYED    READY      ``wake``, when its time has come
     READY      WAITING    by itself, with an order key: others of the key are in somebody's hands, or come first
     WAITING    READY      by itself, when it is the first of its key and none of them is in anybody's hands

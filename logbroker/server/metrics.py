@@ -9,6 +9,8 @@
     logbroker_sync_seconds                                       of a partition, in the server
     logbroker_group_lag{group, topic, partition}                 records behind the committed offset, at each look;
                                                                  of a queue, those that are not done
+    logbroker_routed_records_total, logbroker_router_failures_total   of the router in this server, and its new starts
+    logbroker_router_stalled{topic, partition}                   1 where a router cannot go on, at each look
 
 A server whose metrics nobody asked for counts nothing.
 """
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from logbroker_storage.errors import LogbrokerError, SubscriptionNotFoundError, TopicNotFoundError
 
+from ..bindings import stalled_partitions
 from ..groups import TopicPartition
 from ..queues.partition import QueuePartition
 from ..subscriptions import Subscription, Subscriptions
@@ -90,6 +93,8 @@ class Metrics:
         self.batch_bytes_in: Counter = nothing
         self.batch_bytes_out: Counter = nothing
         self.sync_seconds: Histogram = nothing
+        self.routed_records: Counter = nothing
+        self.router_failures: Counter = nothing
 
     def watch(self, node: Node) -> None:
         """*node* has begun to serve."""
@@ -126,6 +131,10 @@ class PrometheusMetrics(Metrics):
         self.sync_seconds = prometheus.Histogram(
             "sync_seconds", "Disk syncs of partitions", buckets=SECONDS_BUCKETS, **named
         )
+        self.routed_records = prometheus.Counter("routed_records", "Records the router went through", **named)
+        self.router_failures = prometheus.Counter(
+            "router_failures", "Times the router began again after an error", **named
+        )
         self._request_seconds = prometheus.Histogram(
             "request_seconds", "From request to answer", ["api"], buckets=SECONDS_BUCKETS, **named
         )
@@ -136,6 +145,7 @@ class PrometheusMetrics(Metrics):
         import prometheus_client as prometheus
 
         self._registry.register(_GroupLag(node.directory))
+        self._registry.register(_RouterStalls(node.directory))
         try:
             self._server, _ = prometheus.start_http_server(self.port, self._host, self._registry)
         except OSError as error:
@@ -191,6 +201,26 @@ class _GroupLag:
                 yield place, QueuePartition(self._directory, subscription, place).lag()
             except (SubscriptionNotFoundError, TopicNotFoundError):
                 continue  # deleted a moment ago
+
+
+class _RouterStalls:
+    """Likewise, whichever process the router is in."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        family = GaugeMetricFamily(
+            f"{NAMESPACE}_router_stalled",
+            "1 for each partition in which the router cannot go on",
+            labels=["topic", "partition"],
+        )
+        if not self._directory.closed:
+            for stall in stalled_partitions(self._directory):
+                family.add_metric([stall.topic, str(stall.partition)], 1)
+        yield family
 
 
 def _lag_of(directory: DataDirectory, group: str) -> Iterator[tuple[str, int, int]]:

@@ -19,6 +19,7 @@ from logbroker_storage.errors import TopicExistsError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
+from ..request_reply.topics import sweep_reply_topics
 from ..topic_names import check_topic_name, is_internal
 from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
@@ -79,6 +80,7 @@ class Node:
         self.share = ShareGroups(directory, settings, share_partitions, self.run, self._run_in_background)
         self.network_transactions = NetworkTransactions(directory, self.transactions)  # used in threads too
         directory.maintenance.add_task("transactions", self.transactions.abort_orphans)
+        directory.maintenance.add_task("reply topics", lambda: sweep_reply_topics(directory))
         directory.maintenance.add_task("network transactions", self.network_transactions.abort_expired)
         # The cleaner asks before it deletes what was consumed.
         directory.maintenance.add_readers("queues", self.share.subscriptions.queue_offsets)

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from logbroker_storage.data_directory import DataDirectory
 
+from ..router_thread import RouterThread
 from .listener import Connection
 from .metrics import Metrics
 from .node import Node
@@ -31,6 +32,7 @@ class Server:
         self._listening: asyncio.Server | None = None
         self.port = settings.port
         self._looking_after: asyncio.Task[None] | None = None
+        self._router: RouterThread | None = None
 
     async def start(self) -> None:
         """Open the directory and listen.
@@ -59,6 +61,14 @@ class Server:
             await node.close()
             raise
         self._looking_after = loop.create_task(node.look_after())
+        if self.settings.router:
+            self._router = RouterThread(
+                directory,
+                node.transactions,
+                on_routed=self._metrics.routed_records.inc,
+                on_failure=self._metrics.router_failures.inc,
+            )
+            self._router.start()
         logger.info("serving %s on %s:%d", self.path, self.settings.host, self.port)
 
     def stop(self) -> None:
@@ -77,6 +87,10 @@ class Server:
             return
         listening.close()
         node.begin_to_stop()
+        router, self._router = self._router, None
+        stopping_router = None
+        if router is not None:
+            stopping_router = asyncio.get_running_loop().run_in_executor(None, router.stop)
         draining = [asyncio.ensure_future(connection.drain()) for connection in node.connections]
         if draining:
             _, late = await asyncio.wait(draining, timeout=self.settings.drain_timeout_s)
@@ -89,6 +103,8 @@ class Server:
         if self._looking_after is not None:
             self._looking_after.cancel()
         self._node = None
+        if stopping_router is not None:
+            await stopping_router
         await node.close()
         logger.info("stopped serving %s", self.path)
 

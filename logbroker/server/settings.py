@@ -21,6 +21,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_buffered_bytes: of requests of all connections that are not answered yet; above it no more is read.
         drain_timeout_s: at the end, how long requests at work may take.
         group_heartbeat_ms, group_session_ms: of members of the KIP-848 protocol, which the server decides.
+        router: whether it routes by the directory's bindings, too.
         initial_rebalance_delay_ms: how long a new group of the classic protocol waits for more members.
     """
 
@@ -37,4 +38,5 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_s: float = 10.0
     group_heartbeat_ms: int = 5_000
     group_session_ms: int = 45_000
+    router: bool = True
     initial_rebalance_delay_ms: int = 0

@@ -25,7 +25,7 @@ from logbroker_storage.record_batch import StoredBatch
 from ..commits import PendingCommit
 from ..groups import TopicPartition
 from ..queues.burial import Burial
-from ..queues.partition import Held, QueuePartition, is_dead, owner_name, ranges_of
+from ..queues.partition import Held, QueuePartition, owner_name, ranges_of
 from ..queues.settlement import Settlement
 from ..queues.state import Range
 from ..subscriptions import Subscription
@@ -197,10 +197,7 @@ class SharePartitions:
         self._checked_s |= {(subscription.id, partition.place): now_s for partition in due}
         try:
             for partition in due:
-                partition.finish_undecided()
-                dead = {owner for owner in partition.owners() if is_dead(self._directory, owner)}
-                if dead:
-                    partition.give_up(dead.__contains__)
+                partition.give_up_for_the_dead()
         except LogbrokerError as error:
             logger.warning(
                 "messages of dead consumers of %r come when their leases end: %s", subscription.name, error

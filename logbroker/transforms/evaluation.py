@@ -11,7 +11,6 @@ from collections.abc import Callable
 import msgspec
 
 from ..expressions import compile_expression, header_map, text_or_bytes
-from ..nesting import MAX_DEPTH, is_too_deep
 from .draft import Draft
 
 _VARIABLES: dict[str, Callable[[Draft], object]] = {
@@ -25,8 +24,6 @@ _VARIABLES: dict[str, Callable[[Draft], object]] = {
         msgspec.structs.replace(draft.record, timestamp_ms=draft.timestamp_ms).timestamp
     ),
 }
-
-_decode_json = msgspec.json.Decoder().decode
 
 
 def evaluator(text: str) -> Callable[[Draft], object]:
@@ -43,21 +40,10 @@ def evaluator(text: str) -> Callable[[Draft], object]:
         variables = expression.variables()
         for name, build in builders:
             variables[name] = build(draft)
-        no_json = _add_json(variables, draft) if uses_json else ""
+        no_json = ""
+        if uses_json:
+            add = expression.add_document if draft.is_decoded else expression.add_json
+            no_json = add(variables, draft.payload)
         return expression.evaluate_with(variables, draft.record, no_json=no_json)
 
     return evaluate
-
-
-def _add_json(variables: dict[str, object], draft: Draft) -> str:
-    """Set ``json``, or say why there is none."""
-    document = draft.payload
-    if not draft.is_decoded and document is not None:
-        try:
-            document = _decode_json(document)
-        except (ValueError, RecursionError) as error:
-            return f"the value is not JSON: {error}"
-    if is_too_deep(document):
-        return f"the value is nested deeper than {MAX_DEPTH} levels"
-    variables["json"] = document
-    return ""

@@ -17,6 +17,8 @@ from logbroker_storage.clock import Clock
 
 from .draft import Draft
 
+MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999
+
 Result = Draft | list[Draft] | None
 Step = Callable[[Draft], Result]
 

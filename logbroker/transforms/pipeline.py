@@ -16,13 +16,15 @@ from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 
-from ..records import Message, Record
+from ..records import Message, Record, without_reserved_headers
 from ..transform_outputs import Function, messages_of
 from .draft import Draft
 from .errors import StepFailed, TransformError
 from .options import Form, Result, Step
 
 MAX_MESSAGES = 100_000  # of one record
+MAX_TTL_MS = datetime.timedelta.max // datetime.timedelta(milliseconds=1)
+MAX_REASON_CHARACTERS = 1000  # what is raised may quote the whole value
 
 
 class BuiltStep(NamedTuple):
@@ -69,14 +71,14 @@ class Pipeline:
         expires_ms = -1
         if headers:
             ttl_ms = record_ttl_ms(record)
-            if ttl_ms != NO_TTL:
+            if ttl_ms != NO_TTL and record.timestamp_ms >= 0:
                 expires_ms = record.timestamp_ms + ttl_ms
             headers = tuple(pair for pair in headers if not pair[0].startswith(RESERVED_HEADER_PREFIX))
         draft = Draft(record.value, False, record.key, headers, record.timestamp_ms, record)
         drafts = self._run(draft, 0)
         if expires_ms >= 0:
             return [
-                _message(draft, datetime.timedelta(milliseconds=expires_ms - draft.timestamp_ms))
+                _message(draft, _duration(expires_ms - draft.timestamp_ms))
                 for draft in drafts
                 if draft.timestamp_ms < expires_ms
             ]
@@ -135,6 +137,7 @@ class FunctionPipeline(Pipeline):
 
     def apply(self, record: Record) -> list[Message]:
         try:
+            record = without_reserved_headers(record)
             return messages_of(record, self._function(record))
         except Exception as error:
             raise self._failed(0, error, record) from error
@@ -142,6 +145,11 @@ class FunctionPipeline(Pipeline):
 
 def reason_of(error: Exception) -> str:
     """What went wrong, for the record's dead letter."""
+    reason = _reason_of(error)
+    return reason if len(reason) <= MAX_REASON_CHARACTERS else reason[: MAX_REASON_CHARACTERS - 1] + "…"
+
+
+def _reason_of(error: Exception) -> str:
     if isinstance(error, StepFailed):
         return str(error)
     if isinstance(error, RecursionError):
@@ -162,7 +170,13 @@ def _message(draft: Draft, ttl: datetime.timedelta | None) -> Message:
         # Only a step of the user's own, whose form nobody knows, can leave this behind.
         reason = f"the value is a {type(payload).__name__} in the end, not bytes; add an encode step"
         raise TransformError("end", reason, draft.record)
-    return Message(payload, draft.key, draft.headers or None, None, draft.timestamp_ms, ttl)
+    timestamp_ms = draft.timestamp_ms if draft.timestamp_ms >= 0 else None  # below 0: the record had none
+    return Message(payload, draft.key, draft.headers or None, None, timestamp_ms, ttl)
+
+
+def _duration(milliseconds: int) -> datetime.timedelta:
+    """A time to live; what is longer than Python knows is cut to that, which is 2.7 million years."""
+    return datetime.timedelta(milliseconds=min(milliseconds, MAX_TTL_MS))
 
 
 def _checked_forms(steps: Iterable[BuiltStep]) -> list[Step]:

@@ -37,6 +37,7 @@ from .record_batch import StoredBatch, read_header
 from .view import View
 from .view.message_ids import NO_PRODUCER, FirstRecord, IdUpdate, id_update
 
+NOTHING_MS = -1  # the timestamp of no record
 RESTORED_AT_ONCE = 1000  # ids in one transaction
 READ_BYTES = 1 << 20
 
@@ -164,7 +165,7 @@ def restore(log: PartitionLog) -> None:
         for message_id, first in found.items():
             if first.sent_ms > oldest_ms:
                 firsts.setdefault(message_id, first)
-        if newest_ms <= oldest_ms:
+        if NOTHING_MS < newest_ms <= oldest_ms:
             break
         behind = base
     items = list(firsts.items())
@@ -174,8 +175,11 @@ def restore(log: PartitionLog) -> None:
 
 
 def _ids_between(log: PartitionLog, begin: int, end: int) -> tuple[int, dict[bytes, FirstRecord]]:
-    """The newest time that records of offsets [begin, end) tell, and who has which id among them."""
-    newest_ms = -1
+    """The newest time that records of offsets [begin, end) tell, and who has which id among them.
+
+    ``NOTHING_MS`` where no record is, as in a segment that was begun and not written to.
+    """
+    newest_ms = NOTHING_MS
     found: dict[bytes, FirstRecord] = {}
     aborted = by_producer(log.aborted_transactions(begin, end))
     for batch in _batches_between(log, begin, end):

@@ -58,6 +58,38 @@ class InvalidPartitionCountError(InvalidTopicError):
     """Of these, the partition count."""
 
 
+class BindingExistsError(LogbrokerError):
+    """A binding of this name is already there."""
+
+    def __init__(self, binding: str) -> None:
+        self.binding = binding
+        super().__init__(
+            f"binding {binding!r} already exists; give this one another name with name=, or unbind that one first"
+        )
+
+
+class BindingNotFoundError(LogbrokerError):
+    """No binding of this name."""
+
+    def __init__(self, binding: str, *, known: str = "") -> None:
+        self.binding = binding
+        super().__init__(f"there is no binding {binding!r}{known}; `logbroker route list` names them")
+
+
+class RoutingLoopError(LogbrokerError):
+    """The binding would bring records back to a topic that they came from; *cycle* names the topics on the way."""
+
+    def __init__(self, binding: str, *, cycle: list[str], bindings: list[str]) -> None:
+        self.binding = binding
+        self.cycle = cycle
+        self.bindings = bindings
+        super().__init__(
+            f"binding {binding!r} would close a loop: {' -> '.join(cycle)} (by "
+            f"{', '.join(map(repr, bindings))}); choose a target or dead letter that no source of these "
+            "matches, now or later"
+        )
+
+
 class InvalidConfigError(LogbrokerError):
     """An unknown configuration key or a value that it does not take."""
 

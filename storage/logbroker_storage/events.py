@@ -23,6 +23,7 @@ counts: replaying the journal and compacting it need no other rule.
     share-config group                     what was configured of a share group, whether or not it is there
     queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
                    number
+    binding      name                      which records of which topics the router writes to another
 
 Names hold no NUL (topic names and group names are checked where they come in).
 """
@@ -276,11 +277,29 @@ class QueueEvent(Event, frozen=True, tag="queue"):
         return _key(cls.KIND, subscription_id, *([] if topic is None else [topic])) + SEPARATOR
 
 
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """Messages of a queue that were handed out in vain; offsets are relative to their block, both inclusive.
+
+    With *not_before_ms* (since 1970 UTC) they are delivered again at that time; rejected ones never, and *note* says
+    why.
+    """
+
+    first: int
+    last: int
+    delivery_count: int
+    not_before_ms: int = 0
+    is_rejected: bool = False
+    note: str = ""
+
+
+BLOCK_OFFSETS = 1024  # how many messages a block is about
+
+
 class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
     """Of the messages [1024 * block, 1024 * (block + 1)): which are done, and which were handed out in vain.
 
-    *done* is a number in little-endian bytes, whose bit 0 stands for the first; *attempts* are the broker's, as
-    msgpack.
+    *done* is a number in little-endian bytes, whose bit 0 stands for the first; *attempts* are a list of ``Attempt``,
+    as msgpack. Of a dead letter topic, *done* says which letters of the subscription were redriven.
     """
 
     KIND: ClassVar[str] = "queue-block"
@@ -338,6 +357,50 @@ class ShareConfigEvent(Event, frozen=True, tag="share-config"):
         return _key(cls.KIND, group)
 
 
+class TopicReach(msgspec.Struct, frozen=True):
+    """From which offset on a binding takes records of a topic, by partition; both 0 for later partitions.
+
+    Below *starts* the binding was not there yet. Below *routed* its records were written before: the router
+    was taken back behind them for the sake of another binding.
+    """
+
+    topic: str
+    topic_id: bytes
+    starts: list[int]
+    routed: list[int]
+
+
+class BindingEvent(Event, frozen=True, tag="binding"):
+    """The router writes what it takes of *source*, a topic or a wildcard over topics, to *target*.
+
+    It takes records for which *when* (a CEL expression) and *headers* hold; with *unrouted* those that no other
+    binding takes. *transform* is a pipeline in TOML. Where either fails the record goes to *dead_letter*. Topics
+    without a reach are taken from their beginning: they came to be after the binding.
+    """
+
+    KIND: ClassVar[str] = "binding"
+    ALL: ClassVar[bytes] = b"binding\0"
+
+    name: str
+    source: str
+    target: str
+    dead_letter: str
+    created_ms: int
+    when: str | None = None
+    headers: dict[str, str | None] = {}
+    headers_match: Literal["all", "any"] = "all"
+    transform: str | None = None
+    unrouted: bool = False
+    reach: list[TopicReach] = []
+
+    def key(self) -> bytes:
+        return _key(self.KIND, self.name)
+
+    @classmethod
+    def key_of(cls, name: str) -> bytes:
+        return _key(cls.KIND, name)
+
+
 AnyEvent = (
     TopicEvent
     | OffsetEvent
@@ -352,8 +415,10 @@ AnyEvent = (
     | QueueBlockEvent
     | MessageIdEvent
     | ShareConfigEvent
+    | BindingEvent
 )
 
+_ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 
@@ -372,3 +437,19 @@ def decode_event(value: bytes | memoryview) -> AnyEvent:
         return _DECODER.decode(value)
     except msgspec.MsgspecError as error:
         raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"journal event: {error}") from error
+
+
+def encode_attempts(attempts: list[Attempt]) -> bytes:
+    return _ENCODER.encode(attempts)
+
+
+def decode_attempts(data: bytes) -> list[Attempt]:
+    """The attempts of a block.
+
+    Raises:
+        CorruptBatchError: the bytes are none.
+    """
+    try:
+        return _ATTEMPTS.decode(data)
+    except msgspec.MsgspecError as error:
+        raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"attempts of a queue: {error}") from error

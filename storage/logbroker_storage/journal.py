@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from .clock import Clock
 from .errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
-from .events import Event, SubscriptionEvent, TopicEvent, encode_event
+from .events import BindingEvent, Event, SubscriptionEvent, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
 from .partition_log import PartitionLog
@@ -41,9 +41,13 @@ JOURNAL_CONFIG = LogConfig.parse(
 APPLIED = b"journal_applied_offset"
 COMPACTED_BYTES = b"journal_compacted_bytes"
 TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
-SUBSCRIPTIONS_VERSION = b"subscriptions_version"
-
-VERSIONS = {TopicEvent.ALL: TOPICS_VERSION, SubscriptionEvent.ALL: SUBSCRIPTIONS_VERSION}
+SUBSCRIPTIONS_VERSION = b"subscriptions_version"  # … to a subscription
+BINDINGS_VERSION = b"bindings_version"  # … to a binding
+_VERSIONS = (
+    (TopicEvent.ALL, TOPICS_VERSION),
+    (SubscriptionEvent.ALL, SUBSCRIPTIONS_VERSION),
+    (BindingEvent.ALL, BINDINGS_VERSION),
+)
 
 COMPACT_FROM_BYTES = 1 << 20
 COMPACT_GROWTH = 4
@@ -176,7 +180,7 @@ class Journal:
             if self._view.meta_int_in(transaction, APPLIED) != from_offset:
                 return False
             self._view.apply_events(transaction, items)
-            for prefix, name in VERSIONS.items():
+            for prefix, name in _VERSIONS:
                 if any(key.startswith(prefix) for key, _ in items):
                     version = self._view.meta_int_in(transaction, name)
                     self._view.put_meta_int(transaction, name, version + 1)

@@ -6,6 +6,7 @@ import contextlib
 import threading
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 import logbroker
@@ -651,6 +652,32 @@ def damage(desk, batch, *, topic="t", partition=0):
         byte = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([byte ^ 1]))
+
+
+def test_a_paused_partition_hands_out_nothing_until_it_is_resumed(desk):
+    desk.topic(partitions=2).put("a").put("x", partition=1)
+    with desk.consumer(group="g") as consumer:
+        consumer.pause(("t", 0))
+        assert values(consumer.poll()) == ["x"]
+        assert consumer.poll(timeout=0.05) == []
+        consumer.resume(("t", 0))
+        assert values(consumer.poll()) == ["a"]
+        consumer.pause(("t", 7))  # not assigned: nothing to pause
+
+
+def test_a_consumer_returns_to_what_is_stored_whatever_it_remembers(desk):
+    desk.topic().put("a", "b")
+    with desk.consumer(group="g", delivery="manual") as consumer:
+        consumer.poll()
+        consumer.commit()
+        assert consumer.committed_in(("t", 0)) == 2
+        event = desk.directory.committed("g", "t", 0)
+        desk.directory.journal.record([msgspec.structs.replace(event, offset=1)])
+        consumer.return_to_committed()
+        assert consumer.poll() == []
+        consumer.return_to_stored()
+        assert consumer.committed_in(("t", 0)) == 1
+        assert values(consumer.poll()) == ["b"]
 
 
 def test_damage_comes_after_the_records_before_it_and_again_until_a_seek_behind_it(desk):

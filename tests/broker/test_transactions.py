@@ -16,6 +16,7 @@ import pytest
 import logbroker
 from logbroker import FencedError, InvalidRequestError, RecordTooLargeError, WriteFailedError
 from logbroker.broker import Broker
+from logbroker.commits import PendingCommit
 from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.events import TransactionEvent
 from logbroker_storage.files import OsFiles
@@ -190,6 +191,20 @@ def test_offsets_alone_are_a_transaction_too(broker):
         consumer.poll(1, 5)
         tx.commit_offsets(consumer)
     assert broker.group("g").offsets[0].committed_offset == 1
+
+
+def test_a_check_at_the_commit_may_refuse_it(broker):
+    def refuse() -> None:
+        raise FencedError("not now")
+
+    with pytest.raises(FencedError, match="not now"), broker.transaction("t") as tx:  # noqa: PT012 (it passes through the block)
+        tx.commit_with(PendingCommit.holding(lambda: None))
+        tx.commit_with(PendingCommit.holding(refuse))
+        tx.send("out", b"refused")
+    with broker.transaction("t") as tx:
+        tx.commit_with(PendingCommit.holding(lambda: None))
+        tx.send("out", b"x")
+    assert values(broker) == [b"x"]
 
 
 def test_consumers_that_cannot_take_part_are_refused(broker):

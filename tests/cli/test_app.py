@@ -20,6 +20,9 @@ def test_version_and_help(cli: Cli) -> None:
         ["produce"],
         ["tail"],
         ["group", "reset"],
+        ["subscription", "create"],
+        ["queue", "receive"],
+        ["queue", "dead-letters", "redrive"],
         ["quickstart"],
     ):
         result = cli.bare(*command, "--help")
@@ -28,7 +31,7 @@ def test_version_and_help(cli: Cli) -> None:
 
 
 def test_alone_it_shows_its_help_as_wrong_usage(cli: Cli) -> None:
-    for command in ([], ["topic"], ["group"]):
+    for command in ([], ["topic"], ["group"], ["subscription"], ["queue"], ["queue", "dead-letters"]):
         result = cli.bare(*command)
         assert (result.code, result.out) == (2, b"")
         assert "Commands:" in result.err
@@ -57,7 +60,9 @@ def test_where_the_directory_is_said_to_be(cli: Cli, tmp_path: Path, monkeypatch
     "command",
     [["tail", "x"], ["topic", "list"], ["topic", "describe", "x"], ["topic", "alter", "x", "-p", "2"],
      ["topic", "delete", "x"], ["group", "list"], ["group", "describe", "x"], ["group", "delete", "x"],
-     ["group", "reset", "x", "--to", "latest"]],
+     ["group", "reset", "x", "--to", "latest"], ["subscription", "list"], ["subscription", "pause", "x"],
+     ["subscription", "create", "x", "--topic", "t"], ["queue", "receive", "x"], ["queue", "ack", "x", "h"],
+     ["queue", "dead-letters", "list", "x"], ["queue", "dead-letters", "redrive", "x"]],
 )  # fmt: skip
 def test_only_commands_that_write_make_a_directory(cli: Cli, tmp_path: Path, command: list[str]) -> None:
     result = cli(*command)

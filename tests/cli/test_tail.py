@@ -7,6 +7,8 @@ import datetime
 import pytest
 
 import logbroker
+from logbroker.cli.places import offsets_at, ranges_of
+from logbroker.cli.positions import Named
 from logbroker.records import Message
 
 from .conftest import Cli
@@ -193,3 +195,15 @@ def test_wrong_usage(orders: Cli) -> None:
         assert result.code == 2, options
         assert result.err.count("\n") == 1
     assert orders("tail").code == 2
+
+
+def test_now_is_where_a_consumer_stands_even_before_an_undecided_transaction(cli: Cli) -> None:
+    """Following from now on gives its records, once they are committed."""
+    with logbroker.open(cli.data) as broker:
+        broker.create_topic("t")
+        with broker.producer() as producer:
+            producer.send("t", b"before")
+        with broker.transaction("writer") as tx:
+            tx.send("t", b"in the transaction").result(5)
+            found = ranges_of(broker, ["t"])
+            assert offsets_at(broker, found, Named.LATEST) == {("t", 0): 1}

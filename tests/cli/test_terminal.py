@@ -57,3 +57,20 @@ def test_a_file_has_a_progress_bar_and_a_pipe_has_none(cli: Cli, tmp_path: Path)
     with cli.start("produce", "t", str(source)) as process:
         assert process.stderr is not None
         assert "━" not in process.stderr.read().decode()
+
+
+def test_queues_are_tables_and_held_messages_lines_that_begin_with_their_handles(cli: Cli) -> None:
+    cli.produce("jobs", b"one\ntwo\n")
+    cli("subscription", "create", "workers", "--topic", "jobs", "--dead-letter", "dead")
+    described = on_terminal(cli, "subscription", "describe", "workers")
+    assert "subscription workers" in described
+    assert "max deliveries" in described
+    held = on_terminal(cli, "queue", "receive", "workers", "--hold")
+    assert held.startswith("jobs:0:0:~")
+    assert held.rstrip().endswith("one")
+    cli("queue", "reject", "workers", held.split()[0], "--reason", "\x1b[31mred")
+    letters = on_terminal(cli, "queue", "dead-letters", "list", "workers")
+    assert "\x1b[31mred" not in letters
+    shown = on_terminal(cli, "queue", "dead-letters", "show", "workers", "0")
+    assert "dead letter of workers" in shown
+    assert "\x1b[31mred" not in shown

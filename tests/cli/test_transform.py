@@ -155,7 +155,10 @@ def test_run_without_a_dead_letter_stops_at_the_record(filled: Cli, pipeline: st
 
 def test_ctrl_c_ends_a_run_behind_the_batch_at_hand(filled: Cli, pipeline: str) -> None:
     run = ("transform", "run", "raw", "clean", "-g", "g", "--pipeline", pipeline, "--dead-letter", "dead")
-    with filled.start("tail", "clean", "-f", "--value-only") as tail, filled.start(*run) as process:
+    with (
+        filled.start("tail", "clean", "--from", "earliest", "-f", "--value-only") as tail,
+        filled.start(*run) as process,
+    ):
         assert tail.stdout is not None
         assert tail.stdout.readline() == b'{"b":0}\n'
         process.send_signal(signal.SIGINT)

@@ -17,7 +17,7 @@ from logbroker_storage.events import AnyEvent, Event
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "format.md").read_text(encoding="utf-8")
 TABLE = re.compile(r"<!-- layout: (\S+)\.(\w+) -->\n\n\| at .*\n\|[-|]+\n((?:\|.*\n)+)")
 CODES = {"int8": "b", "int16": "h", "int32": "i", "uint32": "I", "int64": "q", "char[8]": "8s"}
-EVENT_ROW = re.compile(r"^\| `(\w+)`([^|]*) \| ([\w, ]+) \| [^|]*\|$", re.MULTILINE)
+EVENT_ROW = re.compile(r"^\| `([\w-]+)`([^|]*) \| ([\w, ]+) \| [^|]*\|$", re.MULTILINE)
 
 
 @pytest.mark.parametrize(("module", "name", "rows"), TABLE.findall(TEXT))

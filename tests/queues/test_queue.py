@@ -161,7 +161,7 @@ def test_what_was_settled_inside_stays_so(desk: QueueDesk) -> None:
     hands = desk.hands()
     with hands.receive(0) as message:
         message.reject("bad")
-    with pytest.raises(ZeroDivisionError), hands.receive(0) as message:
+    with pytest.raises(ZeroDivisionError), hands.receive(0) as message:  # noqa: PT012 (it passes through the block)
         message.accept()
         raise ZeroDivisionError
     assert desk.deaths() == [("a", "bad")]
@@ -176,7 +176,7 @@ def test_leaving_a_message_whose_lease_is_over_says_so(desk: QueueDesk) -> None:
 
 def test_the_exception_inside_is_the_one_that_is_seen_when_the_lease_is_over(desk: QueueDesk) -> None:
     desk.queue_of(lease=10.0).put("a")
-    with pytest.raises(ZeroDivisionError), desk.hands().receive(0):
+    with pytest.raises(ZeroDivisionError), desk.hands().receive(0):  # noqa: PT012 (it passes through the block)
         desk.advance(10)
         raise ZeroDivisionError
 
@@ -292,6 +292,25 @@ def test_the_messages_of_a_dead_process_return_at_once(desk: QueueDesk) -> None:
     assert desk.somebody_dies_with(2) == ["a", "b"]
     again = desk.hands().receive_many()
     assert sorted(zip(values(again), counts(again), strict=True)) == [("a", 2), ("b", 2), ("c", 1)]
+
+
+def test_they_return_also_when_the_last_process_of_all_has_died(desk: QueueDesk) -> None:
+    desk.queue_of(lease=1000.0).put("a", "b")
+    desk.close()
+    assert desk.somebody_dies_with(1) == ["a"]
+    desk.open()
+    assert values(desk.hands().receive_many()) == ["a", "b"]
+
+
+def test_they_return_to_a_consumer_that_has_looked_before(desk: QueueDesk) -> None:
+    desk.queue_of(lease=1000.0, max_deliveries=100).put("a")
+    hands = desk.hands()
+    for death in (1, 2, 3):
+        assert desk.somebody_dies_with(1) == ["a"]
+        desk.advance(1)
+        message = hands.receive(0)
+        assert message.delivery_count == 2 * death
+        message.release()
 
 
 def test_they_return_while_there_are_others_to_be_had(desk: QueueDesk) -> None:

@@ -85,7 +85,7 @@ def test_whoever_sends_the_id_of_a_dead_process_again_finds_what_it_left(
     assert outcomes == {AppendResult, Taken}
 
 
-@pytest.mark.parametrize("repetition", range(4))
+@pytest.mark.parametrize("repetition", range(6))
 @pytest.mark.parametrize("survivors", ["what was synced", "any part of the rest"])
 def test_a_power_cut_doubles_no_id_and_loses_none_that_was_acknowledged(
     tmp_path: Path, rng: random.Random, survivors: str, repetition: int
@@ -179,4 +179,14 @@ def test_ids_are_found_behind_a_damaged_batch_when_the_view_is_made_anew(tmp_pat
     bench.reopen(without_view=True)
     assert isinstance(send(bench, 1, "a", "c"), Taken)
     assert isinstance(send(bench, 1, "b"), AppendResult)
+    bench.close()
+
+
+def test_ids_are_found_before_a_segment_that_is_empty(tmp_path: Path) -> None:
+    bench = new_bench(str(tmp_path / "data"))
+    send(bench, 0, "a")
+    bench.log.roll_now()
+    bench.log.sync()
+    bench.reopen(without_view=True)
+    assert isinstance(send(bench, 1, "a"), Taken)
     bench.close()

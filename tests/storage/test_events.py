@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.events import (
     AnyEvent,
+    BindingEvent,
     GroupEvent,
     LogStartEvent,
     NamedProducerEvent,
     OffsetEvent,
     ProducerIdsEvent,
     TopicEvent,
+    TopicReach,
     decode_event,
     encode_event,
 )
@@ -49,6 +51,29 @@ EVENT: st.SearchStrategy[AnyEvent] = st.one_of(
     ),
     st.builds(ProducerIdsEvent, next_producer_id=INT),
     st.builds(LogStartEvent, topic=NAME, partition=SMALL, log_start_offset=INT),
+    st.builds(
+        BindingEvent,
+        name=NAME,
+        source=NAME,
+        target=NAME,
+        dead_letter=NAME,
+        created_ms=INT,
+        when=st.none() | NAME,
+        headers=st.dictionaries(NAME, st.none() | NAME, max_size=2),
+        headers_match=st.sampled_from(["all", "any"]),
+        transform=st.none() | NAME,
+        unrouted=st.booleans(),
+        reach=st.lists(
+            st.builds(
+                TopicReach,
+                topic=NAME,
+                topic_id=st.binary(min_size=16, max_size=16),
+                starts=st.lists(INT, max_size=2),
+                routed=st.lists(INT, max_size=2),
+            ),
+            max_size=2,
+        ),
+    ),
 )
 
 
@@ -74,6 +99,7 @@ def test_keys_can_be_made_without_an_event():
     assert GroupEvent("g", [], 0).key() == GroupEvent.key_of("g")
     assert NamedProducerEvent("p", 0, {}).key() == NamedProducerEvent.key_of("p")
     assert ProducerIdsEvent(5).key() == ProducerIdsEvent.key_of()
+    assert BindingEvent("b", "s", "t", "d", 0).key() == BindingEvent.key_of("b")
     assert LogStartEvent("t", 3, 9).key() == LogStartEvent.key_of("t", 3)
 
 
@@ -84,7 +110,9 @@ def test_a_group_s_prefix_holds_its_offsets_and_not_those_of_a_group_whose_name_
     assert not LogStartEvent.key_of("t2", 0).startswith(LogStartEvent.prefix_of("t"))
 
 
-@pytest.mark.parametrize("kind", [TopicEvent, OffsetEvent, GroupEvent, NamedProducerEvent, LogStartEvent])
+@pytest.mark.parametrize(
+    "kind", [TopicEvent, OffsetEvent, GroupEvent, NamedProducerEvent, LogStartEvent, BindingEvent]
+)
 def test_every_key_of_a_kind_begins_with_its_common_prefix(kind):
     assert kind.KIND.encode() + b"\0" == kind.ALL
 

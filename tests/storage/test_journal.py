@@ -14,9 +14,16 @@ from pathlib import Path
 import pytest
 
 from logbroker_storage.errors import StorageFailedError, WriteFailedError
-from logbroker_storage.events import OffsetEvent, TopicEvent, encode_event
+from logbroker_storage.events import BindingEvent, OffsetEvent, TopicEvent, encode_event
 from logbroker_storage.files import OsFiles
-from logbroker_storage.journal import APPLIED, COMPACT_FROM_BYTES, MAX_UNAPPLIED, Journal, item_of
+from logbroker_storage.journal import (
+    APPLIED,
+    BINDINGS_VERSION,
+    COMPACT_FROM_BYTES,
+    MAX_UNAPPLIED,
+    Journal,
+    item_of,
+)
 from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
 
@@ -197,6 +204,17 @@ def test_topic_events_move_the_version_and_others_do_not(bench):
     journal_of(bench).record([bench.directory.topic("t")])
     assert bench.directory.topics_version() > before
     assert isinstance(bench.directory.topic("t"), TopicEvent)
+
+
+def test_binding_events_move_a_version_of_their_own(bench):
+    def versions() -> tuple[int, int]:
+        return bench.directory.topics_version(), bench.directory.view.meta_int(BINDINGS_VERSION)
+
+    topics, bindings = versions()
+    journal_of(bench).record([BindingEvent("b", "s", "t", "d", 0)])
+    assert versions() == (topics, bindings + 1)
+    journal_of(bench).delete([BindingEvent.key_of("b")])
+    assert versions() == (topics, bindings + 2)
 
 
 # Failures ---------------------------------------------------------------------------------------------

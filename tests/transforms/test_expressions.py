@@ -6,12 +6,13 @@ import datetime
 import subprocess
 import sys
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logbroker.errors import InvalidRequestError, LogbrokerError
-from logbroker.expression_text import MAX_CHARACTERS, MAX_NESTING, MAX_PARTS
+from logbroker.expression_text import MAX_CHARACTERS, MAX_NESTING, MAX_PARTS, shape_of
 from logbroker.expressions import Expression, ExpressionError, as_predicate, compile_expression
 from logbroker.nesting import MAX_DEPTH, is_too_deep
 from logbroker.records import Record
@@ -97,6 +98,58 @@ def test_a_value_that_is_no_json_matters_only_where_json_decides():
         compile_expression("json.amount > 3").matches(broken)
 
 
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("json.a.b == 1 && json.c", {("a", "b"), ("c",)}),
+        ("json.a.size() > json.b.c.d[0].e", {("a",), ("b", "c", "d")}),
+        ("json.list.exists(x, x.json.y == 1)", {("list",)}),
+        ("has(json.a.b) || json . a == null", {("a", "b"), ("a",)}),
+        ("'json.a' == key", set()),
+        ("json == 1 || json.a == 2", None),
+        ("json['a'] == 1", None),
+        ("'a' in json", None),
+        (".json.a == 1", None),
+        ("[1].map(json, json.a)", None),
+        ("size(json)", None),
+        ("json.a.b.c.d.e.f.g.h.i.j", {tuple("abcdefgh")}),
+        ("json.size()", None),
+        ("{'json': json.a}['json']", {("a",)}),
+    ],
+)
+def test_which_fields_of_json_an_expression_uses_can_be_told_from_its_text(text, paths):
+    assert shape_of(text).json_paths == paths
+
+
+NAME = st.sampled_from("abc")
+DOCUMENTS = st.recursive(
+    st.none() | st.sampled_from([0, 1, 2.5, 10**30, -(2**63)]) | st.text("xy", max_size=2),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAME, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(
+    document=DOCUMENTS,
+    path=st.lists(NAME, min_size=1, max_size=3),
+    other=st.lists(NAME, min_size=1, max_size=3),
+)
+def test_an_expression_sees_the_same_in_a_part_of_json_as_in_all_of_it(document, path, other):
+    """``json`` itself in the expression makes it read the whole."""
+    fields = f"[has(json.{'.'.join(path)}), json.{'.'.join(other)} == 1]"
+    part = compile_expression(f"{fields}[0] || {fields}[1]")
+    whole = compile_expression(f"({fields}[0] || {fields}[1]) && json == json")
+    value = msgspec.json.encode(document)
+    outcomes = []
+    for expression in (part, whole):
+        try:
+            outcomes.append(str(expression.matches(record(value))))
+        except ExpressionError as error:
+            outcomes.append(error.reason)
+    assert outcomes[0] == outcomes[1]
+
+
 # What is refused when it is made ------------------------------------------------------------------------
 
 
@@ -175,7 +228,7 @@ def test_json_that_is_nested_too_deep_is_an_error_and_not_the_end_of_the_process
     closing = "]" if opening == "[" else "}"
     for depth in (MAX_DEPTH + 1, 900, 100_000):
         value = (opening * depth + "1" + closing * depth).encode()
-        with pytest.raises(ExpressionError, match="JSON"):
+        with pytest.raises(ExpressionError, match=r"JSON|deeper"):
             compile_expression("json == json").evaluate(record(value))
     value = (opening * MAX_DEPTH + "1" + closing * MAX_DEPTH).encode()
     assert compile_expression("json == json").matches(record(value))
@@ -225,6 +278,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     value=st.none() | st.binary(max_size=40), key=st.none() | st.binary(max_size=10), name=st.text(max_size=5)
 )
@@ -249,6 +303,7 @@ def test_no_record_gets_anything_but_a_value_or_the_typed_error_out_of_it(text, 
         pass
 
 
+@settings(deadline=None)
 @given(text=st.text(alphabet="keyjsonvalu.()[]{}'\"\\!&|=<>+-*/%?:,0123456789 \n", max_size=40))
 def test_no_text_gets_anything_but_an_expression_or_the_typed_error_out_of_the_compiler(text):
     try:
@@ -257,6 +312,7 @@ def test_no_text_gets_anything_but_an_expression_or_the_typed_error_out_of_the_c
         pass
 
 
+@settings(deadline=None)
 @given(value=VALUES, limit=st.integers(0, 5))
 def test_depth_is_the_number_of_containers_in_each_other(value, limit):
     def depth(value: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import subprocess
 import sys
 import threading
 from importlib import metadata
@@ -172,12 +173,35 @@ def failed(draft: Draft) -> Draft:
     raise StepFailed("not today")
 
 
+def text_key(draft: Draft) -> Draft:
+    draft.key = "text"  # type: ignore[assignment]
+    return draft
+
+
+def odd_header(draft: Draft) -> list[Draft]:
+    draft.headers = (("logbroker.mine", b""),)
+    return [draft]
+
+
+def no_time(draft: Draft) -> Draft:
+    draft.timestamp_ms = 1.5  # type: ignore[assignment]
+    return draft
+
+
+def long_story(draft: Draft) -> Draft:
+    raise ValueError("x" * 100_000)
+
+
 @pytest.mark.parametrize(
     ("function", "says"),
     [
         ("seven", "returned a int"),
         ("failed", "offset 7: not today"),
         ("as_it_is", "it takes a decoded value"),
+        ("text_key", "key to a str"),
+        ("odd_header", "reserved"),
+        ("no_time", "timestamp_ms"),
+        ("long_story", "x…$"),
     ],
 )
 def test_a_python_step_is_checked_at_each_message(
@@ -275,6 +299,14 @@ def test_with_another_timestamp_it_expires_when_the_record_would_have() -> None:
     assert pipeline.apply(with_ttl(b'{"at": %d}' % (later + 3000), 5000)) == []
 
 
+def test_times_at_the_edge_of_what_can_be_said_are_passed_on() -> None:
+    (message,) = on_json(RENAME).apply(with_ttl(b"{}", (1 << 63) - 1))
+    assert message.ttl is not None
+    assert message.ttl > datetime.timedelta(days=900_000_000)
+    (message,) = on_json(RENAME).apply(a_record(b"{}", timestamp_ms=-1))
+    assert message.timestamp is None
+
+
 def test_a_split_makes_drafts_that_do_not_share_what_later_steps_change() -> None:
     pipeline = on_json(
         {"kind": "split"},
@@ -348,3 +380,23 @@ def test_bytes_in_the_middle_are_kept_as_they_are() -> None:
     (message,) = pipeline.apply(a_record(b"\x81\xa1b\xc4\x02\xff\x00"))
     assert message.value == b'"' + base64.b64encode(b"\xff\x00") + b'"'
     assert isinstance(pipeline, Pipeline)
+
+
+IMPORTS = """
+import subprocess
+import sys
+import logbroker.broker
+assert "logbroker.transforms" not in sys.modules
+from logbroker.transforms import load_pipeline
+load_pipeline({"step": [{"kind": "decode", "format": "json"}, {"kind": "drop", "fields": ["a"]},
+                        {"kind": "encode", "format": "json"}]})
+heavy = {"cel", "fastavro", "google.protobuf", "jsonata"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_only_a_step_that_needs_a_library_imports_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import threading
 from collections.abc import Callable
@@ -191,8 +192,10 @@ def test_what_is_about_no_record_ends_it(broker: Broker, fill: Fill, read: Read)
 def test_dead_letters_have_a_topic_of_their_own_that_exists(broker: Broker) -> None:
     with pytest.raises(logbroker.TopicNotFoundError):
         run(broker, PIPELINE, dead_letter="nowhere")
-    with pytest.raises(InvalidRequestError, match="source"):
+    with pytest.raises(InvalidRequestError, match="another topic"):
         run(broker, PIPELINE, dead_letter="raw")
+    with pytest.raises(InvalidRequestError, match="another topic"):
+        broker.transform("d*", "clean", group="g", function=PIPELINE, dead_letter="dead")
 
 
 def test_members_bury_each_record_once(broker: Broker, fill: Fill, read: Read) -> None:
@@ -210,6 +213,26 @@ def test_members_bury_each_record_once(broker: Broker, fill: Fill, read: Read) -
     assert len(read("clean")) == 160
 
 
+def test_asyncio_runs_the_same(tmp_path: Path) -> None:
+    async def main() -> tuple[int, list[bytes | None], list[bytes | None]]:
+        async with logbroker.open_async(tmp_path / "async") as broker:
+            for topic in ("raw", "clean", "dead"):
+                await broker.create_topic(topic)
+            async with broker.producer() as producer:
+                await producer.send("raw", b'{"a":1}')
+                await producer.send("raw", b"{")
+            done = await broker.transform(
+                "raw", "clean", group="g", function=PIPELINE, dead_letter="dead", idle_timeout=0.3
+            )
+            values = []
+            for topic in ("clean", "dead"):
+                async with broker.consumer(topic) as consumer:
+                    values.append([record.value for record in await consumer.poll(10, 1.0)])
+            return done, values[0], values[1]
+
+    assert asyncio.run(main()) == (2, [b'{"b":1}'], [b"{"])
+
+
 # The letter itself --------------------------------------------------------------------------------------
 
 
@@ -219,7 +242,7 @@ def test_a_letter_keeps_key_value_and_headers_and_can_be_sent_again() -> None:
     assert (letter.value, letter.key, letter.ttl, letter.timestamp) == (b"v", b"alice", None, None)
     pairs = list(letter.headers or ())
     assert pairs[:2] == [("h", b"1"), ("h", None)]
-    assert [name for name, _ in pairs[2:]] == list(DEAD_LETTER_HEADERS[:-1])
+    assert [name for name, _ in pairs[2:]] == list(DEAD_LETTER_HEADERS[:6])
     died_again = a_record(b"v", offset=9, header_pairs=tuple(pairs))
     again = dict(
         dead_letter_message(died_again, reason="rejected", error="x" * 9000, by="é\udcff").headers or ()

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logbroker.transforms import PipelineError, TransformError, load_pipeline
@@ -209,6 +209,7 @@ def test_headers_keep_their_order_and_each_of_a_name_is_replaced() -> None:
 WRAP = {"kind": "cloudevents_wrap", "type": "order", "source": "/shop"}
 
 
+@settings(deadline=None)
 @given(
     data=st.binary(max_size=20),
     content_type=st.sampled_from(["text/plain", "application/octet-stream", "image/png"]),
@@ -266,11 +267,13 @@ def test_what_is_no_event_is_an_error(headers: Any, value: Any, says: str) -> No
 NAMES = st.text(min_size=1, max_size=4).filter(lambda name: name != EACH and not name.isdigit())
 
 
+@settings(deadline=None)
 @given(path=st.lists(NAMES, min_size=1, max_size=5))
 def test_a_path_reads_as_it_is_written(path: list[str]) -> None:
     assert parse_path(shown(tuple(path))) == tuple(path)
 
 
+@settings(deadline=None)
 @given(path=st.lists(NAMES, min_size=1, max_size=4).map(tuple), value=st.integers())
 def test_what_is_put_is_found_changed_and_removed(path: tuple[str, ...], value: int) -> None:
     document: dict[str, Any] = {}

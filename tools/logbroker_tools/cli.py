@@ -19,8 +19,6 @@ import msgspec
 import typer
 
 if TYPE_CHECKING:
-    from logbroker_storage.events import AnyEvent
-
     from .layout import Segment, Target
     from .walk import Damaged
 
@@ -274,6 +272,7 @@ def offsets(directory: Directory, json: Json = False) -> None:
     """What each group has committed, from the journal."""
     from logbroker_storage.events import OffsetEvent
 
+    from .event_fields import event_fields
     from .output import print_json, print_table
     from .reading import live_events
 
@@ -281,15 +280,41 @@ def offsets(directory: Directory, json: Json = False) -> None:
     events = [event for event in live.values() if isinstance(event, OffsetEvent)]
     events.sort(key=lambda event: (event.group, event.topic, event.partition))
     if json:
-        print_json([_plain(event) for event in events])
+        print_json([event_fields(event) for event in events])
     else:
         rows = ((e.group, e.topic, e.partition, e.offset, e.committed_ms) for e in events)
         print_table(("group", "topic", "partition", "offset", "committed_ms"), rows)
 
 
 @app.command()
+def subscriptions(directory: Directory, json: Json = False) -> None:
+    """Every subscription with its rules, and where it is in each partition, from the journal."""
+    from .output import print_json, print_table
+    from .subscriptions import subscriptions as summarise
+
+    found = summarise(_find_journal(directory))
+    if json:
+        print_json(found)
+        return
+    columns = ("name", "state", "what", "topic", "partition", "start_offset", "done", "attempted", "rejected")
+    rows: list[tuple[object, ...]] = []
+    for one in found:
+        state = None if one.is_paused is None else "paused" if one.is_paused else "active"
+        name = one.name or f"(deleted: {one.subscription_id})"
+        rows += [
+            (
+                name, state, place.what, place.topic, place.partition, place.start_offset, place.done,
+                place.attempted, place.rejected,
+            )
+            for place in one.places
+        ] or [(name, state, one.kind, None, None, None, None, None, None)]  # fmt: skip
+    print_table(columns, rows)
+
+
+@app.command()
 def journal(directory: Directory, json: Json = False) -> None:
     """Every event of the journal, oldest first; a deleted key is a tombstone."""
+    from .event_fields import event_fields
     from .output import bytes_fields, print_json_line, print_table
     from .reading import journal_records
 
@@ -301,7 +326,7 @@ def journal(directory: Directory, json: Json = False) -> None:
                     "offset": record.offset,
                     "timestamp_ms": record.timestamp_ms,
                     **bytes_fields(record.key, "key", "key_encoding"),
-                    "event": None if event is None else _plain(event),
+                    "event": None if event is None else event_fields(event),
                 }
             )
         return
@@ -310,17 +335,11 @@ def journal(directory: Directory, json: Json = False) -> None:
             record.offset,
             record.timestamp_ms,
             (record.key or b"").replace(b"\0", b" ").decode(errors="replace"),
-            "tombstone" if event is None else msgspec.json.encode(_plain(event)).decode(),
+            "tombstone" if event is None else msgspec.json.encode(event_fields(event)).decode(),
         )
         for record, event in events
     )
     print_table(("offset", "timestamp_ms", "key", "event"), rows)
-
-
-def _plain(event: AnyEvent) -> dict[str, object]:
-    built = msgspec.to_builtins(event)
-    assert isinstance(built, dict)
-    return built
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """What a schema must not be, when a message may be from anybody.
 
 An Avro array tells how many items follow, so items that take no bytes (nulls, records without fields) let ten
-bytes stand for any number of them. And a schema that contains itself lets a message nest as deep as it is
-long, while the compiled reader recurses on the C stack and checks nothing: such a schema is for the reader in
-Python, which raises RecursionError instead.
+bytes stand for any number of them; and records of records that take none multiply with each level. A schema
+that contains itself lets a message nest as deep as it is long, while the compiled reader recurses on the C
+stack and checks nothing: such a schema is for the reader in Python, which raises RecursionError instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_schema(schema: Any) -> bool:
     """Whether *schema* (parsed JSON, which is a schema that the library takes) contains itself.
 
     Raises:
-        InvalidRequestError: it is nested too deep, or has an array of items that take no bytes.
+        InvalidRequestError: it is nested too deep, or has items or fields that take no bytes (a field may be null).
     """
     if is_too_deep(schema, MAX_DEPTH):
         raise InvalidRequestError(f"the schema is nested deeper than {MAX_DEPTH} levels")
@@ -44,7 +44,13 @@ class _Check:
             name = self._full_name(schema["name"], namespace)
             self._named[name] = schema
             types = [field["type"] for field in schema.get("fields", [])]
-            return self._any(types, namespace, inside | {name})
+            found = self._any(types, namespace, inside | {name})
+            for inner in types:
+                if inner != "null" and self._takes_no_bytes(inner, namespace, frozenset()):
+                    raise InvalidRequestError(
+                        f"the schema's {name} has a field that takes no bytes and is not null"
+                    )
+            return found
         if kind == "array":
             found = self.contains_itself(schema["items"], namespace, inside)
             if self._takes_no_bytes(schema["items"], namespace, frozenset()):
@@ -52,7 +58,7 @@ class _Check:
             return found
         if kind == "map":
             return self.contains_itself(schema["values"], namespace, inside)
-        return self.contains_itself(kind, namespace, inside) if isinstance(kind, (dict, list)) else False
+        return self.contains_itself(kind, namespace, inside)  # {"type": "long"} is "long"
 
     def _any(self, schemas: list[Any], namespace: str, inside: frozenset[str]) -> bool:
         """Whether one of them does; all are walked, for what they name and for their arrays."""
@@ -76,9 +82,7 @@ class _Check:
             )
         if kind == "fixed":
             return not schema.get("size")
-        return kind == "null" or (
-            isinstance(kind, (dict, list)) and self._takes_no_bytes(kind, namespace, inside)
-        )
+        return kind not in ("array", "map", "enum") and self._takes_no_bytes(kind, namespace, inside)
 
     @staticmethod
     def _full_name(name: str, namespace: str) -> str:

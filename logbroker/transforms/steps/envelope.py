@@ -15,13 +15,12 @@ from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX
 from ..draft import Draft
 from ..errors import StepFailed
 from ..evaluation import evaluator
-from ..options import Form, Step, StepOptions, Surroundings
+from ..options import MAX_TIMESTAMP_MS, Form, Step, StepOptions, Surroundings
 from ..paths import MISSING, find, parse_path
 from ..values import as_bytes
 from .fields import missing_field
 
 UNITS_PER_MS = {"s": 0.001, "ms": 1, "us": 1000, "ns": 1_000_000}
-MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 class SetKey(StepOptions, frozen=True):

@@ -1,0 +1,134 @@
+"""A message in a consumer's hands, and several that were received together. ``Queue`` does what they are asked to."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.record_batch import Record
+
+from .handles import ReceiptHandle
+
+if TYPE_CHECKING:
+    from .consumer import Queue
+    from .partition import QueuePartition
+
+logger = logging.getLogger("logbroker.queues")
+
+
+class QueueMessage:
+    """A message in a consumer's hands; the fields are a record's, and ``delivery_count`` (1 at first)."""
+
+    __slots__ = ("delivery_count", "is_settled", "queue", "queue_partition", "record")
+
+    def __init__(
+        self, queue: Queue, queue_partition: QueuePartition, record: Record, delivery_count: int
+    ) -> None:
+        self.queue = queue  # whose hands it is in
+        self.queue_partition = queue_partition  # of a topic that may have been deleted and made again since
+        self.record = record
+        self.delivery_count = delivery_count
+        self.is_settled = False  # whether it was accepted, released or rejected here
+
+    @property
+    def topic(self) -> str:
+        return self.record.topic
+
+    @property
+    def partition(self) -> int:
+        return self.record.partition
+
+    @property
+    def offset(self) -> int:
+        return self.record.offset
+
+    @property
+    def timestamp_ms(self) -> int:
+        return self.record.timestamp_ms
+
+    @property
+    def timestamp(self) -> datetime.datetime:
+        """``timestamp_ms`` as an aware UTC datetime."""
+        return self.record.timestamp
+
+    @property
+    def key(self) -> bytes | None:
+        return self.record.key
+
+    @property
+    def value(self) -> bytes | None:
+        return self.record.value
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        """The headers, in order, as a list of the caller's own."""
+        return self.record.headers
+
+    @property
+    def handle(self) -> str:
+        """What other processes can settle it by while it is in these hands; see ``Queue.accept``."""
+        record = self.record
+        return str(ReceiptHandle(record.topic, record.partition, record.offset, self.queue.owner))
+
+    def accept(self) -> None:
+        """Be done with the message: durable when this returns. See ``Queue.accept``."""
+        self.queue.accept([self])
+
+    def release(self, *, delay: float | datetime.timedelta = 0.0) -> None:
+        """Give it back, to be delivered again to anybody. See ``Queue.release``."""
+        self.queue.release([self], delay=delay)
+
+    def reject(self, reason: str = "rejected") -> None:
+        """Never deliver it again: it goes to the dead letters. See ``Queue.reject``."""
+        self.queue.reject([self], reason)
+
+    def extend(self, lease: float | None = None) -> None:
+        """Hold it for *lease* seconds from now (default: the subscription's). See ``Queue.extend``."""
+        self.queue.extend([self], lease)
+
+    def __enter__(self) -> QueueMessage:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Accept it, or release it when an exception passes; nothing more when it was settled inside."""
+        if self.is_settled:
+            return
+        if error is None:
+            self.accept()
+            return
+        try:
+            self.release()
+        except LogbrokerError as failure:
+            logger.warning("%r comes again when its lease ends: %s", self, failure)  # *error* goes on
+
+    def __repr__(self) -> str:
+        return f"<QueueMessage {self.topic}-{self.partition}@{self.offset} delivery {self.delivery_count}>"
+
+
+class MessageBatch(list[QueueMessage]):
+    """Messages received together: a list that can be settled with one sync of the disk."""
+
+    def __init__(self, queue: Queue, messages: Iterable[QueueMessage] = ()) -> None:
+        super().__init__(messages)
+        self._queue = queue
+
+    def _open(self) -> list[QueueMessage]:
+        return [message for message in self if not message.is_settled]
+
+    def accept(self) -> None:
+        """Accept all that are not settled yet."""
+        self._queue.accept(self._open())
+
+    def release(self, *, delay: float | datetime.timedelta = 0.0) -> None:
+        """Release all that are not settled yet."""
+        self._queue.release(self._open(), delay=delay)
+
+    def reject(self, reason: str = "rejected") -> None:
+        """Reject all that are not settled yet."""
+        self._queue.reject(self._open(), reason)

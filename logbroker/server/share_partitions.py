@@ -160,7 +160,10 @@ class SharePartitions:
                 room -= sum(len(one.records) for one in held)
                 left_bytes -= found.size_bytes
         if session.is_closed:  # whoever closed it may have given back before we took
-            self.give_up(subscription, session, acquired)
+            for partition in partitions:
+                if partition.place in acquired:
+                    taken = acquired[partition.place].ranges
+                    partition.give_back(owner, [(first, last) for first, last, _ in taken])
             return {}
         return acquired
 

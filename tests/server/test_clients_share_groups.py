@@ -444,6 +444,63 @@ def test_what_a_killed_consumer_holds_goes_to_others_at_once(
     sharer.close()
 
 
+WORKER = """
+import sys
+from confluent_kafka import ShareConsumer
+settings = {"bootstrap.servers": sys.argv[1], "group.id": "g", "max.poll.records": 20}
+consumer = ShareConsumer(settings | {"share.acknowledgement.mode": "explicit"})
+consumer.subscribe(["t"])
+while True:
+    messages = list(consumer.poll(timeout=1.0))
+    for message in messages:
+        consumer.acknowledge(message)
+    failed = {place.partition for place, error in consumer.commit_sync(timeout=20.0).items() if error}
+    for message in messages:
+        if message.partition() not in failed:
+            print(message.value().decode(), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_all_the_time_accept_every_message_and_none_twice(
+    server: ServerProcess, broker: logbroker.Broker, tmp_path: Path
+) -> None:
+    """What a worker had accepted and died before it said so is in no list: so many are missing at most."""
+    broker.create_topic("t", partitions=2)
+    broker.create_subscription("g", topic="t", max_deliveries=1000)
+    workers: list[tuple[subprocess.Popen[bytes], Path]] = []
+    kills = 0
+
+    def start() -> None:
+        out = tmp_path / f"worker-{len(workers)}"
+        with out.open("wb") as stdout:
+            command = [sys.executable, "-c", WORKER, server.address]
+            child = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL)
+        workers.append((child, out))
+
+    for _ in range(3):
+        start()
+    try:
+        for first in range(0, 6000, 200):
+            produce(server, numbers(200, first))
+            time.sleep(0.1)
+            if first % 1000 == 800:
+                workers[-3][0].kill()
+                kills += 1
+                start()
+        until(lambda: broker.subscription("g").lag == 0, "all are accepted", within_s=60.0)
+        time.sleep(0.2)  # until the last have said so
+    finally:
+        for child, _ in workers:
+            child.kill()
+            child.wait()
+    said = [line.encode() for _, out in workers for line in out.read_text().split("\n")[:-1]]
+    assert len(said) == len(set(said)), "accepted twice"
+    assert set(said) <= set(numbers(6000))
+    assert len(said) >= 6000 - 200 * kills  # a poll may give a whole batch, and those are of 200
+    assert kills == 6
+
+
 def test_a_killed_embedded_consumer_leaves_its_messages_to_share_consumers(
     server: ServerProcess, broker: logbroker.Broker, tmp_path: Path
 ) -> None:

@@ -92,7 +92,7 @@ def _age_ms(directory: DataDirectory, place: TopicPartition, offset: int) -> int
     """How long ago the first record from *offset* on was sent; None where none can be read."""
     reader = RangeReader(directory.log(*place))
     try:
-        records = reader.read(offset, offset)
+        records = reader.read(offset, offset).records
     except (CorruptionError, OffsetOutOfRangeError):
         return None
     finally:

@@ -14,6 +14,7 @@ belongs to no process, and only the lease's end frees what it holds.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,8 +40,8 @@ from logbroker_storage.events import (
 )
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
-from logbroker_storage.partition_log import LogOffsets
-from logbroker_storage.record_batch import Record
+from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.record_batch import Record, StoredBatch
 
 from ..commits import PendingCommit
 from ..expressions import Predicate, as_predicate
@@ -48,8 +49,9 @@ from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
 from .aftermath import Aftermath
-from .reading import Judge, RangeReader
+from .reading import Judge, RangeRead, RangeReader
 from .rows import Rows, Run
+from .settlement import Settlement
 from .state import Arranged, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
@@ -61,11 +63,12 @@ Lost = Callable[[TopicPartition, Sequence[Range]], None]
 
 
 class Held(NamedTuple):
-    """Messages in an owner's hands, of one run."""
+    """Messages in an owner's hands, of one run; ``batches`` are those that they are stored in, ascending."""
 
     records: list[Record]
     delivery_count: int
     lease_end_ms: int
+    batches: Sequence[StoredBatch] = ()
 
 
 class Progress(NamedTuple):
@@ -74,6 +77,14 @@ class Progress(NamedTuple):
     start_offset: int
     next_offset: int
     counts: Counts
+
+
+class Ahead(NamedTuple):
+    """What may be had: messages given back, and offsets that nobody had yet, in [``next_offset``, ``visible_end``)."""
+
+    has_ready: bool
+    next_offset: int
+    visible_end: int
 
 
 class Due(NamedTuple):
@@ -148,6 +159,10 @@ class QueuePartition:
             buries_unknown=rules.dead_letter is not None,
         )
 
+    def is_still(self, log: PartitionLog, subscription: Subscription) -> bool:
+        """Whether this is the queue of *log* that *subscription*, as it is now, asks for."""
+        return self.log.key == log.key and self.subscription.rules == subscription.rules
+
     def visible_end(self, offsets: LogOffsets) -> int:
         return offsets.visible_end(Isolation.READ_COMMITTED)
 
@@ -157,8 +172,19 @@ class QueuePartition:
 
     # Receiving ------------------------------------------------------------------------------------
 
-    def receive(self, owner: str, limit: int, *, lease_ms: int) -> list[Held]:
+    def receive(
+        self,
+        owner: str,
+        limit: int,
+        *,
+        lease_ms: int,
+        max_bytes: int | None = None,
+        whole_batches: bool = False,
+    ) -> list[Held]:
         """Put up to *limit* messages into the hands of *owner*, [] when none is to be had now.
+
+        With *max_bytes* no more than come in batches of so many bytes, but those of one batch. With
+        *whole_batches* above *limit* the rest of the last batch too: who is sent its bytes may as well have it.
 
         Raises:
             CorruptionError: the log is damaged; its messages there come again in half a minute, at last as
@@ -168,9 +194,10 @@ class QueuePartition:
         held: list[Held] = []
         acquired: list[Run] = []
         room = size = limit
+        left_bytes = math.inf if max_bytes is None else max_bytes
         self._aftermath.say_that_hands_are_here()
         try:
-            while room > 0 and (due := self.look()).has_work:
+            while room > 0 and left_bytes > 0 and (due := self.look()).has_work:
                 if not due.is_synced:
                     # What is journaled of a message must not hold for another that gets its offset after a power cut.
                     self.log.sync_below(due.visible_end)
@@ -179,17 +206,49 @@ class QueuePartition:
                     break
                 acquired += runs
                 had = room
-                for run in runs:
-                    taken = self._within(owner, self._take(owner, run), room)
+                for number, run in enumerate(runs):
+                    if left_bytes <= 0:
+                        self.give_back(owner, [(left.first, left.last) for left in runs[number:]])
+                        break
+                    taken = self._within(owner, self._take(owner, run, left_bytes), room)
                     if taken.records:
                         held.append(taken)
                         room -= len(taken.records)
+                        left_bytes -= sum(len(batch.data) for batch in taken.batches)
                 # Where nothing is to be delivered (filtered out, delayed), single steps would take for ever.
                 size = room if room < had else max(room, min(2 * size, MAX_STEP))
+            if whole_batches and held and not self._settings.looks_ahead:
+                for rest in self._acquire_rest_of_batch(owner, held[-1], lease_ms):
+                    acquired.append(rest)
+                    taken = self._take(owner, rest, math.inf)
+                    held += [taken] if taken.records else []
         except BaseException:
             self.give_back(owner, [(run.first, run.last) for run in acquired])  # nobody has seen them
             raise
         return held
+
+    def _acquire_rest_of_batch(self, owner: str, last: Held, lease_ms: int) -> list[Run]:
+        """What follows *last* in its batch, if nobody has had it."""
+        visible_end = self.log.state().last_stable_offset
+        first, end = last.records[-1].offset + 1, last.batches[-1].header.next_offset
+        if first >= min(end, visible_end):
+            return []
+        with self._transaction() as state:
+            if not state.exists or state.head.next_offset != first:
+                return []
+            lease_end_ms = self._now_ms() + lease_ms
+            fresh = state.acquire_fresh(
+                owner, end - first, visible_end=visible_end, lease_end_ms=lease_end_ms
+            )
+            return [] if fresh is None else [fresh]
+
+    def ahead(self) -> Ahead:
+        """What ``receive`` would find."""
+        visible_end = self.look().visible_end
+        view = self._directory.view
+        with view.read() as transaction:
+            state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+            return Ahead(state.has_ready(), state.head.next_offset, visible_end)
 
     def _within(self, owner: str, taken: Held, room: int) -> Held:
         """The first *room* messages of *taken*; the others go back."""
@@ -268,10 +327,14 @@ class QueuePartition:
             return visible_end
         return min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
 
-    def _take(self, owner: str, run: Run) -> Held:
-        """Read a run and sort out what of it is not to be delivered (now)."""
+    def _take(self, owner: str, run: Run, max_bytes: float) -> Held:
+        """Read a run and sort out what of it is not to be delivered (now); what is too much goes back."""
+        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         try:
-            records = self._read(run)
+            records, batches, end_offset = self._read(run, math.inf if is_only_arranged else max_bytes)
+            if end_offset <= run.last:
+                self.give_back(owner, [(end_offset, run.last)])
+                run = replace(run, last=end_offset - 1)
             verdict = self._judge.judge(
                 records, now_ms=self._directory.clock.now_ms(), ttl_ms=self.log.config.message_ttl_ms
             )
@@ -280,19 +343,20 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, replace(run, first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)), max_bytes)
         except CorruptionError as error:
             self._put_off(owner, run, error)
             raise
         is_whole = verdict.is_plain and len(records) == run.last - run.first + 1
-        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         if not is_whole or is_only_arranged:
             self._sort_out(owner, run, verdict.rejected, verdict.arranged)
-        return Held([] if is_only_arranged else verdict.deliver, run.delivery_count, run.due_ms)
+        if is_only_arranged:
+            return Held([], run.delivery_count, run.due_ms)
+        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches)
 
-    def _read(self, run: Run) -> list[Record]:
+    def _read(self, run: Run, max_bytes: float = math.inf) -> RangeRead:
         with self._reading:
-            return self._reader.read(run.first, run.last)
+            return self._reader.read(run.first, run.last, max_bytes)
 
     def _sort_out(
         self, owner: str, run: Run, rejected: dict[str, list[int]], arranged: Sequence[Arranged]
@@ -350,6 +414,17 @@ class QueuePartition:
         return self._pending(
             lambda state: state.bury(owner, ranges, now_ms=self._now_ms()), lost, in_transaction=True
         )
+
+    def settlement(
+        self, owner: str, wanted: Settlement, lost: Lost, *, lease_ms: int, note: str
+    ) -> PendingCommit:
+        """All of the above at once; *lease_ms* for what is renewed, *note* for what is rejected."""
+
+        def settle(state: QueueState) -> list[Range]:
+            now_ms = self._now_ms()
+            return wanted.settle(state, owner, now_ms=now_ms, lease_end_ms=now_ms + lease_ms, note=note)
+
+        return self._pending(settle, lost)
 
     def give_back(
         self, owner: str, ranges: Sequence[Range], *, delay_ms: int = 0, note: str | None = None
@@ -418,7 +493,7 @@ class QueuePartition:
 
     def _read_if_possible(self, run: Run) -> list[Record]:
         try:
-            return self._read(run)
+            return self._read(run).records
         except (OffsetOutOfRangeError, CorruptionError):
             return []  # the dead letter says so
 
@@ -437,6 +512,11 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             return Progress(*state.head, state.counts())
+
+    def lag(self) -> int:
+        """How many messages are not done; those that were never looked at count by their offsets."""
+        progress = self.progress()
+        return sum(progress.counts) + max(0, self.log.offsets().high_watermark - progress.next_offset)
 
     def reset(self, offset: int) -> None:
         """Go on at *offset*, durably: everything below is done, everything else is delivered (again)."""

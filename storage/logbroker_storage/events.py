@@ -20,6 +20,7 @@ counts: replaying the journal and compacting it need no other rule.
     subscription id                        a named subscription: its kind, topics and rules
     queue        subscription id, topic,   where the subscription's queue begins: every message below is done
                    partition
+    share-config group                     what was configured of a share group, whether or not it is there
     queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
                    number
     binding      name                      which records of which topics the router writes to another
@@ -272,8 +273,8 @@ class QueueEvent(Event, frozen=True, tag="queue"):
         return _key(cls.KIND, subscription_id, topic, partition)
 
     @classmethod
-    def prefix_of(cls, subscription_id: str) -> bytes:
-        return _key(cls.KIND, subscription_id) + SEPARATOR
+    def prefix_of(cls, subscription_id: str, topic: str | None = None) -> bytes:
+        return _key(cls.KIND, subscription_id, *([] if topic is None else [topic])) + SEPARATOR
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -340,6 +341,22 @@ class MessageIdEvent(Event, frozen=True, tag="message_id"):
         return _key(cls.KIND, topic)
 
 
+class ShareConfigEvent(Event, frozen=True, tag="share-config"):
+    """What Kafka clients configured of the share group of this name: only what differs from the defaults."""
+
+    KIND: ClassVar[str] = "share-config"
+
+    group: str
+    config: dict[str, str]
+
+    def key(self) -> bytes:
+        return self.key_of(self.group)
+
+    @classmethod
+    def key_of(cls, group: str) -> bytes:
+        return _key(cls.KIND, group)
+
+
 class TopicReach(msgspec.Struct, frozen=True):
     """From which offset on a binding takes records of a topic, by partition; both 0 for later partitions.
 
@@ -397,6 +414,7 @@ AnyEvent = (
     | QueueEvent
     | QueueBlockEvent
     | MessageIdEvent
+    | ShareConfigEvent
     | BindingEvent
 )
 

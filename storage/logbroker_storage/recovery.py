@@ -89,7 +89,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     Whole batches behind LogEnd are adopted (their outcome was unknown to whoever sent them), the rest is
     cut into a side file. Under the append lock; publishes the result.
     """
-    active = log.active_files(end)
+    active = log.active.files(end)
     size = active.log_bytes()
     if size < end.active_bytes:
         return _recover_shrunken(log)

@@ -3,7 +3,7 @@
 An append, under the partition's append lock (a ``flock``, so across processes):
 
     1. read LogEnd from the view; bytes behind it, other than room (see ``segment_files``), were left by a
-       process that died in mid-append: whole batches are adopted, the rest is cut into a side file
+       process that died in mid-append: whole batches are adopted, the rest is cut off (``adoption``)
     2. decide by the producer's entry: append, duplicate, out of order, fenced (``producer_state``)
     3. roll to a new segment if one is due (``log_growth``), and publish that (``rolling``): a segment that
        holds bytes is a known one
@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from .aborted_index import AbortedTransaction
 from .aborted_lookup import AbortedLookup
 from .active_segment import ActiveSegment
+from .adoption import adopt_tail
 from .clock import Clock
 from .descriptors import Descriptors
 from .errors import (
@@ -69,11 +70,12 @@ from .record_batch import (
     read_header,
     stamp_append_time,
 )
-from .recovery import adopt_tail, cut_log, cut_room
 from .rolling import roll
 from .segment import TimestampOffset
 from .segment_files import SegmentFiles, list_segments
+from .side_files import cut_room
 from .snapshot_files import write_snapshot
+from .truncation import cut_log
 from .view import LogEnd, PartitionState, View, partition_key
 from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
 from .wakeup import signal_paths

@@ -19,7 +19,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .log_growth import in_new_segment
-from .recovery import remove_unpublished
+from .segment_files import list_segments
+from .side_files import remove_unused
 from .snapshot_files import write_snapshot
 from .view import LogEnd
 
@@ -32,7 +33,7 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
     log.active.seal(end)
     log.active.files(end).cut_room(end.active_bytes)
     write_snapshot(log.files, log.directory, end.log_end_offset, log.view.producers(log.key))
-    remove_unpublished(log, end)
+    _remove_unpublished(log, end)
     fresh = log.segment(end.log_end_offset)
     fresh.create()
     rolled = in_new_segment(end)
@@ -43,3 +44,13 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
         raise
     log.active.go_on_in(fresh, rolled)
     return rolled
+
+
+def _remove_unpublished(log: PartitionLog, end: LogEnd) -> None:
+    for base in list_segments(log.files, log.directory):
+        if base > end.active_base_offset:
+            segment = log.segment(base)
+            try:
+                remove_unused(log.files, segment)
+            finally:
+                segment.close()

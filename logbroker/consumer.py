@@ -1,13 +1,15 @@
 """A consumer: reads topics alone or as a member of a group, and remembers how far the group got.
 
-    poll / iteration                                    commit
-    ────────────────                                    ──────
-    1  what was handed out before is done               1  sync the logs as far as needed: a committed
-    2  commit it (at-least-once)                           offset is never above what is on the disk
-    3  follow the group: take partitions, let them go   2  journal the offsets, if this member owns the
-    4  take records, partition after partition             partitions at that moment; else FencedError
+A poll, and each step of an iteration:
+
+    1  what was handed out before is done
+    2  commit it (at-least-once)
+    3  follow the group: take partitions, let them go
+    4  take records, partition after partition
     5  commit them (at-most-once), hand them out
     6  nothing there: wait for a signal, from 3
+
+Commits are the matter of ``consumer_commits``, partitions that come and go that of ``assigned``.
 
 A poll commits each time. An iteration hands out slices that take about a tenth of a second (from one
 record to thousands), and commits between them as often as that costs at most a twentieth of the time;
@@ -21,7 +23,6 @@ thread only ever tries it.
 from __future__ import annotations
 
 import datetime
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,10 +34,8 @@ from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     ClosedError,
-    FencedError,
     ForkedError,
     InvalidRequestError,
-    LogbrokerError,
     OffsetOutOfRangeError,
     TopicNotFoundError,
 )
@@ -45,32 +44,26 @@ from logbroker_storage.record_batch import Record
 
 from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
-from .commits import PendingCommit, prepare_commit, write_commit
+from .commits import PendingCommit
+from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
 from .cursor import NEVER_MS, Cursor, Handout
 from .expressions import Predicate
 from .groups import TopicPartition
-from .membership import Membership, group_signal
+from .membership import group_signal
 from .records import timestamp_ms_of
-from .rotation import Taken
 from .start import Start, check_start
 from .subscriptions import SIGNAL as SUBSCRIPTIONS_SIGNAL
 from .subscriptions import StreamRules
 from .topic_names import check_group_name
 from .topic_selection import TopicSelection
 
-logger = logging.getLogger("logbroker.consumer")
-
-Delivery = Literal["at-least-once", "at-most-once", "manual"]
 Place = int | TopicPartition
 
 IsolationName = Literal["read_committed", "read_uncommitted"]
 
-DELIVERIES: tuple[Delivery, ...] = ("at-least-once", "at-most-once", "manual")
-
 LARGEST_SLICE = 1024  # records that an iteration hands out between two looks at the clock
 ENOUGH = 128  # a slice of so many is not filled up from the next batch: this one is still in the cache
 SLICE_S = 0.1  # how long a slice should take at most
-COMMIT_SHARE = 20  # an iteration commits when this many times a commit's cost has passed
 STALE_SLICE_S = 0.25  # a slice that takes longer is cut short by the coordinator
 
 
@@ -130,7 +123,7 @@ class Consumer:
         """
         self._selection = TopicSelection.parse(topics)
         check_start(start)
-        self._delivery = _checked_delivery(delivery)
+        delivery = checked_delivery(delivery)
         self._isolation = _checked_isolation(isolation)
         session_timeout_ms = _milliseconds("session_timeout", session_timeout)
         self._max_poll_interval_s = _milliseconds("max_poll_interval", max_poll_interval) / 1000
@@ -146,7 +139,6 @@ class Consumer:
         self._gave_back = False  # the last step of closing
         self._slice = 1  # records in the next handout
         self._last_poll = time.monotonic()
-        self._next_commit = 0.0  # from when on an iteration commits
 
         # A user of the directory of its own: the view must not be closed while the consumer reads.
         self._directory = DataDirectory.open(directory.path)
@@ -163,12 +155,13 @@ class Consumer:
                     start=start,
                     isolation=self._isolation,
                     arrivals=self._arrivals,
-                    commits_later=self._delivery != "at-most-once",
+                    commits_later=delivery != "at-most-once",
                     group=self.group,
                     session_timeout_ms=session_timeout_ms,
                     holder=self,
                     matches=self._stream.matches,
                 )
+                self._commits = ConsumerCommits(self._directory, self._assigned, delivery)
         except BaseException:
             self._closing = True
             self._directory.close()
@@ -266,8 +259,8 @@ class Consumer:
         assigned.settle_handout()
         for cursor in assigned.cursors.values():
             cursor.done = cursor.position
-        if commit and self._delivery == "at-least-once" and assigned.membership is not None:
-            self._commit_quietly(assigned.membership)
+        if commit:
+            self._commits.asked_on()
         assigned.follow()
 
     def _collect(self, wanted: int) -> list[Record]:
@@ -275,27 +268,11 @@ class Consumer:
         if self._stream.is_paused:
             return []
         taken = self._assigned.rotation.take(wanted)
-        if not taken or not self._committed_first(taken):
+        if not taken or not self._commits.committed_first(taken):
             return []
         if len(taken) == 1:
             return taken[0].records
         return [record for one in taken for record in one.records]
-
-    def _committed_first(self, taken: list[Taken]) -> bool:
-        """With at-most-once: commit before the records go out; False when a partition was lost meanwhile."""
-        membership = self._assigned.membership
-        if membership is None or self._delivery != "at-most-once":
-            return True
-        try:
-            self._commit(membership)
-        except LogbrokerError as error:
-            for one in taken:
-                one.cursor.give_back(len(one.records))
-            if not isinstance(error, FencedError):
-                raise
-            self._assigned.follow()
-            return False
-        return True
 
     # Iterating ------------------------------------------------------------------------------------
 
@@ -307,7 +284,7 @@ class Consumer:
             while True:
                 with self._lock:
                     self._size_slice()
-                    self._ask_on(commit=self._commit_is_due())
+                    self._ask_on(commit=self._commits.is_due())
                     handout = self._slice_of_next()
                     if handout is None:
                         self._ask_on(commit=True)  # before it waits
@@ -320,7 +297,7 @@ class Consumer:
         if self._stream.is_paused:
             return None
         taken = self._assigned.rotation.take_one(self._slice, enough=ENOUGH)
-        if taken is None or not self._committed_first([taken]):
+        if taken is None or not self._commits.committed_first([taken]):
             return None
         handout = Handout(taken.cursor, taken.records, started=time.monotonic())
         self._assigned.handout = handout
@@ -336,9 +313,6 @@ class Consumer:
             self._slice = max(1, int(len(handout.records) * SLICE_S / took_s))
         elif took_s < SLICE_S / 4:
             self._slice = min(LARGEST_SLICE, 2 * self._slice)
-
-    def _commit_is_due(self) -> bool:
-        return time.monotonic() >= self._next_commit or self._assigned.any_leaving
 
     # Waiting --------------------------------------------------------------------------------------
 
@@ -367,7 +341,11 @@ class Consumer:
 
     def _tend(self, now: float) -> bool:
         handout = self._assigned.handout
-        if handout is not None and now - handout.started > STALE_SLICE_S and self._delivery != "at-most-once":
+        if (
+            handout is not None
+            and now - handout.started > STALE_SLICE_S
+            and self._commits.delivery != "at-most-once"
+        ):
             handout.cut()
         if self._turn_thread is None and now - self._last_poll > self._max_poll_interval_s:
             return not self._assigned.owes_a_commit()
@@ -388,20 +366,14 @@ class Consumer:
 
         """
         with self._lock:
-            membership = self._membership()
-            self._commit(membership)
-            self._assigned.release_idle()
+            self._check_usable()
+            self._commits.commit()
 
     def pending_commit(self, only: TopicPartition | None = None) -> PendingCommit:
         """What ``commit()`` would write, for a caller that journals it together with events of its own."""
         with self._lock:
-            membership = self._membership()
-            offsets = {
-                cursor: offset
-                for cursor, offset in self._assigned.uncommitted().items()
-                if only is None or cursor.place == only
-            }
-            return prepare_commit(self._directory, membership, offsets)
+            self._check_usable()
+            return self._commits.pending(only)
 
     def uncommitted_places(self) -> list[TopicPartition]:
         """The partitions in which more was handed out or passed over than is committed.
@@ -410,8 +382,8 @@ class Consumer:
             FencedError: one of them has moved to another member meanwhile.
         """
         with self._lock:
-            self._membership()
-            return [cursor.place for cursor in self._assigned.uncommitted()]
+            self._check_usable()
+            return self._commits.uncommitted_places()
 
     def leave_commits_to_transactions(self, only: TopicPartition | None = None) -> PendingCommit:
         """As ``pending_commit``, of one partition or all, and commit nothing without being asked any more.
@@ -420,12 +392,7 @@ class Consumer:
             InvalidRequestError: this consumer commits before it hands out.
         """
         with self._lock:
-            if self._delivery == "at-most-once":
-                raise InvalidRequestError(
-                    "a consumer of delivery='at-most-once' has committed before it hands out; use "
-                    "delivery='manual' with transactions"
-                )
-            self._delivery = "manual"
+            self._commits.leave_to_transactions()
         return self.pending_commit(only)
 
     def return_to_committed(self) -> None:
@@ -457,40 +424,6 @@ class Consumer:
         """
         with self._lock:
             self._assigned.keep_ttl_headers()
-
-    def _membership(self) -> Membership:
-        """The membership to commit as, if everything handed out can still be committed. Under the lock."""
-        self._check_usable()
-        membership = self._assigned.membership
-        if membership is None:
-            raise InvalidRequestError(
-                "a consumer without a group has nowhere to commit to; make it with group='…'"
-            )
-        lost, self._assigned.lost = self._assigned.lost, set()
-        if lost:
-            raise membership.fenced(lost)
-        return membership
-
-    def _commit(self, membership: Membership, *, only_live: bool = False) -> None:
-        offsets = self._assigned.uncommitted()
-        if only_live:  # what was read of a topic that is gone is committed nowhere
-            offsets = {cursor: offset for cursor, offset in offsets.items() if self._is_live(cursor)}
-        took_s = write_commit(self._directory, membership, offsets)
-        self._next_commit = time.monotonic() + COMMIT_SHARE * took_s
-
-    def _is_live(self, cursor: Cursor) -> bool:
-        event = self._directory.catalog.all().get(cursor.log.topic)
-        return event is not None and event.state == "live" and event.topic_id == cursor.log.topic_id
-
-    def _commit_quietly(self, membership: Membership) -> None:
-        """Commit by ourselves: what moved to another member is delivered again there, which is no error."""
-        try:
-            self._commit(membership)
-        except (FencedError, TopicNotFoundError):
-            self._assigned.follow(anew=True)
-            # The group may not have been told yet that a topic is gone, or made again.
-            self._commit(self._assigned.membership or membership, only_live=True)
-        self._assigned.lost.clear()
 
     # Places ---------------------------------------------------------------------------------------
 
@@ -649,31 +582,9 @@ class Consumer:
                 return
             self._gave_back = True
             try:
-                self._commit_on_closing(commit_up_to)
+                self._commits.on_closing(commit_up_to)
             finally:
                 self._give_everything_back()
-
-    def _commit_on_closing(self, commit_up_to: Callable[[Cursor], int]) -> None:
-        membership = self._assigned.membership
-        if membership is None or self._delivery == "manual":
-            return
-        if self._delivery == "at-most-once":
-            commit_up_to = (
-                self._assigned.handed_out_position
-            )  # takes back what was committed but never handed out
-        offsets = {
-            cursor: commit_up_to(cursor)
-            for cursor in self._assigned.cursors.values()
-            if (cursor.moved or cursor.committed is not None) and commit_up_to(cursor) != cursor.committed
-        }
-        if commit_up_to == self._assigned.done_position:  # an explicit commit may have been ahead of it
-            offsets = {
-                cursor: offset for cursor, offset in offsets.items() if offset > (cursor.committed or 0)
-            }
-        try:
-            write_commit(self._directory, membership, offsets)
-        except (FencedError, TopicNotFoundError) as error:
-            logger.warning("the last commit of group %r came too late: %s", self.group, error)
 
     def _give_everything_back(self) -> None:
         try:
@@ -693,19 +604,6 @@ class Consumer:
 
 
 # Arguments ------------------------------------------------------------------------------------------------
-
-
-def _checked_delivery(delivery: str) -> Delivery:
-    if delivery == "exactly-once":
-        raise InvalidRequestError(
-            "a consumer alone cannot deliver exactly once: what the application does with a record is not "
-            "part of its commit. Use broker.transform(), or a transaction: broker.transaction() with "
-            "tx.commit_offsets(consumer) and a consumer of delivery='manual'"
-        )
-    for known in DELIVERIES:
-        if delivery == known:
-            return known
-    raise InvalidRequestError(f"delivery={delivery!r} is not known; use one of {', '.join(DELIVERIES)}")
 
 
 def _checked_isolation(isolation: str) -> Isolation:

@@ -1,8 +1,8 @@
 """A consumer group of Kafka's classic protocol as a pure state machine: joining, syncing, staying, leaving.
 
-The members agree on an assignment in two phases, and each phase ends when everybody has asked. An answer
-that has to wait is kept under the *token* its request came with; whatever call ends the wait returns the
-tokens with their replies (``Delivery``) and the caller sends them.
+The members (``classic_roster``) agree on an assignment in two phases, and each phase ends when everybody has
+asked. An answer that has to wait is owed to the *token* its request came with (``classic_waits``); whatever
+call ends the wait returns the tokens with their replies (``Delivery``) and the caller sends them.
 
     state                what it waits for          leaves to               when
     Empty                a first join               PreparingRebalance      a member joins
@@ -28,39 +28,39 @@ Times are monotonic milliseconds that the caller passes; a clock takes effect in
 Kafka's ClassicGroup and GroupMetadataManager, KIP-134 (initial delay), KIP-345 (static members), KIP-394
 (member ids), KIP-814 (static leaders).
 
-Invariants: generations only grow; a token is delivered at most once; whoever waits is a member, and waits
-in join only while PreparingRebalance, in sync only while CompletingRebalance; the leader is a member, and
-there is one whenever there are members; all members have a protocol in common.
+Invariants: generations only grow; whoever waits is a member, and waits in join only while PreparingRebalance,
+in sync only while CompletingRebalance; all members have a protocol in common.
 """
 
 from __future__ import annotations
 
 import enum
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-import msgspec
-from kio.schema.consumer_protocol_subscription.v0.data import ConsumerProtocolSubscription
 from kio.schema.errors import ErrorCode
-from kio.serial import entity_reader
-from kio.serial.errors import SerialError
 
-from .classic_messages import Delivery, JoinReply, JoinRequest, Protocols, SyncReply, SyncRequest
-
-NO_MEMBER_ID: Final = ""
-NO_LEADER: Final = ""
-NO_GENERATION: Final = -1
-NO_ASSIGNMENT: Final = b""
-CONSUMER_PROTOCOL_TYPE: Final = "consumer"
+from .classic_messages import (
+    NO_ASSIGNMENT,
+    NO_LEADER,
+    NO_MEMBER_ID,
+    Delivery,
+    JoinReply,
+    JoinRequest,
+    Protocols,
+    SyncReply,
+    SyncRequest,
+    refused_join,
+    refused_sync,
+)
+from .classic_roster import Member, Roster
+from .classic_waits import Waits
+from .consumer_protocol import CONSUMER_PROTOCOL_TYPE, read_topics
 
 MAX_GROUP_SIZE: Final = 10_000
 MIN_SESSION_TIMEOUT_MS: Final = 6_000
 MAX_SESSION_TIMEOUT_MS: Final = 1_800_000
 NEW_MEMBER_JOIN_TIMEOUT_MS: Final = 300_000
-
-_VERSION_BYTES: Final = 2
-_UNWANTED: Final = object()  # stands for the token of a request whose connection is gone
 
 
 class GroupState(enum.Enum):
@@ -71,34 +71,6 @@ class GroupState(enum.Enum):
     COMPLETING_REBALANCE = "CompletingRebalance"
     STABLE = "Stable"
     DEAD = "Dead"
-
-
-class Member(msgspec.Struct):
-    """A member as its last join described it.
-
-    ``metadata`` belongs to the protocol of the current generation; ``protocols`` may already be an offer
-    for the next one. ``is_new`` until its first join phase ended.
-    """
-
-    member_id: str
-    instance_id: str | None
-    client_id: str
-    client_host: str
-    protocols: Protocols
-    session_timeout_ms: int
-    rebalance_timeout_ms: int
-    metadata: bytes = b""
-    assignment: bytes = NO_ASSIGNMENT
-    is_new: bool = True
-    session_deadline_ms: int = 0
-
-    def offer(self, protocol_name: str | None) -> bytes:
-        """Its metadata for a protocol, empty when it does not know the protocol."""
-        return next((metadata for name, metadata in self.protocols if name == protocol_name), b"")
-
-    def names(self) -> list[str]:
-        """The protocols it knows, best first."""
-        return [name for name, _ in self.protocols]
 
 
 class ClassicGroup:
@@ -123,22 +95,28 @@ class ClassicGroup:
         self.generation = 0
         self.protocol_type: str | None = None
         self.protocol_name: str | None = None
-        self.leader: str | None = None
-        self.members: dict[str, Member] = {}  # in the order of their joining
         self._max_size = max_size
         self._session_timeouts_ms = range(min_session_timeout_ms, max_session_timeout_ms + 1)
         self._initial_delay_ms = initial_rebalance_delay_ms
         self._new_member_id = new_member_id
-        self._instances: dict[str, str] = {}  # instance id -> member id
+        self._roster = Roster()
+        self._waits = Waits()
         self._pending: dict[str, int] = {}  # member id handed out -> when it is forgotten
-        self._joining: dict[str, object] = {}  # member id -> token
-        self._syncing: dict[str, object] = {}  # member id -> token
         self._unsynced: set[str] = set()
         self._join_deadline_ms: int | None = None
         self._sync_deadline_ms: int | None = None
         self._initial_limit_ms: int | None = None  # set in the first join phase of an empty group
         self._newcomer = False  # somebody joined since the initial delay began
-        self._outbox: list[Delivery] = []
+
+    @property
+    def members(self) -> dict[str, Member]:
+        """By member id, in the order of their joining."""
+        return self._roster.members
+
+    @property
+    def leader(self) -> str | None:
+        """The member that assigns for all."""
+        return self._roster.leader
 
     # Requests ---------------------------------------------------------------------------------------------
 
@@ -152,31 +130,31 @@ class ClassicGroup:
             self._add(member_id, request, token, now_ms)
         elif member_id != NO_MEMBER_ID:
             self._rejoin(request, token, now_ms)
-        elif instance_id in self._instances:
+        elif instance_id is not None and self._roster.id_of_instance(instance_id) is not None:
             self._replace_static(request, token, now_ms)
         elif instance_id is None and request.requires_known_member_id:
             self._hand_out_id(request, token, now_ms)
         else:
             self._add(self._new_member_id(instance_id or request.client_id), request, token, now_ms)
-        return self._drained()
+        return self._waits.taken()
 
     def sync(self, request: SyncRequest, token: object, now_ms: int) -> list[Delivery]:
         """Ask for the assignment of a generation; the leader brings it along."""
         error = self._sync_error(request)
         if error is not ErrorCode.none:
-            self._reply(token, _failed_sync(error))
-            return self._drained()
+            self._waits.reply(token, refused_sync(error))
+            return self._waits.taken()
         member = self.members[request.member_id]
         self._count_as_synced(member.member_id)
         if self.state is GroupState.STABLE:
-            self._reply(token, self._assignment_of(member))
+            self._waits.reply(token, self._assignment_of(member))
             self._renew_session(member, now_ms)
         else:
-            self._answer_sync(member.member_id, _failed_sync(ErrorCode.rebalance_in_progress))
-            self._syncing[member.member_id] = token
+            self._waits.answer_sync(member.member_id, refused_sync(ErrorCode.rebalance_in_progress))
+            self._waits.syncing[member.member_id] = token
             if member.member_id == self.leader:
                 self._assign(dict(request.assignments), now_ms)
-        return self._drained()
+        return self._waits.taken()
 
     def heartbeat(self, member_id: str, instance_id: str | None, generation: int, now_ms: int) -> ErrorCode:
         """Keep the member's session; ``rebalance_in_progress`` tells it to join again."""
@@ -201,7 +179,7 @@ class ClassicGroup:
             self._rebalance(now_ms)
         else:
             self._complete_when_all_joined(now_ms)
-        return errors, self._drained()
+        return errors, self._waits.taken()
 
     def check_commit(
         self, member_id: str, instance_id: str | None, generation: int, now_ms: int
@@ -233,11 +211,11 @@ class ClassicGroup:
 
     def dissolve(self, now_ms: int) -> list[Delivery]:
         """Answer everybody who waits with ``rebalance_in_progress``: a group of another protocol takes over."""
-        for member_id in [*self._joining, *self._syncing]:
+        for member_id in [*self._waits.joining, *self._waits.syncing]:
             self._renew_session(self.members[member_id], now_ms)
-            self._answer_join(member_id, _failed_join(ErrorCode.rebalance_in_progress, member_id))
-            self._answer_sync(member_id, _failed_sync(ErrorCode.rebalance_in_progress))
-        return self._drained()
+            self._waits.answer_join(member_id, refused_join(ErrorCode.rebalance_in_progress, member_id))
+            self._waits.answer_sync(member_id, refused_sync(ErrorCode.rebalance_in_progress))
+        return self._waits.taken()
 
     @property
     def handed_out_ids(self) -> dict[str, int]:
@@ -246,10 +224,7 @@ class ClassicGroup:
 
     def drop(self, token: object) -> None:
         """Nobody waits for this answer any more. Its member stays until its session times out."""
-        for waiting in (self._joining, self._syncing):
-            for member_id, other in waiting.items():
-                if other == token:
-                    waiting[member_id] = _UNWANTED
+        self._waits.drop(token)
 
     # Time -------------------------------------------------------------------------------------------------
 
@@ -265,7 +240,7 @@ class ClassicGroup:
             self._end_or_extend_join(now_ms)
         if _is_due(self._sync_deadline_ms, now_ms):
             self._expire_unsynced(now_ms)
-        return self._drained()
+        return self._waits.taken()
 
     def _deadlines(self) -> Iterator[int]:
         yield from self._pending.values()
@@ -277,8 +252,7 @@ class ClassicGroup:
     def _mortal_members(self) -> Iterator[Member]:
         """Members whose session can time out: not those that are silent because they wait for us."""
         for member_id, member in self.members.items():
-            waits = member_id in self._joining or member_id in self._syncing
-            if member.is_new or not waits:
+            if member.is_new or member_id not in self._waits:
                 yield member
 
     def _expire_pending(self, now_ms: int) -> None:
@@ -312,9 +286,6 @@ class ClassicGroup:
         timeout_ms = NEW_MEMBER_JOIN_TIMEOUT_MS if member.is_new else member.session_timeout_ms
         member.session_deadline_ms = now_ms + timeout_ms
 
-    def _rebalance_timeout_ms(self) -> int:
-        return max((member.rebalance_timeout_ms for member in self.members.values()), default=0)
-
     # What is wrong with a request -------------------------------------------------------------------------
 
     def _join_error(self, request: JoinRequest) -> ErrorCode:
@@ -322,7 +293,7 @@ class ClassicGroup:
             return ErrorCode.coordinator_not_available
         if request.session_timeout_ms not in self._session_timeouts_ms:
             return ErrorCode.invalid_session_timeout
-        if not self._has_room_for(self._current_id(request.member_id, request.instance_id)):
+        if not self._has_room_for(self._roster.current_id(request.member_id, request.instance_id)):
             return ErrorCode.group_max_size_reached
         if not self._supports(request.protocol_type, request.protocols):
             return ErrorCode.inconsistent_group_protocol
@@ -343,28 +314,15 @@ class ClassicGroup:
     def _membership_error(self, member_id: str, instance_id: str | None, generation: int) -> ErrorCode:
         if self.state is GroupState.DEAD:
             return ErrorCode.coordinator_not_available
-        error = self._identity_error(member_id, instance_id)
+        error = self._roster.identity_error(member_id, instance_id)
         if error is ErrorCode.none and generation != self.generation:
             return ErrorCode.illegal_generation
         return error
 
-    def _identity_error(self, member_id: str, instance_id: str | None) -> ErrorCode:
-        if instance_id is not None and self._instances.get(instance_id, member_id) != member_id:
-            return ErrorCode.fenced_instance_id
-        if instance_id is not None and instance_id not in self._instances:
-            return ErrorCode.unknown_member_id
-        return ErrorCode.none if member_id in self.members else ErrorCode.unknown_member_id
-
-    def _current_id(self, member_id: str, instance_id: str | None) -> str:
-        """The id of a request, or that of the static member that it names by its instance id alone."""
-        if member_id == NO_MEMBER_ID and instance_id is not None:
-            return self._instances.get(instance_id, NO_MEMBER_ID)
-        return member_id
-
     def _has_room_for(self, member_id: str) -> bool:
         """In a join phase the first to join are in, old members or not; afterwards those that are in stay."""
         if self.state is GroupState.PREPARING_REBALANCE:
-            return member_id in self._joining or len(self._joining) < self._max_size
+            return member_id in self._waits.joining or len(self._waits.joining) < self._max_size
         return member_id in self.members or len(self.members) < self._max_size
 
     def _supports(self, protocol_type: str, protocols: Protocols) -> bool:
@@ -372,7 +330,7 @@ class ClassicGroup:
             return bool(protocol_type and protocols)
         if protocol_type != self.protocol_type:
             return False
-        return not self._common_protocols().isdisjoint(name for name, _ in protocols) or (
+        return not self._roster.common_protocols().isdisjoint(name for name, _ in protocols) or (
             not self.members and bool(protocols)
         )
 
@@ -385,49 +343,38 @@ class ClassicGroup:
             self._pending.pop(request.member_id, None)
             self._remove(request.member_id)
             self._complete_when_all_joined(now_ms)
-        self._reply(token, _failed_join(error, member_id))
+        self._waits.reply(token, refused_join(error, member_id))
 
     def _hand_out_id(self, request: JoinRequest, token: object, now_ms: int) -> None:
         member_id = self._new_member_id(request.client_id)
         self._pending[member_id] = now_ms + request.session_timeout_ms
-        self._reply(token, _failed_join(ErrorCode.member_id_required, member_id))
+        self._waits.reply(token, refused_join(ErrorCode.member_id_required, member_id))
 
     def _add(self, member_id: str, request: JoinRequest, token: object, now_ms: int) -> None:
         self._pending.pop(member_id, None)
         if not self.members:
             self.protocol_type = request.protocol_type
-        member = Member(
-            member_id,
-            request.instance_id,
-            request.client_id,
-            request.client_host,
-            request.protocols,
-            request.session_timeout_ms,
-            request.rebalance_timeout_ms,
-        )
-        self.members[member_id] = member
-        if self.leader is None:
-            self.leader = member_id
-        if request.instance_id is not None:
-            self._instances[request.instance_id] = member_id
+        member = self._roster.add(member_id, request)
         self._newcomer = self.state is GroupState.PREPARING_REBALANCE
-        self._joining[member_id] = token
+        self._waits.joining[member_id] = token
         self._renew_session(member, now_ms)
         self._rebalance(now_ms)
 
     def _rejoin(self, request: JoinRequest, token: object, now_ms: int) -> None:
-        error = self._identity_error(request.member_id, request.instance_id)
+        error = self._roster.identity_error(request.member_id, request.instance_id)
         if error is not ErrorCode.none:
-            self._reply(token, _failed_join(error, request.member_id))
+            self._waits.reply(token, refused_join(error, request.member_id))
             return
         member = self.members[request.member_id]
         if self._is_repeated_join(member, request):
-            self._reply(token, self._generation_for(member))
+            self._waits.reply(token, self._generation_for(member))
             self._renew_session(member, now_ms)
             return
-        _update(member, request)
-        self._answer_join(member.member_id, _failed_join(ErrorCode.rebalance_in_progress, member.member_id))
-        self._joining[member.member_id] = token
+        member.describe(request)
+        self._waits.answer_join(
+            member.member_id, refused_join(ErrorCode.rebalance_in_progress, member.member_id)
+        )
+        self._waits.joining[member.member_id] = token
         self._rebalance(now_ms)
 
     def _is_repeated_join(self, member: Member, request: JoinRequest) -> bool:
@@ -447,31 +394,26 @@ class ClassicGroup:
         assert request.instance_id is not None
         member = self._renamed(request.instance_id)
         before = member.metadata
-        _update(member, request)
+        member.describe(request)
         if self.state is GroupState.STABLE and self._fits_generation(member, before):
             member.metadata = member.offer(self.protocol_name)
             reply = self._generation_for(member)
             # Nobody would hear of an assignment that a stable group's leader made, so it is told not to.
-            self._reply(token, reply._replace(skip_assignment=member.member_id == self.leader))
+            self._waits.reply(token, reply._replace(skip_assignment=member.member_id == self.leader))
             self._renew_session(member, now_ms)
             return
-        self._joining[member.member_id] = token
+        self._waits.joining[member.member_id] = token
         self._renew_session(member, now_ms)
         self._rebalance(now_ms)
 
     def _renamed(self, instance_id: str) -> Member:
         """The static member, in its old place under a new member id."""
-        old_id = self._instances[instance_id]
-        self._answer_join(old_id, _failed_join(ErrorCode.fenced_instance_id, old_id))
-        self._answer_sync(old_id, _failed_sync(ErrorCode.fenced_instance_id))
+        old_id = self._roster.id_of_instance(instance_id)
+        assert old_id is not None
+        self._waits.answer_join(old_id, refused_join(ErrorCode.fenced_instance_id, old_id))
+        self._waits.answer_sync(old_id, refused_sync(ErrorCode.fenced_instance_id))
         new_id = self._new_member_id(instance_id)
-        self.members = {
-            new_id if member_id == old_id else member_id: member for member_id, member in self.members.items()
-        }
-        member = self.members[new_id]
-        member.member_id = self._instances[instance_id] = new_id
-        if self.leader == old_id:
-            self.leader = new_id
+        member = self._roster.rename(instance_id, new_id)
         if old_id in self._unsynced:
             self._unsynced.remove(old_id)
             self._unsynced.add(new_id)
@@ -479,7 +421,7 @@ class ClassicGroup:
 
     def _fits_generation(self, member: Member, before: bytes) -> bool:
         """Whether the assignment still holds with what the member offers now, *before* being its metadata."""
-        if self._chosen_protocol() != self.protocol_name:
+        if self._roster.chosen_protocol() != self.protocol_name:
             return False
         now = member.offer(self.protocol_name)
         if now == before:
@@ -487,8 +429,8 @@ class ClassicGroup:
         if self.protocol_type != CONSUMER_PROTOCOL_TYPE:
             return False
         # The rest of a subscription (owned partitions, generation) differs after every restart.
-        topics = _topics_of(now)
-        return topics is not None and topics == _topics_of(before)
+        topics = read_topics(now)
+        return topics is not None and topics == read_topics(before)
 
     # Phases -----------------------------------------------------------------------------------------------
 
@@ -504,7 +446,7 @@ class ClassicGroup:
             self._cancel_syncs(now_ms)
         self._unsynced.clear()
         self._sync_deadline_ms = None
-        timeout_ms = self._rebalance_timeout_ms()
+        timeout_ms = self._roster.rebalance_timeout_ms()
         if self.state is GroupState.EMPTY:
             self._newcomer = False
             self._join_deadline_ms = now_ms + self._initial_delay_ms
@@ -521,19 +463,21 @@ class ClassicGroup:
         """Not in the first phase of an empty group, whose point is to wait for more."""
         if self.state is not GroupState.PREPARING_REBALANCE or self._initial_limit_ms is not None:
             return
-        if len(self._joining) == len(self.members) and not self._pending:
+        if len(self._waits.joining) == len(self.members) and not self._pending:
             self._complete_join(now_ms)
 
     def _complete_join(self, now_ms: int) -> None:
         """Begin a generation with those who joined, and static members, whose place is kept (KIP-345)."""
-        for member_id in self.members.keys() - self._joining.keys():
+        joining = self._waits.joining
+        for member_id in self.members.keys() - joining.keys():
             if self.members[member_id].instance_id is None:
                 self._remove(member_id)
-        if self.members and not self._joining:
-            self._join_deadline_ms = now_ms + self._rebalance_timeout_ms()  # only their sessions end this
+        if self.members and not joining:
+            # Only their sessions end this.
+            self._join_deadline_ms = now_ms + self._roster.rebalance_timeout_ms()
             return
-        if self.leader not in self._joining:
-            self.leader = next(iter(self._joining), None)
+        if self.leader not in joining:
+            self._roster.leader = next(iter(joining), None)
         self._join_deadline_ms = self._initial_limit_ms = None
         self.generation += 1
         if not self.members:
@@ -541,29 +485,29 @@ class ClassicGroup:
             self.protocol_name = None
             return
         self.state = GroupState.COMPLETING_REBALANCE
-        self.protocol_name = self._chosen_protocol()
-        self._unsynced = set(self._joining)
-        self._sync_deadline_ms = now_ms + self._rebalance_timeout_ms()
+        self.protocol_name = self._roster.chosen_protocol()
+        self._unsynced = set(joining)
+        self._sync_deadline_ms = now_ms + self._roster.rebalance_timeout_ms()
         for member in self.members.values():
             member.metadata = member.offer(self.protocol_name)
             member.is_new = False
-            if member.member_id in self._joining:
+            if member.member_id in joining:
                 self._renew_session(member, now_ms)
         for member in self.members.values():
-            self._answer_join(member.member_id, self._generation_for(member))
+            self._waits.answer_join(member.member_id, self._generation_for(member))
 
     def _assign(self, assignments: dict[str, bytes], now_ms: int) -> None:
         """Every member gets its part of what the leader sent, or an empty one."""
         self.state = GroupState.STABLE
         for member in self.members.values():
             member.assignment = assignments.get(member.member_id, NO_ASSIGNMENT)
-            if self._answer_sync(member.member_id, self._assignment_of(member)):
+            if self._waits.answer_sync(member.member_id, self._assignment_of(member)):
                 self._renew_session(member, now_ms)
 
     def _cancel_syncs(self, now_ms: int) -> None:
         for member in self.members.values():
             member.assignment = NO_ASSIGNMENT
-            if self._answer_sync(member.member_id, _failed_sync(ErrorCode.rebalance_in_progress)):
+            if self._waits.answer_sync(member.member_id, refused_sync(ErrorCode.rebalance_in_progress)):
                 self._renew_session(member, now_ms)
 
     def _count_as_synced(self, member_id: str) -> None:
@@ -579,36 +523,19 @@ class ClassicGroup:
         if member_id in self._pending:
             del self._pending[member_id]
             return ErrorCode.none
-        member_id = self._current_id(member_id, instance_id)
-        error = self._identity_error(member_id, instance_id)
+        member_id = self._roster.current_id(member_id, instance_id)
+        error = self._roster.identity_error(member_id, instance_id)
         if error is ErrorCode.none:
             self._remove(member_id)
         return error
 
     def _remove(self, member_id: str) -> None:
         """Forget a member; if it waits, it learns that it is to start over without an id."""
-        member = self.members.pop(member_id, None)
-        if member is None:
+        if not self._roster.remove(member_id):
             return
-        self._answer_join(member_id, _failed_join(ErrorCode.unknown_member_id, NO_MEMBER_ID))
-        self._answer_sync(member_id, _failed_sync(ErrorCode.unknown_member_id))
+        self._waits.answer_join(member_id, refused_join(ErrorCode.unknown_member_id, NO_MEMBER_ID))
+        self._waits.answer_sync(member_id, refused_sync(ErrorCode.unknown_member_id))
         self._unsynced.discard(member_id)
-        if member.instance_id is not None:
-            del self._instances[member.instance_id]
-        if self.leader == member_id:
-            self.leader = next(iter(self.members), None)
-
-    def _common_protocols(self) -> set[str]:
-        offers = (set(member.names()) for member in self.members.values())
-        return set.intersection(*offers) if self.members else set()
-
-    def _chosen_protocol(self) -> str:
-        """The protocol with the most votes; with as many, the one that was voted for first."""
-        common = self._common_protocols()
-        votes = Counter(
-            next(name for name in member.names() if name in common) for member in self.members.values()
-        )
-        return votes.most_common(1)[0][0]
 
     def subscribed_topics(self) -> frozenset[str] | None:
         """The topics of a consumer group's current generation; None when they cannot be known."""
@@ -619,32 +546,13 @@ class ClassicGroup:
         topics: set[str] = set()
         for member in self.members.values():
             if not member.is_new:
-                subscription = _topics_of(member.metadata)
+                subscription = read_topics(member.metadata)
                 if subscription is None:
                     return None
                 topics |= subscription
         return frozenset(topics)
 
     # Replies ----------------------------------------------------------------------------------------------
-
-    def _drained(self) -> list[Delivery]:
-        deliveries, self._outbox = self._outbox, []
-        return deliveries
-
-    def _reply(self, token: object, reply: JoinReply | SyncReply) -> None:
-        if token is not _UNWANTED:
-            self._outbox.append(Delivery(token, reply))
-
-    def _answer_join(self, member_id: str, reply: JoinReply) -> None:
-        if member_id in self._joining:
-            self._reply(self._joining.pop(member_id), reply)
-
-    def _answer_sync(self, member_id: str, reply: SyncReply) -> bool:
-        """Whether the member was waiting for it."""
-        if member_id not in self._syncing:
-            return False
-        self._reply(self._syncing.pop(member_id), reply)
-        return True
 
     def _generation_for(self, member: Member) -> JoinReply:
         """What a member hears of the current generation."""
@@ -656,13 +564,8 @@ class ClassicGroup:
             protocol_name=self.protocol_name,
             leader=self.leader or NO_LEADER,
             member_id=member.member_id,
-            members=self._roster() if leads else (),
+            members=self._roster.listing() if leads else (),
             skip_assignment=False,
-        )
-
-    def _roster(self) -> tuple[tuple[str, str | None, bytes], ...]:
-        return tuple(
-            (member.member_id, member.instance_id, member.metadata) for member in self.members.values()
         )
 
     def _assignment_of(self, member: Member) -> SyncReply:
@@ -671,35 +574,3 @@ class ClassicGroup:
 
 def _is_due(deadline_ms: int | None, now_ms: int) -> bool:
     return deadline_ms is not None and deadline_ms <= now_ms
-
-
-def _update(member: Member, request: JoinRequest) -> None:
-    member.client_id = request.client_id
-    member.client_host = request.client_host
-    member.protocols = request.protocols
-    member.session_timeout_ms = request.session_timeout_ms
-    member.rebalance_timeout_ms = request.rebalance_timeout_ms
-
-
-def _failed_join(error: ErrorCode, member_id: str) -> JoinReply:
-    return JoinReply(error, NO_GENERATION, None, None, NO_LEADER, member_id, (), skip_assignment=False)
-
-
-def _failed_sync(error: ErrorCode) -> SyncReply:
-    return SyncReply(error, None, None, NO_ASSIGNMENT)
-
-
-_read_subscription = entity_reader(ConsumerProtocolSubscription)
-
-
-def _topics_of(metadata: bytes) -> frozenset[str] | None:
-    """The topics of a ConsumerProtocolSubscription, None for anything else.
-
-    Two bytes of version come first. Every version begins as version 0, so that one reads them all.
-    """
-    try:
-        subscription, _ = _read_subscription(metadata, _VERSION_BYTES)
-    except (SerialError, ValueError):  # the latter for a negative array length
-        return None
-    topics: tuple[str, ...] | None = subscription.topics  # a null array is not excluded by the reader
-    return None if topics is None else frozenset(topics)

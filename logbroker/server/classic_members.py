@@ -26,35 +26,25 @@ Sources: KIP-848 (online migration), KIP-345, KIP-394, KIP-429, and Apache Kafka
 
 from __future__ import annotations
 
-import io
-import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
-from kio.schema.consumer_protocol_assignment.v0 import data as assignment_v0
-from kio.schema.consumer_protocol_subscription.v0 import data as subscription_v0
-from kio.schema.consumer_protocol_subscription.v1 import data as subscription_v1
-from kio.schema.consumer_protocol_subscription.v2 import data as subscription_v2
-from kio.schema.consumer_protocol_subscription.v3 import data as subscription_v3
 from kio.schema.errors import ErrorCode
-from kio.schema.types import TopicName
-from kio.serial import entity_reader, entity_writer
-from kio.serial.errors import SerialError
-from kio.static.primitive import i32
 
-from .classic_group import (
-    CONSUMER_PROTOCOL_TYPE,
-    MAX_SESSION_TIMEOUT_MS,
-    MIN_SESSION_TIMEOUT_MS,
-    NO_ASSIGNMENT,
-    NO_GENERATION,
+from .classic_group import MAX_SESSION_TIMEOUT_MS, MIN_SESSION_TIMEOUT_MS, ClassicGroup
+from .classic_messages import (
     NO_LEADER,
     NO_MEMBER_ID,
-    ClassicGroup,
-    Member,
+    JoinReply,
+    JoinRequest,
+    Protocols,
+    SyncReply,
+    SyncRequest,
+    refused_join,
+    refused_sync,
 )
-from .classic_messages import JoinReply, JoinRequest, Protocols, SyncReply, SyncRequest
+from .classic_roster import Member
 from .consumer_group import ClassicClocks, ConsumerGroup, GroupMember, MemberState, Place, Places
 from .consumer_messages import (
     JOIN_EPOCH,
@@ -64,6 +54,13 @@ from .consumer_messages import (
     HeartbeatRequest,
     Partitions,
     TopicShape,
+)
+from .consumer_protocol import (
+    CONSUMER_PROTOCOL_TYPE,
+    Subscription,
+    assignment_bytes,
+    read_assignment,
+    read_subscription,
 )
 
 EAGER_ASSIGNORS: Final = frozenset({"range", "roundrobin", "sticky"})
@@ -95,7 +92,7 @@ class ClassicMembers:
         """One step of the member; a success is a generation, which for everybody is to sync."""
         error = self._join_error(request)
         if error is not ErrorCode.none:
-            return _refused_join(error, request.member_id)
+            return refused_join(error, request.member_id)
         if request.requires_known_member_id and _is_nobody(request):
             return self._hand_out_id(request, now_ms)
         protocol_name, metadata = request.protocols[0]
@@ -111,7 +108,7 @@ class ClassicMembers:
             step = self._as_step(request, subscription)
             reply = self._group.heartbeat(step, topics, now_ms, classic=clocks)
         except GroupError as refused:
-            return _refused_join(refused.code, request.member_id)
+            return refused_join(refused.code, request.member_id)
         self._group.reserved_ids.pop(reply.member_id, None)
         return JoinReply(
             error=ErrorCode.none,
@@ -129,18 +126,18 @@ class ClassicMembers:
         self._group.notice(topics)
         error = self._membership_error(request.member_id, request.instance_id, request.generation)
         if error is not ErrorCode.none:
-            return _refused_sync(error)
+            return refused_sync(error)
         member, clocks = self._speaking(request.member_id)
         if request.protocol_type not in (None, CONSUMER_PROTOCOL_TYPE):
-            return _refused_sync(ErrorCode.inconsistent_group_protocol)
+            return refused_sync(ErrorCode.inconsistent_group_protocol)
         if request.protocol_name not in (None, clocks.protocol_name):
-            return _refused_sync(ErrorCode.inconsistent_group_protocol)
+            return refused_sync(ErrorCode.inconsistent_group_protocol)
         clocks.sync_deadline_ms = None
         # Who has to give up something first hears here what that is, whatever has happened to the group since.
         is_told_to_revoke = member.state is MemberState.UNREVOKED_PARTITIONS
         if member.epoch < self._group.group_epoch and not is_told_to_revoke:
             _call_to_join(member, clocks, now_ms)
-            return _refused_sync(ErrorCode.rebalance_in_progress)
+            return refused_sync(ErrorCode.rebalance_in_progress)
         self._group.renew_session(member, now_ms)
         assignment = assignment_bytes(self._group.named(member.assigned))
         return SyncReply(ErrorCode.none, CONSUMER_PROTOCOL_TYPE, clocks.protocol_name, assignment)
@@ -229,7 +226,7 @@ class ClassicMembers:
     def _hand_out_id(self, request: JoinRequest, now_ms: int) -> JoinReply:
         member_id = self._new_member_id(request.client_id)
         self._group.reserved_ids[member_id] = now_ms + request.session_timeout_ms
-        return _refused_join(ErrorCode.member_id_required, member_id)
+        return refused_join(ErrorCode.member_id_required, member_id)
 
     def _release_instance(self, request: JoinRequest, topics: Topics, now_ms: int) -> None:
         """An instance that is back without its member id was restarted: its former process is gone.
@@ -308,14 +305,6 @@ def _going_away(member: GroupMember) -> HeartbeatRequest:
         client_id=member.client_id,
         client_host=member.client_host,
     )
-
-
-def _refused_join(error: ErrorCode, member_id: str) -> JoinReply:
-    return JoinReply(error, NO_GENERATION, None, None, NO_LEADER, member_id, (), skip_assignment=False)
-
-
-def _refused_sync(error: ErrorCode) -> SyncReply:
-    return SyncReply(error, None, None, NO_ASSIGNMENT)
 
 
 # Upgrading ------------------------------------------------------------------------------------------------
@@ -419,87 +408,3 @@ def _places(partitions: Partitions, topics: Topics) -> Iterator[Place]:
         shape = topics.get(topic)
         if shape is not None:
             yield from ((shape.topic_id, number) for number in numbers if 0 <= number < shape.partitions)
-
-
-# What consumers put into the classic protocol -------------------------------------------------------------
-#
-#     at  size  field     type   meaning
-#      0     2  version   int16  of what follows; one above those known is read as the last known
-#      2        message          ConsumerProtocolSubscription or ConsumerProtocolAssignment
-
-VERSION: Final = struct.Struct(">h")
-_ASSIGNMENT_VERSION: Final = 0  # the later ones have the same fields
-
-_SUBSCRIPTION_READERS: Final[tuple[Any, ...]] = tuple(
-    entity_reader(version.ConsumerProtocolSubscription)
-    for version in (subscription_v0, subscription_v1, subscription_v2, subscription_v3)
-)
-_read_assignment = entity_reader(assignment_v0.ConsumerProtocolAssignment)
-_write_assignment = entity_writer(assignment_v0.ConsumerProtocolAssignment)
-
-
-class Subscription(NamedTuple):
-    """What a member wants, and what it says it owns (from version 1 on)."""
-
-    topics: tuple[str, ...]
-    owned: Partitions
-    rack_id: str | None
-
-
-def read_subscription(metadata: bytes) -> Subscription | None:
-    """``None`` for anything but a ConsumerProtocolSubscription of any version."""
-    version = _version(metadata)
-    if version is None:
-        return None
-    read = _SUBSCRIPTION_READERS[min(version, len(_SUBSCRIPTION_READERS) - 1)]
-    try:
-        message, _ = read(metadata, VERSION.size)
-    except (SerialError, ValueError):  # the latter for a negative array length
-        return None
-    if message.topics is None:
-        return None
-    owned = getattr(message, "owned_partitions", None) or ()
-    return Subscription(message.topics, _by_topic(owned), getattr(message, "rack_id", None) or None)
-
-
-def read_assignment(assignment: bytes) -> Partitions | None:
-    """``None`` for anything but a ConsumerProtocolAssignment; no bytes at all assign nothing."""
-    if assignment == NO_ASSIGNMENT:
-        return {}
-    if _version(assignment) is None:
-        return None
-    try:
-        message, _ = _read_assignment(assignment, VERSION.size)
-    except (SerialError, ValueError):
-        return None
-    return _by_topic(message.assigned_partitions or ())
-
-
-def assignment_bytes(partitions: Partitions) -> bytes:
-    """*partitions* as a ConsumerProtocolAssignment."""
-    message = assignment_v0.ConsumerProtocolAssignment(
-        assigned_partitions=tuple(
-            assignment_v0.TopicPartition(topic=TopicName(topic), partitions=tuple(map(i32, numbers)))
-            for topic, numbers in partitions.items()
-        ),
-        user_data=None,
-    )
-    buffer = io.BytesIO(VERSION.pack(_ASSIGNMENT_VERSION))
-    buffer.seek(0, io.SEEK_END)
-    _write_assignment(buffer, message)
-    return buffer.getvalue()
-
-
-def _version(message: bytes) -> int | None:
-    if len(message) < VERSION.size:
-        return None
-    version: int = VERSION.unpack_from(message)[0]
-    return version if version >= 0 else None
-
-
-def _by_topic(listed: Iterable[Any]) -> Partitions:
-    """A client may list a topic more than once."""
-    numbers: defaultdict[str, set[int]] = defaultdict(set)
-    for each in listed:
-        numbers[each.topic].update(each.partitions or ())
-    return {topic: tuple(sorted(numbers[topic])) for topic in numbers}

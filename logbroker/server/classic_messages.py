@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from kio.schema.errors import ErrorCode
+
+NO_MEMBER_ID: Final = ""
+NO_LEADER: Final = ""
+NO_GENERATION: Final = -1
+NO_ASSIGNMENT: Final = b""
 
 Protocols = tuple[tuple[str, bytes], ...]
 
@@ -39,6 +44,11 @@ class JoinReply(NamedTuple):
     skip_assignment: bool
 
 
+def refused_join(error: ErrorCode, member_id: str) -> JoinReply:
+    """A reply with *error*; *member_id* is the one to go on with."""
+    return JoinReply(error, NO_GENERATION, None, None, NO_LEADER, member_id, (), skip_assignment=False)
+
+
 class SyncRequest(NamedTuple):
     """``assignments`` (member id, bytes) counts only when the leader sends it."""
 
@@ -57,6 +67,11 @@ class SyncReply(NamedTuple):
     protocol_type: str | None
     protocol_name: str | None
     assignment: bytes
+
+
+def refused_sync(error: ErrorCode) -> SyncReply:
+    """A reply with *error* and no assignment."""
+    return SyncReply(error, None, None, NO_ASSIGNMENT)
 
 
 class Delivery(NamedTuple):

@@ -3,15 +3,17 @@
 An append, under the partition's append lock (a ``flock``, so across processes):
 
     1. read LogEnd from the view; bytes behind it, other than room (see ``segment_files``), were left by a
-       process that died in mid-append: whole batches are adopted, the rest is cut into a side file
-    2. decide by the producer's entry: append, duplicate, out of order, fenced
-    3. roll to a new segment if one is due, and publish that: a segment that holds bytes is a known one
-    4. write the batch at LogEnd's position (one write), then index entries
+       process that died in mid-append: whole batches are adopted, the rest is cut off (``adoption``)
+    2. decide by the producer's entry: append, duplicate, out of order, fenced (``producer_state``)
+    3. roll to a new segment if one is due (``log_growth``), and publish that (``rolling``): a segment that
+       holds bytes is a known one
+    4. write the batch at LogEnd's position (one write), then index entries (``active_segment``)
     5. publish LogEnd and the producer's entry in one LMDB transaction: now the batch is in the log
 
-Dying before 5 leaves bytes that the next append finds in 1. Dying in 3 leaves an empty segment above the
-active one, which nobody looks at (``segments``) and the next roll removes. Readers never look above the
-high watermark, which is published after 5, so they need no lock.
+Dying before 5 leaves bytes that the next append finds in 1. Readers never look above the high watermark, which
+is published after 5, so they need no lock.
+
+A transaction's marker is appended the same way, if it has a transaction to end.
 
 Durability is a second step with a lock of its own, so that appends go on while the disk syncs (``log_sync``).
 """
@@ -24,9 +26,10 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import aborted_index, offset_index, time_index
 from .aborted_index import AbortedTransaction
 from .aborted_lookup import AbortedLookup
+from .active_segment import ActiveSegment
+from .adoption import adopt_tail
 from .clock import Clock
 from .descriptors import Descriptors
 from .errors import (
@@ -42,6 +45,7 @@ from .errors import (
 from .files import Files
 from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
+from .log_growth import roll_is_due
 from .log_reader import Isolation, LogReader, newest_record, record_at_time
 from .log_sync import LogSync
 from .message_ids import IdentifiedRecord
@@ -51,10 +55,12 @@ from .producer_state import (
     NO_TRANSACTION,
     BatchSpan,
     Decision,
+    MarkerVerdict,
     ProducerEntry,
     Verdict,
     advance,
     decide,
+    decide_marker,
 )
 from .record_batch import (
     BatchHeader,
@@ -64,17 +70,17 @@ from .record_batch import (
     read_header,
     stamp_append_time,
 )
-from .recovery import adopt_tail, cut_log, cut_room, remove_unpublished
+from .rolling import roll
 from .segment import TimestampOffset
-from .segment_files import ROOM_BYTES, SegmentFiles, list_segments
+from .segment_files import SegmentFiles, list_segments
+from .side_files import cut_room
 from .snapshot_files import write_snapshot
+from .truncation import cut_log
 from .view import LogEnd, PartitionState, View, partition_key
 from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
 from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.storage")
-
-INDEX_ROOM_OFFSETS = (1 << 31) - 1  # an index entry's relative offset is an int32
 
 
 class AppendResult(NamedTuple):
@@ -98,13 +104,6 @@ class LogOffsets(NamedTuple):
     def visible_end(self, isolation: Isolation) -> int:
         """The offset that a reader of this isolation stops at."""
         return self.last_stable_offset if isolation is Isolation.READ_COMMITTED else self.high_watermark
-
-
-def _is_past(entry: ProducerEntry, marker_epoch: int, before_offset: int | None) -> bool:
-    """Whether the transaction that a marker is to end is over, or was never here."""
-    if before_offset is None or entry.epoch != marker_epoch:
-        return entry.epoch >= marker_epoch
-    return not 0 <= entry.txn_first_offset < before_offset
 
 
 class PartitionLog:
@@ -143,8 +142,7 @@ class PartitionLog:
         self.descriptors = descriptors
         self.used = False  # since the last look of descriptors; written by any user, no guard needed
         self._clock = clock
-        self._active: SegmentFiles | None = None  # the active segment's descriptors; guarded by append_lock
-        self._active_version = -1  # LogEnd.segments_version that they belong to; guarded by append_lock
+        self.active = ActiveSegment(self)
         self._syncing = LogSync(self)
 
     # Reading --------------------------------------------------------------------------------------
@@ -321,16 +319,18 @@ class PartitionLog:
     ) -> AppendResult | None:
         end = self._writable_end()
         entry = self.view.producer(self.key, producer_id)
-        if entry is not None and _is_past(entry, marker_epoch, before_offset):
+        verdict = decide_marker(entry, marker_epoch, before_offset)
+        if verdict is MarkerVerdict.PAST:
             return None
         now_ms = self._clock.now_ms()
-        if entry is None or entry.txn_first_offset < 0:
+        if verdict is MarkerVerdict.FENCE:
             fence = BatchSpan(NO_SEQUENCE, NO_SEQUENCE, -1, -1, now_ms)
             with self.view.write() as transaction:
                 self.view.put_producer(
                     transaction, self.key, producer_id, ProducerEntry(marker_epoch, (fence,))
                 )
             return None
+        assert entry is not None
         batch = encode_control_batch(
             control_type, producer_id=producer_id, producer_epoch=marker_epoch, timestamp_ms=now_ms
         )
@@ -352,24 +352,43 @@ class PartitionLog:
         base_offset = before.log_end_offset
         assign(batch, base_offset, 0)
         closed_offset = NO_TRANSACTION
-        if marker is None:
-            end = self._written(before, batch, header)
-        else:
+        end = self.active.write(before, batch, header)
+        if marker is not None:
             assert entry is not None
             closed_offset = entry.txn_first_offset
-            end = self._marker_written(before, batch, header, marker, closed_offset)
+            end = self._transaction_ended(before, end, header, marker, closed_offset)
         if header.producer_id >= 0:
             entry = advance(entry, header, base_offset)
         try:
             ids = self.id_update(header, records, base_offset) if records else None
             self._publish_append(end, header.producer_id, entry, closed_offset, ids)
         except WriteFailedError as error:
-            self._take_back(self.active_files(before), before, error)
+            self.active.take_back(before, error)
             raise
         self.appends += 1
         if self.dirty_since is None and self.config.durability is not Durability.FSYNC:
             self.dirty_since = self._clock.monotonic()
         return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, False)
+
+    def _transaction_ended(
+        self, before: LogEnd, end: LogEnd, header: BatchHeader, marker: ControlType, first_offset: int
+    ) -> LogEnd:
+        """*end*, behind the marker that *before* was followed by, without the transaction of *first_offset*."""
+        still_open = first_unstable(
+            found.first_offset
+            for found in self.view.open_transactions(self.key)
+            if found.first_offset != first_offset
+        )
+        end = end._replace(first_unstable_offset=still_open)
+        if marker is not ControlType.ABORT:
+            return end
+        aborted = aborted_transaction(
+            header.producer_id,
+            first_offset=first_offset,
+            marker_offset=before.log_end_offset,
+            first_unstable_offset=still_open,
+        )
+        return self.active.write_aborted_entry(end, aborted, before_marker=before)
 
     def _publish_append(
         self,
@@ -438,7 +457,7 @@ class PartitionLog:
                 f"{self.topic}-{self.partition} takes no writes since a disk sync failed; "
                 "open the directory again to verify it from the disk"
             )
-        if self.active_files(end).ends_at(end.active_bytes):
+        if self.active.files(end).ends_at(end.active_bytes):
             return end
         return adopt_tail(self, end)
 
@@ -446,24 +465,6 @@ class PartitionLog:
         """LogEnd, with what a dead process appended but did not publish; as every append finds it."""
         with self.append_lock:
             return self._writable_end()
-
-    def active_files(self, end: LogEnd) -> SegmentFiles:
-        """The active segment's files. Under the append lock.
-
-        They are opened anew whenever the list of segments changed, because another process may have
-        removed and created a file of the same name.
-        """
-        if self._active is None or self._active_version != end.segments_version:
-            self._use_active(self.segment(end.active_base_offset), end.segments_version)
-        self.used = True
-        assert self._active is not None
-        return self._active
-
-    def _use_active(self, active: SegmentFiles | None, version: int) -> None:
-        if self._active is not None:
-            self._active.close()
-        self._active = active
-        self._active_version = version
 
     def _refuse(self, header: BatchHeader, decision: Decision) -> AppendResult:
         if decision.duplicate_of is not None:
@@ -486,185 +487,18 @@ class PartitionLog:
 
     def _rolled(self, end: LogEnd, header: BatchHeader) -> LogEnd:
         """LogEnd of the segment that takes the batch, which is a new one where that is due."""
-        if not self._roll_is_due(end, header):
-            return end
-        return self.roll(end)
-
-    def _roll_is_due(self, end: LogEnd, header: BatchHeader) -> bool:
-        if end.active_bytes == 0:
-            return False
-        config = self.config
-        next_relative_offset = end.log_end_offset + header.last_offset_delta - end.active_base_offset
-        return (
-            end.active_bytes + header.size_bytes > config.segment_bytes
-            or end.offset_index_bytes + offset_index.ENTRY_BYTES > config.segment_index_bytes
-            or next_relative_offset > INDEX_ROOM_OFFSETS
-            or (
-                end.active_created_ms >= 0
-                and self._clock.now_ms() - end.active_created_ms >= config.segment_ms
-            )
-        )
-
-    def roll(self, end: LogEnd) -> LogEnd:
-        """Seal the active segment and go on in a new, empty one, which is published. Under the append lock.
-
-        What the old segment still owes the disk is paid by the next sync, which covers every segment
-        from the synced one on.
-        """
-        self.seal(end)
-        self.active_files(end).cut_room(end.active_bytes)
-        snapshot = self.view.producers(self.key)
-        write_snapshot(self.files, self.directory, end.log_end_offset, snapshot)
-        remove_unpublished(self, end)
-        fresh = self.segment(end.log_end_offset)
-        fresh.create()
-        rolled = end._replace(
-            active_base_offset=end.log_end_offset,
-            active_bytes=0,
-            indexed_bytes=0,
-            offset_index_bytes=0,
-            time_index_bytes=0,
-            indexed_timestamp_ms=-1,
-            max_timestamp_ms=-1,
-            max_timestamp_offset=-1,
-            active_created_ms=-1,
-            segments_version=end.segments_version + 1,
-            aborted_index_bytes=0,
-        )
-        try:
-            self.publish_end(rolled)
-        except BaseException:
-            fresh.close()
-            raise
-        self._use_active(fresh, rolled.segments_version)
-        return rolled
+        return roll(self, end) if roll_is_due(end, header, self.config, self._clock.now_ms()) else end
 
     def roll_now(self) -> None:
         """Begin a new segment, unless the active one is empty."""
         with self.append_lock:
             end = self._writable_end()
             if end.active_bytes:
-                self.roll(end)
+                roll(self, end)
 
     def publish_end(self, end: LogEnd) -> None:
         """Put LogEnd into the view. Under the append lock."""
         self._publish_append(end)
-
-    def seal(self, end: LogEnd) -> LogEnd:
-        """Write the time index's last entry, as a segment has when it is rolled or closed."""
-        if end.max_timestamp_ms <= end.indexed_timestamp_ms:
-            return end
-        entry = time_index.encode_entry(
-            end.max_timestamp_ms, end.max_timestamp_offset - end.active_base_offset
-        )
-        self.active_files(end).write_time_index(entry, end.time_index_bytes)
-        return end._replace(
-            time_index_bytes=end.time_index_bytes + len(entry), indexed_timestamp_ms=end.max_timestamp_ms
-        )
-
-    # Writing --------------------------------------------------------------------------------------
-
-    def _written(self, end: LogEnd, batch: bytearray, header: BatchHeader) -> LogEnd:
-        """Write *batch* behind *end*; the LogEnd that says so."""
-        active = self.active_files(end)
-        before, position = end, end.active_bytes
-        try:
-            if self.config.durability is Durability.FSYNC and header.size_bytes < ROOM_BYTES:
-                active.make_room(position + header.size_bytes, self.config.segment_bytes)
-            active.write_log(batch, position)
-            end = self._behind_batch(end, header)
-            if position - end.indexed_bytes > self.config.index_interval_bytes:
-                end = self._indexed(active, end, position)
-        except OSError as error:
-            self._take_back(active, before, error)
-            raise
-        return end
-
-    def _marker_written(
-        self,
-        before: LogEnd,
-        marker: bytearray,
-        header: BatchHeader,
-        control_type: ControlType,
-        first_offset: int,
-    ) -> LogEnd:
-        """As ``_written``, for the marker that ends the transaction of *first_offset*."""
-        end = self._written(before, marker, header)
-        still_open = first_unstable(
-            found.first_offset
-            for found in self.view.open_transactions(self.key)
-            if found.first_offset != first_offset
-        )
-        end = end._replace(first_unstable_offset=still_open)
-        if control_type is not ControlType.ABORT:
-            return end
-        aborted = aborted_transaction(
-            header.producer_id,
-            first_offset=first_offset,
-            marker_offset=before.log_end_offset,
-            first_unstable_offset=still_open,
-        )
-        active = self.active_files(end)
-        try:
-            active.write_aborted_index(aborted_index.encode_entry(aborted), end.aborted_index_bytes)
-        except OSError as error:
-            self._take_back(active, before, error)
-            raise
-        return end._replace(aborted_index_bytes=end.aborted_index_bytes + aborted_index.ENTRY_BYTES)
-
-    def _take_back(self, active: SegmentFiles, end: LogEnd, cause: Exception) -> None:
-        """Cut what a failed write left behind *end*."""
-        try:
-            active.truncate(
-                log_bytes=end.active_bytes,
-                offset_index_bytes=end.offset_index_bytes,
-                time_index_bytes=end.time_index_bytes,
-            )
-            active.cut_aborted_index(end.aborted_index_bytes)
-        except OSError:
-            if active.log_bytes() == end.active_bytes:
-                return  # only an index could not be cut; what lies behind its end is not looked at
-            # The next append adopts the batch if it is whole, and else cuts it.
-            raise StorageFailedError(
-                f"a write to {self.topic}-{self.partition} failed ({cause}) and could not be taken back: whether "
-                "the records are in the log shows with the next append"
-            ) from cause
-
-    def _behind_batch(self, end: LogEnd, header: BatchHeader) -> LogEnd:
-        """LogEnd moved behind a batch; built by position, because ``_replace`` takes three times as long."""
-        log_end_offset = end.log_end_offset + header.last_offset_delta + 1
-        grows = header.max_timestamp_ms > end.max_timestamp_ms
-        first_unstable_offset = end.first_unstable_offset
-        if first_unstable_offset < 0 and header.is_transactional and not header.is_control:
-            first_unstable_offset = end.log_end_offset
-        return LogEnd(
-            end.log_start_offset,
-            log_end_offset,
-            end.visible_offset if self.config.durability is Durability.FSYNC else log_end_offset,
-            end.active_base_offset,
-            end.active_bytes + header.size_bytes,
-            end.indexed_bytes,
-            end.offset_index_bytes,
-            end.time_index_bytes,
-            end.indexed_timestamp_ms,
-            header.max_timestamp_ms if grows else end.max_timestamp_ms,
-            log_end_offset - 1 if grows else end.max_timestamp_offset,
-            end.active_created_ms if end.active_created_ms >= 0 else self._clock.now_ms(),
-            end.segments_version,
-            first_unstable_offset,
-            end.aborted_index_bytes,
-        )
-
-    def _indexed(self, active: SegmentFiles, end: LogEnd, position: int) -> LogEnd:
-        """Index entries for the batch that starts at *position* and ends the log."""
-        relative_offset = end.log_end_offset - 1 - end.active_base_offset
-        active.write_offset_index(
-            offset_index.encode_entry(relative_offset, position), end.offset_index_bytes
-        )
-        end = end._replace(
-            indexed_bytes=position, offset_index_bytes=end.offset_index_bytes + offset_index.ENTRY_BYTES
-        )
-        return self.seal(end)
 
     # Durability -----------------------------------------------------------------------------------
 
@@ -724,16 +558,13 @@ class PartitionLog:
 
     def release_files(self) -> bool:
         """Close the descriptors if no thread is using the log now; they open again by themselves."""
-        return self.append_lock.close_if_idle(self._close_active) and self.sync_lock.close_if_idle(
+        return self.append_lock.close_if_idle(self.active.close) and self.sync_lock.close_if_idle(
             self._syncing.close_descriptor
         )
 
     def _opened(self) -> None:
         """A lock, with which every use begins, has opened its file."""
         self.descriptors.log_opened(self)
-
-    def _close_active(self) -> None:
-        self._use_active(None, -1)
 
     def close_cleanly(self) -> None:
         """Leave nothing for the next one to do: time index complete, producers saved, all on the disk.
@@ -745,7 +576,7 @@ class PartitionLog:
             if self.appends:
                 self._leave_caches()
                 self.sync()
-            elif self._active is not None:  # it has looked at the end, and may have adopted what another left
+            elif self.active.is_open:  # it has looked at the end, and may have adopted what another left
                 self._cut_room()
         finally:
             self.release_files()
@@ -754,7 +585,7 @@ class PartitionLog:
         with self.append_lock:
             end, sync = self.state()
             if not sync.failed:
-                cut_room(self.files, self.active_files(end), end.active_bytes)
+                cut_room(self.files, self.active.files(end), end.active_bytes)
 
     def _leave_caches(self) -> None:
         """What spares the next recovery some reading."""
@@ -764,8 +595,8 @@ class PartitionLog:
                 return
             try:
                 end = self._writable_end(state)
-                self.active_files(end).cut_room(end.active_bytes)
-                self.publish_end(self.seal(end))
+                self.active.files(end).cut_room(end.active_bytes)
+                self.publish_end(self.active.seal(end))
                 write_snapshot(self.files, self.directory, end.log_end_offset, self.view.producers(self.key))
             except OSError as error:
                 logger.warning("%s: closed without its time index or snapshot: %s", self.directory, error)
@@ -774,7 +605,6 @@ class PartitionLog:
         """In a forked child: close inherited descriptors; every later use meets *forked*, which raises."""
         self.append_lock.abandon()
         self.sync_lock.abandon()
-        if self._active is not None:
-            self._active.close()
+        self.active.close()
         self._syncing.close_descriptor()
         self.append_lock = self.sync_lock = self.view = forked

@@ -18,6 +18,16 @@ can be rebuilt from the log alone.
 Sequences are 31 bits and wrap to 0. A transactional batch opens its producer's transaction, unless one is
 open; a marker closes it. A marker of a newer epoch starts a new history, as a batch does.
 
+A marker ends at most one transaction, however many try to write it:
+
+    the entry's epoch        its open transaction                     decision
+    above the marker's       any                                      PAST
+    equal                    began below the offset that is given     END (its producer keeps its epoch)
+    equal                    anything else                            PAST
+    below                    one                                      END
+    below                    none                                     FENCE
+    no entry                                                          FENCE
+
     at  size  field             type    meaning
      0     2  epoch             int16   the producer's current epoch
      2     4  coordinator_epoch int32   of its last transaction marker
@@ -97,6 +107,14 @@ class Decision(NamedTuple):
     expected_sequence: int = -1
 
 
+class MarkerVerdict(enum.Enum):
+    """What is to be done to end a producer's transaction."""
+
+    END = "end"  # append the marker
+    FENCE = "fence"  # there is none: only refuse older epochs from now on
+    PAST = "past"  # it was ended already, or the producer has gone on
+
+
 _APPEND = Decision(Verdict.APPEND)
 
 
@@ -126,6 +144,23 @@ def decide(entry: ProducerEntry | None, header: BatchHeader, *, allow_gaps: bool
     if allow_gaps and base_sequence > last_sequence:
         return _APPEND
     return Decision(Verdict.OUT_OF_ORDER, expected_sequence=expected)
+
+
+def decide_marker(
+    entry: ProducerEntry | None, marker_epoch: int, before_offset: int | None = None
+) -> MarkerVerdict:
+    """Whether a marker of *marker_epoch* has a transaction to end; see the second table above.
+
+    *before_offset* is given for a producer that keeps its epoch: its transaction that is meant began below it.
+    """
+    if entry is None:
+        return MarkerVerdict.FENCE
+    first_offset = entry.txn_first_offset
+    if entry.epoch == marker_epoch and before_offset is not None:
+        return MarkerVerdict.END if 0 <= first_offset < before_offset else MarkerVerdict.PAST
+    if entry.epoch >= marker_epoch:
+        return MarkerVerdict.PAST
+    return MarkerVerdict.FENCE if first_offset < 0 else MarkerVerdict.END
 
 
 def advance(entry: ProducerEntry | None, header: BatchHeader, base_offset: int) -> ProducerEntry:

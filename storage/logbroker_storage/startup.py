@@ -30,8 +30,9 @@ from .files import Files
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
-from .recovery import cut_room, publish, recover_log
+from .recovery import publish, recover_log
 from .segment_files import SegmentFiles
+from .side_files import cut_room
 from .topic_folders import (
     create_partition_folder,
     has_records,

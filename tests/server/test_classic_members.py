@@ -13,14 +13,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from logbroker.server.classic_group import ClassicGroup, GroupState
-from logbroker.server.classic_members import (
-    ClassicMembers,
-    assignment_bytes,
-    can_join,
-    read_assignment,
-    read_subscription,
-    upgraded,
-)
+from logbroker.server.classic_members import ClassicMembers, can_join, upgraded
 from logbroker.server.classic_messages import Delivery, JoinReply, JoinRequest, SyncReply, SyncRequest
 from logbroker.server.consumer_group import ConsumerGroup
 from logbroker.server.consumer_messages import (
@@ -30,6 +23,7 @@ from logbroker.server.consumer_messages import (
     Partitions,
     TopicShape,
 )
+from logbroker.server.consumer_protocol import assignment_bytes, read_assignment, read_subscription
 
 SESSION_MS = 45_000
 OWN_SESSION_MS = 20_000

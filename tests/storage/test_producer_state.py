@@ -16,10 +16,12 @@ from logbroker_storage.producer_state import (
     REMEMBERED_BATCHES,
     SEQUENCE_LIMIT,
     BatchSpan,
+    MarkerVerdict,
     ProducerEntry,
     Verdict,
     advance,
     decide,
+    decide_marker,
     decode_entry,
     encode_entry,
     next_sequence,
@@ -154,6 +156,34 @@ def test_a_marker_of_a_newer_epoch_fences_the_older():
     entry = advance(wrote((0, 3)), marker(1), 3)
     assert decide(entry, header(3)).verdict is Verdict.FENCED
     assert decide(entry, header(0, epoch=1)).verdict is Verdict.APPEND
+
+
+IDLE = ProducerEntry(3)
+OPEN_FROM_10 = ProducerEntry(3, txn_first_offset=10)
+
+MARKERS = [
+    # what of the producer is known     the marker's epoch and offset    verdict
+    ("no entry", None, 3, None, MarkerVerdict.FENCE),
+    ("no entry, of one that keeps its epoch", None, 3, 20, MarkerVerdict.FENCE),
+    ("the entry's epoch above", OPEN_FROM_10, 2, None, MarkerVerdict.PAST),
+    ("the entry's epoch above, of one that keeps its epoch", OPEN_FROM_10, 2, 20, MarkerVerdict.PAST),
+    ("equal, no offset given", OPEN_FROM_10, 3, None, MarkerVerdict.PAST),
+    ("equal, began below the offset", OPEN_FROM_10, 3, 11, MarkerVerdict.END),
+    ("equal, the next transaction", OPEN_FROM_10, 3, 10, MarkerVerdict.PAST),
+    ("equal, nothing open", IDLE, 3, 20, MarkerVerdict.PAST),
+    ("below, one open", OPEN_FROM_10, 4, None, MarkerVerdict.END),
+    ("below, whichever is open", OPEN_FROM_10, 4, 5, MarkerVerdict.END),
+    ("below, nothing open", IDLE, 4, None, MarkerVerdict.FENCE),
+]
+
+
+@pytest.mark.parametrize(
+    ("entry", "marker_epoch", "before_offset", "verdict"),
+    [row[1:] for row in MARKERS],
+    ids=[row[0] for row in MARKERS],
+)
+def test_every_row_of_the_table_of_markers(entry, marker_epoch, before_offset, verdict):
+    assert decide_marker(entry, marker_epoch, before_offset) is verdict
 
 
 @given(st.integers(0, LAST_SEQUENCE), st.integers(0, LAST_SEQUENCE))

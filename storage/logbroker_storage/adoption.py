@@ -1,0 +1,120 @@
+"""Adoption: LogEnd and the file are brought together after a process died between writing and publishing.
+
+    behind LogEnd                     what is done
+    whole batches                     adopted: whoever sent them was told nothing, so either outcome is true
+    a torn one, and what follows it   cut into a side file
+    zeros                             nothing: that is room (``segment_files``)
+    less than LogEnd says             the files were replaced behind our back: they are recovered
+
+Whoever comes to append next does it, under the append lock. Readers go on meanwhile. What is adopted becomes
+visible as what is appended does: with durability fsync, once it is synced.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from . import aborted_index
+from .errors import BatchDefect, CorruptBatchError
+from .log_config import Durability
+from .log_end_builder import LogEndBuilder
+from .message_ids import identified_in
+from .producer_fold import ProducerFold
+from .producer_recovery import marker_type
+from .record_batch import BatchHeader, read_batch
+from .recovery import publish, recover_log
+from .segment import ScanStop, scan
+from .segment_files import SegmentFiles
+from .side_files import cut_file, is_blank
+from .view import LogEnd
+from .view.message_ids import IdUpdate
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+
+logger = logging.getLogger("logbroker.recovery")
+
+
+def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
+    """Bring LogEnd and the file together after another process died between write and publish.
+
+    Whole batches behind LogEnd are adopted (their outcome was unknown to whoever sent them), the rest is
+    cut into a side file. Under the append lock; publishes the result.
+    """
+    active = log.active.files(end)
+    size = active.log_bytes()
+    if size < end.active_bytes:
+        return _recover_shrunken(log)
+    builder = LogEndBuilder(end, log.config.index_interval_bytes, now_ms=end.active_created_ms)
+    fold = ProducerFold(load=lambda producer_id: log.view.producer(log.key, producer_id))
+    for unfinished in log.view.open_transactions(log.key):
+        fold.open(unfinished.producer_id, unfinished.first_offset)
+    aborted = bytearray()
+    id_updates: list[IdUpdate] = []
+    stop = ScanStop(end.active_bytes, end.log_end_offset, None)
+    for item in scan(
+        log.files,
+        active.descriptor(),
+        start_position=end.active_bytes,
+        end_position=size,
+        expected_offset=end.log_end_offset,
+    ):
+        if isinstance(item, ScanStop):
+            stop = item
+            break
+        position, header = item
+        builder.add(position, header)
+        ids = _ids_at(log, active, position, header)
+        if ids is not None:
+            id_updates.append(ids)
+        ended = fold.add(header, marker_type(log.files, active.descriptor(), position, header))
+        if ended is not None:
+            aborted += aborted_index.encode_entry(ended)
+    if is_blank(log.files, active, stop.position, size):
+        size = stop.position
+    else:
+        cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
+    builder.write_indexes(active, keep=end)
+    if aborted:
+        active.write_aborted_index(bytes(aborted), end.aborted_index_bytes)
+    adopted = builder.end()._replace(
+        first_unstable_offset=fold.first_unstable_offset,
+        aborted_index_bytes=end.aborted_index_bytes + len(aborted),
+    )
+    active.cut_aborted_index(adopted.aborted_index_bytes)
+    if log.config.durability is not Durability.FSYNC:
+        adopted = adopted._replace(visible_offset=adopted.log_end_offset)
+    with log.view.write() as transaction:
+        log.view.put_log_end(transaction, log.key, adopted)
+        for producer_id, entry in fold.producers.items():
+            log.view.put_producer(transaction, log.key, producer_id, entry)
+        for ids in id_updates:
+            log.view.message_ids.apply(transaction, ids)
+    logger.info(
+        "%s-%d: a process died in mid-append; adopted offsets %d to %d, cut %d bytes",
+        log.topic,
+        log.partition,
+        end.log_end_offset,
+        adopted.log_end_offset - 1,
+        size - stop.position,
+    )
+    return adopted
+
+
+def _ids_at(log: PartitionLog, segment: SegmentFiles, position: int, header: BatchHeader) -> IdUpdate | None:
+    """The message ids of the batch at *position*, whose header was read."""
+    try:
+        batch = read_batch(log.files.pread(segment.descriptor(), header.size_bytes, position))
+        return log.id_update(header, identified_in(batch), base_offset=0)
+    except CorruptBatchError:
+        return None  # as no reader can read it, no sender can have meant anything by it
+
+
+def _recover_shrunken(log: PartitionLog) -> LogEnd:
+    """The file is shorter than the view says: files were replaced behind our back. The files are the truth."""
+    logger.error("%s-%d: the log is shorter than the view says; recovering it", log.topic, log.partition)
+    end, sync = log.state()
+    recovered = recover_log(log, recovery_point=sync.synced_offset, log_start_offset=end.log_start_offset)
+    publish(log, recovered)
+    return recovered.end

@@ -1,0 +1,56 @@
+"""Rolling: a log goes on in a new, empty segment.
+
+    1. seal the active segment: the last entry of its time index, and its room cut off
+    2. write a snapshot of the producers, which says what they were where the new segment begins
+    3. remove what a process left that died in 4
+    4. create the new segment's files
+    5. publish LogEnd: now the new segment is the active one
+
+Dying before 5 leaves a snapshot that is true whatever becomes of the log behind it, and an empty segment above
+the active one, which nobody looks at (``PartitionLog.segments``). No batch is written into a segment before it
+is published.
+
+What the old segment still owes the disk is paid by the next sync, which covers every segment from the synced
+one on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .log_growth import in_new_segment
+from .segment_files import list_segments
+from .side_files import remove_unused
+from .snapshot_files import write_snapshot
+from .view import LogEnd
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+
+
+def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
+    """Seal the active segment of *end* and go on in a new one; its LogEnd. Under the append lock."""
+    log.active.seal(end)
+    log.active.files(end).cut_room(end.active_bytes)
+    write_snapshot(log.files, log.directory, end.log_end_offset, log.view.producers(log.key))
+    _remove_unpublished(log, end)
+    fresh = log.segment(end.log_end_offset)
+    fresh.create()
+    rolled = in_new_segment(end)
+    try:
+        log.publish_end(rolled)
+    except BaseException:
+        fresh.close()
+        raise
+    log.active.go_on_in(fresh, rolled)
+    return rolled
+
+
+def _remove_unpublished(log: PartitionLog, end: LogEnd) -> None:
+    for base in list_segments(log.files, log.directory):
+        if base > end.active_base_offset:
+            segment = log.segment(base)
+            try:
+                remove_unused(log.files, segment)
+            finally:
+                segment.close()

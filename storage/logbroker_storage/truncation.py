@@ -1,0 +1,64 @@
+"""Truncation: records are taken off a log's end on request.
+
+1. publish the offset as the synced and the visible end: readers must not take what is cut for damage, nor
+   whoever finds this half done for lost
+2. set aside the segments behind the one that holds the offset, and cut that one (``side_files``)
+3. recover what is left: the indexes, the producers and LogEnd follow from it
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .errors import BatchDefect
+from .recovery import publish, recover_log
+from .segment import ScanStop, scan
+from .segment_files import SegmentFiles
+from .side_files import cut_file, set_aside
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+
+
+def cut_log(log: PartitionLog, offset: int) -> int:
+    """Remove every batch that ends at or behind *offset*; the new log end. Under both locks."""
+    end, sync = log.state()
+    if offset >= end.log_end_offset:
+        return end.log_end_offset
+    log.view.publish_sync(log.key, sync._replace(synced_offset=min(sync.synced_offset, offset)))
+    log.publish_end(
+        end._replace(
+            visible_offset=min(end.visible_offset, offset), segments_version=end.segments_version + 1
+        )
+    )
+    bases = log.segments(end)
+    holding = max([base for base in bases if base <= offset], default=bases[0])
+    for base in bases:
+        if base > holding:
+            set_aside(log.files, log.segment(base))
+    segment = log.segment(holding)
+    try:
+        position = _position_of(log, segment, offset)
+        cut_file(log.files, segment, position, BatchDefect.TRUNCATED)
+    finally:
+        segment.close()
+    recovered = recover_log(log, recovery_point=0, log_start_offset=min(end.log_start_offset, offset))
+    publish(log, recovered)
+    return recovered.end.log_end_offset
+
+
+def _position_of(log: PartitionLog, segment: SegmentFiles, offset: int) -> int:
+    size = segment.log_bytes()
+    for item in scan(
+        log.files,
+        segment.descriptor(),
+        start_position=0,
+        end_position=size,
+        expected_offset=segment.base_offset,
+    ):
+        if isinstance(item, ScanStop):
+            return item.position
+        position, header = item
+        if header.last_offset >= offset:
+            return position
+    return size

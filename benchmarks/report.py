@@ -47,8 +47,19 @@ GOALS = [
     ),
     Goal("test_pipeline", "records_per_s", operator.ge, 100_000),
     Goal("test_an_idle_consumer", "percent_of_a_core", operator.le, 0.1),
+    Goal("test_round_trip_between_two_processes[os]", "p50_us", operator.le, 1000),
     Goal("test_produce_over_the_network[100]", "records_per_s", operator.ge, 400_000),
     Goal("test_fetch_over_the_network", "gigabytes_per_s", operator.ge, 1),
+    Goal("test_receive_and_accept_in_batches", "messages_per_s_best_round", operator.ge, 100_000),
+    *(
+        Goal(f"test_beside_a_peer[{peer}]", "times_peer", operator.ge, 10)
+        for peer in (
+            "litequeue",
+            "persist-queue Queue",
+            "persist-queue SQLiteAckQueue",
+            "persist-queue UniqueAckQ",
+        )
+    ),
 ]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .aio_queue import AsyncMessageBatch as AsyncMessageBatch
     from .aio_queue import AsyncQueue as AsyncQueue
     from .aio_queue import AsyncQueueMessage as AsyncQueueMessage
+    from .aio_requests import AsyncResponder as AsyncResponder
     from .aio_transaction import AsyncTransaction as AsyncTransaction
     from .binding_descriptions import BindingDescription as BindingDescription
     from .binding_descriptions import RoutedMessage as RoutedMessage
@@ -81,6 +82,14 @@ if TYPE_CHECKING:
     from .records import RecordMetadata as RecordMetadata
     from .redrive import DeadLetter as DeadLetter
     from .redrive import Redriven as Redriven
+    from .request_reply.correlation import RequestCounts as RequestCounts
+    from .request_reply.errors import NoRespondersError as NoRespondersError
+    from .request_reply.errors import RequestTimeoutError as RequestTimeoutError
+    from .request_reply.errors import ResponderError as ResponderError
+    from .request_reply.messages import Reply as Reply
+    from .request_reply.messages import Request as Request
+    from .request_reply.responder import Responder as Responder
+    from .request_reply.responder import ResponderCounts as ResponderCounts
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
     from .transforms import Pipeline as Pipeline
@@ -94,6 +103,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
     "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
+    "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),
     "binding_descriptions": (
         "BindingDescription",
@@ -148,6 +158,10 @@ _HOMES = {
     "receipts": ("Receipt",),
     "records": ("Message", "Record", "RecordMetadata"),
     "redrive": ("DeadLetter", "Redriven"),
+    "request_reply.correlation": ("RequestCounts",),
+    "request_reply.errors": ("NoRespondersError", "RequestTimeoutError", "ResponderError"),
+    "request_reply.messages": ("Reply", "Request"),
+    "request_reply.responder": ("Responder", "ResponderCounts"),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
     "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),

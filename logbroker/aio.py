@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from logbroker_storage.errors import ClosedError, InvalidRequestError, LogbrokerError, OffsetOutOfRangeError
 
+from .aio_requests import AsyncExchange, AsyncFunction, AsyncResponder
 from .aio_subscriptions import AsyncSubscriptions
 from .aio_transaction import AsyncTransaction
 from .worker import Worker, post
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .producer import Producer
     from .receipts import Receipt
     from .records import HeadersArgument, Message, Record, RecordMetadata, SendOptions
+    from .request_reply.messages import Reply
 
 Result = TypeVar("Result")
 
@@ -76,6 +78,7 @@ class AsyncBroker(AsyncSubscriptions):
         self._worker = Worker("logbroker-aio-broker")
         self._broker: Broker | None = None  # made and used by the worker only
         self._closed = False
+        self._exchange = AsyncExchange(lambda: self._call(lambda broker: broker))
 
     async def __aenter__(self) -> AsyncBroker:
         await self._call(lambda _: None)
@@ -87,7 +90,13 @@ class AsyncBroker(AsyncSubscriptions):
         await self.close()
 
     async def close(self) -> None:
-        """Leave the directory. Idempotent. Close producers and consumers first."""
+        """Leave the directory; responders stop first. Idempotent. Close producers and consumers first."""
+        try:
+            await self._exchange.close()
+        finally:
+            await self._leave()
+
+    async def _leave(self) -> None:
         if self._closed:
             return
         self._closed = True
@@ -195,6 +204,20 @@ class AsyncBroker(AsyncSubscriptions):
             raise
         finally:
             worker.stop()
+
+    # Request and reply ----------------------------------------------------------------------------
+
+    async def request(self, topic: str, value: bytes | None, **options: Any) -> Reply:
+        """Ask those who respond to *topic*; see ``Broker.request``. When it is cancelled, the reply is dropped."""
+        return await self._exchange.request(topic, value, **options)
+
+    def responder(self, topic: str, **options: Any) -> Callable[[AsyncFunction], AsyncResponder]:
+        """Decorate a coroutine function that answers the requests on *topic*; see ``Broker.responder``.
+
+        It starts at once; ``await`` the decorated name to know that it takes requests. ``concurrency`` bounds
+        how many requests are answered at a time.
+        """
+        return self._exchange.responder(topic, **options)
 
     # Routing --------------------------------------------------------------------------------------
 

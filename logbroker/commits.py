@@ -27,7 +27,7 @@ class PendingCommit(msgspec.Struct, frozen=True):
 
     Attributes:
         decide: called under the journal lock; what to journal. It may refuse by raising.
-        take_back: called under the same lock, when that could not be written.
+        take_back: called under the same lock, when that could not be written, or *decide* was broken off.
         settle: called when it was.
     """
 
@@ -70,8 +70,8 @@ def together(commits: Sequence[PendingCommit]) -> PendingCommit:
         items: list[Item] = []
         try:
             for commit in commits:
-                items += commit.decide()
                 decided.append(commit)
+                items += commit.decide()
         except BaseException:
             take_back()
             raise

@@ -8,7 +8,7 @@ processes share the work of a group, each record counts once, and each partition
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -26,10 +26,16 @@ logger = logging.getLogger("logbroker.transactions")
 TIMEOUT_S = 60.0  # of a batch's transaction; a member that dies is noticed at once
 
 
-def by_partition(records: Iterable[Record]) -> Iterator[tuple[TopicPartition, list[Record]]]:
-    """What a poll has returned, partition after partition."""
-    for place, batch in groupby(records, key=lambda record: (record.topic, record.partition)):
-        yield place, list(batch)
+def by_partition(records: Iterable[Record]) -> list[tuple[TopicPartition, list[Record]]]:
+    """What a poll has returned, each partition once.
+
+    A poll may come to a partition again after others. All of it belongs in one transaction, because the offset
+    that is committed with the first part is behind the last.
+    """
+    batches: dict[TopicPartition, list[Record]] = {}
+    for place, run in groupby(records, key=lambda record: (record.topic, record.partition)):
+        batches.setdefault(place, []).extend(run)
+    return list(batches.items())
 
 
 def commit_once(

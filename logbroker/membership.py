@@ -37,7 +37,13 @@ from typing import NamedTuple, Protocol
 
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import FencedError, ForkedError, InvalidRequestError, LogbrokerError
+from logbroker_storage.errors import (
+    FencedError,
+    ForkedError,
+    InvalidRequestError,
+    LogbrokerError,
+    SubscriptionExistsError,
+)
 from logbroker_storage.events import GroupEvent, SubscriptionEvent
 from logbroker_storage.wakeup import Waiter
 
@@ -281,6 +287,18 @@ def check_not_a_queue(directory: DataDirectory, group: str) -> None:
             f"{group!r} is the name of a queue: receive from it with broker.queue(…, subscription={group!r}), or "
             "choose another group"
         )
+
+
+def check_no_group(directory: DataDirectory, name: str) -> None:
+    """That no consumer group has *name*, not even one that has read nothing yet. Under the journal lock.
+
+    Raises:
+        SubscriptionExistsError: one has.
+    """
+    server = directory.volatile_get(_network_key(name))
+    is_on_network = server is not None and directory.process_alive(server.decode())
+    if name in directory.groups() or is_on_network or live_members(directory, name):
+        raise SubscriptionExistsError(name, what="consumer group")
 
 
 def _network_key(group: str) -> bytes:

@@ -92,7 +92,7 @@ def _age_ms(directory: DataDirectory, place: TopicPartition, offset: int) -> int
     """How long ago the first record from *offset* on was sent; None where none can be read."""
     reader = RangeReader(directory.log(*place))
     try:
-        records = reader.read(offset, offset)
+        records = reader.read(offset, offset).records
     except (CorruptionError, OffsetOutOfRangeError):
         return None
     finally:
@@ -114,11 +114,11 @@ def delete_subscription(directory: DataDirectory, subscriptions: Subscriptions, 
         if subscription.kind == "stream":
             check_no_members(directory, subscription.name, "deleted")
 
-    subscription = subscriptions.get(name)
-    partitions = _queue_partitions(directory, subscription)
-    subscriptions.delete(name, check=check)
-    for partition in partitions:
-        partition.forget()
+    def forget(subscription: Subscription) -> None:
+        for partition in _queue_partitions(directory, subscription):
+            partition.forget()
+
+    subscription = subscriptions.delete(name, check=check, then=forget)
     if subscription.kind == "stream":
         directory.volatile_update(group_key(name), lambda _: None)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Literal, TypedDict
 
 import msgspec
@@ -36,6 +36,7 @@ from logbroker_storage.record_batch import Record
 
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
 from .expressions import ExpressionError, Predicate, as_predicate, compile_expression
+from .membership import check_no_group
 from .queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, QueueSettings
 from .start import Start, StartPolicy, check_start
 from .topic_names import check_group_name, check_topic_name
@@ -141,7 +142,8 @@ class Subscription(msgspec.Struct, frozen=True):
             id=event.subscription_id,
             name=event.name,
             kind=event.subscription_kind,
-            selection=TopicSelection.parse(event.topics),
+            # A share group may be left without a topic.
+            selection=TopicSelection.parse(event.topics) if event.topics else TopicSelection(),
             rules=msgspec.msgpack.decode(event.rules, type=Rules),
             is_paused=event.is_paused,
             created_ms=event.created_ms,
@@ -292,7 +294,72 @@ class Subscriptions:
         selection = TopicSelection.parse(topics)
         selection.check_names(self._directory.topics())
         self.make_dead_letter_topic(selection, rules)
-        subscription = Subscription(
+        subscription = self._new(name, kind, selection, rules)
+        with self._directory.journal.exclusive() as turn:
+            if name in self.all():
+                raise SubscriptionExistsError(name)
+            if kind == "queue":
+                check_no_group(self._directory, name)
+            begun = self._begin(subscription, start)
+            turn.write([item_of(subscription.event()), *begun])
+        self._directory.signal(SIGNAL)
+        return subscription
+
+    def share(self, name: str, topics: Collection[str], *, start: Start, rules: Rules) -> Subscription:
+        """The queue of this name, which reads *topics* too from now on; made with *rules* if it is not there.
+
+        It begins in each topic that it did not read at *start*. Topics need not be there yet.
+
+        Raises:
+            SubscriptionExistsError: the name is that of a stream or a consumer group.
+            InvalidRequestError: one of *topics* is where its dead letters go.
+        """
+        check_group_name(name)
+        names = TopicSelection(tuple(sorted({check_topic_name(topic) for topic in topics})))
+        with self._directory.journal.exclusive() as turn:
+            before = self.find(name)
+            if before is None:
+                check_no_group(self._directory, name)
+                wanted = self._new(name, "queue", names, rules)
+                new_topics = names
+            elif before.kind != "queue":
+                raise SubscriptionExistsError(name, what="stream")
+            else:
+                new_topics = TopicSelection(before.selection.unread(names.names))
+                if not new_topics.names:
+                    return before
+                selection = TopicSelection(
+                    tuple(sorted({*before.selection.names, *new_topics.names})), before.selection.patterns
+                )
+                wanted = msgspec.structs.replace(before, selection=selection)
+            _check_dead_letter(new_topics, wanted.rules)
+            begun = self._begin(msgspec.structs.replace(wanted, selection=new_topics), start)
+            turn.write([item_of(wanted.event()), *begun])
+        self._directory.signal(SIGNAL)
+        return wanted
+
+    def leave_topics(self, name: str, topics: Collection[str]) -> Subscription:
+        """Have the queue of this name read *topics*, which it names, no longer; its progress there is forgotten.
+
+        Raises:
+            SubscriptionNotFoundError: there is none of this name.
+        """
+        with self._directory.journal.exclusive() as turn:
+            before = self.get(name)
+            left = tuple(topic for topic in before.selection.names if topic not in topics)
+            after = msgspec.structs.replace(before, selection=TopicSelection(left, before.selection.patterns))
+            prefixes = [
+                key_of(before.id, topic)
+                for topic in topics
+                for key_of in (QueueEvent.prefix_of, QueueBlockEvent.prefix_of)
+            ]
+            keys = [key for prefix in prefixes for key, _ in self._directory.view.events(prefix)]
+            turn.write([item_of(after.event()), *((key, None) for key in keys)])
+        self._directory.signal(SIGNAL)
+        return after
+
+    def _new(self, name: str, kind: Kind, selection: TopicSelection, rules: Rules) -> Subscription:
+        return Subscription(
             id=secrets.token_hex(8),
             name=name,
             kind=kind,
@@ -301,15 +368,6 @@ class Subscriptions:
             is_paused=False,
             created_ms=self._directory.clock.now_ms(),
         )
-        with self._directory.journal.exclusive() as turn:
-            if name in self.all():
-                raise SubscriptionExistsError(name)
-            if kind == "queue" and name in self._directory.groups():
-                raise SubscriptionExistsError(name, what="consumer group")
-            begun = self._begin(subscription, start)
-            turn.write([item_of(subscription.event()), *begun])
-        self._directory.signal(SIGNAL)
-        return subscription
 
     def _begin(self, subscription: Subscription, start: Start) -> list[Item]:
         """Where it begins in each partition that is there."""
@@ -340,10 +398,7 @@ class Subscriptions:
         topic = rules.dead_letter
         if topic is None:
             return
-        if selection.wants(topic):
-            raise InvalidRequestError(
-                f"dead letters cannot go to {topic!r}, which the subscription reads itself: they would go round"
-            )
+        _check_dead_letter(selection, rules)
         try:
             self._directory.topic(topic)
         except TopicNotFoundError:
@@ -364,14 +419,24 @@ class Subscriptions:
             self._directory.signal(SIGNAL)
         return after
 
-    def delete(self, name: str, *, check: Callable[[Subscription], None]) -> Subscription:
-        """Forget a subscription and its progress, durably; *check* may refuse, under the journal lock."""
+    def delete(
+        self,
+        name: str,
+        *,
+        check: Callable[[Subscription], None],
+        then: Callable[[Subscription], None],
+    ) -> Subscription:
+        """Forget a subscription and its progress, durably.
+
+        Both under the journal lock: *check* may refuse, *then* comes before anybody journals anything more of it.
+        """
         directory = self._directory
         with directory.journal.exclusive() as turn:
             subscription = self.get(name)
             check(subscription)
             keys = [SubscriptionEvent.key_of(subscription.id), *self._keys_of(subscription)]
             turn.write([(key, None) for key in keys])
+            then(subscription)
         directory.signal(SIGNAL)
         return subscription
 
@@ -396,8 +461,7 @@ class Subscriptions:
             check(before)
             if new_name in self.all():
                 raise SubscriptionExistsError(new_name)
-            if new_name in directory.groups():
-                raise SubscriptionExistsError(new_name, what="consumer group")
+            check_no_group(directory, new_name)
             after = msgspec.structs.replace(before, name=new_name)
             items = [item_of(after.event())]
             if before.kind == "stream":
@@ -458,3 +522,11 @@ def _lenient(text: str, name: str) -> Predicate:
             return False
 
     return is_wanted
+
+
+def _check_dead_letter(selection: TopicSelection, rules: Rules) -> None:
+    if rules.dead_letter is not None and selection.wants(rules.dead_letter):
+        raise InvalidRequestError(
+            f"dead letters cannot go to {rules.dead_letter!r}, which the subscription reads itself: "
+            "they would go round"
+        )

@@ -2,6 +2,7 @@
 
     topic name      1 to 249 of [a-zA-Z0-9._-], not "." or ".."     as in Kafka: it becomes a folder's name
     internal        begins with "__"                                not for users, matched by no pattern
+    reply topic     begins with "__reply-"                          internal; anybody may send a reply there
     pattern         a name with "*" (any run), "?" (one character)  a consumer's; "*" also runs across dots
     wildcard        a name whose tokens, between dots, may be "*"   a binding's, as in NATS: "*" is exactly one
                     and the last one ">"                            token, ">" one or more to the end
@@ -30,6 +31,7 @@ from logbroker_storage.errors import InvalidRequestError, InvalidTopicError
 MAX_NAME_CHARACTERS = 249
 MAX_NAME_BYTES = 240
 INTERNAL_PREFIX = "__"
+REPLY_PREFIX = "__reply-"
 
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _PATTERN = re.compile(r"[a-zA-Z0-9._*?-]{1,249}")
@@ -41,6 +43,10 @@ _TOKEN = re.compile(r"[a-zA-Z0-9_-]*")
 
 def is_internal(name: str) -> bool:
     return name.startswith(INTERNAL_PREFIX)
+
+
+def is_reply_topic(name: str) -> bool:
+    return name.startswith(REPLY_PREFIX) and _NAME.fullmatch(name) is not None
 
 
 def is_pattern(name: str) -> bool:
@@ -63,6 +69,15 @@ def check_topic_name(name: str) -> str:
     if is_internal(name):
         raise InvalidTopicError(f"{name!r} cannot be a topic's name: names that begin with '__' are internal")
     return name
+
+
+def check_reply_to(name: str) -> str:
+    """*name*, if a reply may be sent there: where users may send to, and to reply topics.
+
+    Raises:
+        InvalidTopicError: it is another internal topic, or no topic's name.
+    """
+    return name if is_reply_topic(name) else check_topic_name(name)
 
 
 def check_transactional_id(name: str) -> str:

@@ -51,6 +51,10 @@ class TopicSelection(msgspec.Struct, frozen=True):
     def wants(self, name: str) -> bool:
         return name in self.names or any(matches(pattern, name) for pattern in self.patterns)
 
+    def unread(self, names: Collection[str]) -> tuple[str, ...]:
+        """Those of *names*, ascending, that are not meant."""
+        return tuple(sorted(name for name in set(names).difference(self.names) if not self.wants(name)))
+
     def check_names(self, existing: Collection[str]) -> None:
         """Raises TopicNotFoundError for the first name that is not in *existing*."""
         for name in self.names:

@@ -9,7 +9,21 @@ from typing import Annotated
 
 import typer
 
-from . import group, inspect, produce, queue, quickstart, route, serve, subscription, tail, topic, transform
+from . import (
+    group,
+    inspect,
+    produce,
+    queue,
+    quickstart,
+    request,
+    respond,
+    route,
+    serve,
+    subscription,
+    tail,
+    topic,
+    transform,
+)
 from .command_group import HELP_NAMES, help_if_alone
 from .directory import DataOption
 
@@ -52,6 +66,8 @@ app.add_typer(subscription.app, name="subscription")
 app.add_typer(queue.app, name="queue")
 app.add_typer(route.app, name="route")
 app.add_typer(transform.app, name="transform")
+app.command("request")(request.request)
+app.command("respond")(respond.respond)
 app.command("serve")(serve.serve)
 app.command("inspect", context_settings=inspect.CONTEXT, add_help_option=False)(inspect.inspect)
 app.command("quickstart")(quickstart.quickstart)

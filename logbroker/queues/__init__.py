@@ -11,6 +11,7 @@ undecided     pure: what was settled for a transaction that nobody may ever deci
 settings      pure: what a subscription asks of its queue
 partition     one partition of one subscription: the state machine run over view and journal
 reading       records by ranges of offsets, and which of them are to be delivered at all
+aftermath     what dead processes left behind: leases, and what they had settled and not decided
 burial        dead letters: the copy and the end of the original in one transaction
 handles       pure: a message in somebody's hands, as text
 settling      what is to be settled, and what is in other hands by now

@@ -13,6 +13,7 @@ process ends, and whoever has a message's ``handle`` settles it, with any queue 
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
     _by_handle              (none)       whoever settles by a handle: of two that are made at a time, one is left
+    _woken                  (a flag)     set by wakeup, taken back by the receive that returns for it
     everything else         (constant)
 """
 
@@ -43,14 +44,14 @@ from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
 from ..expressions import Predicate
 from ..groups import TopicPartition
-from ..records import without_reserved_headers
+from ..records import may_have_reserved_headers, without_reserved_headers
 from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
 from .handles import ReceiptHandle
 from .message import MessageBatch as MessageBatch
 from .message import QueueMessage as QueueMessage
-from .partition import Lost, QueuePartition, detached_owner, is_dead, owner_name, queue_signal, ranges_of
+from .partition import Lost, QueuePartition, detached_owner, owner_name, queue_signal, ranges_of
 from .settling import InHand, Losses
 from .state import Range
 
@@ -115,7 +116,7 @@ class Queue:
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
         self._closed = threading.Event()
-        self._woken = threading.Event()  # a receive that waits is to return
+        self._woken = False  # by wakeup, and no receive has returned for it yet
         self._renewer: threading.Thread | None = None
         if renew:
             self._renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
@@ -141,20 +142,19 @@ class Queue:
         """The next message; waits for it at most *timeout* seconds (None: for ever).
 
         Raises:
-            QueueEmptyError: none came.
+            QueueEmptyError: none came, or ``wakeup`` was called.
             As ``receive_many``.
         """
         messages = self.receive_many(1, timeout)
         if not messages:
-            raise QueueEmptyError(
-                f"no message of subscription {self.subscription!r} came within {timeout} seconds"
-            )
+            when = "before wakeup()" if timeout is None else f"within {timeout} seconds"
+            raise QueueEmptyError(f"no message of subscription {self.subscription!r} came {when}")
         return messages[0]
 
     def receive_many(self, max_messages: int = 100, timeout: float | None = 0.0) -> MessageBatch:
         """Up to *max_messages* messages; waits for the first at most *timeout* seconds (None: for ever).
 
-        An empty batch when none came, also while the subscription is paused.
+        An empty batch when none came, also while the subscription is paused, and after ``wakeup``.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -167,7 +167,9 @@ class Queue:
         limit = min(max_messages, MAX_MESSAGES)
         deadline = None if timeout is None else time.monotonic() + timeout
         # Another thread may be waiting inside: it must not hold this one up for longer than asked for.
-        if not self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0.0)):
+        if not self._lock.acquire(
+            timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
+        ):
             return MessageBatch(self)
         try:
             return self._receive_until(deadline, limit)
@@ -180,18 +182,20 @@ class Queue:
             messages = self._receive(limit)
             if messages:
                 return messages
+            if self._woken:
+                self._woken = False
+                return messages
             partitions = [] if self._subscription.is_paused else list(self._partitions.values())
             watches_now = self._arrivals.begin(partitions)
             left = None if deadline is None else deadline - time.monotonic()
-            if self._woken.is_set() or (left is not None and left <= 0):
-                self._woken.clear()
+            if left is not None and left <= 0:
                 return messages
             if not watches_now:
                 self._arrivals.wait(self._pause(partitions, left), partitions)
 
     def wakeup(self) -> None:
-        """Make a ``receive_many`` that waits (or the next one that would) return at once. From any thread."""
-        self._woken.set()
+        """Make a ``receive_many`` that waits (or the next one that would) return at once; from any thread."""
+        self._woken = True
         self._arrivals.wake()
 
     def _receive(self, limit: int) -> MessageBatch:
@@ -218,11 +222,14 @@ class Queue:
             held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
         except TopicNotFoundError:
             return []  # deleted a moment ago
-        return [
-            QueueMessage(self, partition, without_reserved_headers(record), taken.delivery_count)
-            for taken in held
-            for record in taken.records
-        ]
+        messages: list[QueueMessage] = []
+        for taken in held:
+            records = taken.records
+            if may_have_reserved_headers(records):
+                records = list(map(without_reserved_headers, records))
+            count = taken.delivery_count
+            messages += [QueueMessage(self, partition, record, count) for record in records]
+        return messages
 
     def _current_partitions(self) -> list[QueuePartition]:
         """The partitions to receive from, as topics and the subscription are now; none while it is paused."""
@@ -261,21 +268,13 @@ class Queue:
         return wanted
 
     def _look_after(self, partitions: Sequence[QueuePartition]) -> None:
-        """Now and then: end what dead processes hold, and bury what is rejected.
-
-        Looking takes time for every run of messages in flight: at most a twentieth of all.
-        """
-        monotonic = self._directory.clock.monotonic
-        began = monotonic()
-        if began < self._next_neighbour_check:
+        """Now and then: end what dead processes hold, and bury what is rejected."""
+        now = self._directory.clock.monotonic()
+        if now < self._next_neighbour_check:
             return
+        self._next_neighbour_check = now + NEIGHBOUR_CHECK_S
         for partition in partitions:
-            partition.finish_undecided()
-            dead = {owner for owner in partition.owners() if is_dead(self._directory, owner)}
-            if dead:
-                partition.give_up(dead.__contains__)
-        ended = monotonic()
-        self._next_neighbour_check = max(began + NEIGHBOUR_CHECK_S, ended + 20 * (ended - began))
+            partition.give_up_for_the_dead()
         self._bury(partitions)
 
     def _pause(self, partitions: Sequence[QueuePartition], left: float | None) -> float | None:
@@ -294,22 +293,29 @@ class Queue:
     def __iter__(self) -> Iterator[QueueMessage]:
         """Messages one by one, for ever; each is to be settled by whoever takes it."""
         while True:
-            yield self.receive()
+            yield from self.receive_many(1, None)
 
     # Settling -------------------------------------------------------------------------------------
 
-    def accept(self, messages: Iterable[QueueMessage | str]) -> None:
+    def accept(self, messages: Iterable[QueueMessage | str], *, durable: bool = True) -> None:
         """Be done with *messages*; durable when this returns, with one sync for all.
 
         Each is a message that came from this queue, or the ``handle`` of one that any queue of the subscription
         holds; so it is with the others below.
+
+        With ``durable=False`` it holds for every process when this returns, and lasts through a power cut when the next
+        that waits for the disk does: until then such messages would come again.
 
         Raises:
             LeaseLostError: some are no longer in those hands. The others are accepted.
             WriteFailedError: nothing was accepted; the messages are still in those hands.
             StorageFailedError: whether they were accepted is unknown.
         """
-        self._settle(messages, lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost))
+        self._settle(
+            messages,
+            lambda held, lost: held.partition.acceptance(held.owner, held.ranges, lost),
+            is_lasting=durable,
+        )
 
     def reject(self, messages: Iterable[QueueMessage | str], reason: str = "rejected") -> None:
         """Never deliver *messages* again, durably. They go to the dead letter topic, if the subscription has one;
@@ -422,7 +428,7 @@ class Queue:
             InHand(
                 partition,
                 owner,
-                ranges_of(sorted({one.offset for one in given})),
+                ranges_of([one.offset for one in given]),
                 [one for one in given if isinstance(one, QueueMessage)],
             )
             for (partition, owner), given in groups.items()

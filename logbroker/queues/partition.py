@@ -14,6 +14,7 @@ belongs to no process, and only the lease's end frees what it holds.
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ from logbroker_storage.errors import (
     CorruptionError,
     OffsetOutOfRangeError,
     SubscriptionNotFoundError,
+    TopicNotFoundError,
 )
 from logbroker_storage.events import (
     QueueBlockEvent,
@@ -38,32 +40,35 @@ from logbroker_storage.events import (
 )
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
-from logbroker_storage.partition_log import LogOffsets
-from logbroker_storage.record_batch import Record
+from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.record_batch import Record, StoredBatch
 
 from ..commits import PendingCommit
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
-from . import undecided
-from .reading import Judge, RangeReader
-from .rows import BLOCK_OFFSETS, Rows, Run
+from .aftermath import Aftermath
+from .reading import Judge, RangeRead, RangeReader
+from .rows import Rows, Run
+from .settlement import Settlement
 from .state import Arranged, BlockChange, Counts, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
 LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
+MAX_STEP = 1000  # offsets that are taken in search of a message to be delivered
 DAMAGE_DELAY_MS = 30_000
 
 Lost = Callable[[TopicPartition, Sequence[Range]], None]
 
 
 class Held(NamedTuple):
-    """Messages in an owner's hands, of one run."""
+    """Messages in an owner's hands, of one run; ``batches`` are those that they are stored in, ascending."""
 
     records: list[Record]
     delivery_count: int
     lease_end_ms: int
+    batches: Sequence[StoredBatch] = ()
 
 
 class Progress(NamedTuple):
@@ -74,10 +79,20 @@ class Progress(NamedTuple):
     counts: Counts
 
 
+class Ahead(NamedTuple):
+    """What may be had: messages given back, and offsets that nobody had yet, in [``next_offset``, ``visible_end``)."""
+
+    has_ready: bool
+    next_offset: int
+    visible_end: int
+
+
 class Due(NamedTuple):
     """What a look at a queue finds."""
 
     exists: bool
+    visible_end: int  # of the log
+    is_synced: bool  # whether the log is on the disk as far as that
     has_work: bool  # a message may be had
     has_rejected: bool  # something is to be buried
     is_due: bool  # leases or delays are over, or records were deleted
@@ -97,9 +112,14 @@ def detached_owner() -> str:
     return NOBODYS + secrets.token_hex(8)
 
 
+def is_detached(owner: str) -> bool:
+    """Whether *owner* belongs to no process: only the end of the lease takes what it holds."""
+    return owner.startswith(NOBODYS)
+
+
 def is_dead(directory: DataDirectory, owner: str) -> bool:
-    """Whether nobody can settle what *owner* holds; of one that belongs to no process that is never known."""
-    return not owner.startswith(NOBODYS) and not directory.process_alive(process_of(owner))
+    """Whether nobody can settle what *owner* holds."""
+    return not is_detached(owner) and not directory.process_alive(process_of(owner))
 
 
 def process_of(owner: str) -> str:
@@ -125,6 +145,9 @@ class QueuePartition:
         self._directory = directory
         self._settings = subscription.rules.queue
         self._prefix = self.log.key + bytes.fromhex(subscription.id)
+        self._aftermath = Aftermath(
+            directory, subscription.id, place, prefix=self._prefix, settings=self._settings
+        )
         self._reader = RangeReader(self.log)
         self._reading = threading.Lock()  # guards _reader
         rules = subscription.rules
@@ -136,6 +159,10 @@ class QueuePartition:
             buries_unknown=rules.dead_letter is not None,
         )
 
+    def is_still(self, log: PartitionLog, subscription: Subscription) -> bool:
+        """Whether this is the queue of *log* that *subscription*, as it is now, asks for."""
+        return self.log.key == log.key and self.subscription.rules == subscription.rules
+
     def visible_end(self, offsets: LogOffsets) -> int:
         return offsets.visible_end(Isolation.READ_COMMITTED)
 
@@ -145,8 +172,19 @@ class QueuePartition:
 
     # Receiving ------------------------------------------------------------------------------------
 
-    def receive(self, owner: str, limit: int, *, lease_ms: int) -> list[Held]:
+    def receive(
+        self,
+        owner: str,
+        limit: int,
+        *,
+        lease_ms: int,
+        max_bytes: int | None = None,
+        whole_batches: bool = False,
+    ) -> list[Held]:
         """Put up to *limit* messages into the hands of *owner*, [] when none is to be had now.
+
+        With *max_bytes* no more than come in batches of so many bytes, but those of one batch. With
+        *whole_batches* above *limit* the rest of the last batch too: who is sent its bytes may as well have it.
 
         Raises:
             CorruptionError: the log is damaged; its messages there come again in half a minute, at last as
@@ -155,22 +193,70 @@ class QueuePartition:
         """
         held: list[Held] = []
         acquired: list[Run] = []
-        room = limit
+        room = size = limit
+        left_bytes = math.inf if max_bytes is None else max_bytes
+        self._aftermath.say_that_hands_are_here()
         try:
-            while room > 0 and self.look().has_work:
-                runs = self._acquire(owner, room, lease_ms, looks_first=not acquired)
+            while room > 0 and left_bytes > 0 and (due := self.look()).has_work:
+                if not due.is_synced:
+                    # What is journaled of a message must not hold for another that gets its offset after a power cut.
+                    self.log.sync_below(due.visible_end)
+                runs = self._acquire(owner, size, lease_ms, due.visible_end, looks_first=not acquired)
                 if not runs:
                     break
                 acquired += runs
-                for run in runs:
-                    taken = self._take(owner, run)
+                had = room
+                for number, run in enumerate(runs):
+                    if left_bytes <= 0:
+                        self.give_back(owner, [(left.first, left.last) for left in runs[number:]])
+                        break
+                    taken = self._within(owner, self._take(owner, run, left_bytes), room)
                     if taken.records:
                         held.append(taken)
                         room -= len(taken.records)
+                        left_bytes -= sum(len(batch.data) for batch in taken.batches)
+                # Where nothing is to be delivered (filtered out, delayed), single steps would take for ever.
+                size = room if room < had else max(room, min(2 * size, MAX_STEP))
+            if whole_batches and held and not self._settings.looks_ahead:
+                for rest in self._acquire_rest_of_batch(owner, held[-1], lease_ms):
+                    acquired.append(rest)
+                    taken = self._take(owner, rest, math.inf)
+                    held += [taken] if taken.records else []
         except BaseException:
             self.give_back(owner, [(run.first, run.last) for run in acquired])  # nobody has seen them
             raise
         return held
+
+    def _acquire_rest_of_batch(self, owner: str, last: Held, lease_ms: int) -> list[Run]:
+        """What follows *last* in its batch, if nobody has had it."""
+        visible_end = self.log.state().last_stable_offset
+        first, end = last.records[-1].offset + 1, last.batches[-1].header.next_offset
+        if first >= min(end, visible_end):
+            return []
+        with self._transaction() as state:
+            if not state.exists or state.head.next_offset != first:
+                return []
+            lease_end_ms = self._now_ms() + lease_ms
+            fresh = state.acquire_fresh(
+                owner, end - first, visible_end=visible_end, lease_end_ms=lease_end_ms
+            )
+            return [] if fresh is None else [fresh]
+
+    def ahead(self) -> Ahead:
+        """What ``receive`` would find."""
+        visible_end = self.look().visible_end
+        view = self._directory.view
+        with view.read() as transaction:
+            state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
+            return Ahead(state.has_ready(), state.head.next_offset, visible_end)
+
+    def _within(self, owner: str, taken: Held, room: int) -> Held:
+        """The first *room* messages of *taken*; the others go back."""
+        surplus = taken.records[room:]
+        if not surplus:
+            return taken
+        self.give_back(owner, ranges_of([record.offset for record in surplus]))
+        return taken._replace(records=taken.records[:room])
 
     def look(self) -> Due:
         """What is to be done here; what is due is done first."""
@@ -200,6 +286,8 @@ class QueuePartition:
             left.append(delivery_ms - now_wall_ms)
         return Due(
             exists=exists,
+            visible_end=visible_end,
+            is_synced=visible_end <= log.sync.synced_offset,
             has_work=has_work and exists,
             has_rejected=has_rejected,
             is_due=is_cut or any(ms <= 0 for ms in left),
@@ -211,9 +299,10 @@ class QueuePartition:
         state.expire(now_ms=self._now_ms())
         state.wake(now_wall_ms=self._directory.clock.now_ms())
 
-    def _acquire(self, owner: str, limit: int, lease_ms: int, *, looks_first: bool) -> list[Run]:
+    def _acquire(
+        self, owner: str, limit: int, lease_ms: int, visible_end: int, *, looks_first: bool
+    ) -> list[Run]:
         """Runs for *owner*; with *looks_first* news of the log, to be arranged, before any of them."""
-        visible_end = self.log.state().last_stable_offset
         lease_end_ms = self._now_ms() + lease_ms
         with self._transaction() as state:
             if not state.exists:
@@ -238,10 +327,14 @@ class QueuePartition:
             return visible_end
         return min(visible_end, state.head.start_offset + LOOK_AHEAD_WINDOW)
 
-    def _take(self, owner: str, run: Run) -> Held:
-        """Read a run and sort out what of it is not to be delivered (now)."""
+    def _take(self, owner: str, run: Run, max_bytes: float) -> Held:
+        """Read a run and sort out what of it is not to be delivered (now); what is too much goes back."""
+        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         try:
-            records = self._read(run)
+            records, batches, end_offset = self._read(run, math.inf if is_only_arranged else max_bytes)
+            if end_offset <= run.last:
+                self.give_back(owner, [(end_offset, run.last)])
+                run = replace(run, last=end_offset - 1)
             verdict = self._judge.judge(
                 records, now_ms=self._directory.clock.now_ms(), ttl_ms=self.log.config.message_ttl_ms
             )
@@ -250,19 +343,20 @@ class QueuePartition:
             self._change(lambda state: state.drop_below(start_offset))
             if start_offset > run.last:
                 return Held([], run.delivery_count, run.due_ms)
-            return self._take(owner, replace(run, first=max(run.first, start_offset)))
+            return self._take(owner, replace(run, first=max(run.first, start_offset)), max_bytes)
         except CorruptionError as error:
             self._put_off(owner, run, error)
             raise
         is_whole = verdict.is_plain and len(records) == run.last - run.first + 1
-        is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         if not is_whole or is_only_arranged:
             self._sort_out(owner, run, verdict.rejected, verdict.arranged)
-        return Held([] if is_only_arranged else verdict.deliver, run.delivery_count, run.due_ms)
+        if is_only_arranged:
+            return Held([], run.delivery_count, run.due_ms)
+        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches)
 
-    def _read(self, run: Run) -> list[Record]:
+    def _read(self, run: Run, max_bytes: float = math.inf) -> RangeRead:
         with self._reading:
-            return self._reader.read(run.first, run.last)
+            return self._reader.read(run.first, run.last, max_bytes)
 
     def _sort_out(
         self, owner: str, run: Run, rejected: dict[str, list[int]], arranged: Sequence[Arranged]
@@ -321,6 +415,17 @@ class QueuePartition:
             lambda state: state.bury(owner, ranges, now_ms=self._now_ms()), lost, in_transaction=True
         )
 
+    def settlement(
+        self, owner: str, wanted: Settlement, lost: Lost, *, lease_ms: int, note: str
+    ) -> PendingCommit:
+        """All of the above at once; *lease_ms* for what is renewed, *note* for what is rejected."""
+
+        def settle(state: QueueState) -> list[Range]:
+            now_ms = self._now_ms()
+            return wanted.settle(state, owner, now_ms=now_ms, lease_end_ms=now_ms + lease_ms, note=note)
+
+        return self._pending(settle, lost)
+
     def give_back(
         self, owner: str, ranges: Sequence[Range], *, delay_ms: int = 0, note: str | None = None
     ) -> None:
@@ -353,6 +458,20 @@ class QueuePartition:
         """End the leases of every owner that *is_gone*."""
         self._change(lambda state: state.end_leases_of(is_gone))
 
+    def give_up_for_the_dead(self) -> None:
+        """End the leases of processes that are dead, and what they had left undecided."""
+        self.finish_undecided()
+        dead = self._aftermath.dead(
+            lambda: {process_of(owner) for owner in self.owners() if not is_detached(owner)}
+        )
+        if dead:
+            self.give_up(lambda owner: process_of(owner) in dead)
+        self._aftermath.forget(dead)
+
+    def finish_undecided(self) -> None:
+        """Set right what processes had settled for transactions that they did not live to decide."""
+        self._aftermath.finish_undecided()
+
     # Dead letters ---------------------------------------------------------------------------------
 
     def has_rejected(self) -> bool:
@@ -366,6 +485,7 @@ class QueuePartition:
 
         Of a run whose records cannot be read there are none.
         """
+        self._aftermath.say_that_hands_are_here()
         with self._transaction() as state:
             lease_end_ms = self._now_ms() + lease_ms
             runs = state.acquire_rejected(owner, limit, lease_end_ms=lease_end_ms)
@@ -373,7 +493,7 @@ class QueuePartition:
 
     def _read_if_possible(self, run: Run) -> list[Record]:
         try:
-            return self._read(run)
+            return self._read(run).records
         except (OffsetOutOfRangeError, CorruptionError):
             return []  # the dead letter says so
 
@@ -392,6 +512,11 @@ class QueuePartition:
         with view.read() as transaction:
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             return Progress(*state.head, state.counts())
+
+    def lag(self) -> int:
+        """How many messages are not done; those that were never looked at count by their offsets."""
+        progress = self.progress()
+        return sum(progress.counts) + max(0, self.log.offsets().high_watermark - progress.next_offset)
 
     def reset(self, offset: int) -> None:
         """Go on at *offset*, durably: everything below is done, everything else is delivered (again)."""
@@ -442,67 +567,31 @@ class QueuePartition:
         woke: list[bool] = []
 
         def decide() -> list[Item]:
-            self._ask_the_journal()
+            self._aftermath.ask_the_journal()
             with self._rows() as rows:
                 state = QueueState(rows, self._settings)
+                if not self._is_live():
+                    state.clear()  # a topic of the same name must not begin with what is journaled now
                 not_held = change(state)
                 if not_held:
                     lost(self.place, not_held)
                 settled.extend(state.settled)
                 if in_transaction and settled:
-                    undecided.put(rows, self._directory.process_id, settled)
+                    self._aftermath.note(rows, settled)
                 woke.append(state.woke_others)
                 return self._items(state)
 
         def take_back() -> None:
             if settled:
-                with self._rows() as rows:
-                    QueueState(rows, self._settings).restore(settled)
-                    undecided.remove(rows, settled[0].first)
+                self._aftermath.restore(settled)
 
         def settle() -> None:
             if in_transaction and settled:
-                with self._rows() as rows:
-                    undecided.remove(rows, settled[0].first)
+                self._aftermath.forget_note(settled)
             if any(woke):
                 self._directory.signal(queue_signal(self.subscription))
 
         return PendingCommit(decide, take_back, settle)
-
-    def finish_undecided(self) -> None:
-        """Set right what processes had settled for transactions that they did not live to decide."""
-        if self._undecided_of_the_dead():
-            with self._directory.journal.exclusive():
-                self._ask_the_journal()
-
-    def _ask_the_journal(self) -> None:
-        """The same, under the journal's lock: before anything else of this queue is journaled."""
-        dead = self._undecided_of_the_dead()
-        if not dead:
-            return
-        self._directory.journal.catch_up()
-        for one in dead:
-            is_decided = self._is_done_in_the_journal(one.first)
-            with self._rows() as rows:
-                if not is_decided:
-                    QueueState(rows, self._settings).restore(one.runs)
-                undecided.remove(rows, one.first)
-
-    def _undecided_of_the_dead(self) -> list[undecided.Undecided]:
-        view = self._directory.view
-        with view.read() as transaction:
-            found = undecided.found(view.queue_rows(transaction, self._prefix))
-        return [one for one in found if not self._directory.process_alive(one.process_id)]
-
-    def _is_done_in_the_journal(self, offset: int) -> bool:
-        view, subscription_id = self._directory.view, self.subscription.id
-        event = view.event_of(QueueEvent, QueueEvent.key_of(subscription_id, *self.place))
-        if event is not None and offset < event.start_offset:
-            return True
-        number, at = divmod(offset, BLOCK_OFFSETS)
-        key = QueueBlockEvent.key_of(subscription_id, *self.place, number)
-        block = view.event_of(QueueBlockEvent, key)
-        return block is not None and bool(int.from_bytes(block.done, "little") >> at & 1)
 
     def _now_ms(self) -> int:
         return monotonic_ms(self._directory)
@@ -541,7 +630,17 @@ class QueuePartition:
                 if not state.exists:
                     state.begin(event.start_offset, blocks)
 
+    def _is_live(self) -> bool:
+        """Whether the topic is there, and is not being deleted; exact under the journal's lock."""
+        topic, _ = self.place
+        try:
+            return self._directory.topic(topic).topic_id == self.log.topic_id
+        except TopicNotFoundError:
+            return False
+
     def _check_exists(self) -> None:
+        if not self._is_live():
+            raise TopicNotFoundError(self.place[0], partition=self.place[1])
         key = SubscriptionEvent.key_of(self.subscription.id)
         if self._directory.view.event(key) is None:
             raise SubscriptionNotFoundError(self.subscription.name)
@@ -553,9 +652,12 @@ def queue_signal(subscription: Subscription) -> str:
 
 
 def ranges_of(offsets: Iterable[int]) -> list[Range]:
-    """Ascending *offsets* as ranges, both ends inclusive."""
+    """*offsets*, in any order, as ascending ranges, both ends inclusive."""
+    ascending = sorted(set(offsets))
+    if ascending and ascending[-1] - ascending[0] == len(ascending) - 1:
+        return [(ascending[0], ascending[-1])]  # as they mostly are: 5 µs for a hundred instead of 25
     ranges: list[Range] = []
-    for _, group in groupby(enumerate(offsets), key=lambda pair: pair[1] - pair[0]):
+    for _, group in groupby(enumerate(ascending), key=lambda pair: pair[1] - pair[0]):
         run = [offset for _, offset in group]
         ranges.append((run[0], run[-1]))
     return ranges

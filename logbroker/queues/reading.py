@@ -7,13 +7,14 @@ the records of the batch that it decoded last, and its place in the log.
 from __future__ import annotations
 
 import hashlib
+import math
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import NamedTuple
 
 from logbroker_storage.log_reader import Isolation, LogReader
 from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import Record, decode_records
+from logbroker_storage.record_batch import Record, StoredBatch, decode_records
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
 from ..expressions import ExpressionError, Predicate
@@ -23,6 +24,15 @@ from .state import Arranged
 READ_BYTES = 256 << 10
 
 _offset_of = attrgetter("offset")
+_base_offset_of = attrgetter("header.base_offset")
+
+
+class RangeRead(NamedTuple):
+    """Records, the batches that hold them, and the offset up to which this is all: behind the last, if to the end."""
+
+    records: list[Record]
+    batches: list[StoredBatch]
+    end_offset: int
 
 
 class RangeReader:
@@ -32,24 +42,43 @@ class RangeReader:
         self._log = log
         self._reader: LogReader | None = None
         self._records: list[Record] = []
+        self._batches: list[StoredBatch] = []  # that _records are of
         self._begin = self._end = 0  # the offsets that _records speaks of
 
-    def read(self, first: int, last: int) -> list[Record]:
+    def read(self, first: int, last: int, max_bytes: float = math.inf) -> RangeRead:
         """The records with offsets in [first, last], ascending; offsets without one are left out.
+
+        With *max_bytes* only those of the first batch, and of further ones as long as all fit.
 
         Raises:
             OffsetOutOfRangeError, CorruptionError, TopicNotFoundError: as ``LogReader.read``.
         """
-        found: list[Record] = []
-        position = first
+        records: list[Record] = []
+        batches: list[StoredBatch] = []
+        position, left_bytes = first, max_bytes
         while position <= last:
             if not self._begin <= position < self._end and not self._fill(position):
                 break
+            end_offset = min(self._end, last + 1)
+            for batch in self._batches_in(position, end_offset):
+                left_bytes -= len(batch.data)
+                if left_bytes < 0 and batches:
+                    end_offset = max(position, batch.header.base_offset)
+                    break
+                batches.append(batch)
             begin = bisect_left(self._records, position, key=_offset_of)
-            end = bisect_right(self._records, last, key=_offset_of)
-            found += self._records[begin:end]
+            end = bisect_left(self._records, end_offset, key=_offset_of)
+            records += self._records[begin:end]
+            if left_bytes < 0 and end_offset <= last:
+                return RangeRead(records, batches, end_offset)
             position = self._end
-        return found
+        return RangeRead(records, batches, last + 1)
+
+    def _batches_in(self, begin: int, end: int) -> list[StoredBatch]:
+        """Those read last that have offsets in [begin, end)."""
+        first = bisect_right(self._batches, begin, key=_base_offset_of) - 1
+        behind = bisect_left(self._batches, end, key=_base_offset_of)
+        return [batch for batch in self._batches[max(first, 0) : behind] if batch.header.next_offset > begin]
 
     def _fill(self, offset: int) -> bool:
         """Decode what holds *offset* and what comes with it; False when nothing is there (any more)."""
@@ -59,10 +88,10 @@ class RangeReader:
         batches = self._reader.read(READ_BYTES)
         if self._reader.position <= offset:
             return False
+        self._batches = [batch for batch in batches if not batch.header.is_control]
         self._records = [
             record
-            for batch in batches
-            if not batch.header.is_control
+            for batch in self._batches
             for record in decode_records(batch, self._log.topic, self._log.partition)
         ]
         self._begin, self._end = offset, self._reader.position
@@ -78,13 +107,17 @@ class Verdict(NamedTuple):
     """What is to become of the records of a run."""
 
     deliver: list[Record]
-    arranged: list[Arranged]  # of those, and of those to be delivered later
+    arranging: (
+        list[Arranged] | None
+    )  # of those, and of those to be delivered later; None: they ask for nothing
     rejected: dict[str, list[int]]  # note -> offsets
     is_plain: bool  # every record is to be delivered, now
 
     @property
-    def is_delayed(self) -> bool:
-        return len(self.arranged) > len(self.deliver)
+    def arranged(self) -> list[Arranged]:
+        if self.arranging is None:
+            return [Arranged(record.offset) for record in self.deliver]
+        return self.arranging
 
 
 class Judge(NamedTuple):
@@ -99,7 +132,7 @@ class Judge(NamedTuple):
     def judge(self, records: list[Record], *, now_ms: int, ttl_ms: int) -> Verdict:
         """*now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
         if self.matches is None and ttl_ms < 0 and not self.ordered and not any(map(_headers_of, records)):
-            return Verdict(records, [Arranged(record.offset) for record in records], {}, True)
+            return Verdict(records, None, {}, True)
         deliver: list[Record] = []
         arranged: list[Arranged] = []
         rejected: dict[str, list[int]] = {}

@@ -21,6 +21,9 @@ from .handlers import (
     metadata,
     offsets,
     produce,
+    share_fetch,
+    share_groups,
+    share_offsets,
     topics,
     transactions,
 )
@@ -88,6 +91,13 @@ APIS: dict[int, Api] = {
     68: Api("ConsumerGroupHeartbeat", _versions(0, 1), consumer_groups.heartbeat),
     69: Api("ConsumerGroupDescribe", _versions(0, 1), consumer_groups.describe),
     75: Api("DescribeTopicPartitions", _versions(0, 0), metadata.describe_topic_partitions),
+    76: Api("ShareGroupHeartbeat", _versions(1, 1), share_groups.heartbeat),
+    77: Api("ShareGroupDescribe", _versions(1, 1), share_groups.describe),
+    78: Api("ShareFetch", _versions(1, 2), share_fetch.fetch),
+    79: Api("ShareAcknowledge", _versions(1, 2), share_fetch.acknowledge),
+    90: Api("DescribeShareGroupOffsets", _versions(0, 1), share_offsets.describe),
+    91: Api("AlterShareGroupOffsets", _versions(0, 0), share_offsets.alter),
+    92: Api("DeleteShareGroupOffsets", _versions(0, 0), share_offsets.delete),
 }
 
 VERSIONS: dict[int, range] = {

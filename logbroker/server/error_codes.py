@@ -17,6 +17,7 @@ from logbroker_storage.errors import (
     OutOfOrderSequenceError,
     RecordTooLargeError,
     StorageFailedError,
+    SubscriptionNotFoundError,
     TopicExistsError,
     TopicNotFoundError,
     ViewError,
@@ -26,6 +27,7 @@ from logbroker_storage.errors import (
 _CODES: dict[type[LogbrokerError], ErrorCode] = {
     TopicNotFoundError: ErrorCode.unknown_topic_or_partition,
     TopicExistsError: ErrorCode.topic_already_exists,
+    SubscriptionNotFoundError: ErrorCode.group_id_not_found,
     InvalidTopicError: ErrorCode.invalid_topic_exception,
     InvalidPartitionCountError: ErrorCode.invalid_partitions,
     InvalidConfigError: ErrorCode.invalid_config,

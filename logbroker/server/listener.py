@@ -137,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
         self._requests.clear()
         self._hold(-self._held_bytes)
         self._node.connections.discard(self)
+        self._node.share.disconnected(self)
         self._node.metrics.connections.dec()
         if not self._closing.done():
             self._closing.set_result(None)

@@ -17,16 +17,17 @@ POLL_S = 0.005  # where there is no inotify
 KEPT_WATCHES = 20_000  # partitions that stay watched when nobody waits for them: the next poll comes soon
 
 Place = tuple[str, int]
+Watched = Place | str  # a partition, or the name of a signal
 
 
 class News:
     """What one subscriber has not looked at yet."""
 
     def __init__(self) -> None:
-        self._places: set[Place] = set()
+        self._places: set[Watched] = set()
         self._event = asyncio.Event()
 
-    def come(self, place: Place) -> None:
+    def come(self, place: Watched) -> None:
         self._places.add(place)
         self._event.set()
 
@@ -34,7 +35,7 @@ class News:
         """Let the subscriber look up, though nothing has come."""
         self._event.set()
 
-    async def wait(self) -> set[Place]:
+    async def wait(self) -> set[Watched]:
         """The places where something may have become visible since the last wait."""
         await self._event.wait()
         self._event.clear()
@@ -49,8 +50,8 @@ class LogWatch:
         self._directory = directory
         self._waiter = Waiter(directory)
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[Place, set[News]] = {}  # of the watched partitions
-        self._places: dict[str, Place] = {}  # by the path of a watched file
+        self._waiting: dict[Watched, set[News]] = {}  # for what is watched
+        self._places: dict[str, Watched] = {}  # by the path of a watched file
         self._polling: asyncio.TimerHandle | None = None
         if self._waiter.fileno() >= 0:
             self._loop.add_reader(self._waiter.fileno(), self._take)
@@ -71,6 +72,24 @@ class LogWatch:
             self._waiting[place].add(news)
         if self._waiter.fileno() < 0 and self._polling is None:
             self._poll()
+
+    def subscribe_signal(self, name: str, news: News) -> None:
+        """Tell *news* whenever some process gives a signal, until ``unsubscribe_signal``."""
+        if name not in self._waiting:
+            self._waiter.watch_signal(name)
+            self._waiting[name] = set()
+            self._places[self._directory.signal_path(name)] = name
+        self._waiting[name].add(news)
+        if self._waiter.fileno() < 0 and self._polling is None:
+            self._poll()
+
+    def unsubscribe_signal(self, name: str, news: News) -> None:
+        subscribers = self._waiting.get(name, set())
+        subscribers.discard(news)
+        if not subscribers and len(self._waiting) > KEPT_WATCHES:
+            self._waiting.pop(name, None)
+            self._waiter.unwatch_signal(name)
+            self._places.pop(self._directory.signal_path(name), None)
 
     def unsubscribe(self, places: Iterable[Place], news: News) -> None:
         for place in places:

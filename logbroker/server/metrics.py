@@ -7,7 +7,8 @@
     logbroker_fetched_batch_bytes_total                          that were sent
     logbroker_request_seconds{api}                               from a request's coming to its answer's going
     logbroker_sync_seconds                                       of a partition, in the server
-    logbroker_group_lag{group, topic, partition}                 records behind the committed offset, at each look
+    logbroker_group_lag{group, topic, partition}                 records behind the committed offset, at each look;
+                                                                 of a queue, those that are not done
     logbroker_routed_records_total, logbroker_router_failures_total   of the router in this server, and its new starts
     logbroker_router_stalled{topic, partition}                   1 where a router cannot go on, at each look
 
@@ -19,9 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+from logbroker_storage.errors import LogbrokerError, SubscriptionNotFoundError, TopicNotFoundError
 
 from ..bindings import stalled_partitions
+from ..groups import TopicPartition
+from ..queues.partition import QueuePartition
+from ..subscriptions import Subscription, Subscriptions
 from .requests import Request
 
 if TYPE_CHECKING:
@@ -171,6 +175,7 @@ class _GroupLag:
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
+        self._subscriptions = Subscriptions(directory)
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import GaugeMetricFamily
@@ -184,7 +189,18 @@ class _GroupLag:
             for group in self._directory.groups():
                 for topic, partition, lag in _lag_of(self._directory, group):
                     family.add_metric([group, topic, str(partition)], lag)
+            for subscription in self._subscriptions.all().values():
+                if subscription.kind == "queue":
+                    for (topic, partition), lag in self._lag_of_queue(subscription):
+                        family.add_metric([subscription.name, topic, str(partition)], lag)
         yield family
+
+    def _lag_of_queue(self, subscription: Subscription) -> Iterator[tuple[TopicPartition, int]]:
+        for place in self._subscriptions.places(subscription):
+            try:
+                yield place, QueuePartition(self._directory, subscription, place).lag()
+            except (SubscriptionNotFoundError, TopicNotFoundError):
+                continue  # deleted a moment ago
 
 
 class _RouterStalls:

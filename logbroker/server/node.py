@@ -19,7 +19,9 @@ from logbroker_storage.errors import TopicExistsError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
+from ..request_reply.topics import sweep_reply_topics
 from ..topic_names import check_topic_name, is_internal
+from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
 from .classic_group import ClassicGroup
 from .disk_sync import DiskSync
@@ -31,6 +33,8 @@ from .metrics import Metrics
 from .network_transactions import NetworkTransactions
 from .raw_reader import ReaderPool
 from .settings import ServerSettings
+from .share_groups import ShareGroups
+from .share_partitions import SharePartitions
 
 if TYPE_CHECKING:
     from .listener import Connection
@@ -71,9 +75,15 @@ class Node:
         self.sessions = FetchSessions()
         self.kept_metadata: dict[Hashable, bytes] = {}  # answers by what was asked: see handlers/metadata
         self.groups = GroupRegistry(directory, settings, self.run, self._run_in_background)
+        self._embedded_transactions = Transactions(directory, self.transactions)  # of dead letters
+        share_partitions = SharePartitions(directory, self._embedded_transactions, self.readers)
+        self.share = ShareGroups(directory, settings, share_partitions, self.run, self._run_in_background)
         self.network_transactions = NetworkTransactions(directory, self.transactions)  # used in threads too
         directory.maintenance.add_task("transactions", self.transactions.abort_orphans)
+        directory.maintenance.add_task("reply topics", lambda: sweep_reply_topics(directory))
         directory.maintenance.add_task("network transactions", self.network_transactions.abort_expired)
+        # The cleaner asks before it deletes what was consumed.
+        directory.maintenance.add_readers("queues", self.share.subscriptions.queue_offsets)
         self._topics_by_id: tuple[int, dict[bytes, TopicEvent]] = (-1, {})
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:
@@ -100,6 +110,7 @@ class Node:
             for connection in list(self.connections):
                 connection.look_after(now_s)
             await self.run(self.readers.close_idle)
+            await self.run(self.share.partitions.close_idle)
 
     def begin_to_stop(self) -> None:
         """Answer who waits for something to happen: it will not happen here."""
@@ -166,12 +177,14 @@ class Node:
     async def close(self) -> None:
         """Finish what is at work in threads, and leave the directory."""
         self.groups.close()
+        await self.share.close()
         await self.sync.finish()
         self.watch.close()
         await self._loop.run_in_executor(None, self._threads.shutdown)
         await self._loop.run_in_executor(None, self._send_threads.shutdown)
         await self._loop.run_in_executor(None, self._sync_threads.shutdown)
         self.readers.close()
+        self._embedded_transactions.close()
         await self._loop.run_in_executor(None, self.directory.close)
 
 

@@ -80,7 +80,9 @@ class DataDirectory:
         self._logs_lock = threading.Lock()
         self._windows: dict[bytes, DeduplicationWindow] = {}  # by topic id; guarded by _logs_lock
         self._noted: set[tuple[type, bytes]] = set()  # of topic ids; only grows, so it needs no lock
-        self._producer_ids = range(0)  # reserved and not given out yet; guarded by _logs_lock
+        self._producer_ids = range(0)  # reserved and not given out yet; guarded by _producer_ids_lock
+        # Not _logs_lock: this one is held while waiting for the journal, whose holders ask for logs.
+        self._producer_ids_lock = threading.Lock()
         self.closed = False
         self._forks_cleanly = True  # the last fork found no thread inside LMDB; guarded by _open_lock
         self._opening_lock = ProcessLock(files, layout.opening_lock)
@@ -445,7 +447,7 @@ class DataDirectory:
 
     def allocate_producer_id(self) -> int:
         """A producer id that nobody else has or will get."""
-        with self._logs_lock:
+        with self._producer_ids_lock:
             if not self._producer_ids:
                 self._producer_ids = self._reserve_producer_ids(RESERVED_PRODUCER_IDS)
             first, self._producer_ids = self._producer_ids[0], self._producer_ids[1:]
@@ -544,7 +546,7 @@ class DataDirectory:
         self._inherited_view = self.view  # kept, because closing it is only right just before opening anew
         self.maintenance.abandon()
         self.view = self.journal = self.catalog = self.maintenance = self._processes = forked
-        self.files = self._opening_lock = self._logs_lock = forked
+        self.files = self._opening_lock = self._logs_lock = self._producer_ids_lock = forked
         self.closed = True
 
 

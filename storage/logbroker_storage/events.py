@@ -17,11 +17,13 @@ counts: replaying the journal and compacting it need no other rule.
     start        topic, partition          records below this offset were deleted on request
     transaction  transactional id          who holds it, and how its last transaction ended
     ttl          topic                     some of its records have a time to live of their own
+    message-id   topic                     some of its records have a message id
     subscription id                        a named subscription: its kind, topics and rules
     queue        subscription id, topic,   where the subscription's queue begins: every message below is done
                    partition
-    queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
+    queue-block  the same, and a block     which of 1024 messages are done, and which were handed out in vain
                    number
+    share-config group                     what was configured of a share group, whether or not it is there
     binding      name                      which records of which topics the router writes to another
 
 Names hold no NUL (topic names and group names are checked where they come in).
@@ -272,8 +274,8 @@ class QueueEvent(Event, frozen=True, tag="queue"):
         return _key(cls.KIND, subscription_id, topic, partition)
 
     @classmethod
-    def prefix_of(cls, subscription_id: str) -> bytes:
-        return _key(cls.KIND, subscription_id) + SEPARATOR
+    def prefix_of(cls, subscription_id: str, topic: str | None = None) -> bytes:
+        return _key(cls.KIND, subscription_id, *([] if topic is None else [topic])) + SEPARATOR
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -325,10 +327,10 @@ class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
         return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
 
 
-class MessageIdEvent(Event, frozen=True, tag="message_id"):
+class MessageIdEvent(Event, frozen=True, tag="message-id"):
     """Records of the topic may have a message id: whoever makes the view anew has to look."""
 
-    KIND: ClassVar[str] = "message_id"
+    KIND: ClassVar[str] = "message-id"
 
     topic: str
 
@@ -338,6 +340,22 @@ class MessageIdEvent(Event, frozen=True, tag="message_id"):
     @classmethod
     def key_of(cls, topic: str) -> bytes:
         return _key(cls.KIND, topic)
+
+
+class ShareConfigEvent(Event, frozen=True, tag="share-config"):
+    """What Kafka clients configured of the share group of this name: only what differs from the defaults."""
+
+    KIND: ClassVar[str] = "share-config"
+
+    group: str
+    config: dict[str, str]
+
+    def key(self) -> bytes:
+        return self.key_of(self.group)
+
+    @classmethod
+    def key_of(cls, group: str) -> bytes:
+        return _key(cls.KIND, group)
 
 
 class TopicReach(msgspec.Struct, frozen=True):
@@ -397,6 +415,7 @@ AnyEvent = (
     | QueueEvent
     | QueueBlockEvent
     | MessageIdEvent
+    | ShareConfigEvent
     | BindingEvent
 )
 

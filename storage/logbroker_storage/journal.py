@@ -113,25 +113,31 @@ class Journal:
 
         They are durable and in the view when this returns; without *is_lasting* that comes with the next that are,
         or when there are many.
-        What *decision* raises is passed on, and nothing is written. Where it changed something and the items could
-        not be written, *take_back* changes it back, under the same lock. Items that need not last are then only
-        missed: the log says so, and what was decided holds.
+        What *decision* raises is passed on, and nothing is written. Where it changed something, or was about to, and
+        there is nothing in the log, *take_back* changes it back, under the same lock. Items that need not last are
+        only missed where they cannot be written: a warning says so, and what was decided holds.
 
         Raises:
             StorageFailedError: the outcome is unknown.
             WriteFailedError: as ``record``.
         """
         with self._lock:
-            items = decision()
-            if not items:
-                return
+            end_before = self.log.state().end.log_end_offset
+            items: Sequence[Item] = ()
             try:
+                items = decision()
+                if not items:
+                    return
                 base_offset, end_offset = self._append(items)
             except (WriteFailedError, InvalidRequestError) as error:
-                if not is_lasting:
+                if items and not is_lasting:
                     logger.warning("%d events could not be journaled: %s", len(items), error)
                     return
                 if take_back is not None:
+                    take_back()
+                raise
+            except BaseException:  # an interrupt may come at any instruction
+                if take_back is not None and self.log.adopt().log_end_offset == end_before:
                     take_back()
                 raise
         if not is_lasting and end_offset - self._view.meta_int(APPLIED) < MAX_UNAPPLIED:

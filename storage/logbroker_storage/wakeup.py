@@ -90,6 +90,9 @@ class Waiter:
         self._check_usable()
         self._watcher.watch(self._directory.signal_path(name))
 
+    def unwatch_signal(self, name: str) -> None:
+        self._watcher.unwatch(self._directory.signal_path(name))
+
     def watch_process(self, process_id: str) -> bool:
         """From now on the death of another process, or its leaving the directory, ends a wait.
 

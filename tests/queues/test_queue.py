@@ -294,6 +294,25 @@ def test_the_messages_of_a_dead_process_return_at_once(desk: QueueDesk) -> None:
     assert sorted(zip(values(again), counts(again), strict=True)) == [("a", 2), ("b", 2), ("c", 1)]
 
 
+def test_they_return_also_when_the_last_process_of_all_has_died(desk: QueueDesk) -> None:
+    desk.queue_of(lease=1000.0).put("a", "b")
+    desk.close()
+    assert desk.somebody_dies_with(1) == ["a"]
+    desk.open()
+    assert values(desk.hands().receive_many()) == ["a", "b"]
+
+
+def test_they_return_to_a_consumer_that_has_looked_before(desk: QueueDesk) -> None:
+    desk.queue_of(lease=1000.0, max_deliveries=100).put("a")
+    hands = desk.hands()
+    for death in (1, 2, 3):
+        assert desk.somebody_dies_with(1) == ["a"]
+        desk.advance(1)
+        message = hands.receive(0)
+        assert message.delivery_count == 2 * death
+        message.release()
+
+
 def test_they_return_while_there_are_others_to_be_had(desk: QueueDesk) -> None:
     desk.queue_of(lease=1000.0).put("a", "b", "c")
     hands = desk.hands()
@@ -557,6 +576,25 @@ def test_a_group_cannot_have_the_name_of_a_queue(desk: QueueDesk) -> None:
     desk.queue_of()
     with pytest.raises(InvalidRequestError):
         desk.broker.consumer("jobs", group="workers")
+
+
+def test_a_forked_child_works_with_hands_of_its_own(desk: QueueDesk) -> None:
+    desk.queue_of().put("a", "b", "c")
+    held = desk.hands().receive(0)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        with (
+            logbroker.open(desk.path, clock=desk.clock) as broker,
+            broker.queue(subscription="workers") as hands,
+        ):
+            batch = hands.receive_many(1)
+            batch.accept()
+            status = 0 if values(batch) == ["b"] else 2
+        os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    held.accept()
+    assert desk.left() == ["c"]
 
 
 def test_nothing_is_to_be_had_from_a_forked_childs_copy(desk: QueueDesk) -> None:

@@ -56,7 +56,8 @@ def test_a_release_with_a_delay_comes_again_after_it(desk: QueueDesk) -> None:
     desk.advance(3)
     assert values(hands.receive_many()) == ["a"]
     desk.advance(2)
-    assert (values(again := hands.receive_many()), counts(again)) == (["b"], [2])
+    again = hands.receive_many()
+    assert (values(again), counts(again)) == (["b"], [2])
 
 
 def test_delays_go_by_the_wall_clock_and_leases_do_not(desk: QueueDesk) -> None:
@@ -290,6 +291,28 @@ def test_a_filter_may_use_the_broker(desk: QueueDesk) -> None:
 
     assert desk.left(filter=judge) == ["a", "b"]
     assert desk.broker.topic("seen").partitions[0].log_end_offset == 2
+
+
+def test_a_receive_of_one_does_not_search_one_by_one(desk: QueueDesk) -> None:
+    """What it found beyond that one goes back, undelivered."""
+    desk.queue_of(lease=1000.0).put(*("no" for _ in range(3000)), "a", "no", "b", "c")
+    looks = 0
+
+    def judge(record: object) -> bool:
+        nonlocal looks
+        looks += 1
+        return record.value != b"no"
+
+    hands = desk.hands(filter=judge)
+    journal = desk.directory.journal.log
+    written = journal.state().end.log_end_offset
+    first = hands.receive_many(1)
+    assert values(first) == ["a"]
+    assert desk.partition().in_flight == 1
+    assert counts(hands.receive_many()) == [1, 1]
+    first.accept()
+    assert looks < 3100
+    assert journal.state().end.log_end_offset - written < 60
 
 
 def test_a_stored_filter_is_checked_when_it_is_made(desk: QueueDesk) -> None:

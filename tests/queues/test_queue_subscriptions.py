@@ -6,9 +6,11 @@ import threading
 import time
 from datetime import timedelta
 
+import msgspec
 import pytest
 
 from logbroker.errors import LeaseLostError, SubscriptionExistsError, SubscriptionNotFoundError
+from logbroker_storage.journal import item_of
 
 from .desk import QueueDesk, counts, values
 
@@ -117,6 +119,26 @@ def test_a_topic_that_is_made_again_begins_anew_also_without_the_view(desk: Queu
     desk.close()
     desk.reopen(without_view=True)
     assert desk.left() == ["d"]
+
+
+def test_what_is_settled_while_a_topic_is_being_deleted_is_nothing_to_the_next_of_its_name(
+    desk: QueueDesk,
+) -> None:
+    desk.queue_of(dead_letter="jobs.dead").put(*"abcdef")
+    hands = desk.hands()
+    batch = hands.receive_many(4)
+    directory = desk.directory
+    with directory.journal.exclusive() as turn:  # the first half of a deletion, whose process dies then
+        event = msgspec.structs.replace(directory.topic("jobs"), state="deleting")
+        turn.write([item_of(event), *((key, None) for key in directory.catalog._keys_about("jobs"))])
+    for settle in (batch[0].accept, batch[1].release, batch[2].reject):
+        with pytest.raises(LeaseLostError):
+            settle()
+    assert hands.receive_many() == []
+    desk.close()
+    desk.open()
+    desk.topic().put(*"uvwxyz")
+    assert desk.left() == list("uvwxyz")
 
 
 def test_what_a_dead_letter_topic_held_up_is_buried_once_it_is_there_again(desk: QueueDesk) -> None:

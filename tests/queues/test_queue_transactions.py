@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from logbroker.commits import PendingCommit
 from logbroker.errors import FencedError, InvalidRequestError, LeaseLostError
+from logbroker_storage.files import Buffer, OsFiles
 from logbroker_storage.record_batch import ControlType, encode_control_batch
 
 from .desk import QueueDesk, counts, values
@@ -164,6 +167,48 @@ def test_what_a_broken_off_commit_may_have_accepted_is_not_asked_for_while_its_p
     assert desk.partition().in_flight == 1
     message.accept()
     assert desk.lag() == 0
+
+
+class Interrupted(OsFiles):
+    """Ctrl-C comes in the middle of the next write to the journal, once it is armed."""
+
+    is_armed = False
+    writes_first = False
+
+    def pwrite(self, fd: int, data: Buffer, position: int) -> None:
+        if not self.is_armed or b"transaction" not in bytes(data):
+            super().pwrite(fd, data, position)
+            return
+        self.is_armed = False
+        if self.writes_first:
+            super().pwrite(fd, data, position)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("writes_first", [False, True])
+def test_an_interrupted_commit_has_accepted_and_written_or_neither(
+    tmp_path: Path, writes_first: bool
+) -> None:
+    files = Interrupted()
+    files.writes_first = writes_first
+    desk = QueueDesk(tmp_path / "data", files=files)
+    desk.queue_of(lease=1000.0).topic("out").put("a", "b")
+    hands = desk.hands()
+    first, second = hands.receive_many()
+    tx = desk.broker.transaction("t")
+    tx.send("out", b"A").result()
+    tx.accept([first])
+    files.is_armed = True
+    with contextlib.suppress(KeyboardInterrupt):
+        tx.commit()
+    assert not files.is_armed
+    second.accept()  # journals the block that both are in
+    hands.close()
+    assert (desk.left(), sent(desk)) == (([], [b"A"]) if writes_first else (["a"], []))
+    desk.close()
+    desk.reopen(without_view=True)
+    assert desk.left() == []
+    desk.close()
 
 
 # Records of transactions as messages --------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def test_a_name_is_taken_once(routing):
         routing.broker.bind("orders", "out", name="b")
     assert raised.value.binding == "b"
     routing.broker.bind("orders", "out", name="c")
+    assert routing.broker.bind("orders", "out", name="b", when="false", exist_ok=True).when is None
 
 
 @pytest.mark.parametrize(

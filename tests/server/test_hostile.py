@@ -25,7 +25,10 @@ import zstandard
 from kio.index import load_request_schema
 from kio.schema.errors import ErrorCode
 
+import logbroker
 from logbroker.server.apis import APIS, VERSIONS
+from logbroker.server.share_acknowledgements import MAX_RANGES
+from logbroker.server.share_sessions import MAX_SESSIONS as MAX_SHARE_SESSIONS
 from logbroker_storage.record_batch import HEADER_BYTES, Compression
 
 from .conftest import ServerProcess
@@ -45,6 +48,7 @@ from .raw_client import (
     resealed,
     response_of,
 )
+from .raw_sharer import ACCEPT, FINAL, RECORD_LIMIT, REJECT, RELEASE, RawSharer
 
 OK = ErrorCode.none
 KIB, MIB = 1 << 10, 1 << 20
@@ -594,6 +598,120 @@ def test_an_expression_of_a_consumer_group_holds_nobody_up(start_server: Callabl
         )
         time.sleep(0.1)
         assert witness.is_alive()
+
+
+# Share groups -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def share(server: ServerProcess) -> Iterator[Callable[[], RawSharer]]:
+    """Members of a share group that reads the topic t, where 100 records lie, from its beginning."""
+    with logbroker.open(server.data) as broker, RawClient(server.port) as client:
+        topic_id = client.create("t")
+        broker.create_subscription("g", topic="t", max_deliveries=10_000)
+        for _ in range(10):
+            assert client.produce("t", batch(*[b"x"] * 10)).error_code is OK
+    members: list[RawSharer] = []
+
+    def join() -> RawSharer:
+        members.append(RawSharer(server.port, "g", "t", topic_id))
+        return members[-1]
+
+    yield join
+    for member in members:
+        member.close()
+
+
+def offsets_in(ranges: list[tuple[int, int, int]]) -> list[int]:
+    return [offset for first, last, _ in ranges for offset in range(first, last + 1)]
+
+
+def test_acknowledgements_at_random_settle_nothing_that_is_not_the_members(
+    share: Callable[[], RawSharer], rng: random.Random
+):
+    """What is left when all have gone is what nobody had accepted or rejected with success."""
+    sharers = [share() for _ in range(3)]
+    assert all(sharer.fetch(max_records=0).error is OK for sharer in sharers)
+    left = set(range(100))
+    held: list[set[int]] = [set() for _ in sharers]
+    for _ in range(300):
+        number = rng.randrange(3)
+        if rng.random() < 0.3:
+            found = sharers[number].fetch(max_records=rng.randrange(1, 20), share_acquire_mode=RECORD_LIMIT)
+            held[number] |= set(offsets_in(found.ranges))
+            continue
+        first = rng.randrange(100)
+        last = min(first + rng.choice((0, 0, 1, 5, 1 << 40)), 99 if rng.random() < 0.9 else 1 << 62)
+        kind = rng.choice((ACCEPT, RELEASE, REJECT))
+        error = sharers[number].acknowledge(0, [(first, last, kind)])
+        wanted = set(range(first, last + 1)) if last < 200 else {1 << 40}
+        assert (error is OK) == (wanted <= held[number]), (first, last, error)
+        if error is OK:
+            held[number] -= wanted
+            left -= wanted if kind != RELEASE else set()
+    for sharer in sharers:
+        assert sharer.fetch(epoch=FINAL, max_records=0).error is OK
+    assert set(offsets_in(share().fetch().ranges)) == left
+
+
+def test_very_many_acknowledgements_at_once_hold_nobody_up(
+    share: Callable[[], RawSharer], server: ServerProcess
+):
+    sharer = share()
+    sharer.fetch()
+    with RawClient(server.port) as witness:
+        witness.set_timeout(LATE_S)
+        for count, refusal in (
+            (MAX_RANGES, ErrorCode.invalid_record_state),
+            (90_000, ErrorCode.invalid_request),
+        ):
+            types = [ACCEPT, RELEASE] * (count // 2)
+            began = time.monotonic()
+            assert sharer.acknowledge(0, [(0, len(types) - 1, types)]) is refusal
+            assert time.monotonic() - began < LATE_S
+            assert witness.is_alive()
+    assert sharer.acknowledge(0, [(0, 99, ACCEPT)]) is OK
+
+
+def test_there_are_as_many_share_sessions_as_may_be_and_they_end_with_their_connection(
+    share: Callable[[], RawSharer], server: ServerProcess
+):
+    other = share()
+    with RawClient(server.port) as greedy:
+        for number in range(MAX_SHARE_SESSIONS):
+            greedy.begin(78, 2, group_id="g", member_id=f"m{number}", share_session_epoch=0)
+            if greedy.unanswered == 50:
+                assert all(greedy.receive().error_code is OK for _ in range(50))
+        assert other.fetch(epoch=0).error is ErrorCode.share_session_limit_reached
+    deadline = time.monotonic() + LATE_S
+    while other.fetch(epoch=0, max_records=0).error is not OK:
+        assert time.monotonic() < deadline
+
+
+def test_members_that_leave_while_they_fetch_take_nothing_along(
+    share: Callable[[], RawSharer], server: ServerProcess
+):
+    with RawClient(server.port) as client:
+        for number in range(60):
+            sharer = share()
+            sharer.begin_fetch(max_wait=20_000)
+            if number % 3:
+                sharer.begin_fetch(max_wait=20_000)
+            if number % 2:
+                assert client.produce("t", batch(b"y")).error_code is OK
+            sharer.close()
+    last = share()
+    found: set[int] = set()
+    deadline = time.monotonic() + LATE_S
+    while len(found) < 130:
+        found |= set(offsets_in(last.fetch(max_wait=200).ranges))
+        assert time.monotonic() < deadline, sorted(set(range(130)) - found)
+
+
+def test_a_member_that_names_too_many_topics_is_refused(client: RawClient, witness: RawClient):
+    names = [f"topic-{number}" for number in range(3000)]
+    answer = client.send(76, 1, group_id="greedy", member_id="m", subscribed_topic_names=names)
+    assert answer.error_code is ErrorCode.invalid_request
 
 
 # Leaving ----------------------------------------------------------------------------------------------------------

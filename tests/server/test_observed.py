@@ -95,6 +95,33 @@ def test_lag_counts_what_embedded_consumers_commit_too(start_server: Callable[..
         assert Metrics(port).value("group_lag", group="embedded", topic="t", partition="0") == 6
 
 
+def test_the_lag_of_a_queue_is_told_whoever_receives_from_it(start_server: Callable[..., Any]) -> None:
+    port = free_port()
+    server = start_server("--metrics", f"127.0.0.1:{port}")
+    with logbroker.open(server.data) as broker:
+        broker.create_topic("t")
+        broker.create_subscription("workers", topic="t")
+        with broker.producer() as producer:
+            producer.send_many("t", [b"x"] * 10)
+        with broker.queue("t", subscription="workers") as queue:
+            queue.receive_many(4).accept()
+            queue.receive_many(3)
+            assert Metrics(port).value("group_lag", group="workers", topic="t", partition="0") == 6
+
+
+def test_members_of_share_groups_are_logged(start_server: Callable[..., Any]) -> None:
+    server = start_server()
+    with logbroker.open(server.data) as broker:
+        broker.create_topic("t")
+    consumer = confluent_kafka.ShareConsumer({"bootstrap.servers": server.address, "group.id": "g"})
+    consumer.subscribe(["t"])
+    consumer.poll(timeout=1.0)
+    consumer.close()
+    assert server.stop() == 0
+    lines = [line for line in server.log().splitlines() if "share group 'g'" in line]
+    assert [line.rpartition(" ")[2] for line in lines] == ["t", "joins", "leaves"]
+
+
 def test_open_connections_are_counted(start_server: Callable[..., Any]) -> None:
     port = free_port()
     server = start_server("--metrics", f"127.0.0.1:{port}")

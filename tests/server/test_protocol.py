@@ -17,6 +17,7 @@ from kio.schema.errors import ErrorCode
 import logbroker
 from logbroker.server.apis import APIS, VERSIONS
 from logbroker.server.fetch_sessions import MAX_SESSIONS
+from logbroker_storage.record_batch import read_header
 
 from .conftest import ServerProcess
 from .raw_client import (
@@ -49,7 +50,7 @@ OK = ErrorCode.none
 READ_COMMITTED = 1
 DESCRIBE_TOPIC_PARTITIONS = 75
 PROMPT_S = 0.5  # an answer that waits for nothing
-BROKER, TOPIC = 4, 2
+BROKER, TOPIC, GROUP = 4, 2, 32
 SUBSCRIPTION = b"\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"  # ConsumerProtocolSubscription 0 of no topic
 
 
@@ -133,6 +134,22 @@ class World:
             "subscribed_topic_names": [self.topic],
             "topic_partitions": [],
         }
+
+    def share_member(self, *, is_leaving: bool = False) -> dict[str, Any]:
+        """The only member of a share group of its own that reads the topic from its beginning."""
+        member = {"group_id": new_name("sharers"), "member_id": str(uuid.uuid4())}
+        configs = [{"name": "share.auto.offset.reset", "value": "earliest", "config_operation": 0}]
+        resource = {"resource_type": GROUP, "resource_name": member["group_id"], "configs": configs}
+        assert codes(self.client.send(44, 1, resources=[resource])) == {OK}
+        joined = self.client.send(76, 1, **member, subscribed_topic_names=[self.topic])
+        assert joined.error_code is OK, joined.error_message
+        if is_leaving:
+            assert self.client.send(76, 1, **member, member_epoch=-1).error_code is OK
+        return member
+
+    def empty_share_group(self) -> str:
+        group_id: str = self.share_member(is_leaving=True)["group_id"]
+        return group_id
 
     def claim(self) -> dict[str, Any]:
         """A transactional id with its producer."""
@@ -258,6 +275,50 @@ def find_coordinator_row(world: World, version: int) -> dict[str, Any]:
     return {"key": world.group, "coordinator_keys": [world.group]}
 
 
+def share_fetching(world: World) -> dict[str, Any]:
+    return {
+        "max_wait": 0,
+        "min_bytes": 1,
+        "max_bytes": 1 << 20,
+        "max_records": 10,
+        "batch_size": 10,
+        "topics": [{"topic_id": world.topic_id, "partitions": [{"partition_index": 0}]}],
+    }
+
+
+def share_fetch_row(world: World, version: int) -> dict[str, Any]:
+    return world.share_member() | share_fetching(world)
+
+
+def share_fetch_holds(answer: Any) -> bool:
+    part = answer.responses[0].partitions[0]
+    acquired = [(one.first_offset, one.last_offset, one.delivery_count) for one in part.acquired_records]
+    header = read_header(memoryview(part.records))
+    return acquired == [(0, 2, 1)] and (header.record_count, header.size_bytes) == (3, len(part.records))
+
+
+def share_acknowledge_row(world: World, version: int) -> dict[str, Any]:
+    member = world.share_member()
+    assert codes(world.client.send(78, version, **member, **share_fetching(world))) == {OK}
+    accepted = {"first_offset": 0, "last_offset": 2, "acknowledge_types": [1]}
+    part = {"partition_index": 0, "acknowledgement_batches": [accepted]}
+    return member | {
+        "share_session_epoch": 1,
+        "topics": [{"topic_id": world.topic_id, "partitions": [part]}],
+    }
+
+
+def share_offsets_row(world: World, version: int) -> dict[str, Any]:
+    topics = [{"topic_name": world.topic, "partitions": [0, 1]}]
+    return {"groups": [{"group_id": world.empty_share_group(), "topics": topics}]}
+
+
+def share_offsets_hold(answer: Any) -> bool:
+    parts = answer.groups[0].topics[0].partitions
+    lags = [getattr(part, "lag", 3 - 3 * part.partition_index) for part in parts]
+    return [part.start_offset for part in parts] == [0, 0] and lags == [3, 0]
+
+
 def find_coordinator_holds(answer: Any) -> bool:
     (found,) = getattr(answer, "coordinators", (answer,))
     return bool(found.node_id == 0 and found.port > 0)
@@ -375,6 +436,41 @@ ROWS: dict[int, Row] = {
         lambda world, version: {"group_ids": [world.member_of_consumer_group()]},
         lambda r: len(r.groups[0].members) == 1,
     ),
+    76: Row(
+        range(1, 2),
+        lambda world, version: {
+            "group_id": new_name("sharers"),
+            "member_id": str(uuid.uuid4()),
+            "subscribed_topic_names": [world.topic],
+        },
+        lambda r: r.member_epoch == 1 and r.assignment.topic_partitions[0].partitions == (0, 1),
+    ),
+    77: Row(
+        range(1, 2),
+        lambda world, version: {"group_ids": [world.share_member()["group_id"]]},
+        lambda r: r.groups[0].group_state == "Stable" and len(r.groups[0].members) == 1,
+    ),
+    78: Row(range(1, 3), share_fetch_row, share_fetch_holds),
+    79: Row(range(1, 3), share_acknowledge_row, lambda r: len(r.responses[0].partitions) == 1),
+    90: Row(range(2), share_offsets_row, share_offsets_hold),
+    91: Row(
+        range(1),
+        lambda world, version: {
+            "group_id": world.empty_share_group(),
+            "topics": [
+                {"topic_name": world.topic, "partitions": [{"partition_index": 0, "start_offset": 2}]}
+            ],
+        },
+        lambda r: r.responses[0].topic_id is not None,
+    ),
+    92: Row(
+        range(1),
+        lambda world, version: {
+            "group_id": world.empty_share_group(),
+            "topics": [{"topic_name": world.topic}],
+        },
+        lambda r: r.responses[0].topic_id is not None,
+    ),
     DESCRIBE_TOPIC_PARTITIONS: Row(
         range(1),
         lambda world, version: {"topics": [{"name": world.topic}], "cursor": None},
@@ -426,7 +522,7 @@ def test_features_whose_minimum_is_0_are_told_from_version_4_on(client: RawClien
         for version in (3, 4)
     }
     assert all(feature.min_version > 0 for feature in told[3])
-    assert {feature.name for feature in told[4]} == {"group.version", "transaction.version"}
+    assert {feature.name for feature in told[4]} == {"group.version", "share.version", "transaction.version"}
 
 
 def test_the_header_of_an_answer_to_api_versions_is_never_flexible(client: RawClient):

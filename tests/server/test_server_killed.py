@@ -103,6 +103,76 @@ def test_what_was_acknowledged_is_there_once_and_in_order(
             ]
 
 
+class Worker(threading.Thread):
+    """One share consumer that accepts what it gets, and remembers what it was told is accepted."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._address = address
+        self.offered: set[bytes] = set()
+        self.accepted: list[bytes] = []
+        self.stopping = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self.error = error
+
+    def _work(self) -> None:
+        settings = {name: CLIENT[name] for name in ("reconnect.backoff.ms", "log_level")}
+        settings |= {"bootstrap.servers": self._address, "group.id": "g", "max.poll.records": 50}
+        consumer = confluent_kafka.ShareConsumer(settings | {"share.acknowledgement.mode": "explicit"})
+        consumer.subscribe(["t"])
+        while not self.stopping.is_set():
+            offered: dict[int, list[bytes]] = {}
+            for message in consumer.poll(timeout=0.2):
+                assert message.error() is None
+                consumer.acknowledge(message)
+                offered.setdefault(message.partition(), []).append(message.value())
+            self.offered.update(*offered.values())
+            if offered:
+                for place, error in consumer.commit_sync(timeout=DEADLINE_S).items():
+                    self.accepted += offered[place.partition] if error is None else []
+        consumer.close()
+
+
+@pytest.mark.slow
+def test_no_message_of_a_share_group_is_lost_and_none_comes_again_that_was_accepted(
+    server: Any, rng: random.Random, long_run: bool
+) -> None:
+    """Whatever was not told to be accepted when the server died may have been, or comes again: nobody knows."""
+    records = (LONG_RECORDS if long_run else RECORDS) // 10
+    with logbroker.open(server.data) as broker:
+        broker.create_topic("t", partitions=PARTITIONS)
+        broker.create_subscription("g", topic="t", max_deliveries=1000)
+        workers = [Worker(server.address) for _ in range(3)]
+        for worker in workers:
+            worker.start()
+        with broker.producer() as producer:
+            for number in range(0, records, 100):
+                producer.send_many("t", [b"%d" % one for one in range(number, number + 100)])
+                producer.flush()
+                if number % (records // 10) == 0:
+                    time.sleep(rng.uniform(0.1, 0.5))
+                    server.kill()
+                    server.start()
+        deadline = time.monotonic() + DEADLINE_S
+        while broker.subscription("g").lag:
+            assert time.monotonic() < deadline, broker.subscription("g")
+            assert all(worker.is_alive() for worker in workers)
+            time.sleep(0.1)
+    for worker in workers:
+        worker.stopping.set()
+        worker.join()
+        assert worker.error is None
+    accepted = [value for worker in workers for value in worker.accepted]
+    assert len(accepted) == len(set(accepted)), "accepted twice"
+    assert set().union(*(worker.offered for worker in workers)) == {b"%d" % one for one in range(records)}
+    assert len(accepted) > records // 2
+
+
 def test_a_server_that_was_killed_comes_back_beside_processes_that_went_on(
     start_server: Callable[..., Any],
 ) -> None:

@@ -185,6 +185,21 @@ def test_producer_ids_are_never_given_twice(path, directory):
     assert len(set(everybodys)) == len(everybodys)
 
 
+def test_who_waits_for_the_journal_to_reserve_producer_ids_keeps_no_logs_from_its_holder(directory):
+    directory.create_topic("t", 1, LogConfig())
+    with directory.journal.exclusive():
+        allocating = threading.Thread(target=directory.allocate_producer_id)
+        allocating.start()
+        allocating.join(0.2)
+        assert allocating.is_alive()
+        asking = threading.Thread(target=directory.log, args=("t", 0))
+        asking.start()
+        asking.join(10)
+        assert not asking.is_alive()
+    allocating.join(10)
+    assert not allocating.is_alive()
+
+
 def test_each_holder_of_a_name_has_a_higher_epoch_and_keeps_its_producer_ids(path, directory):
     assert directory.named_producer("p") is None
     first = directory.open_named_producer("p")

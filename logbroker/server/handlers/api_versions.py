@@ -15,7 +15,7 @@ from ..replies import build, encode
 from ..requests import Request, schema
 
 API_KEY = 18
-FEATURES = {"group.version": (0, 1), "transaction.version": (0, 2)}
+FEATURES = {"group.version": (0, 1), "share.version": (0, 1), "transaction.version": (0, 2)}
 FIRST_WITH_MINIMUM_0 = 4  # older clients take a feature whose minimum is 0 for an error (KAFKA-17011)
 
 

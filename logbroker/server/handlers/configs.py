@@ -1,8 +1,8 @@
-"""DescribeConfigs, AlterConfigs, IncrementalAlterConfigs: of topics, and to look at only, of the broker."""
+"""DescribeConfigs, AlterConfigs, IncrementalAlterConfigs: of topics and share groups; of the broker to look at only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from kio.schema.errors import ErrorCode
@@ -10,14 +10,16 @@ from kio.schema.errors import ErrorCode
 from logbroker_storage.errors import InvalidConfigError, LogbrokerError
 from logbroker_storage.log_config import ConfigValue, LogConfig, config_keys
 
-from ...topic_names import check_topic_name
+from ...topic_names import check_group_name, check_topic_name
 from ..error_codes import RefusedError, code_of
 from ..node import NODE_ID, Node
 from ..replies import Values
 from ..requests import Request
+from ..share_config import DOCS as SHARE_DOCS
+from ..share_config import ISOLATION_LEVEL, NUMBERS, as_config, check_config
 
-TOPIC, BROKER = 2, 4
-SOURCE_TOPIC, SOURCE_STATIC_BROKER, SOURCE_DEFAULT = 1, 4, 5
+TOPIC, BROKER, GROUP = 2, 4, 32
+SOURCE_TOPIC, SOURCE_STATIC_BROKER, SOURCE_DEFAULT, SOURCE_GROUP = 1, 4, 5, 8
 SET, DELETE, APPEND, SUBTRACT = range(4)
 BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
 TYPES = {"int": LONG, "float": DOUBLE, "string": STRING}
@@ -75,7 +77,25 @@ def _entries(node: Node, resource: Any, with_docs: bool) -> list[dict[str, Any]]
             _entry(name, value, SOURCE_STATIC_BROKER, kind, None, read_only=True)
             for name, value, kind in _of_broker(node)
         ]
+    if resource.resource_type == GROUP:
+        return _of_group(node, resource.resource_name, with_docs=with_docs)
     raise RefusedError(ErrorCode.invalid_request, f"resources of type {resource.resource_type} have none")
+
+
+def _of_group(node: Node, group_id: str, *, with_docs: bool) -> list[dict[str, Any]]:
+    subscription = node.share.subscription(group_id)
+    own = node.share.config(check_group_name(group_id))
+    return [
+        _entry(
+            name,
+            value,
+            SOURCE_GROUP if name in own else SOURCE_DEFAULT,
+            INT if name in NUMBERS else STRING,
+            SHARE_DOCS[name] if with_docs else None,
+            read_only=name == ISOLATION_LEVEL,
+        )
+        for name, value in as_config(own, None if subscription is None else subscription.rules).items()
+    ]
 
 
 def _of_broker(node: Node) -> list[tuple[str, str, int]]:
@@ -114,8 +134,8 @@ async def alter(node: Node, request: Request) -> bytes:
     return await _change(node, request, _replaced)
 
 
-def _replaced(config: LogConfig, resource: Any) -> dict[str, ConfigValue | None]:
-    changes: dict[str, ConfigValue | None] = dict.fromkeys(config.overrides)
+def _replaced(_values: Mapping[str, str], own: Iterable[str], resource: Any) -> dict[str, ConfigValue | None]:
+    changes: dict[str, ConfigValue | None] = dict.fromkeys(own)
     changes.update({item.name: item.value for item in resource.configs})
     return changes
 
@@ -124,8 +144,7 @@ async def alter_incrementally(node: Node, request: Request) -> bytes:
     return await _change(node, request, _changes)
 
 
-def _changes(config: LogConfig, resource: Any) -> dict[str, ConfigValue | None]:
-    values = config.as_dict()
+def _changes(values: Mapping[str, str], _own: Iterable[str], resource: Any) -> dict[str, ConfigValue | None]:
     changes: dict[str, ConfigValue | None] = {}
     for item in resource.configs:
         if item.name in changes:
@@ -171,12 +190,29 @@ async def _change(node: Node, request: Request, changes_of: Any) -> bytes:
 
 
 async def _change_one(node: Node, resource: Any, changes_of: Any, *, validate_only: bool) -> None:
+    if resource.resource_type == GROUP:
+        await _change_group(node, resource, changes_of, validate_only=validate_only)
+        return
     if resource.resource_type != TOPIC:
         raise RefusedError(
-            ErrorCode.invalid_request, "only topics can be changed; the broker is told when it is started"
+            ErrorCode.invalid_request,
+            "only topics and groups can be changed; the broker is told when it is started",
         )
     config = LogConfig.parse(node.directory.topic(check_topic_name(resource.resource_name)).config)
-    changes = changes_of(config, resource)
+    changes = changes_of(config.as_dict(), config.overrides, resource)
     config.with_changes(changes)
     if not validate_only:
         await node.run(node.directory.alter_topic, resource.resource_name, changes)
+
+
+async def _change_group(node: Node, resource: Any, changes_of: Any, *, validate_only: bool) -> None:
+    group_id = check_group_name(resource.resource_name)
+
+    def changed(own: dict[str, str]) -> dict[str, str]:
+        changes = changes_of(as_config(own, None), own, resource)
+        config = own | {name: value for name, value in changes.items() if value is not None}
+        return {name: value for name, value in config.items() if changes.get(name, "") is not None}
+
+    check_config(changed(node.share.config(group_id)))
+    if not validate_only:
+        await node.run(node.share.change_config, group_id, changed)

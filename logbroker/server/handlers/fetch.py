@@ -150,7 +150,7 @@ async def _something_new(
     """Wait until one of the partitions has something for its wish; only those that signalled are looked at."""
     while not node.is_stopping:
         for place in await news.wait():
-            if place in watched:
+            if isinstance(place, tuple) and place in watched:
                 seen = _looked_up(node, watched[place])
                 if seen.offsets is None or seen.wish.offset < seen.offsets.visible_end(isolation):
                     return

@@ -1,4 +1,4 @@
-"""ListGroups, DescribeGroups, DeleteGroups: every group of the directory, whoever its members are."""
+"""ListGroups, DescribeGroups, DeleteGroups: every group of the directory, whoever its members are, and every queue."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 
 from ...group_admin import delete_group
 from ...membership import live_members
+from ...subscription_admin import delete_subscription
 from ..classic_group import ClassicGroup, GroupState
 from ..consumer_group import ConsumerGroup
 from ..error_codes import code_of
@@ -19,7 +20,7 @@ from ..replies import Values
 from ..requests import Request
 from .metadata import NO_OPERATIONS
 
-CONSUMER_TYPE = "consumer"
+CONSUMER_TYPE, SHARE_TYPE = "consumer", "share"
 EMBEDDED_CLIENT = "logbroker"
 DEAD, EMPTY, STABLE = "Dead", "Empty", "Stable"
 FIRST_THAT_MISSES_GROUPS = 6  # older clients are told "Dead"
@@ -31,11 +32,12 @@ async def list_groups(node: Node, request: Request) -> bytes:
     types = {kind.lower() for kind in getattr(body, "types_filter", ())}
     stored = set(await node.run(node.directory.groups))
     groups = [_listed(node, name, name in stored) for name in sorted({*stored, *node.groups.all()})]
+    groups += [_listed_share(node, name) for name in node.share.all()]
     return request.reply(
         {
             "groups": [
                 group
-                for group in groups
+                for group in sorted(groups, key=lambda group: str(group["group_id"]))
                 if group["group_state"] != DEAD
                 and (not states or group["group_state"].lower() in states)
                 and (not types or group["group_type"].lower() in types)
@@ -62,6 +64,15 @@ def _listed(node: Node, name: str, is_stored: bool) -> Values:
     }
 
 
+def _listed_share(node: Node, name: str) -> Values:
+    return {
+        "group_id": name,
+        "protocol_type": SHARE_TYPE,
+        "group_state": STABLE if node.share.has_members(name) else EMPTY,
+        "group_type": SHARE_TYPE,
+    }
+
+
 def _state(group: ClassicGroup | ConsumerGroup) -> str:
     return group.state.value if isinstance(group, ClassicGroup) else group.state
 
@@ -83,7 +94,7 @@ def _described(node: Node, request: Request, name: str, is_stored: bool) -> Valu
         "members": [],
         "authorized_operations": NO_OPERATIONS,
     }
-    if isinstance(group, ConsumerGroup) and group.members:
+    if node.share.subscription(name) is not None or (isinstance(group, ConsumerGroup) and group.members):
         if request.version >= FIRST_THAT_MISSES_GROUPS:
             described["error_code"] = ErrorCode.group_id_not_found
         return described | {"error_message": f"Group {name} is not a classic group."}
@@ -138,6 +149,8 @@ async def delete_groups(node: Node, request: Request) -> bytes:
 
 
 async def _delete(node: Node, name: str) -> ErrorCode:
+    if node.share.subscription(name) is not None:
+        return await _delete_share(node, name)
     group = node.groups.get(name)
     if group is not None and not is_empty(group):
         return ErrorCode.non_empty_group
@@ -148,6 +161,17 @@ async def _delete(node: Node, name: str) -> ErrorCode:
         await node.run(delete_group, node.directory, name)
     except InvalidRequestError:
         return ErrorCode.non_empty_group
+    except LogbrokerError as error:
+        return code_of(error)
+    return ErrorCode.none
+
+
+async def _delete_share(node: Node, name: str) -> ErrorCode:
+    """Forget the queue that a share group is."""
+    if node.share.has_members(name):
+        return ErrorCode.non_empty_group
+    try:
+        await node.run(delete_subscription, node.directory, node.share.subscriptions, name)
     except LogbrokerError as error:
         return code_of(error)
     return ErrorCode.none

@@ -80,6 +80,8 @@ def check_member(node: Node, group_id: str, member_id: str, instance_id: str | N
         check_group_name(group_id)
     except InvalidRequestError as error:
         raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
+    if node.share.subscription(group_id) is not None:
+        raise RefusedError(ErrorCode.group_id_not_found, f"Group {group_id} is a share group.")
     group = node.groups.get(group_id)
     if isinstance(group, ClassicGroup):
         refusal = group.check_commit(member_id, instance_id, generation, node.groups.now_ms())

@@ -33,7 +33,7 @@ from logbroker_storage.record_batch import (
     read_batch,
 )
 
-from ...topic_names import check_topic_name
+from ...topic_names import check_reply_to
 from ..error_codes import RefusedError, code_of
 from ..frames import FrameError
 from ..node import Node
@@ -102,7 +102,7 @@ async def _event(node: Node, request: Request, topic: Any) -> TopicEvent | Logbr
             event = node.topic_by_id(topic.topic_id)
         else:
             event = await node.topic(topic.name, create=True)
-        check_topic_name(event.name)  # internal ones are written by the broker only
+        check_reply_to(event.name)  # other internal ones are written by the broker only
         return event
     except LogbrokerError as error:
         return error

@@ -37,7 +37,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import FencedError, LogbrokerError, TopicNotFoundError
+from logbroker_storage.errors import FencedError, LogbrokerError, StorageFailedError, TopicNotFoundError
 from logbroker_storage.events import TransactionEvent
 from logbroker_storage.journal import Item, JournalTurn, item_of
 from logbroker_storage.record_batch import ControlType
@@ -137,6 +137,7 @@ class TransactionCoordinator:
                 return holding
             if (known.producer_id, known.following_epoch) != (claim.producer_id, claim.epoch):
                 return None
+            self._adopt_everywhere()
             if self._open_places(known.producer_id):
                 return None
             number = 0 if known.ends is None else known.number + 1
@@ -166,6 +167,8 @@ class TransactionCoordinator:
             turn.record([self._event(claim, "empty", [], timeout_ms)])
             return claim
         before = self.holding(transactional_id)
+        if before is None:
+            self._adopt_everywhere()
         held_epoch = known.following_epoch
         if before is not None and before.producer_id == known.producer_id:
             held_epoch = max(held_epoch, before.epoch)
@@ -187,6 +190,18 @@ class TransactionCoordinator:
         clear = self._holding_of(claim, process_id, [], timeout_ms)
         self._directory.volatile_update(_PREFIX + transactional_id.encode(), lambda _: clear)
         return claim
+
+    def _adopt_everywhere(self) -> None:
+        """Have every batch known that is in a log: where a dead holder wrote went with its Holding.
+
+        A batch that it did not live to publish would be adopted by the next append, which may be the first of its
+        successor's transaction; and that one's marker would end them both.
+        """
+        for place in self._places().values():
+            try:
+                self._directory.log(*place).adopt()
+            except (TopicNotFoundError, StorageFailedError):
+                pass  # deleted meanwhile; or it takes no batch and no marker before it was verified
 
     def _hold(self, claim: Claim, process_id: str | None, timeout_ms: int) -> list[TopicPartition]:
         """Put the claim's epoch into Holding; the partitions that the holder before may still write to.

@@ -20,11 +20,10 @@ from logbroker_storage.errors import (
     InvalidTopicError,
     LogbrokerError,
     SubscriptionExistsError,
-    SubscriptionNotFoundError,
 )
-from logbroker_storage.events import ShareConfigEvent
+from logbroker_storage.events import Event, ShareConfigEvent
 
-from ..subscriptions import Rules, Subscription, Subscriptions
+from ..subscriptions import SIGNAL, Rules, Subscription, Subscriptions
 from ..topic_names import check_group_name, check_topic_name
 from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, TopicShape
 from .error_codes import RefusedError
@@ -44,7 +43,7 @@ RunInBackground = Callable[..., None]
 
 
 class ShareGroups:
-    """On the event loop, but for ``partitions``, ``config`` and ``change_config``."""
+    """On the event loop, but for ``partitions``, ``subscription`` and what says that it is for threads."""
 
     def __init__(
         self,
@@ -260,21 +259,17 @@ class ShareGroups:
         Raises:
             InvalidConfigError: the configuration cannot be that of a share group.
         """
-        before = self.config(group_id)
-        after = change(before)
-        check_config(after)
-        self._directory.journal.record([ShareConfigEvent(group_id, after)])
-        changed = difference(before, after)
-        if self.subscription(group_id) is None:
-            return
-
-        def with_rules(found: Subscription) -> Subscription:
-            return msgspec.structs.replace(found, rules=rules_of(changed, found.rules))
-
-        try:
-            self.subscriptions.change(group_id, with_rules)
-        except SubscriptionNotFoundError:
-            return  # deleted a moment ago
+        with self._directory.journal.exclusive() as turn:
+            before = self.config(group_id)
+            after = change(before)
+            check_config(after)
+            events: list[Event] = [ShareConfigEvent(group_id, after)]
+            found = self.subscription(group_id)
+            if found is not None:
+                rules = rules_of(difference(before, after), found.rules)
+                events.append(msgspec.structs.replace(found, rules=rules).event())
+            turn.record(events)
+        self._directory.signal(SIGNAL)
 
     # Ending -------------------------------------------------------------------------------------------
 

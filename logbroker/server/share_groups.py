@@ -20,6 +20,7 @@ from logbroker_storage.errors import (
     InvalidTopicError,
     LogbrokerError,
     SubscriptionExistsError,
+    SubscriptionNotFoundError,
 )
 from logbroker_storage.events import Event, ShareConfigEvent
 
@@ -193,15 +194,18 @@ class ShareGroups:
 
     # Sessions -----------------------------------------------------------------------------------------
 
-    async def begin_session(self, group_id: str, member_id: str, connection: Hashable) -> ShareSession:
-        """A new session; an earlier one of the member is closed before.
+    async def begin_session(
+        self, subscription: Subscription, member_id: str, connection: Hashable
+    ) -> ShareSession:
+        """A new session in the group that *subscription* is; an earlier one of the member is closed before.
 
         Raises:
             RefusedError: there are too many.
         """
+        group_id = subscription.name
         while self.sessions.get(group_id, member_id) is not None:  # another may have begun meanwhile
             await self.close_session(group_id, member_id)
-        return self.sessions.begin(group_id, member_id, connection)
+        return self.sessions.begin(group_id, member_id, connection, subscription_id=subscription.id)
 
     async def close_session(self, group_id: str, member_id: str) -> None:
         """End a member's session, if it has one, and give back what it holds before this returns."""
@@ -233,8 +237,9 @@ class ShareGroups:
 
     def _release(self, session: ShareSession) -> None:
         """In a thread: give back what the session's member holds."""
-        subscription = self.subscription(session.group_id)
-        if subscription is None:
+        try:
+            subscription = self.subscriptions.get_by_id(session.subscription_id, known_as=session.group_id)
+        except SubscriptionNotFoundError:
             return
         places = [place for place in self.subscriptions.places(subscription) if place in session.held_in]
         count = self.partitions.give_up(subscription, session, places)

@@ -297,6 +297,17 @@ def test_a_group_that_is_deleted_ends_the_wait(desk: Desk):
     assert sharer.heartbeat(1).error_code is ErrorCode.unknown_member_id
 
 
+def test_a_group_that_is_renamed_gets_back_what_its_members_held_under_the_old_name(desk: Desk):
+    desk.queue().put(2)
+    sharer = desk.sharer()
+    sharer.fetch()
+    old, desk.group = desk.group, f"{desk.group}-renamed"
+    desk.broker.rename_subscription(old, desk.group)
+    assert sharer.fetch().error is ErrorCode.group_id_not_found
+    sharer.close()
+    assert desk.sharer().fetch(max_wait=5000).ranges == [(0, 1, 2)]
+
+
 # Acknowledging --------------------------------------------------------------------------------------------------
 
 

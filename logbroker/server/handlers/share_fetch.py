@@ -54,7 +54,7 @@ async def fetch(node: Node, request: Request) -> bytes | list[Buffer] | Awaitabl
     body = request.body
     try:
         subscription = _checked(node, request)
-        session = await _session_to_fetch(node, request)
+        session = await _session_to_fetch(node, request, subscription)
     except (GroupError, RefusedError) as error:
         return request.reply(_failed(error))
     asked = _asked(node, body.topics, may_renew=getattr(body, "is_renew_ack", False))
@@ -84,7 +84,7 @@ def _checked(node: Node, request: Request) -> Subscription:
     return node.share.existing(body.group_id)
 
 
-async def _session_to_fetch(node: Node, request: Request) -> ShareSession:
+async def _session_to_fetch(node: Node, request: Request, subscription: Subscription) -> ShareSession:
     body = request.body
     asks_for_records = body.max_bytes or body.min_bytes or body.max_records or body.max_wait
     if asks_for_records and getattr(body, "is_renew_ack", False):
@@ -95,7 +95,7 @@ async def _session_to_fetch(node: Node, request: Request) -> ShareSession:
         )
     if any(part.acknowledgement_batches for topic in body.topics for part in topic.partitions):
         raise RefusedError(ErrorCode.invalid_request, "a session that begins has nothing to acknowledge")
-    return await node.share.begin_session(body.group_id, body.member_id, request.connection)
+    return await node.share.begin_session(subscription, body.member_id, request.connection)
 
 
 def _asked(node: Node, topics: Iterable[Any], *, may_renew: bool) -> _Asked:

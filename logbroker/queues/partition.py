@@ -260,16 +260,17 @@ class QueuePartition:
 
     def look(self) -> Due:
         """What is to be done here; what is due is done first."""
-        due = self._look()
+        due = self.glance()
         if not due.exists:
             self._load()
         elif not due.is_due:
             return due
         else:
             self._change(self._tick)
-        return self._look()
+        return self.glance()
 
-    def _look(self) -> Due:
+    def glance(self) -> Due:
+        """The same, and nothing is done: it reads the view, and waits for nobody."""
         now_ms, now_wall_ms = self._now_ms(), self._directory.clock.now_ms()
         log = self.log.state()
         visible_end, log_start_offset = log.last_stable_offset, log.end.log_start_offset

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from kio.schema.errors import ErrorCode
@@ -65,6 +66,7 @@ class ShareGroups:
         self._loop = asyncio.get_running_loop()
         self._groups: dict[str, ShareGroup] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by subscription
 
     def now_ms(self) -> int:
         return int(self._directory.clock.monotonic() * 1000)
@@ -191,6 +193,13 @@ class ShareGroups:
     def _forget(self, group_id: str) -> None:
         self._groups.pop(group_id, None)
         self._set_clock(group_id)
+
+    def turn(self, subscription: Subscription) -> asyncio.Lock:
+        """What a fetch holds that looks whether others have left it something."""
+        lock = self._turns.get(subscription.id)
+        if lock is None:
+            lock = self._turns[subscription.id] = asyncio.Lock()
+        return lock
 
     # Sessions -----------------------------------------------------------------------------------------
 

@@ -107,6 +107,22 @@ class SharePartitions:
 
     # Acquiring ----------------------------------------------------------------------------------------
 
+    def glance(self, subscription: Subscription, places: Iterable[TopicPartition]) -> Acquisition | None:
+        """That nothing is to be had, and until when; None where only ``acquire`` can tell. For the event loop."""
+        if subscription.is_paused:
+            return Acquisition({}, {}, None)
+        pauses: list[float] = []
+        for place in places:
+            try:
+                due = self.of(subscription, place).glance()
+            except LogbrokerError:
+                return None
+            if not due.exists or due.has_work or due.is_due or due.has_rejected:
+                return None
+            if due.next_due_s is not None:
+                pauses += [due.next_due_s, NEIGHBOUR_CHECK_S]
+        return Acquisition({}, {}, min(pauses, default=None))
+
     def acquire(
         self, session: ShareSession, subscription: Subscription, places: Sequence[TopicPartition], wish: Wish
     ) -> Acquisition:

@@ -7,7 +7,7 @@ import uuid
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
@@ -235,7 +235,6 @@ def test_a_check_says_what_a_heartbeat_would():
             room.group.check(request)
 
 
-@settings(deadline=None)
 @given(
     subscriptions=st.dictionaries(
         st.sampled_from("abcdefgh"),
@@ -396,7 +395,6 @@ def test_what_is_no_acknowledgement_is_refused(batches: list[Batch]):
     assert caught.value.code is ErrorCode.invalid_request
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.lists(st.integers(0, 4), min_size=1, max_size=9)), max_size=9)
 )

@@ -17,12 +17,13 @@ counts: replaying the journal and compacting it need no other rule.
     start        topic, partition          records below this offset were deleted on request
     transaction  transactional id          who holds it, and how its last transaction ended
     ttl          topic                     some of its records have a time to live of their own
+    message-id   topic                     some of its records have a message id
     subscription id                        a named subscription: its kind, topics and rules
     queue        subscription id, topic,   where the subscription's queue begins: every message below is done
                    partition
-    share-config group                     what was configured of a share group, whether or not it is there
-    queue-block  the same, and a block     which of 1024 messages are done, and who was handed out in vain
+    queue-block  the same, and a block     which of 1024 messages are done, and which were handed out in vain
                    number
+    share-config group                     what was configured of a share group, whether or not it is there
     binding      name                      which records of which topics the router writes to another
 
 Names hold no NUL (topic names and group names are checked where they come in).
@@ -326,10 +327,10 @@ class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
         return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
 
 
-class MessageIdEvent(Event, frozen=True, tag="message_id"):
+class MessageIdEvent(Event, frozen=True, tag="message-id"):
     """Records of the topic may have a message id: whoever makes the view anew has to look."""
 
-    KIND: ClassVar[str] = "message_id"
+    KIND: ClassVar[str] = "message-id"
 
     topic: str
 

@@ -63,6 +63,8 @@ def prepared(path: Path, files: FaultyFiles) -> QueueDesk:
     return desk.put(*SENT)
 
 
+# The death may find the thread of a producer at work: that it dies of it is no fault.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("without_view", [False, True])
 def test_whenever_the_process_dies_nothing_is_lost_or_doubled(
     tmp_path: Path, rng: random.Random, long_run: bool, without_view: bool

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -93,7 +92,7 @@ class SharePartitions:
             raise RefusedError(ErrorCode.unknown_topic_or_partition)
         log = self._directory.log(*place)
         key = (subscription.id, place)
-        now_s = time.monotonic()
+        now_s = self._directory.clock.monotonic()
         with self._lock:
             known = None if key not in self._open else self._open[key][0]
             if known is not None and known.is_still(log, subscription):
@@ -205,7 +204,7 @@ class SharePartitions:
 
     def _look_after(self, subscription: Subscription, partitions: Iterable[QueuePartition]) -> None:
         """End what dead processes hold, and bury what is rejected."""
-        now_s = time.monotonic()
+        now_s = self._directory.clock.monotonic()
         due = [
             partition
             for partition in partitions
@@ -250,12 +249,12 @@ class SharePartitions:
         def decide() -> list[Item]:
             items: list[Item] = []
             for place, commit in commits.items():
+                decided.append(commit)
                 try:
                     items += commit.decide()
                 except LogbrokerError as error:
+                    decided.pop().take_back()
                     errors[place] = code_of(error)
-                else:
-                    decided.append(commit)
             return items
 
         def take_back() -> None:
@@ -319,7 +318,7 @@ class SharePartitions:
 
     def close_idle(self) -> None:
         """Close what nobody has asked for in ``IDLE_S``."""
-        self._close_used_before(time.monotonic() - IDLE_S)
+        self._close_used_before(self._directory.clock.monotonic() - IDLE_S)
 
     def close(self) -> None:
         self._close_used_before(math.inf)

@@ -24,7 +24,9 @@ from logbroker_storage.record_batch import StoredBatch
 from ..commits import PendingCommit
 from ..groups import TopicPartition
 from ..queues.burial import Burial
-from ..queues.partition import Held, QueuePartition, owner_name, ranges_of
+from ..queues.looks import Held
+from ..queues.owners import owner_name
+from ..queues.partition import QueuePartition, ranges_of
 from ..queues.settlement import Settlement
 from ..queues.state import Range
 from ..subscriptions import Subscription

@@ -1,8 +1,8 @@
 """In whose hands a message is: an owner's name, and what it tells.
 
-    owner                    is                                                      holds until
-    <process id>/<member>    a consumer in that process, or a session of its server  the lease ends, or the process
-    ~<16 hex digits>         whoever has the receipt handle, in whatever process     the lease ends
+owner                    is                                                      holds until
+<process id>/<member>    a consumer in that process, or a session of its server  the lease ends, or the process
+~<16 hex digits>         whoever has the receipt handle, in whatever process     the lease ends
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from .descriptions import OffsetDescription, QueuePartitionDescription, Subscrip
 from .group_admin import ResetTarget, check_no_members, describe_group, reset_group, reset_offsets
 from .groups import TopicPartition
 from .membership import group_key
-from .queues.partition import QueuePartition, is_dead
+from .queues.owners import is_dead
+from .queues.partition import QueuePartition
 from .queues.reading import RangeReader
 from .redrive import count_dead_letters
 from .subscriptions import Subscription, Subscriptions

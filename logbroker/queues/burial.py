@@ -25,7 +25,8 @@ from ..groups import TopicPartition
 from ..records import Message
 from ..subscriptions import Subscription
 from ..transaction import Transactions
-from .partition import QueuePartition, owner_name
+from .owners import owner_name
+from .partition import QueuePartition
 from .rows import Run
 from .state import Range
 

@@ -51,7 +51,8 @@ from .burial import Burial
 from .handles import ReceiptHandle
 from .message import MessageBatch as MessageBatch
 from .message import QueueMessage as QueueMessage
-from .partition import Lost, QueuePartition, detached_owner, owner_name, queue_signal, ranges_of
+from .owners import detached_owner, owner_name
+from .partition import Lost, QueuePartition, queue_signal, ranges_of
 from .settling import InHand, Losses
 from .state import Range
 

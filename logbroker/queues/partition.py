@@ -15,12 +15,10 @@ belongs to no process, and only the lease's end frees what it holds.
 from __future__ import annotations
 
 import math
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -41,7 +39,7 @@ from logbroker_storage.events import (
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import LogOffsets, PartitionLog
-from logbroker_storage.record_batch import Record, StoredBatch
+from logbroker_storage.record_batch import Record
 
 from ..commits import PendingCommit
 from ..expressions import Predicate, as_predicate
@@ -49,10 +47,12 @@ from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
 from .aftermath import Aftermath
+from .looks import Ahead, Due, Held, Progress
+from .owners import is_detached, process_of
 from .reading import Judge, RangeRead, RangeReader
 from .rows import Rows, Run
 from .settlement import Settlement
-from .state import Arranged, BlockChange, Counts, QueueState, Range
+from .state import Arranged, BlockChange, QueueState, Range
 
 LOOK_AHEAD_OFFSETS = 1000  # read at a time, to be arranged by priority and order key
 LOOK_AHEAD_WINDOW = 1_000_000  # from the first message that is not done
@@ -60,71 +60,6 @@ MAX_STEP = 1000  # offsets that are taken in search of a message to be delivered
 DAMAGE_DELAY_MS = 30_000
 
 Lost = Callable[[TopicPartition, Sequence[Range]], None]
-
-
-class Held(NamedTuple):
-    """Messages in an owner's hands, of one run; ``batches`` are those that they are stored in, ascending."""
-
-    records: list[Record]
-    delivery_count: int
-    lease_end_ms: int
-    batches: Sequence[StoredBatch] = ()
-
-
-class Progress(NamedTuple):
-    """How far a queue is: all below ``start_offset`` is done, nothing from ``next_offset`` on was ever looked at."""
-
-    start_offset: int
-    next_offset: int
-    counts: Counts
-
-
-class Ahead(NamedTuple):
-    """What may be had: messages given back, and offsets that nobody had yet, in [``next_offset``, ``visible_end``)."""
-
-    has_ready: bool
-    next_offset: int
-    visible_end: int
-
-
-class Due(NamedTuple):
-    """What a look at a queue finds."""
-
-    exists: bool
-    visible_end: int  # of the log
-    is_synced: bool  # whether the log is on the disk as far as that
-    has_work: bool  # a message may be had
-    has_rejected: bool  # something is to be buried
-    is_due: bool  # leases or delays are over, or records were deleted
-    next_due_s: float | None  # until one is
-
-
-NOBODYS = "~"
-
-
-def owner_name(directory: DataDirectory, member: str) -> str:
-    """The owner that *member* of this process is: it lives no longer than the process."""
-    return f"{directory.process_id}/{member}"
-
-
-def detached_owner() -> str:
-    """A new owner that outlives this process."""
-    return NOBODYS + secrets.token_hex(8)
-
-
-def is_detached(owner: str) -> bool:
-    """Whether *owner* belongs to no process: only the end of the lease takes what it holds."""
-    return owner.startswith(NOBODYS)
-
-
-def is_dead(directory: DataDirectory, owner: str) -> bool:
-    """Whether nobody can settle what *owner* holds."""
-    return not is_detached(owner) and not directory.process_alive(process_of(owner))
-
-
-def process_of(owner: str) -> str:
-    """The process that an owner of ``owner_name`` lives in."""
-    return owner.partition("/")[0]
 
 
 class QueuePartition:
@@ -260,16 +195,17 @@ class QueuePartition:
 
     def look(self) -> Due:
         """What is to be done here; what is due is done first."""
-        due = self._look()
+        due = self.glance()
         if not due.exists:
             self._load()
         elif not due.is_due:
             return due
         else:
             self._change(self._tick)
-        return self._look()
+        return self.glance()
 
-    def _look(self) -> Due:
+    def glance(self) -> Due:
+        """The same, and nothing is done: it reads the view, and waits for nobody."""
         now_ms, now_wall_ms = self._now_ms(), self._directory.clock.now_ms()
         log = self.log.state()
         visible_end, log_start_offset = log.last_stable_offset, log.end.log_start_offset

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from kio.schema.errors import ErrorCode
@@ -22,9 +23,9 @@ from logbroker_storage.errors import (
     SubscriptionExistsError,
     SubscriptionNotFoundError,
 )
-from logbroker_storage.events import ShareConfigEvent
+from logbroker_storage.events import Event, ShareConfigEvent
 
-from ..subscriptions import Rules, Subscription, Subscriptions
+from ..subscriptions import SIGNAL, Rules, Subscription, Subscriptions
 from ..topic_names import check_group_name, check_topic_name
 from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, TopicShape
 from .error_codes import RefusedError
@@ -44,7 +45,7 @@ RunInBackground = Callable[..., None]
 
 
 class ShareGroups:
-    """On the event loop, but for ``partitions``, ``config`` and ``change_config``."""
+    """On the event loop, but for ``partitions``, ``subscription`` and what says that it is for threads."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class ShareGroups:
         self._loop = asyncio.get_running_loop()
         self._groups: dict[str, ShareGroup] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by subscription
 
     def now_ms(self) -> int:
         return int(self._directory.clock.monotonic() * 1000)
@@ -192,17 +194,27 @@ class ShareGroups:
         self._groups.pop(group_id, None)
         self._set_clock(group_id)
 
+    def turn(self, subscription: Subscription) -> asyncio.Lock:
+        """What a fetch holds that looks whether others have left it something."""
+        lock = self._turns.get(subscription.id)
+        if lock is None:
+            lock = self._turns[subscription.id] = asyncio.Lock()
+        return lock
+
     # Sessions -----------------------------------------------------------------------------------------
 
-    async def begin_session(self, group_id: str, member_id: str, connection: Hashable) -> ShareSession:
-        """A new session; an earlier one of the member is closed before.
+    async def begin_session(
+        self, subscription: Subscription, member_id: str, connection: Hashable
+    ) -> ShareSession:
+        """A new session in the group that *subscription* is; an earlier one of the member is closed before.
 
         Raises:
             RefusedError: there are too many.
         """
+        group_id = subscription.name
         while self.sessions.get(group_id, member_id) is not None:  # another may have begun meanwhile
             await self.close_session(group_id, member_id)
-        return self.sessions.begin(group_id, member_id, connection)
+        return self.sessions.begin(group_id, member_id, connection, subscription_id=subscription.id)
 
     async def close_session(self, group_id: str, member_id: str) -> None:
         """End a member's session, if it has one, and give back what it holds before this returns."""
@@ -234,8 +246,9 @@ class ShareGroups:
 
     def _release(self, session: ShareSession) -> None:
         """In a thread: give back what the session's member holds."""
-        subscription = self.subscription(session.group_id)
-        if subscription is None:
+        try:
+            subscription = self.subscriptions.get_by_id(session.subscription_id, known_as=session.group_id)
+        except SubscriptionNotFoundError:
             return
         places = [place for place in self.subscriptions.places(subscription) if place in session.held_in]
         count = self.partitions.give_up(subscription, session, places)
@@ -260,21 +273,17 @@ class ShareGroups:
         Raises:
             InvalidConfigError: the configuration cannot be that of a share group.
         """
-        before = self.config(group_id)
-        after = change(before)
-        check_config(after)
-        self._directory.journal.record([ShareConfigEvent(group_id, after)])
-        changed = difference(before, after)
-        if self.subscription(group_id) is None:
-            return
-
-        def with_rules(found: Subscription) -> Subscription:
-            return msgspec.structs.replace(found, rules=rules_of(changed, found.rules))
-
-        try:
-            self.subscriptions.change(group_id, with_rules)
-        except SubscriptionNotFoundError:
-            return  # deleted a moment ago
+        with self._directory.journal.exclusive() as turn:
+            before = self.config(group_id)
+            after = change(before)
+            check_config(after)
+            events: list[Event] = [ShareConfigEvent(group_id, after)]
+            found = self.subscription(group_id)
+            if found is not None:
+                rules = rules_of(difference(before, after), found.rules)
+                events.append(msgspec.structs.replace(found, rules=rules).event())
+            turn.record(events)
+        self._directory.signal(SIGNAL)
 
     # Ending -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,7 +24,9 @@ from logbroker_storage.record_batch import StoredBatch
 from ..commits import PendingCommit
 from ..groups import TopicPartition
 from ..queues.burial import Burial
-from ..queues.partition import Held, QueuePartition, owner_name, ranges_of
+from ..queues.looks import Held
+from ..queues.owners import owner_name
+from ..queues.partition import QueuePartition, ranges_of
 from ..queues.settlement import Settlement
 from ..queues.state import Range
 from ..subscriptions import Subscription
@@ -93,7 +94,7 @@ class SharePartitions:
             raise RefusedError(ErrorCode.unknown_topic_or_partition)
         log = self._directory.log(*place)
         key = (subscription.id, place)
-        now_s = time.monotonic()
+        now_s = self._directory.clock.monotonic()
         with self._lock:
             known = None if key not in self._open else self._open[key][0]
             if known is not None and known.is_still(log, subscription):
@@ -106,6 +107,22 @@ class SharePartitions:
         return fresh
 
     # Acquiring ----------------------------------------------------------------------------------------
+
+    def glance(self, subscription: Subscription, places: Iterable[TopicPartition]) -> Acquisition | None:
+        """That nothing is to be had, and until when; None where only ``acquire`` can tell. For the event loop."""
+        if subscription.is_paused:
+            return Acquisition({}, {}, None)
+        pauses: list[float] = []
+        for place in places:
+            try:
+                due = self.of(subscription, place).glance()
+            except LogbrokerError:
+                return None
+            if not due.exists or due.has_work or due.is_due or due.has_rejected:
+                return None
+            if due.next_due_s is not None:
+                pauses += [due.next_due_s, NEIGHBOUR_CHECK_S]
+        return Acquisition({}, {}, min(pauses, default=None))
 
     def acquire(
         self, session: ShareSession, subscription: Subscription, places: Sequence[TopicPartition], wish: Wish
@@ -189,7 +206,7 @@ class SharePartitions:
 
     def _look_after(self, subscription: Subscription, partitions: Iterable[QueuePartition]) -> None:
         """End what dead processes hold, and bury what is rejected."""
-        now_s = time.monotonic()
+        now_s = self._directory.clock.monotonic()
         due = [
             partition
             for partition in partitions
@@ -234,12 +251,12 @@ class SharePartitions:
         def decide() -> list[Item]:
             items: list[Item] = []
             for place, commit in commits.items():
+                decided.append(commit)
                 try:
                     items += commit.decide()
                 except LogbrokerError as error:
+                    decided.pop().take_back()
                     errors[place] = code_of(error)
-                else:
-                    decided.append(commit)
             return items
 
         def take_back() -> None:
@@ -303,7 +320,7 @@ class SharePartitions:
 
     def close_idle(self) -> None:
         """Close what nobody has asked for in ``IDLE_S``."""
-        self._close_used_before(time.monotonic() - IDLE_S)
+        self._close_used_before(self._directory.clock.monotonic() - IDLE_S)
 
     def close(self) -> None:
         self._close_used_before(math.inf)

@@ -35,8 +35,11 @@ class ShareSession:
     ``held_in`` is added to before they do.
     """
 
-    def __init__(self, group_id: str, member_id: str, number: int, connection: Hashable) -> None:
+    def __init__(
+        self, group_id: str, member_id: str, number: int, *, subscription_id: str, connection: Hashable
+    ) -> None:
         self.group_id = group_id
+        self.subscription_id = subscription_id  # what the group is, whatever it is called by the end
         self.member_id = member_id
         self.hands = (
             f"{member_id}/{number}"  # whose messages these are: never those of the member's next session
@@ -75,7 +78,9 @@ class ShareSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def begin(self, group_id: str, member_id: str, connection: Hashable) -> ShareSession:
+    def begin(
+        self, group_id: str, member_id: str, connection: Hashable, *, subscription_id: str = ""
+    ) -> ShareSession:
         """A new session, in place of none: the caller has closed the one that there was.
 
         Raises:
@@ -84,7 +89,13 @@ class ShareSessions:
         assert (group_id, member_id) not in self._sessions
         if len(self._sessions) >= self._most:
             raise RefusedError(ErrorCode.share_session_limit_reached)
-        session = ShareSession(group_id, member_id, next(self._numbers), connection)
+        session = ShareSession(
+            group_id,
+            member_id,
+            next(self._numbers),
+            subscription_id=subscription_id,
+            connection=connection,
+        )
         self._sessions[session.key] = session
         session.epoch = _next_epoch(INITIAL_EPOCH)
         return session

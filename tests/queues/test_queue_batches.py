@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import logbroker
 from logbroker.errors import SubscriptionExistsError
-from logbroker.queues.partition import Held, QueuePartition
+from logbroker.queues.looks import Held
+from logbroker.queues.partition import QueuePartition
 from logbroker.queues.reading import RangeReader
 from logbroker.queues.settlement import Settlement
 from logbroker.subscriptions import Rules

@@ -297,6 +297,17 @@ def test_a_group_that_is_deleted_ends_the_wait(desk: Desk):
     assert sharer.heartbeat(1).error_code is ErrorCode.unknown_member_id
 
 
+def test_a_group_that_is_renamed_gets_back_what_its_members_held_under_the_old_name(desk: Desk):
+    desk.queue().put(2)
+    sharer = desk.sharer()
+    sharer.fetch()
+    old, desk.group = desk.group, f"{desk.group}-renamed"
+    desk.broker.rename_subscription(old, desk.group)
+    assert sharer.fetch().error is ErrorCode.group_id_not_found
+    sharer.close()
+    assert desk.sharer().fetch(max_wait=5000).ranges == [(0, 1, 2)]
+
+
 # Acknowledging --------------------------------------------------------------------------------------------------
 
 
@@ -638,6 +649,41 @@ def test_a_stream_subscription_and_a_consumer_group_are_no_share_groups(desk: De
         subscribed_topic_names=[desk.topic],
     )
     assert answer.error_code is ErrorCode.group_id_not_found
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer", "offsets only", "embedded"])
+def test_the_name_of_a_consumer_group_is_no_share_groups(desk: Desk, protocol: str):
+    """Not even of one whose first member has only just joined, and has read nothing."""
+    desk.topic_id = desk.client.create(desk.topic)
+    embedded = None
+    if protocol == "classic":
+        subscription = {"name": "range", "metadata": b"\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"}
+        joined = desk.client.send(
+            11,
+            3,
+            group_id=desk.group,
+            session_timeout=10_000,
+            rebalance_timeout=10_000,
+            protocol_type="consumer",
+            protocols=[subscription],
+        )
+        assert joined.error_code is OK
+    elif protocol == "consumer":
+        beat = {"member_id": "m", "rebalance_timeout": 10_000, "topic_partitions": []}
+        wanted = {"group_id": desk.group, "subscribed_topic_names": [desk.topic]}
+        assert desk.client.send(68, 1, **beat, **wanted).error_code is OK
+    elif protocol == "offsets only":
+        desk.broker.reset_group(desk.group, "earliest", topics=[desk.topic])
+    else:
+        embedded = desk.broker.consumer(desk.topic, group=desk.group)
+        embedded.poll(1, 0)
+    answer = desk.client.send(
+        SHARE_HEARTBEAT, 1, group_id=desk.group, member_id="m", subscribed_topic_names=[desk.topic]
+    )
+    assert answer.error_code is ErrorCode.group_id_not_found
+    assert desk.group not in desk.broker.subscriptions()
+    if embedded is not None:
+        embedded.close()
 
 
 def test_a_share_group_is_neither_a_classic_nor_a_consumer_group(desk: Desk):

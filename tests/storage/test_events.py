@@ -16,6 +16,7 @@ from logbroker_storage.events import (
     NamedProducerEvent,
     OffsetEvent,
     ProducerIdsEvent,
+    ShareConfigEvent,
     TopicEvent,
     TopicReach,
     decode_event,
@@ -50,6 +51,7 @@ EVENT: st.SearchStrategy[AnyEvent] = st.one_of(
         NamedProducerEvent, name=NAME, epoch=SMALL, producer_ids=st.dictionaries(SMALL, INT, max_size=3)
     ),
     st.builds(ProducerIdsEvent, next_producer_id=INT),
+    st.builds(ShareConfigEvent, group=NAME, config=st.dictionaries(NAME, NAME, max_size=3)),
     st.builds(LogStartEvent, topic=NAME, partition=SMALL, log_start_offset=INT),
     st.builds(
         BindingEvent,
@@ -100,6 +102,7 @@ def test_keys_can_be_made_without_an_event():
     assert NamedProducerEvent("p", 0, {}).key() == NamedProducerEvent.key_of("p")
     assert ProducerIdsEvent(5).key() == ProducerIdsEvent.key_of()
     assert BindingEvent("b", "s", "t", "d", 0).key() == BindingEvent.key_of("b")
+    assert ShareConfigEvent("g", {}).key() == ShareConfigEvent.key_of("g")
     assert LogStartEvent("t", 3, 9).key() == LogStartEvent.key_of("t", 3)
 
 

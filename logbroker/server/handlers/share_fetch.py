@@ -54,7 +54,7 @@ async def fetch(node: Node, request: Request) -> bytes | list[Buffer] | Awaitabl
     body = request.body
     try:
         subscription = _checked(node, request)
-        session = await _session_to_fetch(node, request)
+        session = await _session_to_fetch(node, request, subscription)
     except (GroupError, RefusedError) as error:
         return request.reply(_failed(error))
     asked = _asked(node, body.topics, may_renew=getattr(body, "is_renew_ack", False))
@@ -84,7 +84,7 @@ def _checked(node: Node, request: Request) -> Subscription:
     return node.share.existing(body.group_id)
 
 
-async def _session_to_fetch(node: Node, request: Request) -> ShareSession:
+async def _session_to_fetch(node: Node, request: Request, subscription: Subscription) -> ShareSession:
     body = request.body
     asks_for_records = body.max_bytes or body.min_bytes or body.max_records or body.max_wait
     if asks_for_records and getattr(body, "is_renew_ack", False):
@@ -95,7 +95,7 @@ async def _session_to_fetch(node: Node, request: Request) -> ShareSession:
         )
     if any(part.acknowledgement_batches for topic in body.topics for part in topic.partitions):
         raise RefusedError(ErrorCode.invalid_request, "a session that begins has nothing to acknowledge")
-    return await node.share.begin_session(body.group_id, body.member_id, request.connection)
+    return await node.share.begin_session(subscription, body.member_id, request.connection)
 
 
 def _asked(node: Node, topics: Iterable[Any], *, may_renew: bool) -> _Asked:
@@ -181,6 +181,7 @@ async def _when_something_is_there(
     news = News()
     watched: list[TopicPartition] = []
     signals: list[str] = []
+    is_woken = False
     session.when_closed.add(news.end)
     try:
         while True:
@@ -192,7 +193,11 @@ async def _when_something_is_there(
             if not signals:
                 signals = [TOPICS_SIGNAL, SIGNAL, queue_signal(subscription)]
                 watched = await _subscribed(node, places.values(), signals, news)
-            found = await _acquire(node, request, session, subscription, list(places.values()))
+            wanted = list(places.values())
+            if is_woken:
+                found = await _acquire_in_turn(node, request, session, subscription, wanted)
+            else:
+                found = await _acquire(node, request, session, subscription, wanted)
             left_s = deadline - time.monotonic()
             wants_nothing = body.max_records <= 0 or body.max_bytes <= 0
             is_over = left_s <= 0 or node.is_stopping or session.is_closed or wants_nothing
@@ -203,8 +208,9 @@ async def _when_something_is_there(
                 return request.reply_in_pieces(values)
             try:
                 await asyncio.wait_for(news.wait(), _least(left_s, found.next_due_s))
+                is_woken = True
             except TimeoutError:
-                pass  # something is due, or the time that the client gave is over
+                is_woken = False  # something is due, or the time that the client gave is over
     finally:
         session.when_closed.discard(news.end)
         node.watch.unsubscribe(watched, news)
@@ -246,6 +252,21 @@ async def _subscribed(
     for signal in signals:
         node.watch.subscribe_signal(signal, news)
     return watched
+
+
+async def _acquire_in_turn(
+    node: Node,
+    request: Request,
+    session: ShareSession,
+    subscription: Subscription,
+    places: Sequence[TopicPartition],
+) -> Acquisition:
+    """One after the other of all whom the same news woke: mostly there is nothing left behind the first."""
+    async with node.share.turn(subscription):
+        nothing = None if session.is_closed else node.share.partitions.glance(subscription, places)
+        if nothing is not None:
+            return nothing
+        return await _acquire(node, request, session, subscription, places)
 
 
 async def _acquire(

@@ -17,7 +17,7 @@ from logbroker.router import run_router
 from .conftest import seconds
 
 CITIES = ["Berlin", "Paris", "Rome", "Austin"]
-BINDINGS = {
+BINDINGS: dict[str, list[dict[str, Any]]] = {
     "content": [
         {"when": "json.total > 500"},
         {"when": 'json.type == "paid" && json.customer.city != "Rome"'},

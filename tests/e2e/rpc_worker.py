@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import logbroker
 
@@ -60,4 +61,5 @@ def fork(path: str) -> None:
 
 if __name__ == "__main__":
     role, *arguments = sys.argv[1:]
-    {"respond": respond, "ask": ask, "fork": fork}[role](*arguments)
+    roles: dict[str, Callable[..., None]] = {"respond": respond, "ask": ask, "fork": fork}
+    roles[role](*arguments)

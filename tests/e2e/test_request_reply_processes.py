@@ -50,6 +50,9 @@ class RpcProcess:
             self.process.stdout.close()
 
 
+Start = Callable[..., RpcProcess]
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
@@ -92,7 +95,7 @@ def eventually(holds: Callable[[], bool], *, seconds: float = DEADLINE_S) -> Non
         time.sleep(0.02)
 
 
-def test_processes_compete_and_each_request_is_worked_on_once(broker, start):
+def test_processes_compete_and_each_request_is_worked_on_once(broker: logbroker.Broker, start: Start) -> None:
     pids = {start("respond").pid for _ in range(3)}
     values = [b"%d" % number for number in range(300)]
     with ThreadPoolExecutor(6) as pool:
@@ -106,7 +109,9 @@ def test_processes_compete_and_each_request_is_worked_on_once(broker, start):
     assert set(shares) == pids, shares
 
 
-def test_when_a_responder_is_killed_at_work_another_answers_in_time(broker, start):
+def test_when_a_responder_is_killed_at_work_another_answers_in_time(
+    broker: logbroker.Broker, start: Start
+) -> None:
     first = start("respond")
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(broker.request, TOPIC, b"sleep 60", timeout=DEADLINE_S)
@@ -118,7 +123,9 @@ def test_when_a_responder_is_killed_at_work_another_answers_in_time(broker, star
         assert time.monotonic() - killed < 5
 
 
-def test_when_a_responder_is_stopped_at_work_another_answers_behind_the_lease(broker, start):
+def test_when_a_responder_is_stopped_at_work_another_answers_behind_the_lease(
+    broker: logbroker.Broker, start: Start
+) -> None:
     first = start("respond", "1")
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(broker.request, TOPIC, b"sleep 2", timeout=DEADLINE_S)
@@ -132,7 +139,7 @@ def test_when_a_responder_is_stopped_at_work_another_answers_behind_the_lease(br
     assert answer(broker.request(TOPIC, b"x", timeout=DEADLINE_S)) == (first.pid, 1, b"x")
 
 
-def test_without_live_responders_a_request_fails_at_once(broker, start):
+def test_without_live_responders_a_request_fails_at_once(broker: logbroker.Broker, start: Start) -> None:
     responders = [start("respond") for _ in range(2)]
     broker.request(TOPIC, b"x")
     for responder in responders:
@@ -143,7 +150,7 @@ def test_without_live_responders_a_request_fails_at_once(broker, start):
     assert time.monotonic() - began < 1
 
 
-def test_a_late_reply_of_another_process_is_dropped(broker, start):
+def test_a_late_reply_of_another_process_is_dropped(broker: logbroker.Broker, start: Start) -> None:
     start("respond")
     with pytest.raises(logbroker.RequestTimeoutError):
         broker.request(TOPIC, b"sleep 0.5", timeout=0.1)
@@ -151,7 +158,7 @@ def test_a_late_reply_of_another_process_is_dropped(broker, start):
     assert answer(broker.request(TOPIC, b"x"))[2] == b"x"
 
 
-def test_a_request_that_kills_whoever_works_on_it_is_given_up(broker, start):
+def test_a_request_that_kills_whoever_works_on_it_is_given_up(broker: logbroker.Broker, start: Start) -> None:
     responders = [start("respond") for _ in range(MAX_DELIVERIES + 1)]
     with pytest.raises(logbroker.RequestTimeoutError):
         broker.request(TOPIC, b"poison", timeout=5)
@@ -160,7 +167,9 @@ def test_a_request_that_kills_whoever_works_on_it_is_given_up(broker, start):
     assert answer(broker.request(TOPIC, b"x")) == (survivors[0].pid, 1, b"x")
 
 
-def test_the_reply_topic_of_a_killed_process_is_swept_by_another(broker, start):
+def test_the_reply_topic_of_a_killed_process_is_swept_by_another(
+    broker: logbroker.Broker, start: Start
+) -> None:
     responder = start("respond")
     asking = start("ask", "sleep 60")
     assert responder.line() == "working"
@@ -170,7 +179,9 @@ def test_the_reply_topic_of_a_killed_process_is_swept_by_another(broker, start):
     eventually(lambda: not list(Path(broker.path, "logs").glob("__reply*")))
 
 
-def test_a_forked_child_asks_nothing_and_leaves_its_parents_replies_alone(broker, start, data):
+def test_a_forked_child_asks_nothing_and_leaves_its_parents_replies_alone(
+    broker: logbroker.Broker, start: Start, data: Path
+) -> None:
     start("respond")
     command = [sys.executable, str(Path(__file__).with_name("rpc_worker.py")), "fork", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)

@@ -385,8 +385,6 @@ def test_bytes_in_the_middle_are_kept_as_they_are() -> None:
 IMPORTS = """
 import subprocess
 import sys
-import logbroker.broker
-assert "logbroker.transforms" not in sys.modules
 from logbroker.transforms import load_pipeline
 load_pipeline({"step": [{"kind": "decode", "format": "json"}, {"kind": "drop", "fields": ["a"]},
                         {"kind": "encode", "format": "json"}]})

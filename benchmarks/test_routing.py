@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 import logbroker
-from logbroker.bindings import ROUTER_GROUP
-from logbroker.router import run_router
+from logbroker.routing.bindings import ROUTER_GROUP
+from logbroker.routing.router import run_router
 
 from .conftest import seconds
 

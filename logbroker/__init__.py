@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from .aio_queue import AsyncQueueMessage as AsyncQueueMessage
     from .aio_requests import AsyncResponder as AsyncResponder
     from .aio_transaction import AsyncTransaction as AsyncTransaction
-    from .binding_descriptions import BindingDescription as BindingDescription
-    from .binding_descriptions import RoutedMessage as RoutedMessage
-    from .binding_descriptions import RouteExplanation as RouteExplanation
-    from .binding_descriptions import RouteVerdict as RouteVerdict
-    from .binding_descriptions import StallDescription as StallDescription
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
     from .consumer import Consumer as Consumer
@@ -90,6 +85,11 @@ if TYPE_CHECKING:
     from .request_reply.messages import Request as Request
     from .request_reply.responder import Responder as Responder
     from .request_reply.responder import ResponderCounts as ResponderCounts
+    from .routing.descriptions import BindingDescription as BindingDescription
+    from .routing.descriptions import RoutedMessage as RoutedMessage
+    from .routing.descriptions import RouteExplanation as RouteExplanation
+    from .routing.descriptions import RouteVerdict as RouteVerdict
+    from .routing.descriptions import StallDescription as StallDescription
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
     from .transforms import Pipeline as Pipeline
@@ -105,7 +105,7 @@ _HOMES = {
     "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
     "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),
-    "binding_descriptions": (
+    "routing.descriptions": (
         "BindingDescription",
         "RoutedMessage",
         "RouteExplanation",

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from logbroker_storage.files import Files
     from logbroker_storage.log_config import ConfigValue
 
-    from .binding_descriptions import BindingDescription, RouteExplanation
     from .broker import Broker
     from .consumer import Consumer, Place
     from .cursor import Handout
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from .receipts import Receipt
     from .records import HeadersArgument, Message, Record, RecordMetadata, SendOptions
     from .request_reply.messages import Reply
+    from .routing.descriptions import BindingDescription, RouteExplanation
 
 Result = TypeVar("Result")
 

@@ -24,15 +24,6 @@ from logbroker_storage.errors import (
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
-from .binding_descriptions import BindingDescription, RouteExplanation
-from .bindings import (
-    BindingStart,
-    HeadersMatch,
-    describe_binding,
-    describe_bindings,
-    make_binding,
-    remove_binding,
-)
 from .consumer import Consumer, IsolationName
 from .descriptions import (
     GroupDescription,
@@ -44,8 +35,17 @@ from .group_admin import delete_group, describe_group, reset_group
 from .messaging import Messaging
 from .producer import Producer
 from .records import HeadersArgument
-from .route_explanation import explain_message, explain_record
-from .router import MAX_RECORDS, Stop, run_router
+from .routing.bindings import (
+    BindingStart,
+    HeadersMatch,
+    describe_binding,
+    describe_bindings,
+    make_binding,
+    remove_binding,
+)
+from .routing.descriptions import BindingDescription, RouteExplanation
+from .routing.explanation import explain_message, explain_record
+from .routing.router import MAX_RECORDS, Stop, run_router
 from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction

@@ -15,7 +15,7 @@ from .interruption import Interruption
 from .output import JsonOption, Table, as_json, json_text, print_json, print_tables, say
 
 if TYPE_CHECKING:
-    from ..binding_descriptions import BindingDescription, RoutedMessage, RouteExplanation, RouteVerdict
+    from ..routing.descriptions import BindingDescription, RoutedMessage, RouteExplanation, RouteVerdict
 
 app = command_group("Bind topics to topics, explain where messages go, and run the router.")
 

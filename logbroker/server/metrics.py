@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from logbroker_storage.errors import LogbrokerError, SubscriptionNotFoundError, TopicNotFoundError
 
-from ..bindings import stalled_partitions
 from ..groups import TopicPartition
 from ..queues.partition import QueuePartition
+from ..routing.bindings import stalled_partitions
 from ..subscriptions import Subscription, Subscriptions
 from .requests import Request
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from logbroker_storage.data_directory import DataDirectory
 
-from ..router_thread import RouterThread
+from ..routing.thread import RouterThread
 from .listener import Connection
 from .metrics import Metrics
 from .node import Node

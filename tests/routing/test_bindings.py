@@ -16,7 +16,7 @@ from logbroker import (
     RoutingLoopError,
     TopicNotFoundError,
 )
-from logbroker.bindings import ROUTER_GROUP, bindings_version
+from logbroker.routing.bindings import ROUTER_GROUP, bindings_version
 
 PIPELINE = '[[step]]\nkind = "decode"\nformat = "json"\n[[step]]\nkind = "encode"\nformat = "json"\n'
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import logbroker
-from logbroker.bindings import ROUTER_GROUP
-from logbroker.router import run_router
+from logbroker.routing.bindings import ROUTER_GROUP
+from logbroker.routing.router import run_router
 
 CONDITIONS = {
     None: lambda _: True,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logbroker.routing import Binding, Reason, find_loop, outputs, plan, routes, written
+from logbroker.routing.plan import Binding, Reason, find_loop, outputs, plan, routes, written
 from logbroker.topic_names import source_matches
 from logbroker_storage.errors import InvalidRequestError, RoutingLoopError
 from logbroker_storage.events import BindingEvent, TopicReach

@@ -12,9 +12,9 @@ import pytest
 
 import logbroker
 from logbroker import InvalidRequestError, Message
-from logbroker.bindings import ROUTER_GROUP, note_stall, stalled_partitions
-from logbroker.router import _Router, run_router
-from logbroker.router_thread import RouterThread
+from logbroker.routing.bindings import ROUTER_GROUP, note_stall, stalled_partitions
+from logbroker.routing.router import _Router, run_router
+from logbroker.routing.thread import RouterThread
 from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 

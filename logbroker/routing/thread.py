@@ -12,9 +12,9 @@ from collections.abc import Callable
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LogbrokerError
 
+from ..transaction import Transactions
+from ..transaction_coordinator import TransactionCoordinator
 from .router import run_router
-from .transaction import Transactions
-from .transaction_coordinator import TransactionCoordinator
 
 logger = logging.getLogger("logbroker.router")
 

@@ -31,11 +31,11 @@ from logbroker_storage.events import BindingEvent
 from logbroker_storage.record import HeaderPairs, Record
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 
-from .dead_letters import dead_letter_message
-from .expressions import Expression, ExpressionError, compile_expression
-from .records import MILLISECOND, Message, without_reserved_headers
-from .topic_names import source_matches
-from .transforms import Pipeline, TransformError, load_pipeline
+from ..dead_letters import dead_letter_message
+from ..expressions import Expression, ExpressionError, compile_expression
+from ..records import MILLISECOND, Message, without_reserved_headers
+from ..topic_names import source_matches
+from ..transforms import Pipeline, TransformError, load_pipeline
 
 LATER_TOPIC = (0, 0)  # the reach of a binding in a topic or partition that came after it
 

@@ -43,12 +43,12 @@ from logbroker_storage.journal import BINDINGS_VERSION, Item
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation
 
-from .binding_descriptions import BindingDescription, StallDescription
-from .expressions import compile_expression
-from .routing import find_loop
-from .topic_names import check_binding_name, check_source, check_topic_name, is_wildcard, source_matches
-from .transforms import load_pipeline
-from .transforms.loading import Source
+from ..expressions import compile_expression
+from ..topic_names import check_binding_name, check_source, check_topic_name, is_wildcard, source_matches
+from ..transforms import load_pipeline
+from ..transforms.loading import Source
+from .descriptions import BindingDescription, StallDescription
+from .plan import find_loop
 
 logger = logging.getLogger("logbroker.router")
 

@@ -37,6 +37,13 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
+from ..commits import PendingCommit
+from ..consumer import Consumer
+from ..exactly_once import by_partition, commit_once
+from ..groups import TopicPartition
+from ..records import Record
+from ..topic_names import source_matches
+from ..transaction import Transaction, Transactions
 from .bindings import (
     ROUTER_GROUP,
     bindings_version,
@@ -44,14 +51,7 @@ from .bindings import (
     note_stall,
     stored_bindings,
 )
-from .commits import PendingCommit
-from .consumer import Consumer
-from .exactly_once import by_partition, commit_once
-from .groups import TopicPartition
-from .records import Record
-from .routing import Binding, Reason, Route, Verdict, dead_letter, plan, routes, written
-from .topic_names import source_matches
-from .transaction import Transaction, Transactions
+from .plan import Binding, Reason, Route, Verdict, dead_letter, plan, routes, written
 
 logger = logging.getLogger("logbroker.router")
 

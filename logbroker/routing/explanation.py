@@ -10,13 +10,13 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
-from .binding_descriptions import RoutedMessage, RouteExplanation, RouteVerdict
+from ..consumer import Consumer
+from ..partitioner import partition_for_key
+from ..records import HeadersArgument, Message, Record, stored_headers, timestamp_ms_of
+from ..topic_names import check_topic_name
 from .bindings import stored_bindings
-from .consumer import Consumer
-from .partitioner import partition_for_key
-from .records import HeadersArgument, Message, Record, stored_headers, timestamp_ms_of
-from .routing import SENTENCES, Binding, Reason, Verdict, in_order, plan, routes, written
-from .topic_names import check_topic_name
+from .descriptions import RoutedMessage, RouteExplanation, RouteVerdict
+from .plan import SENTENCES, Binding, Reason, Verdict, in_order, plan, routes, written
 
 NO_TOPIC_ID = b""
 

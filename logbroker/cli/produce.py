@@ -22,6 +22,7 @@ import typer
 
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
+from .headers import HeaderOption, parse_headers
 from .interruption import Interruption
 from .lines import LineTooLong, lines_of
 from .output import JsonOption, print_json, say
@@ -72,10 +73,7 @@ def produce(
             help=r"What stands before the first S in a line is the key; \t is a tab.",
         ),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", "-H", metavar="K=V", help="A header of every record; may be given again."),
-    ] = None,
+    header: HeaderOption = None,
     producer: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +131,7 @@ def produce(
     options = _options(ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
     if message_id is not None and producer is not None:
         raise typer.BadParameter("choose one of --producer, which has sequences, and --message-id")
-    form = _Form(_key_separator(key_separator), [_header(text) for text in header or []], message_id, options)
+    form = _Form(_key_separator(key_separator), parse_headers(header), message_id, options)
     gc.set_threshold(GC_THRESHOLD)
     started = time.monotonic()
     with _source(file) as source, Interruption() as interruption, open_broker(data, create=True) as broker:
@@ -199,13 +197,6 @@ def _key_separator(text: str | None) -> bytes | None:
     if text == "":
         raise typer.BadParameter("--key-separator cannot be empty")
     return None if text is None else os.fsencode(text.replace("\\t", "\t"))
-
-
-def _header(text: str) -> tuple[str, bytes]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise typer.BadParameter(f"--header {text!r} is not KEY=VALUE")
-    return key, os.fsencode(value)
 
 
 def _options(*, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int) -> SendOptions:

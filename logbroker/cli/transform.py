@@ -18,7 +18,7 @@ import typer
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import INTERRUPTED, CommandFailed, NothingMatched
-from .output import JsonOption, Table, as_json, json_text, print_json, print_tables, say, write
+from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say, write
 from .positions import Named, parse_position
 
 if TYPE_CHECKING:
@@ -181,25 +181,10 @@ def _show_json(record: Record, messages: Sequence[Message], error: TransformErro
 
 
 def _message_document(message: Message) -> dict[str, Any]:
-    key, key_encoding = json_text(message.key)
-    value, encoding = json_text(message.value)
-    document: dict[str, Any] = {
-        "key": key,
-        "value": value,
+    return {
         "timestamp_ms": message.timestamp,
-        "headers": [_header_document(*pair) for pair in _pairs(message)],
+        **content_as_json(message.key, message.value, _pairs(message)),
     }
-    if key_encoding is not None:
-        document["key_encoding"] = key_encoding
-    if encoding is not None:
-        document["encoding"] = encoding
-    return document
-
-
-def _header_document(key: str, value: bytes | None) -> dict[str, Any]:
-    text, encoding = json_text(value)
-    document = {"key": key.encode(errors="surrogateescape").decode(errors="replace"), "value": text}
-    return document if encoding is None else {**document, "encoding": encoding}
 
 
 def _pairs(message: Message) -> StoredHeaders:

@@ -21,7 +21,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,7 @@ from logbroker_storage.errors import (
 )
 
 from .dead_letters import dead_letter_message
-from .exactly_once import by_partition, commit_once
+from .exactly_once import Stop, by_partition, commit_once
 from .records import Message, Record, without_reserved_headers
 from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
@@ -72,7 +71,7 @@ def run_transform(
     *,
     group: str,
     function: Transformation,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     max_records: int = 500,
     idle_timeout: float | None = None,
     dead_letter: str | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import os
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -308,28 +307,15 @@ def _message_document(message: RoutedMessage) -> dict[str, object]:
 # Running --------------------------------------------------------------------------------------------------
 
 
-class _StopOnCtrlC:
-    """No ``threading.Event``: a signal's handler must not take a lock that the thread it interrupts may hold."""
-
-    def __init__(self, interruption: Interruption) -> None:
-        self._interruption = interruption
-
-    def is_set(self) -> bool:
-        return self._interruption.requested
-
-    def wait(self, timeout: float) -> None:
-        time.sleep(timeout)
-
-
 @app.command("run")
 def run(
     until_idle: Annotated[
         float | None,
         typer.Option(
             "--until-idle",
-            metavar="SECONDS",
+            metavar="S",
             min=0,
-            help="End when nothing has come for so long; default: run until Ctrl-C.",
+            help="End after S seconds without a record.",
             show_default=False,
         ),
     ] = None,
@@ -339,7 +325,7 @@ def run(
     """Route by the bindings, exactly once. Several may run, and share the partitions."""
     with open_broker(data) as broker:
         with Interruption() as interruption:
-            routed = broker.run_router(stop=_StopOnCtrlC(interruption), idle_timeout=until_idle)
+            routed = broker.run_router(stop=interruption, idle_timeout=until_idle)
             interrupted = interruption.requested
         stalls = {
             (stall.topic, stall.partition): stall

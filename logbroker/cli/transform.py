@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import datetime
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .command_group import command_group
 from .directory import DataOption, open_broker
-from .exit_codes import INTERRUPTED, CommandFailed, NothingMatched
+from .exit_codes import CommandFailed, NothingMatched
+from .interruption import Interruption
 from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say, write
 from .positions import Named, parse_position
 
@@ -276,7 +273,7 @@ def run(
     that cannot be transformed ends it, and is the first when it is run again.
     """
     loaded = _load(pipeline)
-    with open_broker(data) as broker, _stop_on_ctrl_c() as stop:
+    with open_broker(data) as broker, Interruption() as interruption:
         from ..transform import Progress
 
         progress = Progress()
@@ -286,15 +283,15 @@ def run(
                 target,
                 group=group,
                 function=loaded,
-                stop=stop,
+                stop=interruption,
                 idle_timeout=until_idle,
                 dead_letter=dead_letter,
                 progress=progress,
             )
         finally:
             _tell(progress.records, progress.dead_letters, json=json)
-    if stop.is_set():
-        raise typer.Exit(INTERRUPTED)
+    if interruption.requested:
+        raise KeyboardInterrupt
 
 
 def _tell(records: int, dead_letters: int, *, json: bool) -> None:
@@ -302,20 +299,3 @@ def _tell(records: int, dead_letters: int, *, json: bool) -> None:
         print_json({"records": records, "dead_letters": dead_letters})
     else:
         say(f"transformed {records} records, {dead_letters} of them became dead letters")
-
-
-@contextmanager
-def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second does not wait for anything."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (as signal calls it)
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

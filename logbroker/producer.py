@@ -38,10 +38,10 @@ from .topic_names import check_producer_name
 
 logger = logging.getLogger("logbroker.producer")
 
-DEFAULT_LINGER = 0.005
+DEFAULT_LINGER_S = 0.005
 DEFAULT_BATCH_BYTES = 128 * 1024
 DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024
-DEFAULT_MAX_BLOCK = 60.0
+DEFAULT_MAX_BLOCK_S = 60.0
 
 # Without a GIL the short way of ``send`` would be a race: see ``accumulator``.
 _SHORT_WAY_IS_SAFE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -61,11 +61,11 @@ class Producer:
         *,
         name: str | None = None,
         acks: AcksName = "all",
-        linger: float = DEFAULT_LINGER,
+        linger: float = DEFAULT_LINGER_S,
         batch_bytes: int = DEFAULT_BATCH_BYTES,
         compression: str | None = None,
         buffer_bytes: int = DEFAULT_BUFFER_BYTES,
-        max_block: float = DEFAULT_MAX_BLOCK,
+        max_block: float = DEFAULT_MAX_BLOCK_S,
         sequences: Sequences | None = None,
     ) -> None:
         """Use ``broker.producer()``.

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from .descriptions import MemberDescription as MemberDescription
     from .descriptions import OffsetDescription as OffsetDescription
     from .descriptions import PartitionDescription as PartitionDescription
-    from .descriptions import QueuePartitionDescription as QueuePartitionDescription
     from .descriptions import SubscriptionDescription as SubscriptionDescription
+    from .descriptions import SubscriptionPartitionDescription as SubscriptionPartitionDescription
     from .descriptions import TopicDescription as TopicDescription
     from .errors import BindingExistsError as BindingExistsError
     from .errors import BindingNotFoundError as BindingNotFoundError
@@ -119,7 +119,7 @@ _HOMES = {
         "MemberDescription",
         "OffsetDescription",
         "PartitionDescription",
-        "QueuePartitionDescription",
+        "SubscriptionPartitionDescription",
         "SubscriptionDescription",
         "TopicDescription",
     ),

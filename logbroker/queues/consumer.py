@@ -45,7 +45,7 @@ from ..commits import PendingCommit, together
 from ..expressions import Predicate
 from ..groups import TopicPartition
 from ..records import may_have_reserved_headers, without_reserved_headers
-from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
+from ..subscriptions import SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
 from .handles import ReceiptHandle
@@ -53,6 +53,7 @@ from .message import MessageBatch as MessageBatch
 from .message import QueueMessage as QueueMessage
 from .owners import detached_owner, owner_name
 from .partition import Lost, QueuePartition, queue_signal, ranges_of
+from .settings import lease_ms_of
 from .settling import InHand, Losses
 from .state import Range
 
@@ -99,7 +100,7 @@ class Queue:
             self._selection = None if topics is None else TopicSelection.parse(topics)
             if self._selection is not None:
                 self._check_selection(found, self._selection)
-            self.lease_ms = found.rules.lease_ms if lease is None else checked_lease_ms(lease)
+            self.lease_ms = found.rules.lease_ms if lease is None else lease_ms_of(lease)
         except BaseException:
             self._directory.close()
             raise
@@ -366,7 +367,7 @@ class Queue:
         Raises:
             LeaseLostError: some are no longer in those hands.
         """
-        lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
+        lease_ms = self.lease_ms if lease is None else lease_ms_of(lease)
         self._check_open()
         losses = Losses()
         for held in self._by_partition(messages):
@@ -507,17 +508,6 @@ class Queue:
 def _mark_settled(messages: Iterable[QueueMessage]) -> None:
     for message in messages:
         message.is_settled = True
-
-
-def checked_lease_ms(lease: float) -> int:
-    """*lease*, in seconds, as milliseconds.
-
-    Raises:
-        InvalidRequestError: it is none.
-    """
-    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0.001 <= lease <= MAX_LEASE_S:
-        raise InvalidRequestError(f"lease={lease!r}: give it seconds, from 0.001 to {MAX_LEASE_S:g} (a day)")
-    return int(lease * 1000)
 
 
 def _delay_ms(delay: float | datetime.timedelta) -> int:

@@ -435,12 +435,12 @@ class DataDirectory:
 
     def groups(self) -> list[str]:
         """Every group that has subscribed or committed, ascending."""
-        subscribed = {event.group for event in self.subscriptions()}
+        subscribed = {event.group for event in self.group_events()}
         committed = (key.split(b"\0")[1].decode() for key, _ in self.view.events(OffsetEvent.ALL))
         return sorted(subscribed.union(committed))
 
-    def subscriptions(self) -> list[GroupEvent]:
-        """Which topics each group has subscribed to."""
+    def group_events(self) -> list[GroupEvent]:
+        """Every consumer group, with the topics that it has subscribed to."""
         return self.view.events_of(GroupEvent, GroupEvent.ALL)
 
     # Producers ------------------------------------------------------------------------------------

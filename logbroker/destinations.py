@@ -105,8 +105,7 @@ class Destinations:
         if type(number) is not int:
             raise InvalidRequestError(f"a partition is an integer, not {number!r}")
         if not 0 <= number < partitions:
-            known = f" (it has {partitions}, numbered from 0)"
-            raise TopicNotFoundError(name, partition=number, known=known)
+            raise TopicNotFoundError(name, partition=number, partitions=partitions)
         log, window = self._directory.log(name, number), self._directory.deduplication(name)
         queue = topic.queues[number] = PartitionQueue(self._delivery, log, window, self._compression)
         self._delivery.add_queue(queue)

@@ -62,5 +62,4 @@ class TopicSelection(msgspec.Struct, frozen=True):
         """Raises TopicNotFoundError for the first name that is not in *existing*."""
         for name in self.names:
             if name not in existing:
-                known = f" (topics here: {', '.join(sorted(existing)[:10])})" if existing else ""
-                raise TopicNotFoundError(name, known=known)
+                raise TopicNotFoundError(name, known=existing)

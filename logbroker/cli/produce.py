@@ -223,7 +223,7 @@ def _have_topic(broker: Broker, topic: str, partition: int | None) -> None:
     is_new = topic not in broker.topics()
     count = 1 if is_new else len(broker.topic(topic).partitions)
     if partition is not None and partition >= count:
-        raise TopicNotFoundError(topic, partition=partition, known=f" (it has {count}, numbered from 0)")
+        raise TopicNotFoundError(topic, partition=partition, partitions=count)
     if is_new:
         broker.create_topic(topic, exist_ok=True)
         say(f"created topic {topic} with 1 partition")

@@ -80,8 +80,7 @@ def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
     """
     event = directory.view.event_of(BindingEvent, BindingEvent.key_of(name))
     if event is None:
-        names = [event.name for event in stored_bindings(directory)]
-        raise BindingNotFoundError(name, known=f" (bindings here: {', '.join(names[:10])})" if names else "")
+        raise BindingNotFoundError(name, known=[event.name for event in stored_bindings(directory)])
     return event
 
 

@@ -281,7 +281,7 @@ class DataDirectory:
         """
         event = self.topic(topic)
         if not 0 <= partition < event.partitions:
-            raise TopicNotFoundError(topic, partition=partition, known=f" (it has {event.partitions})")
+            raise TopicNotFoundError(topic, partition=partition, partitions=event.partitions)
         with self._logs_lock:
             self._refresh_logs()
             log = self._logs.get((topic, partition))

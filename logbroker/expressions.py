@@ -247,7 +247,7 @@ def as_predicate(filter: str | Expression | Predicate) -> Predicate:  # noqa: A0
         InvalidRequestError: the expression cannot be compiled, or *filter* is none of them.
     """
     if isinstance(filter, str):
-        filter = compile_expression(filter)  # noqa: A001
+        filter = compile_expression(filter)  # noqa: A001  (as above)
     if isinstance(filter, Expression):
         return filter.matches
     if callable(filter):

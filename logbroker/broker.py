@@ -50,7 +50,7 @@ from .routing.router import MAX_RECORDS, run_router
 from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction
-from .transform import Progress, Transformation, run_transform
+from .transform import Transformation, TransformProgress, run_transform
 from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
@@ -295,7 +295,7 @@ class Broker(Messaging):
         max_records: int = 500,
         idle_timeout: float | None = None,
         dead_letter: str | None = None,
-        progress: Progress | None = None,
+        progress: TransformProgress | None = None,
     ) -> int:
         """Read *source*, write what *function* makes of each record to *target*, exactly once.
 

@@ -56,7 +56,7 @@ RecordPlace = tuple[str, int, int]
 
 
 @dataclass
-class Progress:
+class TransformProgress:
     """How far a transform is: what its committed batches have taken in."""
 
     records: int = 0
@@ -75,7 +75,7 @@ def run_transform(
     max_records: int = 500,
     idle_timeout: float | None = None,
     dead_letter: str | None = None,
-    progress: Progress | None = None,
+    progress: TransformProgress | None = None,
 ) -> int:
     """See ``Broker.transform``; *progress* is kept up to date."""
     broker.topic(target)  # so that a wrong name shows now
@@ -85,7 +85,7 @@ def run_transform(
             raise InvalidRequestError(
                 f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
             )
-    progress = progress or Progress()
+    progress = progress or TransformProgress()
     apply, uses_state = _applied(function)
     run = _Run(target, dead_letter, group, apply, uses_state=uses_state)
     idle_s = 0.0

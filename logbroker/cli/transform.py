@@ -274,9 +274,9 @@ def run(
     """
     loaded = _load(pipeline)
     with open_broker(data) as broker, Interruption() as interruption:
-        from ..transform import Progress
+        from ..transform import TransformProgress
 
-        progress = Progress()
+        progress = TransformProgress()
         try:
             broker.transform(
                 source,

@@ -39,6 +39,7 @@ from logbroker_storage.errors import (
     QueueEmptyError,
     TopicNotFoundError,
 )
+from logbroker_storage.partition_log import PartitionLog
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
@@ -54,8 +55,7 @@ from .message import QueueMessage as QueueMessage
 from .owners import detached_owner, owner_name
 from .partition import Lost, QueuePartition, queue_signal, ranges_of
 from .settings import lease_ms_of
-from .settling import InHand, Losses
-from .state import Range
+from .settling import InHand, Losses, refuse
 
 if TYPE_CHECKING:
     from ..transaction import Transactions
@@ -240,13 +240,10 @@ class Queue:
             self._subscription = subscription = self._subscriptions.get_by_id(
                 self._subscription.id, self._subscription.name
             )
-            wanted = self._wanted_places(subscription)
+            wanted = self._wanted_logs(subscription)
             for place, partition in list(self._partitions.items()):
-                same = (
-                    partition.log.key == wanted.get(place)
-                    and partition.subscription.rules == subscription.rules
-                )
-                if not same:
+                log = wanted.get(place)
+                if log is None or not partition.is_still(log, subscription):
                     self._arrivals.unwatch(partition)
                     self._partitions.pop(place).close()
             for place in wanted:
@@ -258,13 +255,13 @@ class Queue:
             self._versions = versions
         return [] if self._subscription.is_paused else list(self._partitions.values())
 
-    def _wanted_places(self, subscription: Subscription) -> dict[TopicPartition, bytes]:
-        """The partitions that these hands receive from, and the keys of their logs."""
-        wanted: dict[TopicPartition, bytes] = {}
+    def _wanted_logs(self, subscription: Subscription) -> dict[TopicPartition, PartitionLog]:
+        """The partitions that these hands receive from."""
+        wanted: dict[TopicPartition, PartitionLog] = {}
         for place in self._subscriptions.places(subscription):
             if self._selection is None or self._selection.wants(place[0]):
                 try:
-                    wanted[place] = self._directory.log(*place).key
+                    wanted[place] = self._directory.log(*place)
                 except TopicNotFoundError:
                     pass  # deleted a moment ago: the next look at the topics finds them as they are then
         return wanted
@@ -378,12 +375,6 @@ class Queue:
 
     def pending_acceptance(self, messages: Iterable[QueueMessage]) -> list[PendingCommit]:
         """``accept`` as parts of a transaction, which is refused when one of *messages* is lost."""
-
-        def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
-            losses = Losses()
-            losses.note(place, lost)
-            losses.check()
-
         self._check_open()
         return [
             held.partition.acceptance(held.owner, held.ranges, refuse, in_transaction=True).followed_by(

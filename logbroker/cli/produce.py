@@ -91,7 +91,9 @@ def produce(
     ] = None,
     ttl: Annotated[
         str | None,
-        typer.Option("--ttl", metavar="TIME", help="Never deliver the records after it: 90s, 5m, 1h30m …"),
+        typer.Option(
+            "--ttl", metavar="DURATION", help="Never deliver the records after it: 90s, 5m, 1h30m …"
+        ),
     ] = None,
     deliver_at: Annotated[
         str | None,
@@ -103,7 +105,9 @@ def produce(
     ] = None,
     delay: Annotated[
         str | None,
-        typer.Option("--delay", metavar="TIME", help="Queues deliver each record so long after it was sent."),
+        typer.Option(
+            "--delay", metavar="DURATION", help="Queues deliver each record so long after it was sent."
+        ),
     ] = None,
     priority: Annotated[
         int,

@@ -27,7 +27,7 @@ def request(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", help="Seconds to wait for the reply, up to a day.")
     ] = 5.0,
-    key: Annotated[str | None, typer.Option("--key", "-k", metavar="K", help="The request's key.")] = None,
+    key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="The request's key.")] = None,
     header: HeaderOption = None,
     wait: Annotated[
         bool,

@@ -51,7 +51,7 @@ def bind(
         typer.Option(
             "--when",
             metavar="CEL",
-            help="Only records for which this is true, such as 'json.total > 100'.",
+            help="Only records that match, such as 'json.total > 100'.",
             show_default=False,
         ),
     ] = None,
@@ -201,7 +201,7 @@ def explain(
         str | None, typer.Option("--value", metavar="TEXT", help="Of the message.", show_default=False)
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", "-k", metavar="TEXT", help="Of the message.", show_default=False)
+        str | None, typer.Option("--key", "-k", metavar="KEY", help="Of the message.", show_default=False)
     ] = None,
     header: HeaderOption = None,
     offset: Annotated[

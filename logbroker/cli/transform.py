@@ -253,7 +253,11 @@ def run(
     group: Annotated[
         str,
         typer.Option(
-            "--group", "-g", metavar="G", help="The group that remembers how far it got.", show_default=False
+            "--group",
+            "-g",
+            metavar="GROUP",
+            help="The group that remembers how far it got.",
+            show_default=False,
         ),
     ],
     dead_letter: Annotated[

@@ -12,7 +12,7 @@ from logbroker_storage.errors import (
 
 from ..consumer import Consumer
 from ..partitioner import partition_for_key
-from ..pending import not_bytes
+from ..pending_record import not_bytes
 from ..records import HeadersArgument, Message, Record, stored_headers, timestamp_ms_of
 from ..topic_names import check_topic_name
 from .bindings import stored_bindings

@@ -12,7 +12,7 @@ from .records import Message, due_ms, message_id_bytes, stored_headers, timestam
 UTF8_BYTES = 4  # at most, of one character
 
 
-class Pending:
+class PendingRecord:
     """A record on the long way: checked, and not yet in a batch."""
 
     __slots__ = (

@@ -45,7 +45,7 @@ from .queues.settings import (
     lease_ms_of,
 )
 from .start import Start, StartPolicy, check_start
-from .topic_names import check_group_name, check_topic_name
+from .topic_names import check_group_name, check_subscription_name, check_topic_name
 from .topic_selection import TopicSelection
 
 logger = logging.getLogger("logbroker.subscriptions")
@@ -292,7 +292,7 @@ class Subscriptions:
             SubscriptionExistsError: the name is taken, by a subscription or a consumer group.
             TopicNotFoundError: a topic that is named is not there.
         """
-        check_group_name(name)
+        check_subscription_name(name)
         check_start(start)
         if kind not in ("queue", "stream"):
             raise InvalidRequestError(f"kind={kind!r}: use 'queue' or 'stream'")
@@ -459,7 +459,7 @@ class Subscriptions:
         Raises:
             SubscriptionExistsError: that name is taken.
         """
-        check_group_name(new_name)
+        check_subscription_name(new_name)
         directory = self._directory
         with directory.journal.exclusive() as turn:
             before = self.get(name)

@@ -133,7 +133,9 @@ def make_binding(
     )
     check_topic_name(event.dead_letter)
     if event.dead_letter == target:
-        raise InvalidRequestError(f"the dead letter of a binding to {target!r} cannot be {target!r} itself")
+        raise InvalidRequestError(
+            f"dead letters of a binding to {target!r} cannot go to that topic itself; name another"
+        )
     # Looked at twice: a topic is only made for a binding that can be, and the journal's lock is not for making it.
     _check(directory, event, makes_dead_letter=dead_letter is None)
     if dead_letter is None:

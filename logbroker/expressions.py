@@ -48,13 +48,12 @@ _FUNCTION_NAMES = (
     "getMilliseconds"
 )
 FUNCTIONS = frozenset(_FUNCTION_NAMES.split()) | COMPREHENSIONS
-TYPE_NAMES = frozenset(["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"])
+TYPE_NAMES = frozenset(  # as type() gives them
+    ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"]
+)
 # Functions that we add, from the engine's optional libraries:
 EXTENSION_LIBRARIES = ("core", "encoders", "lists", "math", "sets", "strings")
 LEFT_OUT = frozenset(["contains", "lists.range"])  # the engine's own is better; makes a list of any length
-TYPE_NAMES = frozenset(
-    ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"]
-)  # as type() gives them
 
 Predicate = Callable[[Record], bool]
 

@@ -14,7 +14,7 @@ An expression is checked and compiled once. Names that do not exist, functions t
 errors are found then; wrong types are found at a record, and are an ``ExpressionError`` there.
 
 The engine is native code that recurses on the C stack, so whatever could make it recurse too far is bounded
-before: an expression by ``expression_text``, the data by ``nesting``.
+before: an expression by ``text``, the data by ``nesting``.
 
 Only what an expression uses is built: of the variables those it names, of ``json`` those fields, where they are
 named (``json.customer.name``). Comparing the key takes 1.5 µs, a field of JSON 6 µs
@@ -33,9 +33,9 @@ from typing import Any
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 from logbroker_storage.record import Record
 
-from .expression_text import COMPREHENSIONS, Shape, invalid_expression, shape_of, shortened
+from ..nesting import MAX_DEPTH, is_too_deep
 from .json_fields import Fields, fields_of, json_reader, pick
-from .nesting import MAX_DEPTH, is_too_deep
+from .text import COMPREHENSIONS, Shape, invalid_expression, shape_of, shortened
 
 NAMES = ("key", "value", "json", "headers", "topic", "partition", "offset", "timestamp")
 

@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from .broker import Broker as Broker
     from .broker import open as open  # noqa: A004  (as the standard library's modules have)
     from .consumer import Consumer as Consumer
+    from .dead_letters import Death as Death
     from .descriptions import GroupDescription as GroupDescription
     from .descriptions import MemberDescription as MemberDescription
     from .descriptions import OffsetDescription as OffsetDescription
     from .descriptions import PartitionDescription as PartitionDescription
-    from .descriptions import QueuePartitionDescription as QueuePartitionDescription
     from .descriptions import SubscriptionDescription as SubscriptionDescription
+    from .descriptions import SubscriptionPartitionDescription as SubscriptionPartitionDescription
     from .descriptions import TopicDescription as TopicDescription
     from .errors import BindingExistsError as BindingExistsError
     from .errors import BindingNotFoundError as BindingNotFoundError
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from .routing.descriptions import StallDescription as StallDescription
     from .transaction import Transaction as Transaction
     from .transaction_state import TransactionState as TransactionState
+    from .transform import TransformProgress as TransformProgress
     from .transforms import Pipeline as Pipeline
     from .transforms import PipelineError as PipelineError
     from .transforms import TransformError as TransformError
@@ -105,21 +107,15 @@ _HOMES = {
     "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
     "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),
-    "routing.descriptions": (
-        "BindingDescription",
-        "RoutedMessage",
-        "RouteExplanation",
-        "RouteVerdict",
-        "StallDescription",
-    ),
     "broker": ("Broker", "open"),
     "consumer": ("Consumer",),
+    "dead_letters": ("Death",),
     "descriptions": (
         "GroupDescription",
         "MemberDescription",
         "OffsetDescription",
         "PartitionDescription",
-        "QueuePartitionDescription",
+        "SubscriptionPartitionDescription",
         "SubscriptionDescription",
         "TopicDescription",
     ),
@@ -162,8 +158,16 @@ _HOMES = {
     "request_reply.errors": ("NoRespondersError", "RequestTimeoutError", "ResponderError"),
     "request_reply.messages": ("Reply", "Request"),
     "request_reply.responder": ("Responder", "ResponderCounts"),
+    "routing.descriptions": (
+        "BindingDescription",
+        "RoutedMessage",
+        "RouteExplanation",
+        "RouteVerdict",
+        "StallDescription",
+    ),
     "transaction": ("Transaction",),
     "transaction_state": ("TransactionState",),
+    "transform": ("TransformProgress",),
     "transforms": ("Pipeline", "PipelineError", "TransformError", "load_pipeline"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

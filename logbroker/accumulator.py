@@ -18,11 +18,11 @@ handler) in only where a function is called or a loop jumps back: reading and wr
 to the list have neither between them, so they are one step for everybody else. It may leave out the clock
 and the bytes because the long way has granted it so many records: ``grant`` allows indices below
 ``granted_until``, of keys and values up to ``granted_bytes`` each, so that the batch's limit holds, and no
-more than come in within ``LOOK_SECONDS`` at the present pace. ``freeze`` takes the grant back, in one step as
+more than come in within ``LOOK_S`` at the present pace. ``freeze`` takes the grant back, in one step as
 well; what it sees is complete. Without a GIL nothing is granted (see ``Producer``). ``encode`` checks that
 ``count`` and the lists agree.
 
-A timestamp is therefore true to ``LOOK_SECONDS``, but for records that follow a burst after a pause: they may
+A timestamp is therefore true to ``LOOK_S``, but for records that follow a burst after a pause: they may
 be stamped as early as the burst, at most ``linger`` before.
 
 Guards: the producer's lock for everything while OPEN (but for the lock-free append above) and for ``state``;
@@ -51,7 +51,7 @@ NO_OFFSET = -1
 NO_SEQUENCE = -1
 LAST_INDEX = (1 << 31) - 1
 
-LOOK_SECONDS = 0.0005
+LOOK_S = 0.0005
 MOST_GRANTED = 1024
 MOST_SLACK = 16
 
@@ -165,13 +165,13 @@ class Batch:
 
     def grant(self, pace_s: float) -> None:
         """Let lock-free senders in again; records arrive every *pace_s*."""
-        if pace_s < LOOK_SECONDS:
+        if pace_s < LOOK_S:
             overhead_bytes = VALUE_OVERHEAD_BYTES if self.records is None else RECORD_OVERHEAD_BYTES
             average_bytes = max(1, (self.limit_bytes - self.spare) // self.count - overhead_bytes)
             self.granted_bytes = average_bytes + average_bytes * self.slack // 4
             self.timestamp_ms = self.runs[-1][1]
             most = self.spare // (self.granted_bytes + overhead_bytes)
-            self.granted_until = self.count + min(most, MOST_GRANTED, int(LOOK_SECONDS / pace_s))
+            self.granted_until = self.count + min(most, MOST_GRANTED, int(LOOK_S / pace_s))
 
     def widen(self, size_bytes: int) -> None:
         """Grant more bytes a record from now on, if it was *size_bytes* that the last grant refused."""

@@ -30,6 +30,7 @@ from .descriptions import (
     PartitionDescription,
     TopicDescription,
 )
+from .exactly_once import Stop
 from .expressions import Predicate
 from .group_admin import delete_group, describe_group, reset_group
 from .messaging import Messaging
@@ -45,11 +46,11 @@ from .routing.bindings import (
 )
 from .routing.descriptions import BindingDescription, RouteExplanation
 from .routing.explanation import explain_message, explain_record
-from .routing.router import MAX_RECORDS, Stop, run_router
+from .routing.router import MAX_RECORDS, run_router
 from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction
-from .transform import Progress, Transformation, run_transform
+from .transform import Transformation, TransformProgress, run_transform
 from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
@@ -290,11 +291,11 @@ class Broker(Messaging):
         *,
         group: str,
         function: Transformation,
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
         max_records: int = 500,
         idle_timeout: float | None = None,
         dead_letter: str | None = None,
-        progress: Progress | None = None,
+        progress: TransformProgress | None = None,
     ) -> int:
         """Read *source*, write what *function* makes of each record to *target*, exactly once.
 
@@ -307,7 +308,7 @@ class Broker(Messaging):
                 of them, or None for nothing. With a second parameter it is given the partition's state, as
                 ``tx.state``. It may be called again for a record whose batch was not committed. Or a pipeline, as
                 ``load_pipeline`` takes it: a TOML file, a mapping, the name of an entry point.
-            stop: ends it after the batch at hand.
+            stop: a ``threading.Event``; ends it after the batch at hand.
             max_records: most that one transaction takes in.
             idle_timeout: ends it when nothing has come for so many seconds; None: never.
             dead_letter: a topic for the records that cannot be transformed (see ``logbroker.dead_letters``), in the

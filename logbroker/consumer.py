@@ -594,7 +594,7 @@ class Consumer:
             self._directory.close()
 
     def __repr__(self) -> str:
-        topics = ", ".join([*self._selection.names, *self._selection.patterns])
+        topics = ", ".join(self._selection.entries)
         state = (
             "closed"
             if self._closing

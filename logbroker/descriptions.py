@@ -83,7 +83,7 @@ class GroupDescription(msgspec.Struct, frozen=True):
         return sum(offset.lag for offset in self.offsets if offset.lag is not None)
 
 
-class QueuePartitionDescription(msgspec.Struct, frozen=True):
+class SubscriptionPartitionDescription(msgspec.Struct, frozen=True):
     """How far a subscription is in one partition; counts are of messages.
 
     Attributes:
@@ -134,7 +134,7 @@ class SubscriptionDescription(msgspec.Struct, frozen=True):
     priorities: bool
     created_ms: int
     dead_letters: int
-    partitions: list[QueuePartitionDescription]
+    partitions: list[SubscriptionPartitionDescription]
 
     @property
     def lag(self) -> int:

@@ -16,7 +16,7 @@ from logbroker_storage.record_batch import Compression
 from .accumulator import OPEN, Batch
 from .delivery import Delivery, PartitionQueue
 from .partitioner import StickyPartitioner, partition_for_key
-from .pending import Pending
+from .pending_record import PendingRecord
 
 
 class Topic:
@@ -49,7 +49,7 @@ class Destinations:
         # Topic -> partition -> its open batch of whole records.
         self.keyed: dict[str, list[Batch | None]] = {}
 
-    def queue_for(self, name: str, pending: Pending) -> PartitionQueue:
+    def queue_for(self, name: str, pending: PendingRecord) -> PartitionQueue:
         """The queue of the partition that *pending* belongs to. Under the lock."""
         self._delivery.check_open()
         topic = self.topics.get(name)
@@ -76,7 +76,7 @@ class Destinations:
                 queue = self._load_queue(topic, number)
         return queue
 
-    def offer(self, batch: Batch, pending: Pending) -> None:
+    def offer(self, batch: Batch, pending: PendingRecord) -> None:
         """Let senders find the batch by the short way, where it may be taken."""
         if pending.key is None and pending.partition is None and pending.message_id is None:
             self.topics[batch.queue.topic].sticky = batch
@@ -105,8 +105,7 @@ class Destinations:
         if type(number) is not int:
             raise InvalidRequestError(f"a partition is an integer, not {number!r}")
         if not 0 <= number < partitions:
-            known = f" (it has {partitions}, numbered from 0)"
-            raise TopicNotFoundError(name, partition=number, known=known)
+            raise TopicNotFoundError(name, partition=number, partitions=partitions)
         log, window = self._directory.log(name, number), self._directory.deduplication(name)
         queue = topic.queues[number] = PartitionQueue(self._delivery, log, window, self._compression)
         self._delivery.add_queue(queue)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from logbroker_storage.errors import FencedError
 
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("logbroker.transactions")
 
 TIMEOUT_S = 60.0  # of a batch's transaction; a member that dies is noticed at once
+
+
+class Stop(Protocol):
+    """What ends such work from outside, behind the batch at hand: a ``threading.Event``, or alike."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float) -> object: ...
 
 
 def by_partition(records: Iterable[Record]) -> list[tuple[TopicPartition, list[Record]]]:

@@ -12,11 +12,10 @@ from logbroker_storage.events import GroupEvent, OffsetEvent, SubscriptionEvent
 from .descriptions import GroupDescription, MemberDescription, OffsetDescription
 from .groups import GroupState, TopicPartition, decode_group
 from .membership import check_not_on_network, group_key
-from .records import timestamp_ms_of
+from .records import MILLISECOND, timestamp_ms_of
 from .topic_names import check_group_name
 
 ResetTarget = str | int | datetime.datetime | datetime.timedelta
-MILLISECOND = datetime.timedelta(milliseconds=1)
 
 
 def _live_state(directory: DataDirectory, group: str) -> GroupState:
@@ -30,7 +29,7 @@ def _live_members(directory: DataDirectory, state: GroupState) -> list[str]:
 
 
 def _subscribed_topics(directory: DataDirectory, group: str) -> set[str]:
-    return {topic for event in directory.subscriptions() if event.group == group for topic in event.topics}
+    return {topic for event in directory.group_events() if event.group == group for topic in event.topics}
 
 
 def _check_exists(directory: DataDirectory, group: str) -> None:
@@ -47,10 +46,7 @@ def describe_group(directory: DataDirectory, group: str) -> GroupDescription:
         MemberDescription(
             member_id=member_id,
             process_id=state.members[member_id].process_id,
-            topics=[
-                *state.members[member_id].selection.names,
-                *state.members[member_id].selection.patterns,
-            ],
+            topics=state.members[member_id].selection.entries,
             assignment=sorted(state.owned_by(member_id)),
         )
         for member_id in sorted(_live_members(directory, state))

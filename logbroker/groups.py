@@ -95,10 +95,6 @@ class GroupState(msgspec.Struct, frozen=True):
             return None
         return topic_slots.slots[partition]
 
-    def is_moving(self) -> bool:
-        """Whether some partition waits for its owner to release it."""
-        return any(slot.release_by_ms for _, slot in self.slots())
-
 
 # Bytes ----------------------------------------------------------------------------------------------------
 

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from .accumulator import Batch
     from .delivery import Delivery, PartitionQueue
 
-IDLE_SECONDS = 2.0
-SHORTEST_TICK_SECONDS = 0.002
+IDLE_S = 2.0
+SHORTEST_TICK_S = 0.002
 # Between syncs that nobody waits for. Syncs in close succession hold up the writes (they take the GIL and the
 # inode's lock in turns): at 64 KiB batches 0.6 M records/s without a pause, 1.7 M with this one.
-SYNC_PAUSE_SECONDS = 0.02
+SYNC_PAUSE_S = 0.02
 
 
 class LingerThread:
@@ -33,7 +33,7 @@ class LingerThread:
 
     def __init__(self, delivery: Delivery) -> None:
         self._delivery = delivery
-        self._tick_s = max(delivery.linger, SHORTEST_TICK_SECONDS)
+        self._tick_s = max(delivery.linger, SHORTEST_TICK_S)
         self._condition = threading.Condition(delivery.lock)
         self._thread: threading.Thread | None = None
         self._waiting = False
@@ -53,7 +53,7 @@ class LingerThread:
         if (
             self._waiting
             and not self._delivery.space_wanted
-            and time.monotonic() < self._synced_s + SYNC_PAUSE_SECONDS
+            and time.monotonic() < self._synced_s + SYNC_PAUSE_S
         ):
             return  # it will look by itself
         if self._waiting:
@@ -105,7 +105,7 @@ class LingerThread:
                     return work
                 if delivery.open:
                     idle_since_s = now_s
-                elif now_s - idle_since_s > IDLE_SECONDS:
+                elif now_s - idle_since_s > IDLE_S:
                     self._thread = None
                     return None
                 self._waiting = True
@@ -115,7 +115,7 @@ class LingerThread:
     def _take(self, now_s: float) -> list[PartitionQueue]:
         delivery = self._delivery
         work: list[PartitionQueue] = []
-        if delivery.space_wanted or now_s >= self._synced_s + SYNC_PAUSE_SECONDS:
+        if delivery.space_wanted or now_s >= self._synced_s + SYNC_PAUSE_S:
             work += delivery.unsynced
             delivery.unsynced.clear()
         for batch in _expired(delivery.open, now_s - delivery.linger):
@@ -130,7 +130,7 @@ class LingerThread:
             pause_s = batch.opened_s + delivery.linger - now_s
             break
         if delivery.unsynced:
-            pause_s = min(pause_s, self._synced_s + SYNC_PAUSE_SECONDS - now_s)
+            pause_s = min(pause_s, self._synced_s + SYNC_PAUSE_S - now_s)
         return max(0.0, pause_s)
 
 

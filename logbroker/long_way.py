@@ -23,7 +23,7 @@ from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch
 from .delivery import Delivery, PartitionQueue
 from .destinations import Destinations
 from .named_producer import NamedSequences, block_of
-from .pending import Pending
+from .pending_record import PendingRecord
 from .receipts import DUPLICATE, ForgottenReceipt, Receipt, RepeatedReceipt
 
 SLOW_PACE_S = 1.0
@@ -52,7 +52,7 @@ class LongWay:
         self._appends_at_once = delivery.linger == 0
         self._now_s = _wall_clock(directory)
 
-    def send(self, topic: str, pending: Pending) -> Receipt:
+    def send(self, topic: str, pending: PendingRecord) -> Receipt:
         """One record into its batch, after whatever has to happen first."""
         while True:
             with self._delivery.lock:
@@ -66,7 +66,7 @@ class LongWay:
                 return place
             place()
 
-    def send_slice(self, topic: str, first: Pending, values: Sequence[bytes]) -> tuple[int, int]:
+    def send_slice(self, topic: str, first: PendingRecord, values: Sequence[bytes]) -> tuple[int, int]:
         """As many *values* as fit into one batch, at least one; how many, and how many the next may take."""
         while True:
             with self._delivery.lock:
@@ -85,7 +85,9 @@ class LongWay:
             self._append_now(place)
         return taken, guess
 
-    def _place_for(self, queue: PartitionQueue, pending: Pending) -> Batch | Receipt | Callable[[], None]:
+    def _place_for(
+        self, queue: PartitionQueue, pending: PendingRecord
+    ) -> Batch | Receipt | Callable[[], None]:
         """The open batch with room for *pending*, frozen; or what has to be done first, without the lock.
 
         A receipt instead: a named producer has written the record before. Under the lock.
@@ -122,7 +124,7 @@ class LongWay:
         self._directory.note_message_ids(queue.topic)
         queue.may_hold_ids = True
 
-    def _new_batch(self, queue: PartitionQueue, pending: Pending) -> Batch | Callable[[], None]:
+    def _new_batch(self, queue: PartitionQueue, pending: PendingRecord) -> Batch | Callable[[], None]:
         self._check_fits(queue, pending)
         batch = self._delivery.open_batch(queue, pending.size_bytes)
         if batch is not None:
@@ -136,7 +138,7 @@ class LongWay:
             max_block=self._max_block,
         )
 
-    def _check_fits(self, queue: PartitionQueue, pending: Pending) -> None:
+    def _check_fits(self, queue: PartitionQueue, pending: PendingRecord) -> None:
         max_bytes = queue.log.config.max_message_bytes
         if HEADER_BYTES + pending.size_bytes <= max_bytes or queue.compression is not Compression.NONE:
             return
@@ -146,10 +148,10 @@ class LongWay:
         if size_bytes > max_bytes:
             raise RecordTooLargeError(queue.topic, size_bytes=size_bytes, max_bytes=max_bytes)
 
-    def _same_block(self, batch: Batch, pending: Pending) -> bool:
+    def _same_block(self, batch: Batch, pending: PendingRecord) -> bool:
         return pending.sequence is None or block_of(pending.sequence) == block_of(batch.last_sequence)
 
-    def _add(self, batch: Batch, pending: Pending) -> Receipt:
+    def _add(self, batch: Batch, pending: PendingRecord) -> Receipt:
         """Put the record into *batch*, which is frozen and has room. Under the lock."""
         message_id = pending.message_id
         if message_id is not None:

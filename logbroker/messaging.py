@@ -111,11 +111,19 @@ class Messaging:
         return describe_subscription(self._directory, self._subscriptions.get(name))
 
     def pause_subscription(self, name: str) -> None:
-        """Deliver nothing more, durably, until it is resumed. What is in consumers' hands can still be settled."""
+        """Deliver nothing more, durably, until it is resumed. What is in consumers' hands can still be settled.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
         set_paused(self._subscriptions, name, True)
 
     def resume_subscription(self, name: str) -> None:
-        """Deliver again."""
+        """Deliver again.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+        """
         set_paused(self._subscriptions, name, False)
 
     def reset_subscription(
@@ -140,6 +148,10 @@ class Messaging:
             dry_run: only say where it would go on.
 
         An offset outside a partition becomes the nearer end.
+
+        Raises:
+            SubscriptionNotFoundError: there is none.
+            InvalidRequestError: it is a stream with live members, or reads none of *topics*.
         """
         subscription = self._subscriptions.get(name)
         return reset_subscription(
@@ -150,7 +162,8 @@ class Messaging:
         """Give a subscription another name, durably. It keeps its progress; consumers of a queue go on.
 
         Raises:
-            SubscriptionExistsError: that name is taken.
+            SubscriptionNotFoundError: there is none of the old name.
+            SubscriptionExistsError: the new one is taken.
             InvalidRequestError: it is a stream with live members.
         """
         rename_subscription(self._directory, self._subscriptions, name, new_name)
@@ -159,6 +172,7 @@ class Messaging:
         """Forget a subscription and how far it is.
 
         Raises:
+            SubscriptionNotFoundError: there is none.
             InvalidRequestError: it is a stream with live members.
         """
         delete_subscription(self._directory, self._subscriptions, name)
@@ -206,7 +220,7 @@ class Messaging:
 
         Args:
             subscription: its name.
-            redriven: also those that were, for as long as the dead letter topic keeps them.
+            redriven: also those that were redriven, for as long as the dead letter topic keeps them.
 
         Raises:
             SubscriptionNotFoundError: there is none of the name.

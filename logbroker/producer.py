@@ -30,7 +30,7 @@ from .destinations import Destinations
 from .long_way import FIRST_SLICE, LongWay
 from .named_producer import NEVER_WROTE, NamedSequences
 from .partitioner import positive_hash
-from .pending import Pending
+from .pending_record import PendingRecord
 from .receipts import Receipt
 from .records import NO_HEADERS, AcksName, HeadersArgument, Message, SendOptions
 from .sequences import AnonymousSequences, Sequences
@@ -38,10 +38,10 @@ from .topic_names import check_producer_name
 
 logger = logging.getLogger("logbroker.producer")
 
-DEFAULT_LINGER = 0.005
+DEFAULT_LINGER_S = 0.005
 DEFAULT_BATCH_BYTES = 128 * 1024
 DEFAULT_BUFFER_BYTES = 64 * 1024 * 1024
-DEFAULT_MAX_BLOCK = 60.0
+DEFAULT_MAX_BLOCK_S = 60.0
 
 # Without a GIL the short way of ``send`` would be a race: see ``accumulator``.
 _SHORT_WAY_IS_SAFE: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -61,11 +61,11 @@ class Producer:
         *,
         name: str | None = None,
         acks: AcksName = "all",
-        linger: float = DEFAULT_LINGER,
+        linger: float = DEFAULT_LINGER_S,
         batch_bytes: int = DEFAULT_BATCH_BYTES,
         compression: str | None = None,
         buffer_bytes: int = DEFAULT_BUFFER_BYTES,
-        max_block: float = DEFAULT_MAX_BLOCK,
+        max_block: float = DEFAULT_MAX_BLOCK_S,
         sequences: Sequences | None = None,
     ) -> None:
         """Use ``broker.producer()``.
@@ -213,7 +213,7 @@ class Producer:
                     return receipt
         return self._long_way.send(topic, self._pending(Message(value, key, headers, **options)))
 
-    def _pending(self, message: Message) -> Pending:
+    def _pending(self, message: Message) -> PendingRecord:
         if message.acks is not None and message.acks not in ("none", self._acks.value):
             raise InvalidRequestError(
                 f"acks={message.acks!r} of one record: a producer opened with acks={self._acks.value!r} takes "
@@ -224,7 +224,7 @@ class Producer:
                 "a named producer knows its records by their sequences: send with message_id= through another "
                 "producer, or with sequence= and no message_id="
             )
-        return Pending(message, self._directory.clock.now_ms)
+        return PendingRecord(message, self._directory.clock.now_ms)
 
     def _send_keyed(self, topic: str, value: bytes, key: bytes) -> Receipt:
         """The short way of a record with a key and nothing else."""

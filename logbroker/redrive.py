@@ -42,8 +42,8 @@ from .transaction import Transactions
 
 logger = logging.getLogger("logbroker.queues")
 
-AT_A_TIME = 500
-TIMEOUT_S = 60.0
+AT_A_TIME = 500  # letters of one transaction
+TIMEOUT_S = 60.0  # of a transaction
 NO_ATTEMPTS = encode_attempts([])
 
 LetterPlace = tuple[int, int]  # partition and offset, in the dead letter topic

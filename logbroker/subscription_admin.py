@@ -9,7 +9,7 @@ import msgspec
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import CorruptionError, InvalidRequestError, OffsetOutOfRangeError
 
-from .descriptions import OffsetDescription, QueuePartitionDescription, SubscriptionDescription
+from .descriptions import OffsetDescription, SubscriptionDescription, SubscriptionPartitionDescription
 from .group_admin import ResetTarget, check_no_members, describe_group, reset_group, reset_offsets
 from .groups import TopicPartition
 from .membership import group_key
@@ -47,9 +47,9 @@ def describe_subscription(directory: DataDirectory, subscription: Subscription) 
     )
 
 
-def _describe_stream(directory: DataDirectory, offset: OffsetDescription) -> QueuePartitionDescription:
+def _describe_stream(directory: DataDirectory, offset: OffsetDescription) -> SubscriptionPartitionDescription:
     start_offset = offset.committed_offset or 0
-    return QueuePartitionDescription(
+    return SubscriptionPartitionDescription(
         topic=offset.topic,
         partition=offset.partition,
         start_offset=start_offset,
@@ -68,13 +68,13 @@ def _describe_stream(directory: DataDirectory, offset: OffsetDescription) -> Que
 
 def _describe_queue(
     directory: DataDirectory, subscription: Subscription, place: TopicPartition
-) -> QueuePartitionDescription:
+) -> SubscriptionPartitionDescription:
     partition = QueuePartition(directory, subscription, place)
     progress = partition.progress()
     high_watermark = partition.log.offsets().high_watermark
     counts = progress.counts
     lag = sum(counts) + max(0, high_watermark - progress.next_offset)
-    return QueuePartitionDescription(
+    return SubscriptionPartitionDescription(
         topic=place[0],
         partition=place[1],
         start_offset=progress.start_offset,
@@ -162,7 +162,10 @@ def reset_subscription(
         if wanted is None or partition.place[0] in wanted
     }
     if not partitions:
-        raise InvalidRequestError(f"subscription {subscription.name!r} reads none of these topics")
+        raise InvalidRequestError(
+            f"subscription {subscription.name!r} reads none of these topics; it reads "
+            f"{', '.join(subscription.topics)}"
+        )
     places = {place: partition.progress().start_offset for place, partition in partitions.items()}
     offsets = reset_offsets(directory, to, places, shift=shift)
     if not dry_run:

@@ -37,9 +37,15 @@ from logbroker_storage.record_batch import Record
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
 from .expressions import ExpressionError, Predicate, as_predicate, compile_expression
 from .membership import check_no_group
-from .queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, QueueSettings
+from .queues.settings import (
+    DEFAULT_LEASE_S,
+    DEFAULT_MAX_DELIVERIES,
+    MAX_DELIVERIES,
+    QueueSettings,
+    lease_ms_of,
+)
 from .start import Start, StartPolicy, check_start
-from .topic_names import check_group_name, check_topic_name
+from .topic_names import check_group_name, check_subscription_name, check_topic_name
 from .topic_selection import TopicSelection
 
 logger = logging.getLogger("logbroker.subscriptions")
@@ -48,7 +54,6 @@ Kind = Literal["queue", "stream"]
 Expired = Literal["drop", "dead-letter"]
 
 SIGNAL = "subscriptions"
-MAX_LEASE_S = 86_400.0
 QUEUE_ONLY = {
     "lease": DEFAULT_LEASE_S,
     "max_deliveries": DEFAULT_MAX_DELIVERIES,
@@ -123,7 +128,7 @@ class Subscription(msgspec.Struct, frozen=True):
     @property
     def topics(self) -> list[str]:
         """The names and patterns that it was made with."""
-        return [*self.selection.names, *self.selection.patterns]
+        return self.selection.entries
 
     def event(self) -> SubscriptionEvent:
         return SubscriptionEvent(
@@ -177,13 +182,13 @@ def check_rules(
             )
         compile_expression(filter)
     settings = {**QUEUE_ONLY, **options}
-    lease, max_deliveries = settings["lease"], settings["max_deliveries"]
-    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0.001 <= lease <= MAX_LEASE_S:
-        raise InvalidRequestError(f"lease={lease!r}: give it seconds, from 0.001 to {MAX_LEASE_S:g} (a day)")
+    lease_ms, max_deliveries = lease_ms_of(settings["lease"]), settings["max_deliveries"]
     if isinstance(max_deliveries, bool) or not isinstance(max_deliveries, int):
         raise InvalidRequestError(f"max_deliveries={max_deliveries!r}: give it a whole number")
     if not 1 <= max_deliveries <= MAX_DELIVERIES:
-        raise InvalidRequestError(f"max_deliveries={max_deliveries}: from 1 to {MAX_DELIVERIES}")
+        raise InvalidRequestError(
+            f"max_deliveries={max_deliveries}: give it a number from 1 to {MAX_DELIVERIES}"
+        )
     dead_letter, expired = settings["dead_letter"], settings["expired"]
     if dead_letter is not None:
         check_topic_name(dead_letter)
@@ -193,7 +198,7 @@ def check_rules(
         raise InvalidRequestError("expired='dead-letter' needs dead_letter=, the topic that they go to")
     return Rules(
         filter=filter,
-        lease_ms=int(lease * 1000),
+        lease_ms=lease_ms,
         max_deliveries=max_deliveries,
         dead_letter=dead_letter,
         expired=expired,
@@ -287,7 +292,7 @@ class Subscriptions:
             SubscriptionExistsError: the name is taken, by a subscription or a consumer group.
             TopicNotFoundError: a topic that is named is not there.
         """
-        check_group_name(name)
+        check_subscription_name(name)
         check_start(start)
         if kind not in ("queue", "stream"):
             raise InvalidRequestError(f"kind={kind!r}: use 'queue' or 'stream'")
@@ -454,7 +459,7 @@ class Subscriptions:
         Raises:
             SubscriptionExistsError: that name is taken.
         """
-        check_group_name(new_name)
+        check_subscription_name(new_name)
         directory = self._directory
         with directory.journal.exclusive() as turn:
             before = self.get(name)

@@ -38,7 +38,7 @@ def logbroker_path(tmp_path: Path) -> str:
 @pytest.fixture
 def logbroker_broker(logbroker_path: str) -> Iterator[Broker]:
     """An open ``logbroker.Broker`` on ``logbroker_path``, closed after the test."""
-    from .broker import open  # noqa: A004
+    from .broker import open  # noqa: A004  (logbroker.open)
 
     with open(logbroker_path) as broker:
         yield broker

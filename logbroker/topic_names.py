@@ -1,4 +1,4 @@
-"""Names of topics, groups, producers and bindings, and two kinds of patterns over topics.
+"""Names of topics, groups, subscriptions, producers and bindings, and two kinds of patterns over topics.
 
     topic name      1 to 249 of [a-zA-Z0-9._-], not "." or ".."     as in Kafka: it becomes a folder's name
     internal        begins with "__"                                not for users, matched by no pattern
@@ -96,6 +96,15 @@ def check_group_name(name: str) -> str:
         InvalidRequestError: says which rule it breaks.
     """
     return _printable("group", name)
+
+
+def check_subscription_name(name: str) -> str:
+    """*name*, if it can name a subscription.
+
+    Raises:
+        InvalidRequestError: says which rule it breaks.
+    """
+    return _printable("subscription", name)
 
 
 def check_producer_name(name: str) -> str:

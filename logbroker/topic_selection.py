@@ -1,6 +1,6 @@
-"""Which topics a consumer wants: names, patterns, or both, and what they come to at a given moment.
+"""Which topics a consumer or a subscription wants: names, patterns, or both, and what they come to at a given moment.
 
-A name must exist when the consumer is made, because a misspelt name would otherwise wait for ever. A
+A name must exist when it is made, because a misspelt name would otherwise wait for ever. A
 pattern may match nothing yet: it takes up topics when they are created.
 """
 
@@ -16,7 +16,7 @@ from .topic_names import check_topic_name, compiled_pattern, is_pattern, matches
 
 
 class TopicSelection(msgspec.Struct, frozen=True):
-    """The topics argument of a consumer, checked; both tuples ascending and without doubles."""
+    """A topics argument, checked; both tuples ascending and without doubles."""
 
     names: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
@@ -31,13 +31,16 @@ class TopicSelection(msgspec.Struct, frozen=True):
         """
         wanted = sorted({topics} if isinstance(topics, str) else set(topics))
         if not wanted:
-            raise InvalidRequestError(
-                "give a consumer at least one topic: a name, a list of names, or a pattern"
-            )
+            raise InvalidRequestError("give at least one topic: a name, a list of names, or a pattern")
         for pattern in filter(is_pattern, wanted):
             compiled_pattern(pattern)
         names = tuple(check_topic_name(name) for name in wanted if not is_pattern(name))
         return cls(names, tuple(filter(is_pattern, wanted)))
+
+    @property
+    def entries(self) -> list[str]:
+        """The names, then the patterns."""
+        return [*self.names, *self.patterns]
 
     @property
     def single_topic(self) -> str | None:
@@ -59,5 +62,4 @@ class TopicSelection(msgspec.Struct, frozen=True):
         """Raises TopicNotFoundError for the first name that is not in *existing*."""
         for name in self.names:
             if name not in existing:
-                known = f" (topics here: {', '.join(sorted(existing)[:10])})" if existing else ""
-                raise TopicNotFoundError(name, known=known)
+                raise TopicNotFoundError(name, known=existing)

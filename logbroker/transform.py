@@ -21,7 +21,6 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,7 @@ from logbroker_storage.errors import (
 )
 
 from .dead_letters import dead_letter_message
-from .exactly_once import by_partition, commit_once
+from .exactly_once import Stop, by_partition, commit_once
 from .records import Message, Record, without_reserved_headers
 from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
@@ -57,7 +56,7 @@ RecordPlace = tuple[str, int, int]
 
 
 @dataclass
-class Progress:
+class TransformProgress:
     """How far a transform is: what its committed batches have taken in."""
 
     records: int = 0
@@ -72,11 +71,11 @@ def run_transform(
     *,
     group: str,
     function: Transformation,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
     max_records: int = 500,
     idle_timeout: float | None = None,
     dead_letter: str | None = None,
-    progress: Progress | None = None,
+    progress: TransformProgress | None = None,
 ) -> int:
     """See ``Broker.transform``; *progress* is kept up to date."""
     broker.topic(target)  # so that a wrong name shows now
@@ -86,7 +85,7 @@ def run_transform(
             raise InvalidRequestError(
                 f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
             )
-    progress = progress or Progress()
+    progress = progress or TransformProgress()
     apply, uses_state = _applied(function)
     run = _Run(target, dead_letter, group, apply, uses_state=uses_state)
     idle_s = 0.0

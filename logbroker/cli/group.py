@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .output import JsonOption, Table, as_json, print_json, print_tables, say
-from .positions import Moment, Named, Offset, Shift, parse_position
+from .resetting import Place, ToOption, TopicsOption, parse_target, print_moves
 
 if TYPE_CHECKING:
     from ..broker import Broker
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 app = command_group("List, describe, reset and delete consumer groups.")
 
 Group = Annotated[str, typer.Argument(metavar="GROUP", show_default=False)]
-Place = tuple[str, int]
 
 
 @app.command("list")
@@ -72,25 +70,8 @@ def describe(group: Group, json: JsonOption = False, data: DataOption = None) ->
 @app.command("reset")
 def reset(
     group: Group,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="POSITION",
-            help="earliest, latest, an offset, -100 or +100 (from where the group is), a time, or -1h.",
-            show_default=False,
-        ),
-    ],
-    topic: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--topic",
-            "-t",
-            metavar="TOPIC",
-            help="A topic to reset; may be given again. Default: all that it reads.",
-            show_default=False,
-        ),
-    ] = None,
+    to: ToOption,
+    topic: TopicsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be committed.")] = False,
     json: JsonOption = False,
     data: DataOption = None,
@@ -99,34 +80,11 @@ def reset(
 
     An offset outside of a partition becomes the nearer end.
     """
-    target, shift = _target(to)
+    target, shift = parse_target(to)
     with open_broker(data) as broker:
         before = _committed(broker, group)
         offsets = broker.reset_group(group, target, topics=topic, shift=shift, dry_run=dry_run)
-    moves = [(*place, before.get(place), offset) for place, offset in sorted(offsets.items())]
-    if json:
-        fields = ("topic", "partition", "before", "offset")
-        rows = [dict(zip(fields, move, strict=True)) for move in moves]
-        print_json({"group": group, "dry_run": dry_run, "offsets": rows})
-        return
-    print_tables(Table("offset", ("topic", "partition", "before", "after"), moves))
-    if dry_run:
-        say("nothing was changed (--dry-run)")
-
-
-def _target(to: str) -> tuple[Literal["earliest", "latest"] | int | datetime.datetime, bool]:
-    """What to reset to, and whether it is a number to add."""
-    now = datetime.datetime.now(datetime.UTC)
-    names = (Named.EARLIEST, Named.LATEST)
-    match parse_position(to, now=now, names=names, option="--to", forward=True):
-        case Shift(records):
-            return records, True
-        case Offset(offset):
-            return offset, False
-        case Moment(time):
-            return time, False
-        case name:
-            return ("latest" if name is Named.LATEST else "earliest"), False
+    print_moves("group", group, before, offsets, dry_run=dry_run, json=json)
 
 
 def _committed(broker: Broker, group: str) -> dict[Place, int | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -41,6 +42,17 @@ class Interruption:
             yield
         finally:
             self._waits = False
+
+    def is_set(self) -> bool:
+        """As a ``threading.Event``'s, for what takes one to stop by."""
+        return self.requested
+
+    def wait(self, timeout: float) -> None:
+        """For *timeout* seconds.
+
+        No event behind it: a signal's handler must not take a lock that the thread it interrupts may hold.
+        """
+        time.sleep(timeout)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  (as signal calls it)
         again, self.requested = self.requested, True

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -55,6 +55,28 @@ def json_text(data: bytes | None) -> tuple[str | None, str | None]:
         return data.decode(), None
     except UnicodeDecodeError:
         return base64.b64encode(data).decode(), BASE64
+
+
+def content_as_json(
+    key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]]
+) -> dict[str, Any]:
+    """What a message holds, as fields of a document: key, value and headers."""
+    return {
+        **_field("key", key, "key_encoding"),
+        **_field("value", value, "encoding"),
+        "headers": [
+            {
+                "key": name.encode(errors="surrogateescape").decode(errors="replace"),
+                **_field("value", content, "encoding"),
+            }
+            for name, content in headers
+        ],
+    }
+
+
+def _field(name: str, data: bytes | None, encoding_name: str) -> dict[str, str | None]:
+    text, encoding = json_text(data)
+    return {name: text} if encoding is None else {name: text, encoding_name: encoding}
 
 
 def write(text: bytes) -> None:

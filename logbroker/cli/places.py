@@ -50,7 +50,7 @@ def ranges_of(broker: Broker, topics: Sequence[str], partition: int | None = Non
     if partition is not None and found and all(number != partition for _, number in found):
         topic = min(found)[0]
         count = sum(name == topic for name, _ in found)
-        raise TopicNotFoundError(topic, partition=partition, known=f" (it has {count}, numbered from 0)")
+        raise TopicNotFoundError(topic, partition=partition, partitions=count)
     return found
 
 

@@ -22,6 +22,7 @@ import typer
 
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
+from .headers import HeaderOption, parse_headers
 from .interruption import Interruption
 from .lines import LineTooLong, lines_of
 from .output import JsonOption, print_json, say
@@ -72,10 +73,7 @@ def produce(
             help=r"What stands before the first S in a line is the key; \t is a tab.",
         ),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", "-H", metavar="K=V", help="A header of every record; may be given again."),
-    ] = None,
+    header: HeaderOption = None,
     producer: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +91,9 @@ def produce(
     ] = None,
     ttl: Annotated[
         str | None,
-        typer.Option("--ttl", metavar="TIME", help="Never deliver the records after it: 90s, 5m, 1h30m …"),
+        typer.Option(
+            "--ttl", metavar="DURATION", help="Never deliver the records after it: 90s, 5m, 1h30m …"
+        ),
     ] = None,
     deliver_at: Annotated[
         str | None,
@@ -105,7 +105,9 @@ def produce(
     ] = None,
     delay: Annotated[
         str | None,
-        typer.Option("--delay", metavar="TIME", help="Queues deliver each record so long after it was sent."),
+        typer.Option(
+            "--delay", metavar="DURATION", help="Queues deliver each record so long after it was sent."
+        ),
     ] = None,
     priority: Annotated[
         int,
@@ -133,7 +135,7 @@ def produce(
     options = _options(ttl=ttl, deliver_at=deliver_at, delay=delay, priority=priority)
     if message_id is not None and producer is not None:
         raise typer.BadParameter("choose one of --producer, which has sequences, and --message-id")
-    form = _Form(_key_separator(key_separator), [_header(text) for text in header or []], message_id, options)
+    form = _Form(_key_separator(key_separator), parse_headers(header), message_id, options)
     gc.set_threshold(GC_THRESHOLD)
     started = time.monotonic()
     with _source(file) as source, Interruption() as interruption, open_broker(data, create=True) as broker:
@@ -201,13 +203,6 @@ def _key_separator(text: str | None) -> bytes | None:
     return None if text is None else os.fsencode(text.replace("\\t", "\t"))
 
 
-def _header(text: str) -> tuple[str, bytes]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise typer.BadParameter(f"--header {text!r} is not KEY=VALUE")
-    return key, os.fsencode(value)
-
-
 def _options(*, ttl: str | None, deliver_at: str | None, delay: str | None, priority: int) -> SendOptions:
     """What is said of every record; nothing that was not asked for."""
     options: SendOptions = {}
@@ -232,7 +227,7 @@ def _have_topic(broker: Broker, topic: str, partition: int | None) -> None:
     is_new = topic not in broker.topics()
     count = 1 if is_new else len(broker.topic(topic).partitions)
     if partition is not None and partition >= count:
-        raise TopicNotFoundError(topic, partition=partition, known=f" (it has {count}, numbered from 0)")
+        raise TopicNotFoundError(topic, partition=partition, partitions=count)
     if is_new:
         broker.create_topic(topic, exist_ok=True)
         say(f"created topic {topic} with 1 partition")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 app = command_group("Receive and settle the messages of a queue, and see to its dead letters.")
 app.add_typer(dead_letters.app, name="dead-letters")
 
-AT_A_TIME = 100
+AT_A_TIME = 100  # messages
 LOOK_S = 1.0  # how often one that waits looks whether anybody is still interested
-TIMEOUT_S = 1.0
+TIMEOUT_S = 1.0  # for the first message, unless --timeout says otherwise
 
 SubscriptionName = Annotated[str, typer.Argument(metavar="SUBSCRIPTION", show_default=False)]
 Handles = Annotated[

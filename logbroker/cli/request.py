@@ -10,7 +10,8 @@ import typer
 
 from .directory import DataOption, open_broker
 from .exit_codes import NothingMatched
-from .output import JsonOption, json_text, print_json, write
+from .headers import HeaderOption, parse_headers
+from .output import JsonOption, content_as_json, print_json, write
 
 if TYPE_CHECKING:
     from ..request_reply.messages import Reply
@@ -26,11 +27,8 @@ def request(
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", help="Seconds to wait for the reply, up to a day.")
     ] = 5.0,
-    key: Annotated[str | None, typer.Option("--key", "-k", metavar="K", help="The request's key.")] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option("--header", "-H", metavar="K=V", help="A header of the request; may be given again."),
-    ] = None,
+    key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="The request's key.")] = None,
+    header: HeaderOption = None,
     wait: Annotated[
         bool,
         typer.Option(
@@ -46,7 +44,6 @@ def request(
     """
     from ..request_reply.errors import RequestTimeoutError
 
-    headers = [_header(text) for text in header or []]
     content = sys.stdin.buffer.read() if value == STDIN else os.fsencode(value)
     with open_broker(data, create=wait) as broker:
         try:
@@ -55,7 +52,7 @@ def request(
                 content,
                 timeout=timeout,
                 key=None if key is None else os.fsencode(key),
-                headers=headers,
+                headers=parse_headers(header),
                 if_nobody="wait" if wait else "raise",
             )
         except RequestTimeoutError as error:
@@ -66,22 +63,6 @@ def request(
         write((reply.value or b"") + b"\n" * sys.stdout.isatty())
 
 
-def _header(text: str) -> tuple[str, bytes]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise typer.BadParameter(f"--header {text!r} is not KEY=VALUE")
-    return key, os.fsencode(value)
-
-
 def _document(reply: Reply) -> dict[str, Any]:
     document: dict[str, Any] = {"timestamp": reply.timestamp.isoformat(timespec="milliseconds")}
-    document |= _field("key", reply.key, "key_encoding") | _field("value", reply.value, "encoding")
-    document["headers"] = [
-        {"key": name, **_field("value", value, "encoding")} for name, value in reply.headers
-    ]
-    return document
-
-
-def _field(name: str, content: bytes | None, encoding_name: str) -> dict[str, str | None]:
-    text, encoding = json_text(content)
-    return {name: text} if encoding is None else {name: text, encoding_name: encoding}
+    return document | content_as_json(reply.key, reply.value, reply.headers)

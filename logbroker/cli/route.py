@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-import time
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,8 +11,9 @@ import typer
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed, NothingMatched
+from .headers import HeaderOption, parse_headers
 from .interruption import Interruption
-from .output import JsonOption, Table, as_json, json_text, print_json, print_tables, say
+from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say
 
 if TYPE_CHECKING:
     from ..routing.descriptions import BindingDescription, RoutedMessage, RouteExplanation, RouteVerdict
@@ -34,17 +35,6 @@ class Match(enum.Enum):
     ANY = "any"
 
 
-HeaderOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--header",
-        metavar="KEY=VALUE",
-        help="A header; may be given again.",
-        show_default=False,
-    ),
-]
-
-
 @app.command("bind")
 def bind(
     source: Annotated[
@@ -61,7 +51,7 @@ def bind(
         typer.Option(
             "--when",
             metavar="CEL",
-            help="Only records for which this is true, such as 'json.total > 100'.",
+            help="Only records that match, such as 'json.total > 100'.",
             show_default=False,
         ),
     ] = None,
@@ -69,6 +59,7 @@ def bind(
         list[str] | None,
         typer.Option(
             "--header",
+            "-H",
             metavar="KEY[=VALUE]",
             help="Only records with this header; may be given again.",
             show_default=False,
@@ -210,7 +201,7 @@ def explain(
         str | None, typer.Option("--value", metavar="TEXT", help="Of the message.", show_default=False)
     ] = None,
     key: Annotated[
-        str | None, typer.Option("--key", metavar="TEXT", help="Of the message.", show_default=False)
+        str | None, typer.Option("--key", "-k", metavar="KEY", help="Of the message.", show_default=False)
     ] = None,
     header: HeaderOption = None,
     offset: Annotated[
@@ -229,13 +220,12 @@ def explain(
 
     On a pipe the lines begin with "binding" or "message". Exit code 3 when no binding takes it.
     """
-    headers = _headers(header)
     with open_broker(data) as broker:
         explanation = broker.explain_route(
             topic,
-            None if value is None else value.encode(),
-            key=None if key is None else key.encode(),
-            headers=headers,
+            None if value is None else os.fsencode(value),
+            key=None if key is None else os.fsencode(key),
+            headers=parse_headers(header),
             at=None if offset is None else _place(offset),
         )
     if json:
@@ -244,16 +234,6 @@ def explain(
         _print(explanation)
     if not explanation.is_routed:
         raise NothingMatched(f"no binding takes it: it stays in {topic} alone")
-
-
-def _headers(settings: list[str] | None) -> list[tuple[str, str]]:
-    headers = []
-    for setting in settings or []:
-        key, separator, value = setting.partition("=")
-        if not separator or not key:
-            raise typer.BadParameter(f"--header {setting!r} is not KEY=VALUE")
-        headers.append((key, value))
-    return headers
 
 
 def _place(text: str) -> tuple[int, int]:
@@ -316,38 +296,15 @@ def _verdict_document(verdict: RouteVerdict) -> dict[str, object]:
 
 
 def _message_document(message: RoutedMessage) -> dict[str, object]:
-    document: dict[str, object] = {
+    return {
         "topic": message.topic,
         "partition": message.partition,
         "timestamp_ms": message.timestamp_ms,
-        **_bytes_fields(message.key, "key", "key_encoding"),
-        **_bytes_fields(message.value, "value", "encoding"),
+        **content_as_json(message.key, message.value, message.headers),
     }
-    document["headers"] = [
-        {"key": key, **_bytes_fields(value, "value", "encoding")} for key, value in message.headers
-    ]
-    return document
-
-
-def _bytes_fields(data: bytes | None, name: str, encoding_name: str) -> dict[str, object]:
-    text, encoding = json_text(data)
-    return {name: text} if encoding is None else {name: text, encoding_name: encoding}
 
 
 # Running --------------------------------------------------------------------------------------------------
-
-
-class _StopOnCtrlC:
-    """No ``threading.Event``: a signal's handler must not take a lock that the thread it interrupts may hold."""
-
-    def __init__(self, interruption: Interruption) -> None:
-        self._interruption = interruption
-
-    def is_set(self) -> bool:
-        return self._interruption.requested
-
-    def wait(self, timeout: float) -> None:
-        time.sleep(timeout)
 
 
 @app.command("run")
@@ -356,9 +313,9 @@ def run(
         float | None,
         typer.Option(
             "--until-idle",
-            metavar="SECONDS",
+            metavar="S",
             min=0,
-            help="End when nothing has come for so long; default: run until Ctrl-C.",
+            help="End after S seconds without a record.",
             show_default=False,
         ),
     ] = None,
@@ -368,7 +325,7 @@ def run(
     """Route by the bindings, exactly once. Several may run, and share the partitions."""
     with open_broker(data) as broker:
         with Interruption() as interruption:
-            routed = broker.run_router(stop=_StopOnCtrlC(interruption), idle_timeout=until_idle)
+            routed = broker.run_router(stop=interruption, idle_timeout=until_idle)
             interrupted = interruption.requested
         stalls = {
             (stall.topic, stall.partition): stall

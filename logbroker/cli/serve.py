@@ -87,14 +87,12 @@ def serve(
     group_heartbeat: Annotated[
         float,
         typer.Option(
-            "--group-heartbeat", metavar="SECONDS", min=0.1, help="Of members of the KIP-848 group protocol."
+            "--group-heartbeat", metavar="S", min=0.1, help="Of members of the KIP-848 group protocol."
         ),
     ] = 5.0,
     group_session: Annotated[
         float,
-        typer.Option(
-            "--group-session", metavar="SECONDS", min=1, help="After which such a member counts as dead."
-        ),
+        typer.Option("--group-session", metavar="S", min=1, help="After which such a member counts as dead."),
     ] = 45.0,
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="How log lines look.")

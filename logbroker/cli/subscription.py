@@ -11,7 +11,8 @@ from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
 from .output import JsonOption, Table, as_json, print_json, print_tables, say
-from .positions import Moment, Named, Offset, Shift, duration_of, parse_position
+from .positions import Moment, Named, Offset, Position, Shift, duration_of, parse_position
+from .resetting import Place, ToOption, TopicsOption, parse_target, print_moves
 
 if TYPE_CHECKING:
     from ..broker import Broker
@@ -128,7 +129,8 @@ def create(
     }
     options = {option: value for option, value in given.items() if value is not None}
     known_kind = _kind(kind)
-    position = _position("--start", start)
+    now = datetime.datetime.now(datetime.UTC)
+    position = parse_position(start, now=now, names=(Named.EARLIEST, Named.LATEST), option="--start")
     with open_broker(data) as broker:
         existed = name in broker.subscriptions()
         if existed and not exist_ok:
@@ -158,13 +160,7 @@ def _kind(kind: str) -> Literal["queue", "stream"]:
     raise typer.BadParameter(f"--kind {kind!r}: use queue or stream")
 
 
-def _position(option: str, text: str, *, forward: bool = False) -> Named | Offset | Shift | Moment:
-    now = datetime.datetime.now(datetime.UTC)
-    names = (Named.EARLIEST, Named.LATEST)
-    return parse_position(text, now=now, names=names, option=option, forward=forward)
-
-
-def _start(broker: Broker, topics: list[str], position: Named | Offset | Shift | Moment) -> Start:
+def _start(broker: Broker, topics: list[str], position: Position) -> Start:
     from .places import offsets_at, ranges_of
 
     match position:
@@ -300,25 +296,8 @@ def _tell(document: dict[str, object], remark: str, json: bool) -> None:
 @app.command("reset")
 def reset(
     name: Name,
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="POSITION",
-            help="earliest, latest, an offset, -100 or +100 (from where it is), a time, or -1h.",
-            show_default=False,
-        ),
-    ],
-    topic: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--topic",
-            "-t",
-            metavar="TOPIC",
-            help="A topic to reset; may be given again. Default: all that it reads.",
-            show_default=False,
-        ),
-    ] = None,
+    to: ToOption,
+    topic: TopicsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show where it would go on.")] = False,
     json: JsonOption = False,
     data: DataOption = None,
@@ -328,30 +307,13 @@ def reset(
     Of a queue everything below is done, everything else is delivered (again), and what consumers hold can no
     longer be settled. A stream may have no live members. An offset outside of a partition becomes the nearer end.
     """
-    position = _position("--to", to, forward=True)
+    target, shift = parse_target(to)
     with open_broker(data) as broker:
-        before = {
+        before: dict[Place, int | None] = {
             (part.topic, part.partition): part.start_offset for part in broker.subscription(name).partitions
         }
-        match position:
-            case Shift(records):
-                offsets = broker.reset_subscription(name, records, topics=topic, shift=True, dry_run=dry_run)
-            case Offset(offset):
-                offsets = broker.reset_subscription(name, offset, topics=topic, dry_run=dry_run)
-            case Moment(time):
-                offsets = broker.reset_subscription(name, time, topics=topic, dry_run=dry_run)
-            case _:
-                end: Literal["earliest", "latest"] = "latest" if position is Named.LATEST else "earliest"
-                offsets = broker.reset_subscription(name, end, topics=topic, dry_run=dry_run)
-    moves = [(*place, before.get(place), offset) for place, offset in sorted(offsets.items())]
-    if json:
-        fields = ("topic", "partition", "before", "offset")
-        rows = [dict(zip(fields, move, strict=True)) for move in moves]
-        print_json({"subscription": name, "dry_run": dry_run, "offsets": rows})
-        return
-    print_tables(Table("offset", ("topic", "partition", "before", "after"), moves))
-    if dry_run:
-        say("nothing was changed (--dry-run)")
+        offsets = broker.reset_subscription(name, target, topics=topic, shift=shift, dry_run=dry_run)
+    print_moves("subscription", name, before, offsets, dry_run=dry_run, json=json)
 
 
 @app.command("rename")

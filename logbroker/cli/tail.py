@@ -64,7 +64,7 @@ def tail(
         int | None, typer.Option("--partition", "-p", metavar="P", min=0, help="Only this one.")
     ] = None,
     group: Annotated[
-        str | None, typer.Option("--group", "-g", metavar="G", help="Read as a member of this group.")
+        str | None, typer.Option("--group", "-g", metavar="GROUP", help="Read as a member of this group.")
     ] = None,
     format: Annotated[
         str | None,

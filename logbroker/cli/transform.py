@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import datetime
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .command_group import command_group
 from .directory import DataOption, open_broker
-from .exit_codes import INTERRUPTED, CommandFailed, NothingMatched
-from .output import JsonOption, Table, as_json, json_text, print_json, print_tables, say, write
+from .exit_codes import CommandFailed, NothingMatched
+from .interruption import Interruption
+from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say, write
 from .positions import Named, parse_position
 
 if TYPE_CHECKING:
@@ -181,25 +178,10 @@ def _show_json(record: Record, messages: Sequence[Message], error: TransformErro
 
 
 def _message_document(message: Message) -> dict[str, Any]:
-    key, key_encoding = json_text(message.key)
-    value, encoding = json_text(message.value)
-    document: dict[str, Any] = {
-        "key": key,
-        "value": value,
+    return {
         "timestamp_ms": message.timestamp,
-        "headers": [_header_document(*pair) for pair in _pairs(message)],
+        **content_as_json(message.key, message.value, _pairs(message)),
     }
-    if key_encoding is not None:
-        document["key_encoding"] = key_encoding
-    if encoding is not None:
-        document["encoding"] = encoding
-    return document
-
-
-def _header_document(key: str, value: bytes | None) -> dict[str, Any]:
-    text, encoding = json_text(value)
-    document = {"key": key.encode(errors="surrogateescape").decode(errors="replace"), "value": text}
-    return document if encoding is None else {**document, "encoding": encoding}
 
 
 def _pairs(message: Message) -> StoredHeaders:
@@ -271,7 +253,11 @@ def run(
     group: Annotated[
         str,
         typer.Option(
-            "--group", "-g", metavar="G", help="The group that remembers how far it got.", show_default=False
+            "--group",
+            "-g",
+            metavar="GROUP",
+            help="The group that remembers how far it got.",
+            show_default=False,
         ),
     ],
     dead_letter: Annotated[
@@ -291,25 +277,25 @@ def run(
     that cannot be transformed ends it, and is the first when it is run again.
     """
     loaded = _load(pipeline)
-    with open_broker(data) as broker, _stop_on_ctrl_c() as stop:
-        from ..transform import Progress
+    with open_broker(data) as broker, Interruption() as interruption:
+        from ..transform import TransformProgress
 
-        progress = Progress()
+        progress = TransformProgress()
         try:
             broker.transform(
                 source,
                 target,
                 group=group,
                 function=loaded,
-                stop=stop,
+                stop=interruption,
                 idle_timeout=until_idle,
                 dead_letter=dead_letter,
                 progress=progress,
             )
         finally:
             _tell(progress.records, progress.dead_letters, json=json)
-    if stop.is_set():
-        raise typer.Exit(INTERRUPTED)
+    if interruption.requested:
+        raise KeyboardInterrupt
 
 
 def _tell(records: int, dead_letters: int, *, json: bool) -> None:
@@ -317,20 +303,3 @@ def _tell(records: int, dead_letters: int, *, json: bool) -> None:
         print_json({"records": records, "dead_letters": dead_letters})
     else:
         say(f"transformed {records} records, {dead_letters} of them became dead letters")
-
-
-@contextmanager
-def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets; the second does not wait for anything."""
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  (as signal calls it)
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

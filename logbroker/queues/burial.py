@@ -16,24 +16,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec.structs import replace
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import LeaseLostError, LogbrokerError, RecordTooLargeError
+from logbroker_storage.errors import LogbrokerError, RecordTooLargeError
 from logbroker_storage.locks import ProcessLock
 from logbroker_storage.record_batch import Record
 
 from ..dead_letters import dead_letter_message
-from ..groups import TopicPartition
 from ..records import Message
 from ..subscriptions import Subscription
 from ..transaction import Transactions
 from .owners import owner_name
 from .partition import QueuePartition
 from .rows import Run
-from .state import Range
+from .settling import refuse
 
 logger = logging.getLogger("logbroker.queues")
 
-AT_A_TIME = 500
-TIMEOUT_S = 60.0
+AT_A_TIME = 500  # messages of one transaction
+TIMEOUT_S = 60.0  # of a transaction, and of the lease on what it buries
 RETRY_S = 5.0  # after a failure
 
 Rejected = tuple[Run, list[Record]]
@@ -104,10 +103,6 @@ class Burial:
         topic = self.subscription.rules.dead_letter
         assert topic is not None, "without a dead letter topic nothing stays rejected"
         ranges = [(run.first, run.last) for run, _ in runs]
-
-        def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
-            raise LeaseLostError([(*place, *one) for one in lost])
-
         with self._transactions.begin(f"dead-letters/{self.subscription.id}", TIMEOUT_S) as transaction:
             for run, records in runs:
                 transaction.send_many(topic, self._letters(partition, run, records))

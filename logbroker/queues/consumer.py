@@ -39,13 +39,14 @@ from logbroker_storage.errors import (
     QueueEmptyError,
     TopicNotFoundError,
 )
+from logbroker_storage.partition_log import PartitionLog
 
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
 from ..expressions import Predicate
 from ..groups import TopicPartition
 from ..records import may_have_reserved_headers, without_reserved_headers
-from ..subscriptions import MAX_LEASE_S, SIGNAL, Subscription, Subscriptions
+from ..subscriptions import SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
 from .handles import ReceiptHandle
@@ -53,8 +54,8 @@ from .message import MessageBatch as MessageBatch
 from .message import QueueMessage as QueueMessage
 from .owners import detached_owner, owner_name
 from .partition import Lost, QueuePartition, queue_signal, ranges_of
-from .settling import InHand, Losses
-from .state import Range
+from .settings import lease_ms_of
+from .settling import InHand, Losses, refuse
 
 if TYPE_CHECKING:
     from ..transaction import Transactions
@@ -99,7 +100,7 @@ class Queue:
             self._selection = None if topics is None else TopicSelection.parse(topics)
             if self._selection is not None:
                 self._check_selection(found, self._selection)
-            self.lease_ms = found.rules.lease_ms if lease is None else checked_lease_ms(lease)
+            self.lease_ms = found.rules.lease_ms if lease is None else lease_ms_of(lease)
         except BaseException:
             self._directory.close()
             raise
@@ -239,13 +240,10 @@ class Queue:
             self._subscription = subscription = self._subscriptions.get_by_id(
                 self._subscription.id, self._subscription.name
             )
-            wanted = self._wanted_places(subscription)
+            wanted = self._wanted_logs(subscription)
             for place, partition in list(self._partitions.items()):
-                same = (
-                    partition.log.key == wanted.get(place)
-                    and partition.subscription.rules == subscription.rules
-                )
-                if not same:
+                log = wanted.get(place)
+                if log is None or not partition.is_still(log, subscription):
                     self._arrivals.unwatch(partition)
                     self._partitions.pop(place).close()
             for place in wanted:
@@ -257,13 +255,13 @@ class Queue:
             self._versions = versions
         return [] if self._subscription.is_paused else list(self._partitions.values())
 
-    def _wanted_places(self, subscription: Subscription) -> dict[TopicPartition, bytes]:
-        """The partitions that these hands receive from, and the keys of their logs."""
-        wanted: dict[TopicPartition, bytes] = {}
+    def _wanted_logs(self, subscription: Subscription) -> dict[TopicPartition, PartitionLog]:
+        """The partitions that these hands receive from."""
+        wanted: dict[TopicPartition, PartitionLog] = {}
         for place in self._subscriptions.places(subscription):
             if self._selection is None or self._selection.wants(place[0]):
                 try:
-                    wanted[place] = self._directory.log(*place).key
+                    wanted[place] = self._directory.log(*place)
                 except TopicNotFoundError:
                     pass  # deleted a moment ago: the next look at the topics finds them as they are then
         return wanted
@@ -366,7 +364,7 @@ class Queue:
         Raises:
             LeaseLostError: some are no longer in those hands.
         """
-        lease_ms = self.lease_ms if lease is None else checked_lease_ms(lease)
+        lease_ms = self.lease_ms if lease is None else lease_ms_of(lease)
         self._check_open()
         losses = Losses()
         for held in self._by_partition(messages):
@@ -377,12 +375,6 @@ class Queue:
 
     def pending_acceptance(self, messages: Iterable[QueueMessage]) -> list[PendingCommit]:
         """``accept`` as parts of a transaction, which is refused when one of *messages* is lost."""
-
-        def refuse(place: TopicPartition, lost: Sequence[Range]) -> None:
-            losses = Losses()
-            losses.note(place, lost)
-            losses.check()
-
         self._check_open()
         return [
             held.partition.acceptance(held.owner, held.ranges, refuse, in_transaction=True).followed_by(
@@ -507,17 +499,6 @@ class Queue:
 def _mark_settled(messages: Iterable[QueueMessage]) -> None:
     for message in messages:
         message.is_settled = True
-
-
-def checked_lease_ms(lease: float) -> int:
-    """*lease*, in seconds, as milliseconds.
-
-    Raises:
-        InvalidRequestError: it is none.
-    """
-    if isinstance(lease, bool) or not isinstance(lease, (int, float)) or not 0.001 <= lease <= MAX_LEASE_S:
-        raise InvalidRequestError(f"lease={lease!r}: give it seconds, from 0.001 to {MAX_LEASE_S:g} (a day)")
-    return int(lease * 1000)
 
 
 def _delay_ms(delay: float | datetime.timedelta) -> int:

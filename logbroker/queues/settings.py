@@ -1,10 +1,14 @@
-"""What a subscription asks of its queue."""
+"""What a subscription asks of its queue, and what it may ask."""
 
 from __future__ import annotations
 
 import msgspec
 
+from logbroker_storage.errors import InvalidRequestError
+
 DEFAULT_LEASE_S = 30.0
+MIN_LEASE_S = 0.001
+MAX_LEASE_S = 86_400.0
 DEFAULT_MAX_DELIVERIES = 5
 MAX_DELIVERIES = 10_000
 
@@ -21,3 +25,17 @@ class QueueSettings(msgspec.Struct, frozen=True):
     max_deliveries: int = DEFAULT_MAX_DELIVERIES
     has_dead_letter: bool = False
     looks_ahead: bool = False
+
+
+def lease_ms_of(lease: float) -> int:
+    """*lease*, in seconds, as milliseconds.
+
+    Raises:
+        InvalidRequestError: it is no number, too short or too long.
+    """
+    is_number = isinstance(lease, (int, float)) and not isinstance(lease, bool)
+    if not is_number or not MIN_LEASE_S <= lease <= MAX_LEASE_S:
+        raise InvalidRequestError(
+            f"lease={lease!r}: give it seconds, from {MIN_LEASE_S:g} to {MAX_LEASE_S:g} (a day)"
+        )
+    return int(lease * 1000)

@@ -36,3 +36,10 @@ class Losses:
         """Raise ``LeaseLostError`` when there is any."""
         if self._lost:
             raise LeaseLostError(self._lost)
+
+
+def refuse(place: TopicPartition, ranges: Iterable[Range]) -> None:
+    """Of a commit that is all or nothing: raise ``LeaseLostError`` for the first losses."""
+    losses = Losses()
+    losses.note(place, ranges)
+    losses.check()

@@ -16,26 +16,10 @@ from .headers import REPLY_HEADERS, REQUEST_HEADERS, Failure, decode_request, wi
 Answer = bytes | Message | None
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as its responder sees it; the fields of its record are its own.
-
-    Attributes:
-        record: the request as it was sent, without the headers that say what follows.
-        correlation_id: what the reply will carry; None when none was given.
-        reply_to: the topic that the reply goes to; None when none is wanted.
-        reply_by_ms: when nobody waits for the reply any more, in milliseconds since 1970 UTC; None: unknown.
-        delivery_count: 1, or more when an earlier responder died over it.
-    """
+class OfRecord(msgspec.Struct, frozen=True):
+    """What requests and replies have of the record that each of them is."""
 
     record: Record
-    correlation_id: bytes | None
-    reply_to: str | None
-    reply_by_ms: int | None
-    delivery_count: int
-
-    @property
-    def topic(self) -> str:
-        return self.record.topic
 
     @property
     def value(self) -> bytes | None:
@@ -52,12 +36,34 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def timestamp_ms(self) -> int:
+        """When it was sent, in milliseconds since 1970 UTC."""
         return self.record.timestamp_ms
 
     @property
     def timestamp(self) -> datetime.datetime:
-        """When it was sent, as an aware UTC datetime."""
+        """``timestamp_ms`` as an aware UTC datetime."""
         return self.record.timestamp
+
+
+class Request(OfRecord, frozen=True, kw_only=True):
+    """A request as its responder sees it; the fields of its record are its own.
+
+    Attributes:
+        record: the request as it was sent, without the headers that say what follows.
+        correlation_id: what the reply will carry; None when none was given.
+        reply_to: the topic that the reply goes to; None when none is wanted.
+        reply_by_ms: when nobody waits for the reply any more, in milliseconds since 1970 UTC; None: unknown.
+        delivery_count: 1, or more when an earlier responder died over it.
+    """
+
+    correlation_id: bytes | None
+    reply_to: str | None
+    reply_by_ms: int | None
+    delivery_count: int
+
+    @property
+    def topic(self) -> str:
+        return self.record.topic
 
     @property
     def reply_by(self) -> datetime.datetime | None:
@@ -65,32 +71,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.reply_by_ms is None else EPOCH + self.reply_by_ms * MILLISECOND
 
 
-class Reply(msgspec.Struct, frozen=True):
+class Reply(OfRecord, frozen=True):
     """The answer to a request: value, key and headers as the responder gave them."""
-
-    record: Record
-
-    @property
-    def value(self) -> bytes | None:
-        return self.record.value
-
-    @property
-    def key(self) -> bytes | None:
-        return self.record.key
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        """The responder's own headers, in order, as a list of the caller's own."""
-        return self.record.headers
-
-    @property
-    def timestamp_ms(self) -> int:
-        return self.record.timestamp_ms
-
-    @property
-    def timestamp(self) -> datetime.datetime:
-        """When it was sent, as an aware UTC datetime."""
-        return self.record.timestamp
 
 
 def read_request(record: Record, delivery_count: int) -> Request:

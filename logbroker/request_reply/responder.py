@@ -115,7 +115,7 @@ class Responder:
         if isinstance(concurrency, bool) or not isinstance(concurrency, int):
             raise InvalidRequestError(f"concurrency={concurrency!r}: give it a whole number of threads")
         if not 1 <= concurrency <= MAX_CONCURRENCY:
-            raise InvalidRequestError(f"concurrency={concurrency}: from 1 to {MAX_CONCURRENCY} threads")
+            raise InvalidRequestError(f"concurrency={concurrency}: give it 1 to {MAX_CONCURRENCY} threads")
         self.topic = topic
         self.subscription = responder_subscription(topic)
         self._function = function

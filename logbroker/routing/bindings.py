@@ -80,8 +80,7 @@ def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
     """
     event = directory.view.event_of(BindingEvent, BindingEvent.key_of(name))
     if event is None:
-        names = [event.name for event in stored_bindings(directory)]
-        raise BindingNotFoundError(name, known=f" (bindings here: {', '.join(names[:10])})" if names else "")
+        raise BindingNotFoundError(name, known=[event.name for event in stored_bindings(directory)])
     return event
 
 
@@ -134,7 +133,9 @@ def make_binding(
     )
     check_topic_name(event.dead_letter)
     if event.dead_letter == target:
-        raise InvalidRequestError(f"the dead letter of a binding to {target!r} cannot be {target!r} itself")
+        raise InvalidRequestError(
+            f"dead letters of a binding to {target!r} cannot go to that topic itself; name another"
+        )
     # Looked at twice: a topic is only made for a binding that can be, and the journal's lock is not for making it.
     _check(directory, event, makes_dead_letter=dead_letter is None)
     if dead_letter is None:

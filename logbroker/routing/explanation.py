@@ -12,6 +12,7 @@ from logbroker_storage.errors import (
 
 from ..consumer import Consumer
 from ..partitioner import partition_for_key
+from ..pending_record import not_bytes
 from ..records import HeadersArgument, Message, Record, stored_headers, timestamp_ms_of
 from ..topic_names import check_topic_name
 from .bindings import stored_bindings
@@ -33,7 +34,7 @@ def explain_message(
     check_topic_name(topic)
     for what, content in (("value", value), ("key", key)):
         if content is not None and type(content) is not bytes:
-            raise InvalidRequestError(f"a record's {what} is bytes or None, not {type(content).__name__}")
+            raise not_bytes(what, content)
     topic_id, partition, offset = _place(directory, topic, key)
     record = Record(topic, partition, offset, directory.clock.now_ms(), key, value, stored_headers(headers))
     return _explain(directory, record, topic_id)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -39,7 +38,7 @@ from logbroker_storage.errors import (
 
 from ..commits import PendingCommit
 from ..consumer import Consumer
-from ..exactly_once import by_partition, commit_once
+from ..exactly_once import Stop, by_partition, commit_once
 from ..groups import TopicPartition
 from ..records import Record
 from ..topic_names import source_matches
@@ -63,14 +62,6 @@ FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 30.0
 
 _TAKEN, _FAILED = Reason.TAKEN, Reason.FAILED
-
-
-class Stop(Protocol):
-    """What ends a router, such as a ``threading.Event``."""
-
-    def is_set(self) -> bool: ...
-
-    def wait(self, timeout: float) -> object: ...
 
 
 def run_router(

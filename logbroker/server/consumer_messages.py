@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -26,6 +26,17 @@ class TopicShape(NamedTuple):
 
     topic_id: uuid.UUID
     partitions: int
+
+
+def assignment_values(partitions: Partitions, shapes: Mapping[str, TopicShape]) -> Mapping[str, object]:
+    """An assignment as it stands in answers; topics that are gone are left out."""
+    return {
+        "topic_partitions": [
+            {"topic_id": shapes[topic].topic_id, "topic_name": topic, "partitions": numbers}
+            for topic, numbers in partitions.items()
+            if topic in shapes
+        ]
+    }
 
 
 class HeartbeatRequest(NamedTuple):

@@ -20,9 +20,9 @@ import msgspec
 
 from logbroker_storage.errors import InvalidConfigError
 
-from ..queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES
+from ..queues.settings import DEFAULT_LEASE_S, DEFAULT_MAX_DELIVERIES, MAX_DELIVERIES, MAX_LEASE_S
 from ..start import Start
-from ..subscriptions import MAX_LEASE_S, Rules
+from ..subscriptions import Rules
 
 OFFSET_RESET = "share.auto.offset.reset"
 LOCK_DURATION = "share.record.lock.duration.ms"

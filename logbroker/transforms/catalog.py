@@ -128,7 +128,7 @@ def kind_of(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def step_table(kind: str, options: StepOptions) -> dict[str, Any]:
     """The ``[[step]]`` table of a step: what ``parse_step`` takes; options at their defaults are left out."""
-    coding, _, format = kind.partition(" ")  # noqa: A001
+    coding, _, format = kind.partition(" ")  # noqa: A001  (as above)
     table: dict[str, Any] = {"kind": coding}
     if format:
         table["format"] = format

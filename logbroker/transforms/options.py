@@ -66,6 +66,6 @@ class StepOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         raise NotImplementedError
 
-    def with_files_inlined(self, around: Surroundings) -> StepOptions:  # noqa: ARG002
+    def with_files_inlined(self, around: Surroundings) -> StepOptions:  # noqa: ARG002  (for kinds that name files)
         """The same options, with the content of files in place of their names."""
         return self

@@ -281,7 +281,7 @@ class DataDirectory:
         """
         event = self.topic(topic)
         if not 0 <= partition < event.partitions:
-            raise TopicNotFoundError(topic, partition=partition, known=f" (it has {event.partitions})")
+            raise TopicNotFoundError(topic, partition=partition, partitions=event.partitions)
         with self._logs_lock:
             self._refresh_logs()
             log = self._logs.get((topic, partition))
@@ -435,12 +435,12 @@ class DataDirectory:
 
     def groups(self) -> list[str]:
         """Every group that has subscribed or committed, ascending."""
-        subscribed = {event.group for event in self.subscriptions()}
+        subscribed = {event.group for event in self.group_events()}
         committed = (key.split(b"\0")[1].decode() for key, _ in self.view.events(OffsetEvent.ALL))
         return sorted(subscribed.union(committed))
 
-    def subscriptions(self) -> list[GroupEvent]:
-        """Which topics each group has subscribed to."""
+    def group_events(self) -> list[GroupEvent]:
+        """Every consumer group, with the topics that it has subscribed to."""
         return self.view.events_of(GroupEvent, GroupEvent.ALL)
 
     # Producers ------------------------------------------------------------------------------------

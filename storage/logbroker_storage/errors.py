@@ -3,6 +3,7 @@
     LogbrokerError
     ├── TopicNotFoundError, TopicExistsError, InvalidTopicError      name another topic
     ├── SubscriptionNotFoundError, SubscriptionExistsError           name another subscription
+    ├── BindingNotFoundError, BindingExistsError, RoutingLoopError   choose another binding
     ├── InvalidConfigError, InvalidRequestError                      mend the call
     ├── RecordTooLargeError                                          send less, or raise max.message.bytes
     ├── FencedError, OutOfOrderSequenceError                         another holder took over: stop
@@ -13,7 +14,7 @@
     ├── DirectoryInUseError, ViewError                               close other processes, reopen
     ├── ClosedError, ForkedError                                     open a handle of your own
     ├── LeaseLostError, QueueEmptyError                              the message comes again, or another time
-    └── BufferFullError, DeliveryTimeoutError                        wait, or send slower
+    └── BufferFullError, DeliveryTimeoutError, MessageIdInUseError   wait, or send slower
 
 Attributes carry the facts; the message says what to do next. ``CorruptBatchError`` is the codec's own
 finding: it knows a position in a buffer but no topic, and the log turns it into ``CorruptionError``.
@@ -23,22 +24,43 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+NAMES_SHOWN = 10  # in a message, of those that there are
 
 
 class LogbrokerError(Exception):
     """The root of every error raised on purpose."""
 
 
+def _there(what: str, name: str, known: Collection[str]) -> str:
+    """What *name* may have been meant to be."""
+    near = difflib.get_close_matches(name, known, 1)
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    return f" ({what} here: {', '.join(sorted(known)[:NAMES_SHOWN])})" if known else ""
+
+
 class TopicNotFoundError(LogbrokerError):
     """The topic, or one partition of it, does not exist (or was deleted meanwhile)."""
 
-    def __init__(self, topic: str, *, partition: int | None = None, known: str = "") -> None:
+    def __init__(
+        self,
+        topic: str,
+        *,
+        partition: int | None = None,
+        partitions: int | None = None,
+        known: Collection[str] = (),
+    ) -> None:
+        """*partitions*: how many the topic has; *known*: the names of the topics that there are."""
         self.topic = topic
         self.partition = partition
         what = f"topic {topic!r}" if partition is None else f"partition {partition} of topic {topic!r}"
+        there = _there("topics", topic, known)
+        if partitions is not None:
+            there = f" (it has {partitions}, numbered from 0)"
         super().__init__(
-            f"{what} does not exist{known}; create it with create_topic() or `logbroker topic create`"
+            f"{what} does not exist{there}; create it with create_topic() or `logbroker topic create`"
         )
 
 
@@ -71,9 +93,10 @@ class BindingExistsError(LogbrokerError):
 class BindingNotFoundError(LogbrokerError):
     """No binding of this name."""
 
-    def __init__(self, binding: str, *, known: str = "") -> None:
+    def __init__(self, binding: str, *, known: Collection[str] = ()) -> None:
         self.binding = binding
-        super().__init__(f"there is no binding {binding!r}{known}; `logbroker route list` names them")
+        there = _there("bindings", binding, known)
+        super().__init__(f"there is no binding {binding!r}{there}; `logbroker route list` names them")
 
 
 class RoutingLoopError(LogbrokerError):
@@ -185,16 +208,9 @@ class CorruptionError(LogbrokerError):
 class SubscriptionNotFoundError(LogbrokerError):
     """There is no subscription of this name."""
 
-    def __init__(self, name: str, *, known: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, *, known: Collection[str] = ()) -> None:
         self.name = name
-        near = difflib.get_close_matches(name, known, 1)
-        there = (
-            f" (did you mean {near[0]!r}?)"
-            if near
-            else f" (there are: {', '.join(known[:10])})"
-            if known
-            else ""
-        )
+        there = _there("subscriptions", name, known)
         super().__init__(
             f"there is no subscription {name!r}{there}; make it with broker.create_subscription() or "
             "`logbroker subscription create`"

@@ -251,9 +251,9 @@ def test_the_topics_of_a_group_are_journaled_when_it_first_joins(make_group):
     group = make_group()
     group.broker.create_topic("t2", 1)
     group.join().close()
-    assert [(event.group, event.topics) for event in group.directory.subscriptions()] == [("g", ["t"])]
+    assert [(event.group, event.topics) for event in group.directory.group_events()] == [("g", ["t"])]
     group.join("t*").close()
-    assert [event.topics for event in group.directory.subscriptions()] == [["t", "t2"]]
+    assert [event.topics for event in group.directory.group_events()] == [["t", "t2"]]
 
 
 def test_no_thread_is_left_when_the_last_member_has_left(make_group):

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 import logbroker
 from logbroker.dead_letters import Death, death_of
-from logbroker.descriptions import QueuePartitionDescription
+from logbroker.descriptions import SubscriptionPartitionDescription
 from logbroker.queues.consumer import Queue, QueueMessage
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.files import Files
@@ -90,7 +90,9 @@ class QueueDesk:
 
     # How it stands ------------------------------------------------------------------------------------
 
-    def partition(self, number: int = 0, *, subscription: str = "workers") -> QueuePartitionDescription:
+    def partition(
+        self, number: int = 0, *, subscription: str = "workers"
+    ) -> SubscriptionPartitionDescription:
         return self.broker.subscription(subscription).partitions[number]
 
     def lag(self, subscription: str = "workers") -> int:

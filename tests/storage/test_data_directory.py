@@ -381,7 +381,7 @@ def test_in_a_forked_child_every_use_of_what_was_inherited_is_an_error_and_none_
             lambda: directory.alter_topic("t", {}), lambda: directory.add_partitions("t", 2), directory.open_logs,
             lambda: directory.delete_records("t", 0, 1), lambda: directory.truncate("t", 0, 0),
             lambda: directory.committed("g", "t", 0), lambda: directory.committed_offsets("g"), directory.groups,
-            directory.subscriptions, directory.allocate_producer_id, lambda: directory.named_producer("p"),
+            directory.group_events, directory.allocate_producer_id, lambda: directory.named_producer("p"),
             lambda: directory.open_named_producer("p"), lambda: directory.add_named_block("p", 0, 0),
             lambda: directory.process_alive("1-x"), lambda: directory.signal("s"), lambda: directory.signal_path("s"),
             lambda: directory.volatile_get(b"k"), lambda: directory.volatile_update(b"k", lambda v: v),

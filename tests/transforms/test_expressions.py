@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logbroker.errors import InvalidRequestError, LogbrokerError
-from logbroker.expression_text import MAX_CHARACTERS, MAX_NESTING, MAX_PARTS, shape_of
 from logbroker.expressions import Expression, ExpressionError, as_predicate, compile_expression
+from logbroker.expressions.text import MAX_CHARACTERS, MAX_NESTING, MAX_PARTS, shape_of
 from logbroker.nesting import MAX_DEPTH, is_too_deep
 from logbroker.records import Record
 
@@ -236,8 +236,9 @@ def test_json_that_is_nested_too_deep_is_an_error_and_not_the_end_of_the_process
 
 SMALL_STACK = """
 import threading
-from logbroker.expression_text import *
-from logbroker.expressions import *
+from logbroker.errors import LogbrokerError
+from logbroker.expressions import compile_expression
+from logbroker.expressions.text import MAX_NESTING, MAX_PARTS
 from logbroker.nesting import MAX_DEPTH
 from logbroker.records import Record
 threading.stack_size(512 << 10)

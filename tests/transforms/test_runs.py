@@ -16,7 +16,7 @@ from logbroker import InvalidRequestError, Message, TransformError
 from logbroker.broker import Broker
 from logbroker.dead_letters import DEAD_LETTER_HEADERS, dead_letter_message, without_dead_letter_headers
 from logbroker.records import Record
-from logbroker.transform import Progress
+from logbroker.transform import TransformProgress
 from logbroker_storage.record_expiry import record_ttl_ms
 
 from .conftest import JSON_IN, JSON_OUT, a_record
@@ -94,9 +94,9 @@ def test_a_record_that_cannot_be_transformed_is_buried_and_the_pipeline_goes_on(
     broker: Broker, fill: Fill, read: Read
 ) -> None:
     fill(*numbers(2), Message(b"{", b"k", {"h": b"1"}), *numbers(1), Message(b"]", b"k"))
-    progress = Progress()
+    progress = TransformProgress()
     assert run(broker, PIPELINE, dead_letter="dead", progress=progress) == 5
-    assert progress == Progress(records=5, dead_letters=2)
+    assert progress == TransformProgress(records=5, dead_letters=2)
     assert [record.value for record in read("clean")] == [b'{"b":0}', b'{"b":1}', b'{"b":0}']
     first, second = letters(read)
     assert [first[0], second[0]] == [b"{", b"]"]
@@ -144,9 +144,9 @@ def test_what_the_target_refuses_is_buried_without_a_part_of_it(
             outputs[position] = b"x" * (2 << 20)
         return outputs
 
-    progress = Progress()
+    progress = TransformProgress()
     assert run(broker, too_large, dead_letter="dead", progress=progress) == 3
-    assert progress == Progress(records=3, dead_letters=1)
+    assert progress == TransformProgress(records=3, dead_letters=1)
     assert [record.value for record in read("clean")] == [b"small"] * 4
     ((value, headers),) = letters(read)
     assert value == b'{"a":1}'

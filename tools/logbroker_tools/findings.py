@@ -62,7 +62,3 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     start_offset: int | None = None
     end_offset: int | None = None
     advice: str | None = None
-
-
-def has_errors(findings: list[Finding]) -> bool:
-    return any(finding.severity is Severity.ERROR for finding in findings)

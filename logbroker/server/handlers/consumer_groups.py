@@ -9,7 +9,14 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from ..consumer_group import ConsumerGroup
-from ..consumer_messages import JOIN_EPOCH, GroupError, HeartbeatRequest, Partitions, TopicShape
+from ..consumer_messages import (
+    JOIN_EPOCH,
+    GroupError,
+    HeartbeatRequest,
+    Partitions,
+    TopicShape,
+    assignment_values,
+)
 from ..error_codes import RefusedError
 from ..node import Node
 from ..replies import Values
@@ -53,7 +60,7 @@ async def heartbeat(node: Node, request: Request) -> bytes:
             "member_id": reply.member_id,
             "member_epoch": reply.member_epoch,
             "heartbeat_interval": datetime.timedelta(milliseconds=reply.heartbeat_interval_ms),
-            "assignment": None if reply.assignment is None else _assignment(reply.assignment, shapes),
+            "assignment": None if reply.assignment is None else assignment_values(reply.assignment, shapes),
         }
     )
 
@@ -82,16 +89,6 @@ def _asked(request: Request, shapes: Mapping[str, TopicShape]) -> HeartbeatReque
         client_id=request.client_id,
         client_host=f"/{request.connection.host}",
     )
-
-
-def _assignment(partitions: Partitions, shapes: Mapping[str, TopicShape]) -> Values:
-    return {
-        "topic_partitions": [
-            {"topic_id": shapes[topic].topic_id, "topic_name": topic, "partitions": numbers}
-            for topic, numbers in partitions.items()
-            if topic in shapes
-        ]
-    }
 
 
 async def describe(node: Node, request: Request) -> bytes:
@@ -137,7 +134,7 @@ def _member(group: ConsumerGroup, member_id: str, member: Any, shapes: Mapping[s
         "client_host": member.client_host,
         "subscribed_topic_names": member.subscribed_topics,
         "subscribed_topic_regex": member.subscribed_regex or None,
-        "assignment": _assignment(member.assigned, shapes),
-        "target_assignment": _assignment(member.target, shapes),
+        "assignment": assignment_values(member.assigned, shapes),
+        "target_assignment": assignment_values(member.target, shapes),
         "member_type": MEMBER_TYPE_CLASSIC if group.is_classic(member_id) else MEMBER_TYPE_CONSUMER,
     }

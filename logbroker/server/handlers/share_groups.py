@@ -10,7 +10,7 @@ from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import LogbrokerError
 
-from ..consumer_messages import GroupError, Partitions, TopicShape
+from ..consumer_messages import GroupError, TopicShape, assignment_values
 from ..error_codes import code_of
 from ..node import Node
 from ..replies import Values
@@ -50,19 +50,9 @@ async def heartbeat(node: Node, request: Request) -> bytes:
             "member_id": reply.member_id,
             "member_epoch": reply.member_epoch,
             "heartbeat_interval": datetime.timedelta(milliseconds=reply.heartbeat_interval_ms),
-            "assignment": None if reply.assignment is None else _assignment(reply.assignment, shapes),
+            "assignment": None if reply.assignment is None else assignment_values(reply.assignment, shapes),
         }
     )
-
-
-def _assignment(partitions: Partitions, shapes: Mapping[str, TopicShape]) -> Values:
-    return {
-        "topic_partitions": [
-            {"topic_id": shapes[topic].topic_id, "topic_name": topic, "partitions": numbers}
-            for topic, numbers in partitions.items()
-            if topic in shapes
-        ]
-    }
 
 
 async def describe(node: Node, request: Request) -> bytes:
@@ -105,7 +95,7 @@ def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> V
                 "client_id": member.client_id,
                 "client_host": member.client_host,
                 "subscribed_topic_names": member.subscribed_topics,
-                "assignment": _assignment(member.assigned, shapes),
+                "assignment": assignment_values(member.assigned, shapes),
             }
             for member_id, member in group.members.items()
         ],

@@ -149,4 +149,4 @@ def _check(delimiter: str, quote: str, columns: Sequence[str]) -> None:
             f"delimiter {delimiter!r} and quote {quote!r}: one character each, and different"
         )
     if len(set(columns)) != len(columns):
-        raise InvalidRequestError("two columns have one name")
+        raise InvalidRequestError("two columns have one name; give each its own")

@@ -48,7 +48,9 @@ class _ProtobufOptions(StepOptions, frozen=True):
         try:
             files.ParseFromString(base64.b64decode(self.descriptor_set_base64, validate=True))
         except (binascii.Error, DecodeError) as error:
-            raise InvalidRequestError(f"this is no descriptor set: {error}") from None
+            raise InvalidRequestError(
+                f"this is no descriptor set, as protoc --descriptor_set_out makes it: {error}"
+            ) from None
         try:
             for file in files.file:
                 pool.Add(file)

@@ -40,7 +40,7 @@ class SetKey(StepOptions, frozen=True):
             raise InvalidRequestError("give one of value, field and expression")
         if self.value is not None:
             constant = self.value.encode()
-            get: Callable[[Draft], Any] = lambda _: constant  # noqa: E731
+            get: Callable[[Draft], Any] = lambda _: constant  # noqa: E731  (one of two getters)
         else:
             get = _field_getter(self.field) if self.field is not None else evaluator(self.expression or "")
 

@@ -14,7 +14,7 @@ An expression is checked and compiled once. Names that do not exist, functions t
 errors are found then; wrong types are found at a record, and are an ``ExpressionError`` there.
 
 The engine is native code that recurses on the C stack, so whatever could make it recurse too far is bounded
-before: an expression by ``expression_text``, the data by ``nesting``.
+before: an expression by ``text``, the data by ``nesting``.
 
 Only what an expression uses is built: of the variables those it names, of ``json`` those fields, where they are
 named (``json.customer.name``). Comparing the key takes 1.5 µs, a field of JSON 6 µs
@@ -33,9 +33,9 @@ from typing import Any
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 from logbroker_storage.record import Record
 
-from .expression_text import COMPREHENSIONS, Shape, invalid_expression, shape_of, shortened
+from ..nesting import MAX_DEPTH, is_too_deep
 from .json_fields import Fields, fields_of, json_reader, pick
-from .nesting import MAX_DEPTH, is_too_deep
+from .text import COMPREHENSIONS, Shape, invalid_expression, shape_of, shortened
 
 NAMES = ("key", "value", "json", "headers", "topic", "partition", "offset", "timestamp")
 
@@ -48,13 +48,12 @@ _FUNCTION_NAMES = (
     "getMilliseconds"
 )
 FUNCTIONS = frozenset(_FUNCTION_NAMES.split()) | COMPREHENSIONS
-TYPE_NAMES = frozenset(["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"])
+TYPE_NAMES = frozenset(  # as type() gives them
+    ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"]
+)
 # Functions that we add, from the engine's optional libraries:
 EXTENSION_LIBRARIES = ("core", "encoders", "lists", "math", "sets", "strings")
 LEFT_OUT = frozenset(["contains", "lists.range"])  # the engine's own is better; makes a list of any length
-TYPE_NAMES = frozenset(
-    ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type"]
-)  # as type() gives them
 
 Predicate = Callable[[Record], bool]
 
@@ -247,7 +246,7 @@ def as_predicate(filter: str | Expression | Predicate) -> Predicate:  # noqa: A0
         InvalidRequestError: the expression cannot be compiled, or *filter* is none of them.
     """
     if isinstance(filter, str):
-        filter = compile_expression(filter)  # noqa: A001
+        filter = compile_expression(filter)  # noqa: A001  (as above)
     if isinstance(filter, Expression):
         return filter.matches
     if callable(filter):

@@ -12,7 +12,7 @@ from .records import Message, due_ms, message_id_bytes, stored_headers, timestam
 UTF8_BYTES = 4  # at most, of one character
 
 
-class Pending:
+class PendingRecord:
     """A record on the long way: checked, and not yet in a batch."""
 
     __slots__ = (
@@ -68,5 +68,6 @@ class Pending:
 
 
 def not_bytes(what: str, value: object) -> InvalidRequestError:
+    """The error of a record's key or value (*what*) that is no bytes."""
     hint = "; encode it first: text.encode()" if isinstance(value, str) else ""
     return InvalidRequestError(f"a record's {what} is bytes or None, not {type(value).__name__}{hint}")

@@ -281,7 +281,7 @@ class AsyncQueue:
 
         When it is cancelled, nothing stays in these hands that nobody has seen.
         """
-        from .queues.consumer import deadline_after
+        from .arrivals import deadline_after
 
         queue = await self._opened()
         deadline = deadline_after(timeout)

@@ -40,7 +40,7 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
-from ..arrivals import Arrivals
+from ..arrivals import Arrivals, deadline_after
 from ..commits import PendingCommit, together
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
@@ -509,19 +509,6 @@ class Queue:
 def _mark_settled(messages: Iterable[QueueMessage]) -> None:
     for message in messages:
         message.is_settled = True
-
-
-def deadline_after(timeout: float | None) -> float | None:
-    """The monotonic time at which *timeout* seconds are over; None: never.
-
-    Raises:
-        InvalidRequestError: it is no number of seconds.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
-        raise InvalidRequestError(f"timeout={timeout!r}: give it seconds, or None to wait for ever")
-    return time.monotonic() + timeout
 
 
 def checked_lease_ms(lease: float) -> int:

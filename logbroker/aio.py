@@ -480,8 +480,10 @@ class AsyncConsumer:
 
         As ``Consumer.poll``. When it is cancelled, the records that it would have brought come next time.
         """
+        from .arrivals import deadline_after
+
         consumer = await self._opened()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         with self._turn():
             self._slice = None  # the blocking poll takes back what an iteration left of it
             while True:

@@ -281,8 +281,10 @@ class AsyncQueue:
 
         When it is cancelled, nothing stays in these hands that nobody has seen.
         """
+        from .arrivals import deadline_after
+
         queue = await self._opened()
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         async with self._my_turn(timeout) as is_mine:
             while is_mine:
                 self._check_open()

@@ -42,7 +42,7 @@ from logbroker_storage.errors import (
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
-from .arrivals import Arrivals
+from .arrivals import Arrivals, deadline_after
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit
 from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
@@ -191,7 +191,7 @@ class Consumer:
 
         """
         wanted = self._max_poll_records if max_records is None else _positive("max_records", max_records)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         with self._turn():
             while True:
                 with self._lock:

@@ -182,7 +182,7 @@ class Messaging:
         topic: str | Iterable[str] | None = None,
         *,
         subscription: str,
-        filter: Predicate | None = None,  # noqa: A002  (as the option is called)
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
         detached: bool = False,
@@ -192,7 +192,8 @@ class Messaging:
         Args:
             topic: which of the subscription's topics; default: all.
             subscription: its name; see ``create_subscription``.
-            filter: a function of a record. What it refuses is done with, for the subscription as a whole.
+            filter: a function of a record, or a CEL expression. What it refuses is done with, for the subscription
+                as a whole.
             lease: seconds that a message stays in these hands without an answer; default: the subscription's.
             renew: a thread extends the leases of all that is in these hands, until the queue is closed.
             detached: what is received outlives the queue and this process: it is settled by its ``handle``, with
@@ -200,7 +201,7 @@ class Messaging:
 
         Raises:
             SubscriptionNotFoundError, TopicNotFoundError: there is none of the name.
-            InvalidRequestError: the subscription is a stream, or does not read *topic*.
+            InvalidRequestError: the subscription is a stream, or does not read *topic*; *filter* cannot be compiled.
         """
         return Queue(
             self._directory,

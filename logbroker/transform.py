@@ -79,6 +79,10 @@ def run_transform(
 ) -> int:
     """See ``Broker.transform``; *progress* is kept up to date."""
     broker.topic(target)  # so that a wrong name shows now
+    if TopicSelection.parse(source).resolve([target]):
+        raise InvalidRequestError(
+            f"target {target!r} is read by this transform itself ({source!r}), without end: choose another topic"
+        )
     if dead_letter is not None:
         broker.topic(dead_letter)
         if TopicSelection.parse(source).resolve([dead_letter]):

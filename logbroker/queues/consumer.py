@@ -41,9 +41,9 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.partition_log import PartitionLog
 
-from ..arrivals import Arrivals
+from ..arrivals import Arrivals, deadline_after
 from ..commits import PendingCommit, together
-from ..expressions import Predicate
+from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..records import may_have_reserved_headers, without_reserved_headers
 from ..subscriptions import SIGNAL, Subscription, Subscriptions
@@ -82,7 +82,7 @@ class Queue:
         topics: str | Iterable[str] | None,
         *,
         subscription: str,
-        filter: Predicate | None = None,  # noqa: A002  (as the option is called)
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
         lease: float | None = None,
         renew: bool = False,
         detached: bool = False,
@@ -101,6 +101,7 @@ class Queue:
             if self._selection is not None:
                 self._check_selection(found, self._selection)
             self.lease_ms = found.rules.lease_ms if lease is None else lease_ms_of(lease)
+            self._filter = None if filter is None else as_predicate(filter)
         except BaseException:
             self._directory.close()
             raise
@@ -108,7 +109,6 @@ class Queue:
         self.owner = (
             detached_owner() if detached else owner_name(self._directory, f"queue-{next(_queue_numbers)}")
         )
-        self._filter = filter
         self._partitions: dict[TopicPartition, QueuePartition] = {}
         self._by_handle: dict[TopicPartition, QueuePartition] = {}  # what handles have named besides
         self._versions = (-1, -1)  # of topics and subscriptions, that _partitions was made for
@@ -167,7 +167,7 @@ class Queue:
         if isinstance(max_messages, bool) or not isinstance(max_messages, int) or max_messages < 1:
             raise InvalidRequestError(f"max_messages={max_messages!r}: give it a positive number")
         limit = min(max_messages, MAX_MESSAGES)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = deadline_after(timeout)
         # Another thread may be waiting inside: it must not hold this one up for longer than asked for.
         if not self._lock.acquire(
             timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
@@ -413,6 +413,8 @@ class Queue:
                 handle = ReceiptHandle.parse(message)
                 partition = self._partition_at((handle.topic, handle.partition))
                 groups.setdefault((partition, handle.owner), []).append(handle)
+            elif not isinstance(message, QueueMessage):
+                raise InvalidRequestError(f"{message!r} is no message of a queue, and no receipt handle")
             elif message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
             else:

@@ -71,6 +71,16 @@ def test_a_message_is_received_and_accepted(run):
     run(body)
 
 
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(run):
+    async def body(broker):
+        async with broker.queue(subscription="workers") as queue:
+            for timeout in ("1", float("nan")):
+                with pytest.raises(InvalidRequestError, match="give it seconds"):
+                    await queue.receive(timeout=timeout)
+
+    run(body)
+
+
 def test_leaving_the_block_accepts_and_an_exception_releases(run):
     async def body(broker):
         await send(broker, 1)

@@ -115,6 +115,15 @@ def test_a_poll_returns_at_most_as_many_as_asked_for_and_goes_on_there(desk):
         assert values(consumer.poll(2)) == ["e"]
 
 
+@pytest.mark.parametrize("timeout", ["1", float("nan"), timedelta(seconds=1), True])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(desk, timeout):
+    desk.topic().put("a")
+    with desk.consumer() as consumer:
+        with pytest.raises(InvalidRequestError, match="give it seconds"):
+            consumer.poll(timeout=timeout)
+        assert values(consumer.poll(timeout=-1)) == ["a"]
+
+
 def test_a_poll_returns_records_of_all_partitions(desk):
     desk.topic(partitions=3).put("a").put("b", partition=1).put("c", partition=2)
     with desk.consumer() as consumer:

@@ -285,3 +285,11 @@ def test_the_state_is_a_sorted_mapping(tmp_path_factory, transactions, start, en
                 tx.abort()
         with broker.transaction("t") as tx:
             assert dict(tx.state.range()) == model
+
+
+@pytest.mark.parametrize("source", ["raw", "r*"])
+def test_a_transform_that_would_read_what_it_writes_is_refused(broker, source):
+    fill(broker, Message(b"a"))
+    with pytest.raises(InvalidRequestError, match="without end"):
+        broker.transform(source, "raw", group="g", function=lambda record: record.value, idle_timeout=0.3)
+    assert pairs(broker, "raw") == [(None, b"a")]

@@ -620,3 +620,21 @@ def test_nothing_is_to_be_had_from_a_forked_childs_copy(desk: QueueDesk) -> None
         assert pipe.read() == b"ForkedError ForkedError ForkedError ForkedError closed"
     message.accept()
     assert desk.lag() == 0
+
+
+@pytest.mark.parametrize("timeout", ["1", float("nan"), timedelta(seconds=1), True])
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(desk: QueueDesk, timeout: object) -> None:
+    hands = desk.queue_of().put("a").hands()
+    for receive in (hands.receive, lambda timeout: hands.receive_many(1, timeout)):
+        with pytest.raises(InvalidRequestError, match="give it seconds"):
+            receive(timeout)
+    assert desk.lag() == 1
+
+
+@pytest.mark.parametrize("thing", [5, None, b"handle"])
+def test_what_is_neither_a_message_nor_a_handle_is_not_settled(desk: QueueDesk, thing: object) -> None:
+    hands = desk.queue_of().put("a").hands()
+    message = hands.receive(0)
+    with pytest.raises(InvalidRequestError, match="no receipt handle"):
+        hands.accept([message, thing])
+    message.accept()

@@ -259,6 +259,19 @@ def test_a_function_is_a_filter_for_the_subscription_as_a_whole(desk: QueueDesk)
     assert desk.left() == []
 
 
+def test_an_expression_is_a_filter_of_a_consumer_too(desk: QueueDesk) -> None:
+    desk.queue_of().put("a", "bb", "cc")
+    assert desk.left(filter='value == "bb"') == ["bb"]
+    assert desk.lag() == 0
+
+
+@pytest.mark.parametrize("nonsense", ["json.total >", "total > 10", "", 5])
+def test_a_filter_of_a_consumer_is_checked_when_it_is_made(desk: QueueDesk, nonsense: object) -> None:
+    desk.queue_of()
+    with pytest.raises(InvalidRequestError):
+        desk.hands(filter=nonsense)
+
+
 def test_both_filters_must_match(desk: QueueDesk) -> None:
     desk.queue_of(filter='value.startsWith("a")').put("a", "ab", "b")
     assert desk.left(filter=lambda record: len(record.value) == 2) == ["ab"]

@@ -35,29 +35,26 @@ from logbroker_storage.errors import (
     QueueEmptyError,
 )
 
+from .of_record import OfPlacedRecord
 from .worker import Worker, post
 
 if TYPE_CHECKING:
     from .queues.consumer import Queue, QueueMessage
-    from .records import Record
 
 Result = TypeVar("Result")
 
 logger = logging.getLogger("logbroker.queues")
 
 
-class AsyncQueueMessage:
+class AsyncQueueMessage(OfPlacedRecord):
     """``QueueMessage``, awaited; use it in an ``async with``, or settle it."""
 
-    __slots__ = ("blocking", "queue")
+    __slots__ = ("blocking", "queue", "record")
 
     def __init__(self, queue: AsyncQueue, blocking: QueueMessage) -> None:
         self.queue = queue
         self.blocking = blocking
-
-    @property
-    def record(self) -> Record:
-        return self.blocking.record
+        self.record = blocking.record
 
     @property
     def delivery_count(self) -> int:
@@ -71,38 +68,6 @@ class AsyncQueueMessage:
     def handle(self) -> str:
         """See ``QueueMessage.handle``."""
         return self.blocking.handle
-
-    @property
-    def topic(self) -> str:
-        return self.blocking.topic
-
-    @property
-    def partition(self) -> int:
-        return self.blocking.partition
-
-    @property
-    def offset(self) -> int:
-        return self.blocking.offset
-
-    @property
-    def timestamp_ms(self) -> int:
-        return self.blocking.timestamp_ms
-
-    @property
-    def timestamp(self) -> datetime.datetime:
-        return self.blocking.timestamp
-
-    @property
-    def key(self) -> bytes | None:
-        return self.blocking.key
-
-    @property
-    def value(self) -> bytes | None:
-        return self.blocking.value
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        return self.blocking.headers
 
     async def accept(self) -> None:
         """Be done with the message: durable when this returns."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.record_batch import Record
 
+from ..of_record import OfPlacedRecord
 from .handles import ReceiptHandle
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("logbroker.queues")
 
 
-class QueueMessage:
+class QueueMessage(OfPlacedRecord):
     """A message in a consumer's hands; the fields are a record's, and ``delivery_count`` (1 at first)."""
 
     __slots__ = ("delivery_count", "is_settled", "queue", "queue_partition", "record")
@@ -33,40 +34,6 @@ class QueueMessage:
         self.record = record
         self.delivery_count = delivery_count
         self.is_settled = False  # whether it was accepted, released or rejected here
-
-    @property
-    def topic(self) -> str:
-        return self.record.topic
-
-    @property
-    def partition(self) -> int:
-        return self.record.partition
-
-    @property
-    def offset(self) -> int:
-        return self.record.offset
-
-    @property
-    def timestamp_ms(self) -> int:
-        return self.record.timestamp_ms
-
-    @property
-    def timestamp(self) -> datetime.datetime:
-        """``timestamp_ms`` as an aware UTC datetime."""
-        return self.record.timestamp
-
-    @property
-    def key(self) -> bytes | None:
-        return self.record.key
-
-    @property
-    def value(self) -> bytes | None:
-        return self.record.value
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        """The headers, in order, as a list of the caller's own."""
-        return self.record.headers
 
     @property
     def handle(self) -> str:

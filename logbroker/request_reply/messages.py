@@ -10,42 +10,14 @@ import msgspec
 from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.record import Record
 
+from ..of_record import OfRecord
 from ..records import EPOCH, MILLISECOND, Message, without_reserved_headers
 from .headers import REPLY_HEADERS, REQUEST_HEADERS, Failure, decode_request, without
 
 Answer = bytes | Message | None
 
 
-class OfRecord(msgspec.Struct, frozen=True):
-    """What requests and replies have of the record that each of them is."""
-
-    record: Record
-
-    @property
-    def value(self) -> bytes | None:
-        return self.record.value
-
-    @property
-    def key(self) -> bytes | None:
-        return self.record.key
-
-    @property
-    def headers(self) -> list[tuple[str, bytes | None]]:
-        """The sender's own headers, in order, as a list of the caller's own."""
-        return self.record.headers
-
-    @property
-    def timestamp_ms(self) -> int:
-        """When it was sent, in milliseconds since 1970 UTC."""
-        return self.record.timestamp_ms
-
-    @property
-    def timestamp(self) -> datetime.datetime:
-        """``timestamp_ms`` as an aware UTC datetime."""
-        return self.record.timestamp
-
-
-class Request(OfRecord, frozen=True, kw_only=True):
+class Request(OfRecord, msgspec.Struct, frozen=True, kw_only=True):
     """A request as its responder sees it; the fields of its record are its own.
 
     Attributes:
@@ -56,6 +28,7 @@ class Request(OfRecord, frozen=True, kw_only=True):
         delivery_count: 1, or more when an earlier responder died over it.
     """
 
+    record: Record
     correlation_id: bytes | None
     reply_to: str | None
     reply_by_ms: int | None
@@ -71,8 +44,10 @@ class Request(OfRecord, frozen=True, kw_only=True):
         return None if self.reply_by_ms is None else EPOCH + self.reply_by_ms * MILLISECOND
 
 
-class Reply(OfRecord, frozen=True):
+class Reply(OfRecord, msgspec.Struct, frozen=True):
     """The answer to a request: value, key and headers as the responder gave them."""
+
+    record: Record
 
 
 def read_request(record: Record, delivery_count: int) -> Request:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import uuid
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -74,6 +75,29 @@ class HeartbeatReply(NamedTuple):
     member_epoch: int
     heartbeat_interval_ms: int
     assignment: Partitions | None
+
+
+def reply_values(reply: HeartbeatReply, shapes: Mapping[str, TopicShape]) -> dict[str, object]:
+    """A heartbeat's reply as it stands in its answer."""
+    return {
+        "error_message": None,
+        "member_id": reply.member_id,
+        "member_epoch": reply.member_epoch,
+        "heartbeat_interval": datetime.timedelta(milliseconds=reply.heartbeat_interval_ms),
+        "assignment": None if reply.assignment is None else assignment_values(reply.assignment, shapes),
+    }
+
+
+def refusal_values(code: ErrorCode, error: Exception) -> dict[str, object]:
+    """The answer to a heartbeat that was refused."""
+    return {
+        "error_code": code,
+        "error_message": str(error),
+        "member_id": None,
+        "member_epoch": 0,
+        "heartbeat_interval": datetime.timedelta(milliseconds=NO_INTERVAL_MS),
+        "assignment": None,
+    }
 
 
 class MemberDescription(NamedTuple):

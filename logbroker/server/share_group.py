@@ -29,7 +29,15 @@ from typing import NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, NO_INTERVAL_MS, GroupError, Partitions, TopicShape
+from .consumer_messages import (
+    JOIN_EPOCH,
+    LEAVE_EPOCH,
+    NO_INTERVAL_MS,
+    GroupError,
+    HeartbeatReply,
+    Partitions,
+    TopicShape,
+)
 
 ASSIGNOR = "simple"
 MAX_MEMBERS = 1000
@@ -48,15 +56,6 @@ class ShareHeartbeat(NamedTuple):
     subscribed_topics: tuple[str, ...] | None
     client_id: str = ""
     client_host: str = ""
-
-
-class ShareReply(NamedTuple):
-    """What the member is told; an ``assignment`` of ``None`` is the one that it was told with this epoch."""
-
-    member_id: str
-    member_epoch: int
-    heartbeat_interval_ms: int
-    assignment: Partitions | None
 
 
 class ShareMemberDescription(NamedTuple):
@@ -152,7 +151,9 @@ class ShareGroup:
         else:
             self._going_on(request)
 
-    def heartbeat(self, request: ShareHeartbeat, topics: Mapping[str, TopicShape], now_ms: int) -> ShareReply:
+    def heartbeat(
+        self, request: ShareHeartbeat, topics: Mapping[str, TopicShape], now_ms: int
+    ) -> HeartbeatReply:
         """One step of one member; *topics* are all that exist, another mapping whenever they changed.
 
         Raises:
@@ -162,7 +163,7 @@ class ShareGroup:
         if request.member_epoch == LEAVE_EPOCH:
             member = self._addressed(request)
             self._remove([member])
-            return ShareReply(request.member_id, LEAVE_EPOCH, NO_INTERVAL_MS, None)
+            return HeartbeatReply(request.member_id, LEAVE_EPOCH, NO_INTERVAL_MS, None)
         member = self._joining(request) if request.member_epoch == JOIN_EPOCH else self._going_on(request)
         is_new = member.member_id not in self._members
         self._members[member.member_id] = member
@@ -175,7 +176,7 @@ class ShareGroup:
         is_full = request.member_epoch == JOIN_EPOCH or request.subscribed_topics is not None
         is_behind = request.member_epoch != member.epoch
         assignment = self._named(member.target) if is_full or is_behind else None
-        return ShareReply(member.member_id, member.epoch, self._heartbeat_interval_ms, assignment)
+        return HeartbeatReply(member.member_id, member.epoch, self._heartbeat_interval_ms, assignment)
 
     def advance(self, now_ms: int) -> list[str]:
         """Remove the members whose time is over; who that was."""

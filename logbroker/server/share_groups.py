@@ -27,11 +27,11 @@ from logbroker_storage.events import Event, ShareConfigEvent
 
 from ..subscriptions import SIGNAL, Rules, Subscription, Subscriptions
 from ..topic_names import check_group_name, check_topic_name
-from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, TopicShape
+from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, HeartbeatReply, TopicShape
 from .error_codes import RefusedError
 from .settings import ServerSettings
 from .share_config import check_config, difference, rules_of, start_of
-from .share_group import ShareGroup, ShareHeartbeat, ShareReply
+from .share_group import ShareGroup, ShareHeartbeat
 from .share_partitions import SharePartitions
 from .share_sessions import ShareSession, ShareSessions
 
@@ -103,7 +103,7 @@ class ShareGroups:
 
     async def heartbeat(
         self, group_id: str, request: ShareHeartbeat, shapes: Mapping[str, TopicShape]
-    ) -> ShareReply:
+    ) -> HeartbeatReply:
         """One step of one member; the first makes the group.
 
         Raises:

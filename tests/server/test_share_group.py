@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from kio.schema.errors import ErrorCode
 
 from logbroker.queues.settlement import Settlement
-from logbroker.server.consumer_messages import GroupError, TopicShape
+from logbroker.server.consumer_messages import GroupError, HeartbeatReply, TopicShape
 from logbroker.server.error_codes import RefusedError
 from logbroker.server.share_acknowledgements import MAX_RANGES, settlement_of
 from logbroker.server.share_config import as_config, check_config, difference, rules_of, start_of
-from logbroker.server.share_group import ShareGroup, ShareHeartbeat, ShareReply, assign
+from logbroker.server.share_group import ShareGroup, ShareHeartbeat, assign
 from logbroker.server.share_sessions import LAST_EPOCH, ShareSessions
 from logbroker.subscriptions import Rules
 from logbroker_storage.errors import InvalidConfigError
@@ -45,11 +45,11 @@ class Room:
         epoch: int = 0,
         topics: tuple[str, ...] | None = None,
         rack_id: str | None = None,
-    ) -> ShareReply:
+    ) -> HeartbeatReply:
         request = ShareHeartbeat(member_id, epoch, rack_id, topics)
         return self.group.heartbeat(request, dict(self.topics), self.now_ms)
 
-    def join(self, member_id: str, *topics: str) -> ShareReply:
+    def join(self, member_id: str, *topics: str) -> HeartbeatReply:
         return self.beat(member_id, 0, topics or ("t",))
 
     def refused(self, *args: object, **options: object) -> ErrorCode:
@@ -65,20 +65,20 @@ class Room:
 
 def test_a_first_member_gets_all_partitions_at_once():
     reply = Room().join("a", "t", "u")
-    assert reply == ShareReply("a", 1, INTERVAL_MS, {"t": (0, 1), "u": (0,)})
+    assert reply == HeartbeatReply("a", 1, INTERVAL_MS, {"t": (0, 1), "u": (0,)})
 
 
 def test_members_share_the_partitions_and_each_learns_of_it_with_its_next_heartbeat():
     room = Room()
     room.join("a")
     assert room.join("b").assignment == {"t": (1,)}
-    assert room.beat("a", 1) == ShareReply("a", 2, INTERVAL_MS, {"t": (0,)})
+    assert room.beat("a", 1) == HeartbeatReply("a", 2, INTERVAL_MS, {"t": (0,)})
 
 
 def test_an_assignment_that_did_not_change_is_not_told_again():
     room = Room()
     room.join("a")
-    assert room.beat("a", 1) == ShareReply("a", 1, INTERVAL_MS, None)
+    assert room.beat("a", 1) == HeartbeatReply("a", 1, INTERVAL_MS, None)
 
 
 def test_a_member_that_names_its_topics_is_told_its_assignment_even_if_nothing_changed():
@@ -98,7 +98,7 @@ def test_a_topic_that_is_not_there_yet_is_assigned_when_it_is():
     room = Room()
     assert room.join("a", "later").assignment == {}
     room.topics["later"] = shape(1, 9)
-    assert room.beat("a", 1) == ShareReply("a", 2, INTERVAL_MS, {"later": (0,)})
+    assert room.beat("a", 1) == HeartbeatReply("a", 2, INTERVAL_MS, {"later": (0,)})
 
 
 def test_partitions_that_are_added_are_assigned():
@@ -126,7 +126,7 @@ def test_a_member_that_leaves_is_told_so_and_its_partitions_go_to_the_others():
     room = Room()
     room.join("a")
     room.join("b")
-    assert room.beat("b", -1) == ShareReply("b", -1, 0, None)
+    assert room.beat("b", -1) == HeartbeatReply("b", -1, 0, None)
     assert list(room.group.members) == ["a"]
     assert room.beat("a", 1).assignment == {"t": (0, 1)}
 
@@ -135,9 +135,9 @@ def test_a_reply_that_was_lost_may_be_asked_for_again_with_the_epoch_before():
     room = Room()
     room.join("a")
     room.join("b")
-    assert room.beat("a", 1) == ShareReply("a", 2, INTERVAL_MS, {"t": (0,)})
-    assert room.beat("a", 1) == ShareReply("a", 2, INTERVAL_MS, {"t": (0,)})
-    assert room.beat("a", 2) == ShareReply("a", 2, INTERVAL_MS, None)
+    assert room.beat("a", 1) == HeartbeatReply("a", 2, INTERVAL_MS, {"t": (0,)})
+    assert room.beat("a", 1) == HeartbeatReply("a", 2, INTERVAL_MS, {"t": (0,)})
+    assert room.beat("a", 2) == HeartbeatReply("a", 2, INTERVAL_MS, None)
 
 
 def test_an_older_or_a_made_up_epoch_is_fenced():

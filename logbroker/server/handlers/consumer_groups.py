@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,8 @@ from ..consumer_messages import (
     Partitions,
     TopicShape,
     assignment_values,
+    refusal_values,
+    reply_values,
 )
 from ..error_codes import RefusedError
 from ..node import Node
@@ -42,27 +43,10 @@ async def heartbeat(node: Node, request: Request) -> bytes:
         finally:
             node.groups.touched(body.group_id)
     except (GroupError, RefusedError) as error:
-        return request.reply(
-            {
-                "error_code": error.code,
-                "error_message": str(error),
-                "member_id": None,
-                "member_epoch": 0,
-                "heartbeat_interval": datetime.timedelta(0),
-                "assignment": None,
-            }
-        )
+        return request.reply(refusal_values(error.code, error))
     if reply.member_epoch < JOIN_EPOCH:
         await node.groups.settle(body.group_id)  # it has left
-    return request.reply(
-        {
-            "error_message": None,
-            "member_id": reply.member_id,
-            "member_epoch": reply.member_epoch,
-            "heartbeat_interval": datetime.timedelta(milliseconds=reply.heartbeat_interval_ms),
-            "assignment": None if reply.assignment is None else assignment_values(reply.assignment, shapes),
-        }
-    )
+    return request.reply(reply_values(reply, shapes))
 
 
 def _asked(request: Request, shapes: Mapping[str, TopicShape]) -> HeartbeatRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import LogbrokerError
 
-from ..consumer_messages import GroupError, TopicShape, assignment_values
+from ..consumer_messages import GroupError, TopicShape, assignment_values, refusal_values, reply_values
 from ..error_codes import code_of
 from ..node import Node
 from ..replies import Values
@@ -34,25 +33,9 @@ async def heartbeat(node: Node, request: Request) -> bytes:
     try:
         reply = await node.share.heartbeat(body.group_id, asked, shapes)
     except (GroupError, LogbrokerError) as error:
-        return request.reply(
-            {
-                "error_code": error.code if isinstance(error, GroupError) else code_of(error),
-                "error_message": str(error),
-                "member_id": None,
-                "member_epoch": 0,
-                "heartbeat_interval": datetime.timedelta(0),
-                "assignment": None,
-            }
-        )
-    return request.reply(
-        {
-            "error_message": None,
-            "member_id": reply.member_id,
-            "member_epoch": reply.member_epoch,
-            "heartbeat_interval": datetime.timedelta(milliseconds=reply.heartbeat_interval_ms),
-            "assignment": None if reply.assignment is None else assignment_values(reply.assignment, shapes),
-        }
-    )
+        code = error.code if isinstance(error, GroupError) else code_of(error)
+        return request.reply(refusal_values(code, error))
+    return request.reply(reply_values(reply, shapes))
 
 
 async def describe(node: Node, request: Request) -> bytes:

@@ -214,10 +214,8 @@ class TransactionEvent(Event, frozen=True, tag="transaction"):
         return _key(cls.KIND, transactional_id)
 
 
-class TtlEvent(Event, frozen=True, tag="ttl"):
-    """Records of the topic may have a time to live of their own: whoever passes them on has to look."""
-
-    KIND: ClassVar[str] = "ttl"
+class _AboutTopic(Event, frozen=True):
+    """Says something of the topic that it names, by being there."""
 
     topic: str
 
@@ -227,6 +225,18 @@ class TtlEvent(Event, frozen=True, tag="ttl"):
     @classmethod
     def key_of(cls, topic: str) -> bytes:
         return _key(cls.KIND, topic)
+
+
+class TtlEvent(_AboutTopic, frozen=True, tag="ttl"):
+    """Records of the topic may have a time to live of their own: whoever passes them on has to look."""
+
+    KIND: ClassVar[str] = "ttl"
+
+
+class MessageIdEvent(_AboutTopic, frozen=True, tag="message-id"):
+    """Records of the topic may have a message id: whoever makes the view anew has to look."""
+
+    KIND: ClassVar[str] = "message-id"
 
 
 class SubscriptionEvent(Event, frozen=True, tag="subscription"):
@@ -325,21 +335,6 @@ class QueueBlockEvent(Event, frozen=True, tag="queue-block"):
         """What the keys of a subscription's blocks begin with; with *topic* and *partition* those of one queue."""
         parts = [part for part in (topic, partition) if part is not None]
         return _key(cls.KIND, subscription_id, *parts) + SEPARATOR
-
-
-class MessageIdEvent(Event, frozen=True, tag="message-id"):
-    """Records of the topic may have a message id: whoever makes the view anew has to look."""
-
-    KIND: ClassVar[str] = "message-id"
-
-    topic: str
-
-    def key(self) -> bytes:
-        return self.key_of(self.topic)
-
-    @classmethod
-    def key_of(cls, topic: str) -> bytes:
-        return _key(cls.KIND, topic)
 
 
 class ShareConfigEvent(Event, frozen=True, tag="share-config"):

@@ -20,6 +20,7 @@ import os
 import select
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
@@ -71,6 +72,9 @@ class Waiter:
         if self._watcher.fd >= 0:
             self._poll.register(self._watcher.fd, select.POLLIN)
         self._closed = False
+        # Also held by ``wake`` while it writes: a descriptor that is closed meanwhile may be another file's
+        # by then, and the byte would land there. Reentrant, for a signal handler may wake, too.
+        self._closing = threading.RLock()
         self._pid = os.getpid()
 
     def watch_partition(self, topic: str, partition: int) -> None:
@@ -131,12 +135,15 @@ class Waiter:
 
     def wake(self) -> None:
         """End the current wait, or the next one. Safe from any thread and from signal handlers."""
-        if self._closed or self._pid != os.getpid():
+        if self._pid != os.getpid():
             return
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups already
+        with self._closing:
+            if self._closed:
+                return
+            try:
+                os.write(self._wake_write, b"\0")
+            except BlockingIOError:
+                pass  # the pipe is full of wake-ups already
 
     def take(self) -> list[str]:
         """The watched files that were touched since the last take or wait, without waiting; for an event loop.
@@ -151,11 +158,13 @@ class Waiter:
         return self._watcher.fd
 
     def close(self) -> None:
-        if not self._closed:
+        with self._closing:
+            if self._closed:
+                return
             self._closed = True
-            self._watcher.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+        self._watcher.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
     def _drain(self, descriptors: Iterable[int]) -> None:
         for fd in descriptors:

@@ -100,6 +100,23 @@ def test_waking_ends_the_current_wait_or_the_next(waiter):
     assert waiter.wait(0)
 
 
+def test_closing_waits_for_a_wake_up_at_hand_whose_byte_would_land_in_another_file(waiter, monkeypatch):
+    """A descriptor that is closed between the look and the write may be a segment's by then."""
+    write = os.write
+    closer = threading.Thread(target=waiter.close)
+
+    def write_while_another_thread_closes(fd: int, data: bytes) -> int:
+        closer.start()
+        closer.join(0.1)
+        assert closer.is_alive()
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", write_while_another_thread_closes)
+    waiter.wake()
+    closer.join()
+    waiter.wake()  # and this one finds it closed
+
+
 def test_a_closed_waiter_says_so(waiter):
     waiter.close()
     waiter.close()

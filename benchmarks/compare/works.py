@@ -1,0 +1,321 @@
+"""How each work is measured: what is timed, and what its figures are.
+
+Throughput runs for a time (``budget_s``), not for a count: the slow peers are a thousand times slower than the
+fast ones. Everything is timed from the first call to the return of the last, with what the setting promises
+(a flush, a sync, a confirmation) inside.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .contender import Contender, Session, Work
+
+SMALL = b"x" * 100
+LARGE = b"y" * 1024
+THREADS = 16
+WARM_UP = 0.4  # of the budget, before the clock starts: a JVM compiles, a client finds its partition
+TAIL_PAUSE_S = 0.002
+TAIL_WARM_UP = 50
+QUEUE_BATCH = 100
+RANDOM_READS = 20_000
+Figures = dict[str, float]
+
+
+def child(
+    part: str, contender: Contender, work: Work, folder: Path, address: str, amount: float
+) -> list[str]:
+    """The command of one of the processes in ``child``."""
+    arguments = [part, contender.name, work.name, str(folder), address, str(amount)]
+    return [sys.executable, "-m", "benchmarks.compare.child", *arguments]
+
+
+def measure(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    """Run *work* once; called in a process of its own, on a new folder (or a folder that ``prepare`` filled)."""
+    figures = _WORKS[work](contender, work, folder, address, budget_s)
+    figures["client_peak_mib"] = _peak_mib()
+    return figures
+
+
+def _peak_mib() -> float:
+    """The most memory that this process had resident. ``ru_maxrss`` would be the parent's, kept over exec."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def _value(work: Work) -> bytes:
+    return LARGE if work in (Work.PRODUCE_1K, Work.CONSUME_1K) else SMALL
+
+
+def _produce_for(session: Session, values: list[bytes], budget_s: float) -> tuple[int, float]:
+    """Produce *values* again and again for a time; how many records that were, in how many seconds."""
+    count = 0
+    began = time.perf_counter()
+    while True:
+        session.produce(values)
+        count += len(values)
+        elapsed = time.perf_counter() - began
+        if elapsed >= budget_s:
+            return count, elapsed
+
+
+def _chunk(contender: Contender, value: bytes) -> list[bytes]:
+    return [value] * max(1, contender.chunk * len(SMALL) // len(value))
+
+
+def produce(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    session = contender.open(folder, address, work)
+    value = _value(work)
+    values = _chunk(contender, value)
+    _produce_for(session, values, budget_s * WARM_UP)
+    count, elapsed = _produce_for(session, values, budget_s)
+    session.close()
+    return {"records_per_s": count / elapsed, "mb_per_s": count * len(value) / elapsed / 1e6}
+
+
+def durable(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    first = contender.open(folder, address, work)
+    first.append(SMALL)
+    sessions = [first] + [first.another() for _ in range(THREADS - 1 if work is Work.DURABLE_16 else 0)]
+    counts = [0] * len(sessions)
+    start = threading.Barrier(len(sessions) + 1)
+    end = threading.Event()
+
+    def append(number: int) -> None:
+        append_one = sessions[number].append
+        start.wait()
+        while not end.is_set():
+            append_one(SMALL)
+            counts[number] += 1
+
+    threads = [threading.Thread(target=append, args=(number,)) for number in range(len(sessions))]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    end.wait(budget_s * WARM_UP)
+    warmed_up = sum(counts)
+    began = time.perf_counter()
+    end.wait(budget_s)
+    end.set()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - began
+    for session in {id(session): session for session in sessions}.values():
+        session.close()
+    return {"records_per_s": (sum(counts) - warmed_up) / elapsed}
+
+
+def consume(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    """What can be produced in the budget is read, by a session that did not write it."""
+    value = _value(work)
+    writer = contender.open(folder, address, work)
+    count, _ = _produce_for(writer, _chunk(contender, value), budget_s)
+    writer.close()
+    reader = contender.open(folder, address, work)
+    began = time.perf_counter()
+    size = reader.consume(count)
+    elapsed = time.perf_counter() - began
+    reader.close()
+    if size != count * len(value):
+        raise RuntimeError(f"{contender.name} gave {size} bytes back of {count * len(value)}")
+    return {"records_per_s": count / elapsed, "mb_per_s": size / elapsed / 1e6}
+
+
+def tail_same(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    """A thread waits for what another thread of its process stores."""
+    writer = contender.open(folder, address, work)
+    writer.append(b"0")
+    reader = contender.open(folder, address, work)
+    reader.tail()
+    count = _tail_count(budget_s)
+    found: list[float] = []
+    thread = threading.Thread(target=lambda: found.extend(_delays_us(reader, count)))
+    thread.start()
+    _append_slowly(writer, count)
+    thread.join()
+    reader.close()
+    writer.close()
+    return _percentiles(found)
+
+
+def tail_other(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    """A process waits for what another process stores."""
+    writer = contender.open(folder, address, work)
+    writer.append(b"0")
+    count = _tail_count(budget_s)
+    command = child("receive", contender, work, folder, address, count)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"the receiver of {contender.name} did not begin")
+        _append_slowly(writer, count)
+        found = [float(line) for line in process.stdout]
+    writer.close()
+    return _percentiles(found)
+
+
+def receive(contender: Contender, work: Work, folder: Path, address: str, count: int) -> None:
+    """The other process's part of ``tail_other``."""
+    session = contender.open(folder, address, work)
+    session.tail()
+    print("ready", flush=True)
+    for delay in _delays_us(session, count):
+        print(delay)
+    sys.stdout.flush()
+
+
+def _tail_count(budget_s: float) -> int:
+    return TAIL_WARM_UP + int(budget_s * 200)
+
+
+def _append_slowly(session: Session, count: int) -> None:
+    time.sleep(0.2)
+    for _ in range(count):
+        session.append(b"%d" % time.monotonic_ns())
+        time.sleep(TAIL_PAUSE_S)
+
+
+def _delays_us(session: Session, count: int) -> list[float]:
+    found = []
+    for _ in range(count):
+        value = session.next()
+        found.append((time.monotonic_ns() - int(value)) / 1000)
+    return found[TAIL_WARM_UP:]
+
+
+def _percentiles(values_us: list[float]) -> Figures:
+    ordered = sorted(values_us)
+    return {
+        "p50_ms": statistics.median(ordered) / 1000,
+        "p99_ms": ordered[int(len(ordered) * 0.99)] / 1000,
+        "p99_9_ms": ordered[min(int(len(ordered) * 0.999), len(ordered) - 1)] / 1000,
+    }
+
+
+def queue(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    session = contender.open(folder, address, work)
+    count, _ = _produce_for(session, _chunk(contender, SMALL), budget_s)
+    taken = 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < budget_s:
+        batch = session.take(QUEUE_BATCH)
+        taken += batch
+        if batch < QUEUE_BATCH:
+            break
+    elapsed = time.perf_counter() - began
+    session.close()
+    if not taken:
+        raise RuntimeError(f"{contender.name} gave none of {count} messages")
+    return {"messages_per_s": taken / elapsed}
+
+
+def transform(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    session = contender.open(folder, address, work)
+    count, _ = _produce_for(session, [SMALL] * 20_000, budget_s / 20)
+    began = time.perf_counter()
+    session.transform(count)
+    elapsed = time.perf_counter() - began
+    session.close()
+    return {"records_per_s": count / elapsed}
+
+
+def random_reads(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    session = contender.open(folder, address, work)
+    values = _chunk(contender, LARGE)
+    count, moments_ms = 0, [time.time_ns() // 1_000_000]
+    deadline = time.perf_counter() + budget_s
+    while not count or time.perf_counter() < deadline:
+        moments_ms.append(time.time_ns() // 1_000_000)
+        session.produce(values)
+        count += len(values)
+    rng = random.Random(1)
+    read: Callable[[int], bytes]
+    if work is Work.RANDOM_OFFSET:
+        read, low, high = session.read_offset, 0, count - 1
+    else:
+        read, low, high = session.read_time, moments_ms[0], moments_ms[-1]  # at least one chunk is not older
+    delays_us = []
+    deadline = time.perf_counter() + budget_s
+    for _ in range(RANDOM_READS):
+        place = rng.randint(low, high)
+        began = time.perf_counter()
+        value = read(place)
+        delays_us.append((time.perf_counter() - began) * 1e6)
+        if value != LARGE:
+            raise RuntimeError(f"{contender.name} gave another record for {place}")
+        if began > deadline:
+            break
+    session.close()
+    return _percentiles(delays_us)
+
+
+def opening(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
+    """How long until the first record can be appended to a large directory, opened by a new process.
+
+    The size is what *budget_s* seconds buy at about 1 GB/s: 10 GB in the full run.
+    """
+    gigabytes = max(0.1, min(10.0, budget_s))
+    filler = subprocess.run(child("fill", contender, work, folder, address, gigabytes), check=False)
+    if filler.returncode != (-signal.SIGKILL if work is Work.OPEN_KILLED else 0):
+        raise RuntimeError(f"the filler of {contender.name} ended with {filler.returncode}")
+    began = time.perf_counter()
+    session = contender.open(folder, address, work)
+    session.append(SMALL)
+    elapsed = time.perf_counter() - began
+    session.close()
+    return {"seconds": elapsed, "gigabytes": gigabytes}
+
+
+def fill(contender: Contender, work: Work, folder: Path, address: str, gigabytes: float) -> None:
+    """The process before ``opening``: fills the folder, and closes it, or dies."""
+    session = contender.open(folder, address, work)
+    values = [LARGE] * 20_000
+    for _ in itertools.repeat(None, max(1, int(gigabytes * 1e9 / len(LARGE) / len(values)))):
+        session.produce(values)
+    if work is Work.OPEN_KILLED:
+        os.kill(os.getpid(), signal.SIGKILL)
+    session.close()
+
+
+_WORKS: dict[Work, Callable[[Contender, Work, Path, str, float], Figures]] = {
+    Work.PRODUCE_100: produce,
+    Work.PRODUCE_1K: produce,
+    Work.DURABLE_1: durable,
+    Work.DURABLE_16: durable,
+    Work.CONSUME_100: consume,
+    Work.CONSUME_1K: consume,
+    Work.TAIL_SAME: tail_same,
+    Work.TAIL_OTHER: tail_other,
+    Work.QUEUE: queue,
+    Work.TRANSFORM: transform,
+    Work.RANDOM_OFFSET: random_reads,
+    Work.RANDOM_TIME: random_reads,
+    Work.OPEN_CLEAN: opening,
+    Work.OPEN_KILLED: opening,
+}
+
+LEADING_FIGURE = {
+    work: "messages_per_s"
+    if work is Work.QUEUE
+    else "seconds"
+    if work in (Work.OPEN_CLEAN, Work.OPEN_KILLED)
+    else "p50_ms"
+    if work in (Work.TAIL_SAME, Work.TAIL_OTHER, Work.RANDOM_OFFSET, Work.RANDOM_TIME)
+    else "records_per_s"
+    for work in Work
+}
+"""By which contenders are ranked. Of those in ms and seconds less is better."""

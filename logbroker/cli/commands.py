@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from . import (
+    bench,
     group,
     inspect,
     produce,
@@ -70,4 +71,5 @@ app.command("request")(request.request)
 app.command("respond")(respond.respond)
 app.command("serve")(serve.serve)
 app.command("inspect", context_settings=inspect.CONTEXT, add_help_option=False)(inspect.inspect)
+app.command("bench")(bench.bench)
 app.command("quickstart")(quickstart.quickstart)

@@ -112,20 +112,19 @@ class NetworkTransactions:
         producer_id: int,
         producer_epoch: int,
         fenced: ErrorCode,
-        gone: ErrorCode = ErrorCode.invalid_producer_id_mapping,
     ) -> Holding:
         """What the producer holds.
 
         Raises:
-            RefusedError: the id has another holder, *fenced* when that is a newer one; or *gone*: the transaction ended
-                with the server that began it.
+            RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended with the
+                server that began it, of which librdkafka makes an abort (INVALID_PRODUCER_EPOCH would be fatal to it).
         """
         claim = Claim(transactional_id, producer_id, producer_epoch)
         holding = self._coordinator.holding(transactional_id)
         if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
             holding = self._coordinator.resume(claim)
             if holding is None:
-                raise RefusedError(gone)
+                raise RefusedError(ErrorCode.invalid_producer_id_mapping)
         if holding.producer_id != producer_id:
             raise RefusedError(ErrorCode.invalid_producer_id_mapping)
         if holding.epoch != producer_epoch:
@@ -169,8 +168,7 @@ class NetworkTransactions:
         Raises:
             RefusedError, FencedError: it may not.
         """
-        refused = ErrorCode.invalid_producer_epoch
-        holding = self._held(transactional_id, producer_id, producer_epoch, refused, refused)
+        holding = self._held(transactional_id, producer_id, producer_epoch, ErrorCode.invalid_producer_epoch)
         if place in holding.partitions:
             return
         if not adds:

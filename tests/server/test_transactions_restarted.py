@@ -326,10 +326,10 @@ def test_an_epoch_that_was_used_is_not_given_again(open_producer: Open) -> None:
     assert producer.end() is OK
 
 
-def test_a_batch_of_a_transaction_that_is_gone_is_refused_as_every_client_understands(
+def test_a_batch_of_a_transaction_that_is_gone_is_refused_so_that_its_producer_aborts(
     server: ServerProcess, open_producer: Open
 ) -> None:
-    """INVALID_PRODUCER_EPOCH: the transaction is to be aborted."""
+    """To INVALID_PRODUCER_EPOCH librdkafka's producer would end for good."""
     producer = open_producer()
     assert producer.send(b"1") is OK
     producer.restart()
@@ -338,4 +338,4 @@ def test_a_batch_of_a_transaction_that_is_gone_is_refused_as_every_client_unders
     )
     with RawClient(server.port) as client:
         answer = client.produce("t", records, version=11, transactional_id="id")
-    assert answer.error_code is ErrorCode.invalid_producer_epoch
+    assert answer.error_code is ErrorCode.invalid_producer_id_mapping

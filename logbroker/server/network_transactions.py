@@ -116,8 +116,8 @@ class NetworkTransactions:
         """What the producer holds.
 
         Raises:
-            RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended with the
-                server that began it, of which librdkafka makes an abort (INVALID_PRODUCER_EPOCH would be fatal to it).
+            RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended
+                with the server that began it: librdkafka then aborts (INVALID_PRODUCER_EPOCH would be fatal to it).
         """
         claim = Claim(transactional_id, producer_id, producer_epoch)
         holding = self._coordinator.holding(transactional_id)

@@ -61,7 +61,7 @@ def produce(task: Task, recorder: Recorder, life: Life, rng: random.Random) -> N
         with logbroker.open(task.address) as broker, broker.producer() as producer:
             while not life.is_over:
                 writer.write(producer)
-                time.sleep(rng.uniform(0.005, 0.05))
+                time.sleep(rng.uniform(0.01, 0.08))
     except logbroker.LogbrokerError as error:
         raise GaveUpError from error
 
@@ -74,7 +74,7 @@ def transact(task: Task, recorder: Recorder, life: Life, rng: random.Random) -> 
                 if life.is_over:
                     return
                 _transact(broker.transaction(task.name), recorder, writer, rng, number)
-                time.sleep(rng.uniform(0.005, 0.05))
+                time.sleep(rng.uniform(0.01, 0.08))
     except logbroker.LogbrokerError as error:
         raise GaveUpError from error
 

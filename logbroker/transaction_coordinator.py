@@ -5,6 +5,8 @@ There is no coordinator process. Every process does the same steps on what all o
     fact                                  where                       life
     a holder, and what its transaction    view, volatile (Holding)    gone when nobody has the directory open
       has begun to write to
+    that it was begun, where only its     journal (TransactionEvent)  durable, until it is decided
+    process knows what it will commit
     the decision, with the offsets        journal (TransactionEvent)  durable: one event a transaction
     what the decision says, for readers   markers in the partitions   redone from the event wherever missing
 
@@ -77,7 +79,7 @@ class Holding(msgspec.Struct, frozen=True):
 
     def is_ended_by(self, decided: TransactionEvent) -> bool:
         """Whether *decided* is about the transaction in progress."""
-        return decided.state != "empty" and (
+        return decided.is_decided and (
             (self.producer_id, self.epoch, self.number)
             == (decided.producer_id, decided.epoch, decided.number)
         )
@@ -112,10 +114,10 @@ class TransactionCoordinator:
 
     # Holding an id --------------------------------------------------------------------------------
 
-    def claim(self, transactional_id: str, *, timeout_ms: int) -> Claim:
+    def claim(self, transactional_id: str, *, timeout_ms: int, by_holder: bool = False) -> Claim:
         """Become the holder of the id: what an older holder left is finished or aborted, and it is fenced.
 
-        Durable when it returns.
+        Durable when it returns. *by_holder* says that it is the holder itself that begins anew.
 
         Raises:
             StorageFailedError, WriteFailedError: the id may be claimed or not; claim it again.
@@ -123,27 +125,69 @@ class TransactionCoordinator:
         directory = self._directory
         fresh_id = directory.allocate_producer_id()
         with directory.journal.exclusive() as turn:
-            return self._take_over(turn, transactional_id, fresh_id, directory.process_id, timeout_ms)
+            return self._take_over(
+                turn,
+                transactional_id,
+                fresh_id,
+                directory.process_id,
+                timeout_ms,
+                holder_goes_on=by_holder,
+            )
 
     def resume(self, claim: Claim) -> Holding | None:
-        """Make whoever held the id to the end its holder again, after everybody had left the directory.
+        """Make whoever held the id through another process, which is gone, hold it through this one.
 
-        None when that was somebody else, or left a transaction open: it is aborted, by whoever comes first.
+        What was decided is finished first. None when it was somebody else, or a transaction was in progress: that
+        is aborted, by whoever comes first. When the claim is held through this process already: by whom.
         """
         with self._directory.journal.exclusive():
             holding = self.holding(claim.transactional_id)
             known = self.event(claim.transactional_id)
-            if holding is not None or known is None:
+            if known is None or (holding is not None and holding.process_id == self._directory.process_id):
                 return holding
-            if (known.producer_id, known.following_epoch) != (claim.producer_id, claim.epoch):
+            if holding is None or holding.is_ended_by(known):
+                current = claim._replace(producer_id=known.producer_id, epoch=known.following_epoch)
+                number = 0 if known.ends is None else known.number + 1
+                timeout_ms = known.timeout_ms
+            else:
+                current = claim._replace(producer_id=holding.producer_id, epoch=holding.epoch)
+                number, timeout_ms = holding.number, holding.timeout_ms
+            if current != claim:
+                return holding
+            if holding is None and known.state == "begun":
                 return None
-            self._adopt_everywhere()
-            if self._open_places(known.producer_id):
+            if holding is not None and holding.partitions and not holding.is_ended_by(known):
                 return None
-            number = 0 if known.ends is None else known.number + 1
-            value = self._holding_of(claim, self._directory.process_id, [], known.timeout_ms, number)
-            self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
-            return _decode(value)
+            return self._resume(claim, known, number, timeout_ms)
+
+    def _resume(self, claim: Claim, known: TransactionEvent, number: int, timeout_ms: int) -> Holding | None:
+        """Under the journal's lock: nobody else writes for the claim."""
+        self._adopt_everywhere()
+        if known.is_decided:
+            self._write_markers(known)
+        if self._open_places(claim.producer_id):
+            return None
+        value = self._holding_of(claim, self._directory.process_id, [], timeout_ms, number)
+        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
+        return _decode(value)
+
+    def raised(self, claim: Claim) -> Claim | None:
+        """What the claim's holder is to go on with, when that was decided already and nothing was begun with it.
+
+        None when nothing was, or somebody else has the id.
+        """
+        following = claim._replace(epoch=claim.epoch + 1)
+        with self._directory.journal.exclusive():
+            holding = self.holding(claim.transactional_id)
+            known = self.event(claim.transactional_id)
+            if known is None or not known.holder_goes_on:
+                return None
+            if (known.producer_id, known.following_epoch) != (following.producer_id, following.epoch):
+                return None
+            if holding is not None and (holding.partitions or not holding.is_held_by(following)):
+                return None
+            resumed = self._resume(following, known, 0, known.timeout_ms)
+            return None if resumed is None else following
 
     def finish_abort(self, decided: TransactionEvent) -> bool:
         """Write what is missing of an abort whose holder has gone on to the next epoch already; whether it is done."""
@@ -158,7 +202,14 @@ class TransactionCoordinator:
             return True
 
     def _take_over(
-        self, turn: JournalTurn, transactional_id: str, fresh_id: int, process_id: str | None, timeout_ms: int
+        self,
+        turn: JournalTurn,
+        transactional_id: str,
+        fresh_id: int,
+        process_id: str | None,
+        timeout_ms: int,
+        *,
+        holder_goes_on: bool,
     ) -> Claim:
         known = self.event(transactional_id)
         if known is None:
@@ -174,19 +225,23 @@ class TransactionCoordinator:
             held_epoch = max(held_epoch, before.epoch)
         claim = Claim(transactional_id, known.producer_id, held_epoch + 1)
         left_open = self._hold(claim, process_id, timeout_ms)
-        if known.state != "empty":
+        if known.is_decided:
             self._write_markers(known)
             if before is not None and before.is_ended_by(known):
                 left_open = []  # they are those of the decided transaction, which is over now
         left_open += [place for place in self._open_places(known.producer_id) if place not in left_open]
         if left_open:
-            aborted = self._event(claim._replace(epoch=held_epoch), "abort", left_open, timeout_ms)
+            aborted = msgspec.structs.replace(
+                self._event(claim._replace(epoch=held_epoch), "abort", left_open, timeout_ms),
+                holder_goes_on=holder_goes_on,
+            )
             turn.record([aborted])
             self._write_markers(aborted)
         if claim.epoch > LAST_EPOCH:
             claim = Claim(transactional_id, fresh_id, 0)
         if not left_open or claim.producer_id == fresh_id:
-            turn.record([self._event(claim, "empty", [], timeout_ms)])
+            empty = self._event(claim, "empty", [], timeout_ms)
+            turn.record([msgspec.structs.replace(empty, holder_goes_on=holder_goes_on)])
         clear = self._holding_of(claim, process_id, [], timeout_ms)
         self._directory.volatile_update(_PREFIX + transactional_id.encode(), lambda _: clear)
         return claim
@@ -248,6 +303,22 @@ class TransactionCoordinator:
             return _encode(msgspec.structs.replace(holding, partitions=partitions, started_ms=started_ms))
 
         self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), with_places)
+
+    def begin_in_memory(self, claim: Claim, place: TopicPartition) -> None:
+        """Note that the transaction goes on with *place*, of which this process knows something that no log does.
+
+        Durable when it returns: when the process dies nobody takes the transaction for one that was not begun.
+
+        Raises:
+            FencedError: as ``add_partitions``.
+            LogbrokerError: it may be noted or not.
+        """
+        with self._directory.journal.exclusive() as turn:
+            holding = self.holding(claim.transactional_id)
+            if holding is None or not holding.is_held_by(claim):
+                raise fenced(claim)
+            turn.record([self._event(claim, "begun", [], holding.timeout_ms)])
+            self.add_partitions(claim, [place])
 
     # Ending ---------------------------------------------------------------------------------------
 
@@ -332,7 +403,12 @@ class TransactionCoordinator:
                 self._finish(decided, claim, holding)
                 return claim
             return self._take_over(
-                turn, claim.transactional_id, fresh_id, holding.process_id, holding.timeout_ms
+                turn,
+                claim.transactional_id,
+                fresh_id,
+                holding.process_id,
+                holding.timeout_ms,
+                holder_goes_on=True,
             )
 
     def _finish(self, decided: TransactionEvent, following: Claim, holding: Holding) -> None:
@@ -375,7 +451,7 @@ class TransactionCoordinator:
     def _event(
         self,
         claim: Claim,
-        state: Literal["empty", "commit", "abort"],
+        state: Literal["empty", "begun", "commit", "abort"],
         partitions: list[TopicPartition],
         timeout_ms: int,
     ) -> TransactionEvent:
@@ -426,7 +502,9 @@ class TransactionCoordinator:
             newest = self.event(known.transactional_id)
             if newest is None or self._is_alive(newest) or not self._are_open(newest, left_open):
                 return False
-            self._take_over(turn, newest.transactional_id, fresh_id, None, newest.timeout_ms)
+            self._take_over(
+                turn, newest.transactional_id, fresh_id, None, newest.timeout_ms, holder_goes_on=True
+            )
         logger.info("transaction of %r was finished for its holder", known.transactional_id)
         return True
 
@@ -451,7 +529,7 @@ class TransactionCoordinator:
 
     def _is_decided_by_epoch(self, known: TransactionEvent, found: OpenTransaction) -> bool:
         entry = self._directory.view.producer(found.partition_key, found.producer_id)
-        return known.state != "empty" and (entry is None or entry.epoch <= known.epoch)
+        return known.is_decided and (entry is None or entry.epoch <= known.epoch)
 
     def _is_alive(self, known: TransactionEvent) -> bool:
         """Whether the holder is at work on its transaction, in time, and can end it itself."""

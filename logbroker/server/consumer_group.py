@@ -8,7 +8,8 @@ The client only heartbeats. Three epochs say how far everybody is:
 
 What a heartbeat asks for is in its member epoch:
 
-     0   join, or join again; a static member takes over what its instance left behind
+     0   join, or join again: what the member had is free; a static member takes over what its instance left
+         behind
      n   go on: n is the member's epoch, or the one before with nothing owned that is not assigned (its
          last reply was lost)
     -1   leave
@@ -44,8 +45,9 @@ changed nothing. A ``ConsumerGroup`` belongs to one thread at a time.
 Invariants: a partition is in at most one member's hands; epochs of the group only grow; the assignment
 epoch is never above the group epoch; a member in UNREVOKED_PARTITIONS has a rebalance deadline.
 
-Unlike Kafka, expressions are resolved in the heartbeat that brings them, and the previous epoch of a member
-stays valid until its epoch changes again, so that a retry may be lost too.
+Unlike Kafka, expressions are resolved in the heartbeat that brings them; the previous epoch of a member
+stays valid until its epoch changes again, so that a retry may be lost too; and a member that was fenced may join
+again at once, where Kafka refuses it until its session has timed out.
 
 Sources: KIP-848, and the behaviour of Apache Kafka 4's group coordinator.
 """
@@ -369,8 +371,11 @@ class ConsumerGroup:
             )
         member = self._members.get(request.member_id)
         if member is not None:
-            _check_epoch(member, request, owned)
-            return member
+            if member.classic is not None or _is_at(member, request, owned):
+                _check_epoch(member, request, owned)
+                return member
+            # It has given up what it had, as it was told to when it was fenced.
+            self.remove([member])
         if not self.has_room:
             raise GroupError(
                 ErrorCode.group_max_size_reached, f"Group {self.group_id} has {self._max_size} members."
@@ -585,19 +590,22 @@ def _owned(request: HeartbeatRequest, topics: Mapping[str, TopicShape]) -> Place
 
 
 def _check_epoch(member: GroupMember, request: HeartbeatRequest, owned: Places | None) -> None:
-    """The member's own epoch, or the one before as long as it took nothing that it was not given."""
-    is_own = request.member_epoch == member.epoch
-    lost_its_reply = (
-        request.member_epoch == member.previous_epoch < member.epoch
-        and owned is not None
-        and owned <= member.assigned
-    )
-    if not is_own and not lost_its_reply:
+    if not _is_at(member, request, owned):
         raise GroupError(
             ErrorCode.fenced_member_epoch,
             f"Member {member.member_id} is at epoch {member.epoch}, not {request.member_epoch}; "
             "give up all partitions and join again.",
         )
+
+
+def _is_at(member: GroupMember, request: HeartbeatRequest, owned: Places | None) -> bool:
+    """The member's own epoch, or the one before as long as it took nothing that it was not given."""
+    lost_its_reply = (
+        request.member_epoch == member.previous_epoch < member.epoch
+        and owned is not None
+        and owned <= member.assigned
+    )
+    return request.member_epoch == member.epoch or lost_its_reply
 
 
 def _still_owns(owned: Places | None, places: Places) -> bool:

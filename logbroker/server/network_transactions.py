@@ -2,7 +2,13 @@
 
 What a client of a transactional id tells with each request, producer id and epoch, is all that a claim is: nothing
 is kept between requests but the offsets that a transaction will commit. Those wait in memory. The server is the
-holder's process: when it dies the transaction is aborted, so no commit can come to lack them.
+holder's process: when it dies the transaction is aborted, so no commit can come to lack them. That there were such
+offsets is journaled before they are answered for, because nothing else may be left of the transaction.
+
+    a request of a holder      the server was restarted since
+    no transaction             it goes on
+    one that was decided       it is answered again; markers that are missing are written first
+    one that was in progress   its transaction is gone: the client has to abort it, and begin anew
 
     transactions    a batch's partition is added by    at the end
     version 1       AddPartitionsToTxn, before it      the epoch stays
@@ -66,24 +72,56 @@ class NetworkTransactions:
             raise RefusedError(ErrorCode.invalid_request, str(error)) from error
         if not 0 < timeout_ms <= MAX_TIMEOUT_MS:
             raise RefusedError(ErrorCode.invalid_transaction_timeout)
+        claim = None
         if producer_id >= 0:
-            self._held(transactional_id, producer_id, producer_epoch, ErrorCode.producer_fenced)
-        claim = self._coordinator.claim(transactional_id, timeout_ms=timeout_ms)
+            # Its answer may have been lost, or its transaction been aborted for it.
+            own = Claim(transactional_id, producer_id, producer_epoch)
+            claim = self._coordinator.raised(own)
+            if claim is None:
+                self._check_newest(own)
+        if claim is None:
+            claim = self._coordinator.claim(
+                transactional_id, timeout_ms=timeout_ms, by_holder=producer_id >= 0
+            )
         with self._lock:
             self._waiting.pop(transactional_id, None)
         return claim
 
+    def _check_newest(self, claim: Claim) -> None:
+        """That nobody has claimed the id since; whatever became of the transaction.
+
+        Raises:
+            RefusedError: somebody has.
+        """
+        holding = self._coordinator.holding(claim.transactional_id)
+        known = self._coordinator.event(claim.transactional_id)
+        if holding is not None:
+            newest = claim._replace(producer_id=holding.producer_id, epoch=holding.epoch)
+        elif known is not None:
+            newest = claim._replace(producer_id=known.producer_id, epoch=known.following_epoch)
+        else:
+            raise RefusedError(ErrorCode.invalid_producer_id_mapping)
+        if newest.producer_id != claim.producer_id:
+            raise RefusedError(ErrorCode.invalid_producer_id_mapping)
+        if newest.epoch != claim.epoch:
+            raise RefusedError(ErrorCode.producer_fenced)
+
     def _held(
-        self, transactional_id: str, producer_id: int, producer_epoch: int, fenced: ErrorCode
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        fenced: ErrorCode,
     ) -> Holding:
         """What the producer holds.
 
         Raises:
-            RefusedError: the id has another holder; *fenced* when that is a newer one.
+            RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended
+                with the server that began it: librdkafka then aborts (INVALID_PRODUCER_EPOCH would be fatal to it).
         """
+        claim = Claim(transactional_id, producer_id, producer_epoch)
         holding = self._coordinator.holding(transactional_id)
-        if holding is None:  # nobody has had the directory open for a moment: the server was restarted
-            claim = Claim(transactional_id, producer_id, producer_epoch)
+        if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
             holding = self._coordinator.resume(claim)
             if holding is None:
                 raise RefusedError(ErrorCode.invalid_producer_id_mapping)
@@ -152,10 +190,12 @@ class NetworkTransactions:
 
         Raises:
             RefusedError: as ``add_partitions``.
+            StorageFailedError, WriteFailedError: try again.
         """
         holding = self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
         if OFFSETS_PLACE not in holding.partitions:
-            self._coordinator.add_partitions(claim, [OFFSETS_PLACE])
+            self._check_finished(claim)  # the note takes the place of the decision before
+            self._coordinator.begin_in_memory(claim, OFFSETS_PLACE)
         with self._lock:
             waiting = self._waiting.get(claim.transactional_id)
             before = waiting.events if waiting is not None and waiting.claim == claim else ()
@@ -253,11 +293,13 @@ class NetworkTransactions:
     def _answered_again(self, claim: Claim, *, commit: bool) -> Claim | None:
         """What an end was answered with that the producer asks for a second time."""
         known = self._coordinator.event(claim.transactional_id)
-        holding = self._coordinator.holding(claim.transactional_id)
-        if known is None or holding is None or known.epoch != claim.epoch:
+        if known is None or known.epoch != claim.epoch or known.state != ("commit" if commit else "abort"):
             return None
         following = claim._replace(epoch=known.following_epoch)
-        if not holding.is_held_by(following) or known.state != ("commit" if commit else "abort"):
+        holding = self._coordinator.holding(claim.transactional_id)
+        if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
+            holding = self._coordinator.resume(following)
+        if holding is None or not holding.is_held_by(following):
             return None
         if holding.partitions and following == claim:
             return None  # the next transaction of this epoch

@@ -181,7 +181,11 @@ class TransactionEvent(Event, frozen=True, tag="transaction"):
 
     With state "commit" or "abort" the transaction of *epoch* over *partitions* (topic, number) is decided;
     its markers carry ``epoch + 1``, which is what the holder goes on with. With "empty" nothing was begun
-    since the id was claimed for *epoch*.
+    since the id was claimed for *epoch*. With "begun" something was that only the memory of its process knows:
+    when that is gone, so is the transaction.
+
+    *holder_goes_on* says that whoever held the epoch before is to go on with the following one: it asked for it
+    itself, or its transaction was aborted for it. Otherwise that belongs to somebody else.
 
     A holder that keeps its epoch (a Kafka client of before KIP-890) has several transactions in it, of which this
     is the one with this *number*. Its markers carry ``epoch``, and end only what began below *ends*, an offset for
@@ -194,20 +198,26 @@ class TransactionEvent(Event, frozen=True, tag="transaction"):
     transactional_id: str
     producer_id: int
     epoch: int
-    state: Literal["empty", "commit", "abort"]
+    state: Literal["empty", "begun", "commit", "abort"]
     partitions: list[tuple[str, int]]
     timeout_ms: int
     updated_ms: int
     number: int = 0
     ends: list[int] | None = None
+    holder_goes_on: bool = False
 
     def key(self) -> bytes:
         return _key(self.KIND, self.transactional_id)
 
     @property
+    def is_decided(self) -> bool:
+        """Whether it says how a transaction ended."""
+        return self.state in ("commit", "abort")
+
+    @property
     def following_epoch(self) -> int:
         """What the markers carry, and the holder goes on with."""
-        return self.epoch if self.ends is not None or self.state == "empty" else self.epoch + 1
+        return self.epoch if self.ends is not None or not self.is_decided else self.epoch + 1
 
     @classmethod
     def key_of(cls, transactional_id: str) -> bytes:

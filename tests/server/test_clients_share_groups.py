@@ -30,8 +30,8 @@ from confluent_kafka.admin import (
 
 import logbroker
 
-from .conftest import ServerProcess
 from .raw_client import RawClient
+from .server_process import ServerProcess
 
 DEADLINE_S = 20.0
 POLL_S = 0.2

@@ -385,6 +385,35 @@ def test_an_epoch_before_the_previous_is_fenced():
     assert world.refused("a", member_epoch=1, owned={}) == ErrorCode.fenced_member_epoch
 
 
+def test_a_member_that_was_fenced_joins_again_under_its_id():
+    """At once: it has given up everything. Its partitions are free, and it is a new member."""
+    world = World(t=2)
+    for name in ("a", "b"):
+        world.join(name, "t")
+    world.settle()
+    world.grow("t", 3)
+    world.settle()
+    assert world.refused("a", member_epoch=1) == ErrorCode.fenced_member_epoch
+    before = world.epochs()["a"]
+    again = world.join("a", "t")
+    assert again.member_epoch > before
+    world.settle()
+    assert sorted(part for owned in world.assigned().values() for part in owned["t"]) == [0, 1, 2]
+
+
+def test_whoever_goes_on_where_a_member_joined_again_is_fenced():
+    """A late join, repeated by the network: its member does not go on with what was given to another."""
+    world = World(t=2)
+    for name in ("a", "b"):
+        world.join(name, "t")
+    world.settle()
+    world.grow("t", 3)
+    world.settle()
+    epoch = world.epochs()["a"]
+    world.join("a", "t")
+    assert world.refused("a", member_epoch=epoch) == ErrorCode.fenced_member_epoch
+
+
 def test_a_refused_heartbeat_does_not_keep_the_session():
     world = World(t=1)
     world.join("a", "t")

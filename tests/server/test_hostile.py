@@ -31,7 +31,6 @@ from logbroker.server.share_acknowledgements import MAX_RANGES
 from logbroker.server.share_sessions import MAX_SESSIONS as MAX_SHARE_SESSIONS
 from logbroker_storage.record_batch import HEADER_BYTES, Compression
 
-from .conftest import ServerProcess
 from .raw_client import (
     API_VERSIONS,
     FETCH,
@@ -49,6 +48,7 @@ from .raw_client import (
     response_of,
 )
 from .raw_sharer import ACCEPT, FINAL, RECORD_LIMIT, REJECT, RELEASE, RawSharer
+from .server_process import ServerProcess
 
 OK = ErrorCode.none
 KIB, MIB = 1 << 10, 1 << 20

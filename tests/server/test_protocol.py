@@ -19,7 +19,6 @@ from logbroker.server.apis import APIS, VERSIONS
 from logbroker.server.fetch_sessions import MAX_SESSIONS
 from logbroker_storage.record_batch import read_header
 
-from .conftest import ServerProcess
 from .raw_client import (
     ADD_PARTITIONS,
     API_VERSIONS,
@@ -45,6 +44,7 @@ from .raw_client import (
     response_of,
     segment_bytes,
 )
+from .server_process import ServerProcess
 
 OK = ErrorCode.none
 READ_COMMITTED = 1

@@ -14,7 +14,7 @@ import pytest
 
 import logbroker
 
-from .conftest import ServerProcess
+from .server_process import ServerProcess
 
 DEADLINE_S = 20.0
 

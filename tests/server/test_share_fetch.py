@@ -19,7 +19,6 @@ from logbroker.server.settings import ServerSettings
 from logbroker.server.share_groups import LAST_WORDS_S
 from logbroker_storage.record_batch import HEADER_BYTES, read_header
 
-from .conftest import ServerProcess
 from .raw_client import RawClient, batch, codes, segment_bytes
 from .raw_sharer import (
     ACCEPT,
@@ -34,6 +33,7 @@ from .raw_sharer import (
     SHARE_HEARTBEAT,
     RawSharer,
 )
+from .server_process import ServerProcess
 
 OK = ErrorCode.none
 DESCRIBE_OFFSETS, ALTER_OFFSETS, DELETE_OFFSETS = 90, 91, 92

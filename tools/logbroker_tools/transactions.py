@@ -98,7 +98,7 @@ def _of_partition(partition: Partition, known: dict[int, TransactionEvent]) -> I
                 begun[header.producer_id] = _Begun(item)
     for producer_id, at_work in begun.items():
         event = known.get(producer_id)
-        is_decided = event is not None and event.state != "empty" and event.epoch == at_work.epoch
+        is_decided = event is not None and event.is_decided and event.epoch == at_work.epoch
         state = f"{event.state} decided" if event is not None and is_decided else OPEN
         yield _row(partition, producer_id, at_work, state, None, known)
 

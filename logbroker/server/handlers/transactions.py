@@ -8,7 +8,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import LogbrokerError, StorageFailedError, WriteFailedError
-from logbroker_storage.events import TransactionEvent
+from logbroker_storage.events import OffsetEvent, TransactionEvent
 
 from ...transaction_coordinator import Claim, Holding
 from ..error_codes import code_of
@@ -26,7 +26,8 @@ FIRST_WITH_PRODUCER_FENCED = {"InitProducerId": 4, "AddPartitionsToTxn": 2, "Add
 FIRST_ENDTXN_OF_V2 = 5
 FIRST_WITH_MEMBERS = 3  # TxnOffsetCommit
 ANY_GENERATION = -1
-STATES = {"commit": "CompleteCommit", "abort": "CompleteAbort", "empty": "Empty"}
+# One that was begun and has no holder any more is gone.
+STATES = {"commit": "CompleteCommit", "abort": "CompleteAbort", "empty": "Empty", "begun": "Empty"}
 ONGOING = "Ongoing"
 
 
@@ -151,17 +152,21 @@ def _missing(node: Node, place: tuple[str, int]) -> ErrorCode | None:
 
 async def add_offsets(node: Node, request: Request) -> bytes:
     """The group's offsets are of the transaction; there is no partition to add for them here."""
-    body = request.body
     try:
-        node.network_transactions.check_holder(
-            body.transactional_id,
-            body.producer_id,
-            body.producer_epoch,
-            fenced=_fenced(request, "AddOffsetsToTxn"),
-        )
+        await node.run(_check_holder, node, request)
     except LogbrokerError as error:
         return request.reply({"error_code": _code(error)})
     return request.reply({})
+
+
+def _check_holder(node: Node, request: Request) -> None:
+    body = request.body
+    node.network_transactions.check_holder(
+        body.transactional_id,
+        body.producer_id,
+        body.producer_epoch,
+        fenced=_fenced(request, "AddOffsetsToTxn"),
+    )
 
 
 async def commit_offsets(node: Node, request: Request) -> bytes:
@@ -178,7 +183,7 @@ async def commit_offsets(node: Node, request: Request) -> bytes:
                 except LogbrokerError as error:
                     errors[topic.name, part.partition_index] = code_of(error)
         claim = Claim(body.transactional_id, body.producer_id, body.producer_epoch)
-        node.network_transactions.add_offsets(claim, events, fenced=ErrorCode.invalid_producer_epoch)
+        await node.run(_add_offsets, node, claim, events)
     except LogbrokerError as error:
         refused = _code(error)
     topics = [
@@ -195,6 +200,10 @@ async def commit_offsets(node: Node, request: Request) -> bytes:
         for topic in body.topics
     ]
     return request.reply({"topics": topics})
+
+
+def _add_offsets(node: Node, claim: Claim, events: list[OffsetEvent]) -> None:
+    node.network_transactions.add_offsets(claim, events, fenced=ErrorCode.invalid_producer_epoch)
 
 
 def _check_committer(node: Node, request: Request) -> None:

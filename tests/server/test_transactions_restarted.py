@@ -1,0 +1,341 @@
+"""Transactions of clients whose server died in the middle: what is answered is true, and nothing counts by half.
+
+Both versions: clients that keep their epoch (EndTxn below version 5), and those whose epoch grows (KIP-890).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+import logbroker
+from logbroker.transaction_coordinator import Claim, TransactionCoordinator
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import WriteFailedError
+from logbroker_storage.log_config import LogConfig
+from logbroker_storage.record_batch import encode_values
+
+from .raw_client import (
+    ADD_PARTITIONS,
+    END_TXN,
+    INIT_PRODUCER_ID,
+    OFFSET_FETCH,
+    RawClient,
+    batch,
+)
+from .server_process import ServerProcess
+
+ADD_OFFSETS, TXN_OFFSET_COMMIT = 25, 28
+OK = ErrorCode.none
+OLD_END, NEW_END = 3, 5  # versions of EndTxn
+TIMEOUT_MS = 60_000
+VERSIONS = pytest.mark.parametrize("version", [OLD_END, NEW_END])
+
+
+class Producer:
+    """A transactional producer of a few lines, which finds its server again."""
+
+    def __init__(self, server: ServerProcess, *, version: int = OLD_END) -> None:
+        self._server = server
+        self._version = version
+        self._client = RawClient(server.port)
+        self.id, self.epoch = self._client.new_producer("id")
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._client.close()
+
+    def restart(self) -> None:
+        """The server is killed, and another takes its place."""
+        self._server.kill()
+        self._server.start()
+        self._client.close()
+        self._client = RawClient(self._server.port)
+
+    def _send(self, api_key: int, version: int, **fields: Any) -> Any:
+        who = {"transactional_id": "id", "producer_id": self.id, "producer_epoch": self.epoch}
+        return self._client.send(api_key, version, **(who | fields))
+
+    def init(self) -> ErrorCode:
+        """InitProducerId of a producer that has an id and an epoch, and goes on with what it is answered."""
+        answer = self._send(INIT_PRODUCER_ID, 4, transaction_timeout=TIMEOUT_MS)
+        if answer.error_code is OK:
+            self.id, self.epoch, self._sequence = answer.producer_id, answer.producer_epoch, 0
+        code: ErrorCode = answer.error_code
+        return code
+
+    def send(self, value: bytes) -> ErrorCode:
+        topics = [{"name": "t", "partitions": [0]}]
+        who = {f"v3_and_below_{name}": value for name, value in self._names().items()}
+        added = self._client.send(ADD_PARTITIONS, 3, v3_and_below_topics=topics, **who)
+        ((partition,),) = [topic.results_by_partition for topic in added.results_by_topic_v3_and_below]
+        if partition.partition_error_code is not OK:
+            return ErrorCode(partition.partition_error_code)
+        records = batch(
+            value,
+            producer_id=self.id,
+            producer_epoch=self.epoch,
+            base_sequence=self._sequence,
+            transactional=True,
+        )
+        answer = self._client.produce("t", records, version=11, transactional_id="id")
+        self._sequence += answer.error_code is OK
+        return ErrorCode(answer.error_code)
+
+    def _names(self) -> dict[str, Any]:
+        return {"transactional_id": "id", "producer_id": self.id, "producer_epoch": self.epoch}
+
+    def send_offset(self, offset: int) -> ErrorCode:
+        added = self._send(ADD_OFFSETS, 3, group_id="g")
+        if added.error_code is not OK:
+            return ErrorCode(added.error_code)
+        partition = {"partition_index": 0, "committed_offset": offset, "committed_leader_epoch": -1}
+        topics = [{"name": "source", "partitions": [partition]}]
+        answer = self._send(TXN_OFFSET_COMMIT, 3, group_id="g", generation_id=-1, topics=topics)
+        ((answered,),) = [topic.partitions for topic in answer.topics]
+        return ErrorCode(answered.error_code)
+
+    def end(self, *, commit: bool = True) -> ErrorCode:
+        answer = self._send(END_TXN, self._version, committed=commit)
+        if answer.error_code is OK and self._version == NEW_END:
+            self.epoch, self._sequence = answer.producer_epoch, 0
+        return ErrorCode(answer.error_code)
+
+    def committed(self) -> int:
+        """The group's offset."""
+        topics = [{"name": "source", "partition_indexes": [0]}]
+        answer = self._client.send(OFFSET_FETCH, 7, group_id="g", topics=topics, require_stable=True)
+        ((partition,),) = [topic.partitions for topic in answer.topics]
+        return int(partition.committed_offset)
+
+
+Open = Callable[..., Producer]
+
+
+@pytest.fixture
+def server(start_server: Callable[..., ServerProcess], tmp_path: Path) -> ServerProcess:
+    """A server with two topics, which nobody else has open."""
+    with logbroker.open(tmp_path / "data") as broker:
+        broker.create_topic("t")
+        broker.create_topic("source")
+        with broker.producer() as producer:
+            producer.send_many("source", [b"%d" % number for number in range(10)])
+    return start_server()
+
+
+@pytest.fixture
+def open_producer(server: ServerProcess) -> Iterator[Open]:
+    producers = []
+
+    def open_one(**options: Any) -> Producer:
+        producers.append(Producer(server, **options))
+        return producers[-1]
+
+    yield open_one
+    for producer in producers:
+        producer.close()
+
+
+@pytest.fixture(params=["alone", "beside others"])
+def company(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[None]:
+    """Whether somebody else keeps the directory open while the server is away."""
+    if request.param == "alone":
+        yield
+    else:
+        with logbroker.open(server.data):
+            yield
+
+
+def seen(server: ServerProcess, isolation: Any = "read_committed") -> list[bytes | None]:
+    with logbroker.open(server.data) as broker, broker.consumer("t", isolation=isolation) as consumer:
+        return [record.value for record in consumer.poll(100, 0.2)]
+
+
+# Offsets that were told to be part of it ------------------------------------------------------------------
+
+
+@VERSIONS
+@pytest.mark.usefixtures("company")
+def test_offsets_that_were_answered_for_are_committed_or_the_commit_is_refused(
+    open_producer: Open, version: int
+) -> None:
+    """They are all that there was of the transaction."""
+    producer = open_producer(version=version)
+    assert producer.send_offset(3) is OK
+    producer.restart()
+    assert producer.end() is not OK
+    assert producer.committed() == -1
+
+
+@VERSIONS
+@pytest.mark.usefixtures("company")
+def test_records_do_not_count_without_the_offsets_that_were_sent_before_them(
+    server: ServerProcess, open_producer: Open, version: int
+) -> None:
+    """The offsets went with the server, so a new one takes no record into the same transaction."""
+    producer = open_producer(version=version)
+    assert producer.send_offset(3) is OK
+    producer.restart()
+    producer.send(b"copy")
+    assert producer.end() is not OK
+    assert producer.committed() == -1
+    assert seen(server) == []
+
+
+@pytest.mark.usefixtures("company")
+def test_records_in_the_log_do_not_count_without_their_offsets(
+    server: ServerProcess, open_producer: Open
+) -> None:
+    producer = open_producer()
+    assert producer.send(b"copy") is OK
+    assert producer.send_offset(3) is OK
+    producer.restart()
+    assert producer.end() is not OK
+    assert producer.committed() == -1
+    assert seen(server) == []
+
+
+@VERSIONS
+@pytest.mark.usefixtures("company")
+def test_a_producer_whose_transaction_is_gone_begins_anew(
+    server: ServerProcess, open_producer: Open, version: int
+) -> None:
+    """With the id and the epoch that it has, or those that were made for it."""
+    producer = open_producer(version=version)
+    producer.send(b"lost")
+    producer.send_offset(3)
+    producer.restart()
+    assert producer.end() is not OK
+    assert producer.init() is OK
+    assert producer.send(b"copy") is OK
+    assert producer.send_offset(3) is OK
+    assert producer.end() is OK
+    assert seen(server) == [b"copy"]
+    assert producer.committed() == 3
+
+
+# An end whose answer was lost -----------------------------------------------------------------------------
+
+
+@VERSIONS
+@pytest.mark.parametrize("commit", [True, False])
+@pytest.mark.usefixtures("company")
+def test_an_end_is_answered_again_after_a_restart(
+    server: ServerProcess, open_producer: Open, version: int, commit: bool
+) -> None:
+    producer = open_producer(version=version)
+    epoch = producer.epoch
+    producer.send(b"1")
+    producer.send_offset(3)
+    assert producer.end(commit=commit) is OK
+    following, producer.epoch = producer.epoch, epoch
+    producer.restart()
+    assert producer.end(commit=commit) is OK
+    assert producer.epoch == following
+    assert seen(server) == [b"1"] * commit
+    assert producer.committed() == (3 if commit else -1)
+    assert producer.init() is OK
+
+
+@VERSIONS
+def test_a_decision_whose_markers_are_missing_is_finished_and_answered_again(
+    start_server: Callable[..., ServerProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+) -> None:
+    """The server died behind the decision. To refuse its commit would have the producer do it all a second time."""
+    claim = _decide_without_markers(tmp_path / "data", monkeypatch, keeps_epoch=version == OLD_END)
+    server = start_server(data=tmp_path / "data")
+    fields = {
+        "transactional_id": "id",
+        "producer_id": claim.producer_id,
+        "producer_epoch": claim.epoch,
+        "committed": True,
+    }
+    with RawClient(server.port) as client:
+        assert client.send(END_TXN, version, **fields).error_code is OK
+        assert client.send(END_TXN, version, **fields).error_code is OK
+    assert seen(server) == [b"1"]
+
+
+def _decide_without_markers(data: Path, monkeypatch: pytest.MonkeyPatch, *, keeps_epoch: bool) -> Claim:
+    def fail(*_: object) -> None:
+        raise WriteFailedError("no")
+
+    with closing(DataDirectory.open(str(data))) as directory:
+        directory.create_topic("t", 1, LogConfig.parse({}))
+        coordinator = TransactionCoordinator(directory)
+        claim = coordinator.claim("id", timeout_ms=TIMEOUT_MS)
+        coordinator.add_partitions(claim, [("t", 0)])
+        ids = {"producer_id": claim.producer_id, "producer_epoch": claim.epoch, "base_sequence": 0}
+        directory.log("t", 0).append(encode_values([b"1"], [(0, 1)], transactional=True, **ids))
+        directory.log("t", 0).sync()
+        with monkeypatch.context() as context:
+            context.setattr(coordinator, "_write_markers", fail)
+            coordinator.commit(claim, keeps_epoch=keeps_epoch)
+    return claim
+
+
+# InitProducerId whose answer was lost ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_a_producer_that_asks_again_for_its_next_epoch_is_not_fenced(
+    server: ServerProcess, open_producer: Open, is_open: bool, is_restarted: bool
+) -> None:
+    """KIP-360. It is answered the same."""
+    producer = open_producer()
+    if is_open:
+        producer.send(b"lost")
+    epoch = producer.epoch
+    assert producer.init() is OK
+    assert producer.epoch == epoch + 1
+    producer.epoch = epoch
+    if is_restarted:
+        producer.restart()
+    assert producer.init() is OK
+    assert producer.epoch == epoch + 1
+    assert producer.send(b"1") is OK
+    assert producer.end() is OK
+    assert seen(server) == [b"1"]
+
+
+def test_a_producer_whose_id_was_claimed_by_another_is_fenced(open_producer: Open) -> None:
+    producer = open_producer()
+    producer.send(b"lost")
+    open_producer()
+    assert producer.init() is ErrorCode.producer_fenced
+    assert producer.end() is ErrorCode.producer_fenced
+
+
+def test_an_epoch_that_was_used_is_not_given_again(open_producer: Open) -> None:
+    producer = open_producer()
+    epoch = producer.epoch
+    assert producer.init() is OK
+    assert producer.send(b"1") is OK
+    following, producer.epoch = producer.epoch, epoch
+    assert producer.init() is ErrorCode.producer_fenced
+    producer.epoch = following
+    assert producer.end() is OK
+
+
+def test_a_batch_of_a_transaction_that_is_gone_is_refused_so_that_its_producer_aborts(
+    server: ServerProcess, open_producer: Open
+) -> None:
+    """To INVALID_PRODUCER_EPOCH librdkafka's producer would end for good."""
+    producer = open_producer()
+    assert producer.send(b"1") is OK
+    producer.restart()
+    records = batch(
+        b"2", producer_id=producer.id, producer_epoch=producer.epoch, base_sequence=1, transactional=True
+    )
+    with RawClient(server.port) as client:
+        answer = client.produce("t", records, version=11, transactional_id="id")
+    assert answer.error_code is ErrorCode.invalid_producer_id_mapping

@@ -563,11 +563,26 @@ class _Forked:
 
 
 def _alone(presence_fd: int) -> bool:
-    try:
-        fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    """Whether nobody else has the directory open; then the presence lock is ours alone. Under the opening lock.
+
+        held by others         by whom                                                then
+        not at all             nobody                                                 we are alone
+        shared                 those who have the directory open                      we are not
+        exclusively            who died over making the view, a moment ago: the       wait for that moment, look again
+                               kernel frees a dead process's locks one by one, and
+                               the opening lock came first
+    """
+    while True:
+        try:
+            fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
+        try:
+            fcntl.flock(presence_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            fcntl.flock(presence_fd, fcntl.LOCK_SH)
 
 
 def _close_inherited(identity: tuple[int, int]) -> None:

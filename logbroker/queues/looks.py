@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from logbroker_storage.record_batch import Record, StoredBatch
 
+from .rows import Run
 from .state import Counts
 
 
@@ -17,6 +18,20 @@ class Held(NamedTuple):
     delivery_count: int
     lease_end_ms: int
     batches: Sequence[StoredBatch] = ()
+
+
+def without(held: Iterable[Held], runs: Sequence[Run]) -> list[Held]:
+    """*held* but for the messages of *runs*."""
+    left = []
+    for taken in held:
+        records = [
+            record
+            for record in taken.records
+            if not any(run.first <= record.offset <= run.last for run in runs)
+        ]
+        if records:
+            left.append(taken._replace(records=records))
+    return left
 
 
 class Progress(NamedTuple):

@@ -47,7 +47,7 @@ from ..groups import TopicPartition
 from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
 from .aftermath import Aftermath
-from .looks import Ahead, Due, Held, Progress
+from .looks import Ahead, Due, Held, Progress, without
 from .owners import is_detached, process_of
 from .reading import Judge, RangeRead, RangeReader
 from .rows import Rows, Run
@@ -118,6 +118,8 @@ class QueuePartition:
     ) -> list[Held]:
         """Put up to *limit* messages into the hands of *owner*, [] when none is to be had now.
 
+        Each comes once, also where the leases of the first end before this is through, and it takes them again.
+
         With *max_bytes* no more than come in batches of so many bytes, but those of one batch. With
         *whole_batches* above *limit* the rest of the last batch too: who is sent its bytes may as well have it.
 
@@ -139,6 +141,9 @@ class QueuePartition:
                 runs = self._acquire(owner, size, lease_ms, due.visible_end, looks_first=not acquired)
                 if not runs:
                     break
+                if held and held[0].lease_end_ms <= self._now_ms():
+                    held = without(held, runs)
+                    room = limit - sum(len(taken.records) for taken in held)
                 acquired += runs
                 had = room
                 for number, run in enumerate(runs):

@@ -25,15 +25,17 @@ from .events import (
     encode_event,
 )
 from .files import Files
-from .journal import TOPICS_VERSION, Item, Journal
-from .layout import DataLayout
+from .journal import JOURNAL_TOPIC, TOPICS_VERSION, Item, Journal
+from .layout import DataLayout, parse_partition_folder
 from .log_config import ConfigValue, LogConfig
 from .topic_folders import (
     check_free,
     create_partition_folder,
+    has_records,
     move_aside,
     remove_folder,
     remove_partition_folder,
+    topic_id_of,
 )
 from .view import SyncPoint, View, partition_key
 from .view.partitions import empty_log_end
@@ -144,6 +146,35 @@ class Catalog:
                 key = partition_key(event.topic_id, number)
                 self._view.put_log_end(transaction, key, empty_log_end())
                 self._view.put_sync_point(transaction, key, SyncPoint(0, 0, 0))
+
+    def remove_unfinished(self) -> None:
+        """Remove what creations that were cut short have left: folders without records that are no topic's.
+
+        One with records was put there by somebody: it stays, and becomes a topic when the view is next rebuilt.
+        """
+        if not self._strangers():
+            return
+        # Whoever makes folders holds this from the first of them until the topic is journaled.
+        with self._journal.exclusive():
+            for name, number in self._strangers():
+                folder = self._layout.partition(name, number)
+                if has_records(self._files, folder):
+                    continue
+                topic_id = topic_id_of(self._files, folder)
+                if topic_id is not None:
+                    with self._view.write() as transaction:
+                        self._view.drop_partition(transaction, partition_key(topic_id, number))
+                remove_folder(self._files, folder)
+
+    def _strangers(self) -> list[tuple[str, int]]:
+        """The folders of partitions, as topic and number, that no topic has."""
+        topics = self.all()
+        found = map(parse_partition_folder, self._files.listdir(self._layout.logs))
+        return [
+            (name, number)
+            for name, number in filter(None, found)
+            if name != JOURNAL_TOPIC and (name not in topics or number >= topics[name].partitions)
+        ]
 
     def alter(self, name: str, changes: Mapping[str, ConfigValue | None]) -> TopicEvent:
         """Change configuration keys of a topic, durably; None takes a key back to its default.

@@ -50,8 +50,7 @@ from .maintenance import Maintenance
 from .partition_log import PartitionLog
 from .processes import ProcessRegistry
 from .recovery import reopen_failed
-from .startup import cut_rooms, make_folders, make_view_folders, rebuild_view, sound_view
-from .topic_folders import remove_deleted_folders
+from .startup import make_folders, make_view_folders, rebuild_view, remove_leftovers, sound_view
 from .view import View, partition_key
 from .wakeup import touch
 
@@ -127,6 +126,8 @@ class DataDirectory:
         self._verify_failed()
         self.journal.finish()
         self.catalog.finish_deletions()
+        if self._came_first:
+            self.catalog.remove_unfinished()
         self.maintenance = Maintenance(self)
 
     # Opening and closing --------------------------------------------------------------------------
@@ -170,7 +171,8 @@ class DataDirectory:
 
     def _enter(self) -> View:
         """Take our place among the processes, with a view that is true. Under the opening lock."""
-        view = self._first_view() if _alone(self._presence_fd) else self._shared_view()
+        self._came_first = _alone(self._presence_fd)
+        view = self._first_view() if self._came_first else self._shared_view()
         fcntl.flock(self._presence_fd, fcntl.LOCK_SH)
         return view
 
@@ -179,9 +181,8 @@ class DataDirectory:
         if view is None:
             return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
         make_view_folders(self.files, self.layout)
-        remove_deleted_folders(self.files, self.layout.logs)
         view.clear_volatile()
-        cut_rooms(self.files, self.layout, view)
+        remove_leftovers(self.files, self.layout, view)
         return view
 
     def _shared_view(self) -> View:
@@ -563,11 +564,26 @@ class _Forked:
 
 
 def _alone(presence_fd: int) -> bool:
-    try:
-        fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    """Whether nobody else has the directory open; then the presence lock is ours alone. Under the opening lock.
+
+    held by others         by whom                                                then
+    not at all             nobody                                                 we are alone
+    shared                 those who have the directory open                      we are not
+    exclusively            who died over making the view, a moment ago: the       wait for that moment, look again
+                           kernel frees a dead process's locks one by one, and
+                           the opening lock came first
+    """
+    while True:
+        try:
+            fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            pass
+        try:
+            fcntl.flock(presence_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            fcntl.flock(presence_fd, fcntl.LOCK_SH)
 
 
 def _close_inherited(identity: tuple[int, int]) -> None:

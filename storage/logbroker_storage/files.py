@@ -29,7 +29,7 @@ Buffer = bytes | bytearray | memoryview
 
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
-TEMPORARY_SUFFIX = ".tmp"  # leftovers of a killed replace_file(); safe to delete under the directory's lock
+TEMPORARY_SUFFIX = ".tmp"  # of replace_file()
 
 # Linux takes 1024 buffers a call (UIO_MAXIOV), macOS too.
 _MAX_BUFFERS = 1024
@@ -207,6 +207,16 @@ def replace_file(files: Files, path: str, data: Buffer) -> None:
         _unlink_quietly(files, temporary)
         raise
     files.fsync_directory(os.path.dirname(path) or ".")
+
+
+def remove_temporaries(files: Files, directory: str, prefix: str = "") -> None:
+    """Remove what killed calls of ``replace_file`` left in *directory*, for names that begin with *prefix*.
+
+    For who knows that nobody is replacing one of these files now.
+    """
+    for name in files.listdir(directory):
+        if name.startswith(prefix) and name.endswith(TEMPORARY_SUFFIX):
+            files.unlink(f"{directory}/{name}")
 
 
 def _write_synced(files: Files, path: str, data: Buffer) -> None:

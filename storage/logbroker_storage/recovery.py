@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import offset_index, time_index
 from .errors import BatchDefect
-from .files import TEMPORARY_SUFFIX, Files
+from .files import Files, remove_temporaries
 from .log_end_builder import LogEndBuilder
 from .producer_recovery import aborted_index_is_sound, fold_producers
 from .producer_state import ProducerEntry
@@ -194,9 +194,7 @@ def reopen_failed(log: PartitionLog) -> None:
 def _sweep_leftovers(files: Files, directory: str) -> None:
     """Finish or remove what a dead process left half-done in a partition folder."""
     finish_replacements(files, directory)
-    for name in files.listdir(directory):
-        if name.endswith(TEMPORARY_SUFFIX):
-            files.unlink(f"{directory}/{name}")
+    remove_temporaries(files, directory)
 
 
 def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:

@@ -8,8 +8,8 @@ Under the opening lock, the first process to come (it can take the presence lock
     was the end of the last one who looked at it   rebuild: LMDB dies of damaged pages
     is of another boot or another format           rebuild: it was never synced
     fails its checksums                            rebuild
-    is sound                                       use it; forget volatile facts; verify failed partitions; cut
-                                                     off the room that killed processes left
+    is sound                                       use it; forget volatile facts; verify failed partitions; take
+                                                     away what killed processes left half-made
 
 A later process finds the presence lock shared: the view is in use, so it is true.
 """
@@ -26,7 +26,7 @@ from .checkpoints import PartitionOffset, encode_meta_properties, parse_partitio
 from .deduplication import restore
 from .errors import ViewError
 from .events import LogStartEvent, MessageIdEvent, TopicEvent, encode_event
-from .files import Files
+from .files import Files, remove_temporaries
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
@@ -40,7 +40,7 @@ from .topic_folders import (
     remove_folder,
     topic_id_of,
 )
-from .view import View, partition_key
+from .view import LogEnd, View, partition_key
 from .view.environment import DAMAGED_MARK, VIEW_FORMAT
 from .view.pages import find_damage
 
@@ -139,23 +139,35 @@ def _why_not(view: View) -> str | None:
     return None
 
 
-def cut_rooms(files: Files, layout: DataLayout, view: View) -> None:
-    """Cut off the room that processes left which were killed. For the only process, whose view is true."""
+def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
+    """Take away what killed processes left half-made. For the only process, whose view is true.
+
+    left                          of
+    room behind a log's end       appending (``segment_files``)
+    temporary files               replacing a file: those of partitions, and the recovery points
+    folders that were moved aside deleting a topic
+    """
+    remove_deleted_folders(files, layout.logs)
+    remove_temporaries(files, layout.logs, os.path.basename(layout.recovery_points))
     places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
     for topic in view.events_of(TopicEvent, TopicEvent.ALL):
         if topic.state == "live":
             places += [(topic.name, topic.topic_id, number) for number in range(topic.partitions)]
     for name, topic_id, number in places:
         state = view.partition(partition_key(topic_id, number))
-        if state is None:
-            continue
-        segment = SegmentFiles(files, layout.partition(name, number), state.end.active_base_offset)
-        try:
-            cut_room(files, segment, state.end.active_bytes)
-        except OSError as error:
-            logger.warning("%s: the room behind its end stays: %s", segment.log_path, error)
-        finally:
-            segment.close()
+        if state is not None:
+            _remove_leftovers_of(files, layout.partition(name, number), state.end)
+
+
+def _remove_leftovers_of(files: Files, directory: str, end: LogEnd) -> None:
+    segment = SegmentFiles(files, directory, end.active_base_offset)
+    try:
+        cut_room(files, segment, end.active_bytes)
+        remove_temporaries(files, directory)
+    except OSError as error:
+        logger.warning("%s: what a process left behind its end stays: %s", segment.log_path, error)
+    finally:
+        segment.close()
 
 
 def rebuild_view(
@@ -242,6 +254,7 @@ def _adopt_or_remove_strangers(
     """
     strangers: dict[str, list[int]] = {}
     remove_deleted_folders(files, layout.logs)
+    remove_temporaries(files, layout.logs, os.path.basename(layout.recovery_points))
     for name in files.listdir(layout.logs):
         parsed = parse_partition_folder(name)
         if parsed is None or parsed == (JOURNAL_TOPIC, 0):

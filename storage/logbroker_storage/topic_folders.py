@@ -1,7 +1,7 @@
 """The folders of a topic's partitions on disk: made before the topic is journaled, removed after it is gone.
 
 create   folders, files, syncs; then the journal's TopicEvent. Dying in between leaves folders without
-         records and without a topic: removed when the view is next rebuilt.
+         records and without a topic: removed by the next process that comes alone.
 delete   the journal's TopicEvent(state="deleting"); then each folder is renamed to
          ``<topic>-<n>.<topic id>-delete`` (a long topic cut short); then the event is deleted, and the
          folders are emptied. Dying in between leaves the event or such folders, and whoever opens the

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from logbroker.errors import InvalidRequestError
+from logbroker.records import Record
 
 from .desk import NOON_MS, QueueDesk, counts, values
 
@@ -292,6 +293,21 @@ def test_a_filter_that_raises_ends_the_receive_and_takes_nothing(desk: QueueDesk
     again = desk.hands().receive_many()
     assert sorted(values(again)) == ["a", "b", "bad", "c"]
     assert counts(again) == [1] * 4
+
+
+def test_a_message_whose_lease_ends_while_others_are_looked_for_is_received_once(desk: QueueDesk) -> None:
+    desk.queue_of(lease=10.0).put("a", "slow", "b")
+    pauses = [10]
+
+    def takes_its_time_once(record: Record) -> bool:
+        if record.value == b"slow" and pauses:
+            desk.advance(pauses.pop())
+        return record.value != b"slow"
+
+    batch = desk.hands(filter=takes_its_time_once).receive_many(2)
+    assert [(message.value, message.delivery_count) for message in batch] == [(b"a", 2), (b"b", 1)]
+    batch.accept()
+    assert desk.lag() == 0
 
 
 def test_a_filter_may_use_the_broker(desk: QueueDesk) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +22,10 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.events import LogStartEvent, OffsetEvent
 from logbroker_storage.files import OsFiles
+from logbroker_storage.journal import JOURNAL_TOPIC
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
+from logbroker_storage.topic_folders import create_partition_folder
 
 DEFAULTS = LogConfig.parse({})
 
@@ -61,6 +64,42 @@ def test_a_topic_has_its_partitions_its_configuration_and_an_id_of_its_own(bench
 def test_a_topic_is_not_created_twice(bench):
     with pytest.raises(TopicExistsError):
         bench.directory.create_topic("t", 1, DEFAULTS)
+
+
+def test_the_folders_of_a_creation_that_was_cut_short_go_with_the_next_who_comes_alone(bench):
+    directory = bench.directory
+    for name, number in (("u", 0), ("t", 1)):  # a new topic, and a partition that was being added
+        create_partition_folder(directory.files, directory.layout.partition(name, number), b"u" * 16)
+    os.mkdir(directory.layout.partition("u", 1))  # not even its files were made
+    bench.crash()
+    bench.open()
+    assert folders(bench) == ["t-0"]
+    assert bench.directory.create_topic("u", 2, DEFAULTS).partitions == 2
+
+
+def test_a_strange_folder_with_records_stays_until_the_view_is_rebuilt(bench):
+    bench.put(b"a")
+    bench.close()
+    layout = bench.directory.layout
+    shutil.copytree(layout.partition("t", 0), layout.partition("u", 0))
+    bench.open()
+    assert folders(bench) == ["t-0", "u-0"]
+    bench.reopen(without_view=True)
+    assert bench.directory.topics() == ["t", "u"]
+
+
+def test_files_that_were_being_replaced_go_with_the_next_who_comes_alone(bench):
+    layout = bench.directory.layout
+    left = [
+        f"{layout.recovery_points}.17-42.tmp",
+        f"{layout.partition('t', 0)}/{0:020}.replaces.17-42.tmp",
+        f"{layout.partition(JOURNAL_TOPIC, 0)}/{0:020}.log.cut-9.17-42.tmp",
+    ]
+    for path in left:
+        Path(path).touch()
+    bench.crash()
+    bench.open()
+    assert [path for path in left if os.path.exists(path)] == []
 
 
 @pytest.mark.parametrize("partitions", [0, -1, MAX_PARTITIONS + 1])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.startup import BOOT_ID, COMPLETE, FORMAT, META_PROPERTIES, boot_id
 from logbroker_storage.testing import FaultyFiles, Workbench
+from logbroker_storage.view import View
 
 
 def run_python(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -98,6 +101,26 @@ def test_a_second_opener_takes_the_view_as_it_is(closed):
     done = run_python(script, closed.path)
     assert (done.returncode, done.stdout) == (0, f"{closed.values()}\n"), done.stderr
     assert "rebuilt" not in done.stderr
+    closed.close()
+
+
+@pytest.mark.parametrize("half_made", [False, True])
+def test_who_comes_after_an_opener_that_died_over_the_view_waits_for_the_last_of_its_locks(closed, half_made):
+    """The kernel frees a dead process's locks one by one: the presence lock, still exclusive, may be the last."""
+    closed.open()
+    expected = answers(closed)
+    view = closed.directory.layout.view
+    closed.close()
+    shutil.rmtree(view)
+    if half_made:
+        os.mkdir(view)
+        View(view).close()
+    dead = os.open(closed.directory.layout.presence_lock, os.O_RDWR)
+    fcntl.flock(dead, fcntl.LOCK_EX)
+    freed = threading.Timer(0.2, os.close, [dead])
+    freed.start()
+    assert answers(closed.open()) == expected
+    freed.join()
     closed.close()
 
 

@@ -6,7 +6,7 @@ One process at a time (a lock that dies with its holder), every log in turn:
     2. roll the active segment when all of it is due
     3. remove whole segments from the front (``retention`` decides, and says why)
     4. compact (``compaction`` decides), where cleanup.policy asks for it
-    5. forget producers that have been silent for a day
+    5. forget producers that have been silent for a day (``producer_expiry``)
 
 What is due is decided by pure functions; this module gathers what they must know and does what they say.
 """
@@ -42,6 +42,7 @@ from .locks import ProcessLock
 from .log_config import LogConfig, RetentionPolicy
 from .log_reader import read_index
 from .partition_log import PartitionLog
+from .producer_expiry import expire_producers
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
 from .retention import RetentionPlan, SegmentInfo, plan
 from .segment_files import TIME_INDEX_SUFFIX, list_segments
@@ -61,7 +62,6 @@ logger = logging.getLogger("logbroker.cleaner")
 
 OFFSET_MAP_BYTES = 64 << 20
 READ_BYTES = 1 << 20
-PRODUCER_EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
 
 _POINTS = msgspec.msgpack.Decoder(list[CleanedPoint])
 
@@ -115,7 +115,7 @@ class Cleaner:
         self._remove(log, retention)
         if log.config.cleanup_policy.compacts:
             self._compact(log)
-        self._expire_producers(log)
+        expire_producers(log, named=self._named_producer_ids(), now_ms=self._directory.clock.now_ms())
 
     # Retention ------------------------------------------------------------------------------------
 
@@ -249,28 +249,6 @@ class Cleaner:
             log.view.put_meta_bytes(transaction, _points_key(log), msgspec.msgpack.encode(kept))
 
     # Producers ------------------------------------------------------------------------------------
-
-    def _expire_producers(self, log: PartitionLog) -> None:
-        """Forget producers that wrote nothing for a day; never those with a name, or in a transaction."""
-        deadline_ms = self._directory.clock.now_ms() - PRODUCER_EXPIRATION_MS
-        named = self._named_producer_ids()
-
-        def silent() -> list[int]:
-            return [
-                producer_id
-                for producer_id, entry in log.view.producers(log.key).items()
-                if entry.timestamp_ms < deadline_ms
-                and entry.txn_first_offset < 0
-                and producer_id not in named
-            ]
-
-        if not silent():
-            return
-        with log.append_lock:
-            forgotten = silent()  # some may have begun to write meanwhile
-            with log.view.write() as transaction:
-                for producer_id in forgotten:
-                    log.view.drop_producer(transaction, log.key, producer_id)
 
     def _named_producer_ids(self) -> set[int]:
         events = self._directory.view.events_of(NamedProducerEvent, NamedProducerEvent.ALL)

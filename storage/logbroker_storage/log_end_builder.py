@@ -108,16 +108,16 @@ class LogEndBuilder:
         )
         if position - end.indexed_bytes > self._interval_bytes:
             relative_offset = header.last_offset - end.active_base_offset
-            self._offsets += offset_index.encode_entry(relative_offset, position)
+            if relative_offset <= offset_index.MAX_RELATIVE_OFFSET:
+                self._offsets += offset_index.encode_entry(relative_offset, position)
             self._end = end._replace(indexed_bytes=position)
             self._index_time()
 
     def _index_time(self) -> None:
         end = self._end
         if end.max_timestamp_ms > end.indexed_timestamp_ms:
-            self._times += time_index.encode_entry(
-                end.max_timestamp_ms, end.max_timestamp_offset - end.active_base_offset
-            )
+            relative_offset = end.max_timestamp_offset - end.active_base_offset
+            time_index.add_entry(self._times, end.max_timestamp_ms, relative_offset)
             self._end = end._replace(indexed_timestamp_ms=end.max_timestamp_ms)
 
     def skip_to(self, offset: int, position: int) -> None:

@@ -9,7 +9,8 @@ the wanted offset and scans forward from there. The file is a cache: a malformed
 
 Invariant: both strictly increase. Kafka allocates the file of its active segment in advance, so a
 tail of zero bytes is not an error but unused; (0, 0) is never an entry, because the batch at
-position 0 gets none.
+position 0 gets none. A batch that lies too far from the segment's base for an int32, as old versions of Kafka
+wrote it, gets none either.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 
 ENTRY = struct.Struct(">ii")
 ENTRY_BYTES = ENTRY.size
+MAX_RELATIVE_OFFSET = (1 << 31) - 1
 
 _unpack = ENTRY.unpack_from
 

@@ -536,8 +536,8 @@ class PartitionLog:
     def truncate_to(self, offset: int) -> int:
         """Remove every batch that ends at or behind *offset*; the new log end offset.
 
-        The removed bytes are kept in a side file. The caller lowers the recovery point first; see
-        ``DataDirectory.truncate``.
+        Below the log start offset there is nothing to remove: the log then goes on where it starts. The removed
+        bytes are kept in a side file. The caller lowers the recovery point first; see ``DataDirectory.truncate``.
         """
         with self.append_lock, self.sync_lock:
             return cut_log(self, offset)

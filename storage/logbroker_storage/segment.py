@@ -397,7 +397,8 @@ class IndexBuilder:
         if position - self._indexed_position <= self._interval_bytes:
             return
         relative_offset = header.last_offset - self._base_offset
-        self._offset_entries += offset_index.encode_entry(relative_offset, position)
+        if relative_offset <= offset_index.MAX_RELATIVE_OFFSET:
+            self._offset_entries += offset_index.encode_entry(relative_offset, position)
         self._indexed_position = position
         self._add_time_entry()
 
@@ -410,7 +411,7 @@ class IndexBuilder:
         if self._max_timestamp_ms <= self._indexed_timestamp_ms:
             return
         relative_offset = self._max_timestamp_offset - self._base_offset
-        self._time_entries += time_index.encode_entry(self._max_timestamp_ms, relative_offset)
+        time_index.add_entry(self._time_entries, self._max_timestamp_ms, relative_offset)
         self._indexed_timestamp_ms = self._max_timestamp_ms
 
 

@@ -9,7 +9,8 @@ and once more when the segment is rolled or closed. The file is a cache: a malfo
      8     4  relative_offset  int32  last offset of the batch that holds it, minus the segment's base
 
 Invariant: timestamp_ms strictly increases, relative_offset strictly increases (each new maximum lies in
-a later batch). As in the offset index, a tail of zero bytes is unused space.
+a later batch). As in the offset index, a tail of zero bytes is unused space. An offset that lies too far from the
+segment's base, as old versions of Kafka wrote it, is put as the largest int32: a lookup begins there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from .offset_index import IndexDefect
+from .offset_index import MAX_RELATIVE_OFFSET, IndexDefect
 
 ENTRY = struct.Struct(">qi")
 ENTRY_BYTES = ENTRY.size
@@ -35,6 +36,15 @@ class TimeIndexEntry(NamedTuple):
 def encode_entry(timestamp_ms: int, relative_offset: int) -> bytes:
     """The 12 bytes of one entry."""
     return ENTRY.pack(timestamp_ms, relative_offset)
+
+
+def add_entry(entries: bytearray, timestamp_ms: int, relative_offset: int) -> None:
+    """Put an entry with a larger timestamp behind *entries*; of offsets too large for one only the last has one."""
+    if relative_offset > MAX_RELATIVE_OFFSET:
+        relative_offset = MAX_RELATIVE_OFFSET
+        if len(entries) >= ENTRY_BYTES and _unpack(entries, len(entries) - ENTRY_BYTES)[1] == relative_offset:
+            del entries[-ENTRY_BYTES:]
+    entries += encode_entry(timestamp_ms, relative_offset)
 
 
 def used_bytes(buffer: bytes | memoryview) -> int:

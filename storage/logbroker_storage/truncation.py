@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 def cut_log(log: PartitionLog, offset: int) -> int:
     """Remove every batch that ends at or behind *offset*; the new log end. Under both locks."""
     end, sync = log.state()
+    # What was deleted stays deleted, and the journal says up to where: a log that went on below that would lose
+    # its next records with the view.
+    offset = max(offset, end.log_start_offset)
     if offset >= end.log_end_offset:
         return end.log_end_offset
     log.view.publish_sync(log.key, sync._replace(synced_offset=min(sync.synced_offset, offset)))
@@ -42,7 +45,7 @@ def cut_log(log: PartitionLog, offset: int) -> int:
         cut_file(log.files, segment, position, BatchDefect.TRUNCATED)
     finally:
         segment.close()
-    recovered = recover_log(log, recovery_point=0, log_start_offset=min(end.log_start_offset, offset))
+    recovered = recover_log(log, recovery_point=0, log_start_offset=end.log_start_offset)
     publish(log, recovered)
     return recovered.end.log_end_offset
 

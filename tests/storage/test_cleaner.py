@@ -294,5 +294,25 @@ def test_producers_that_were_silent_for_a_day_are_forgotten_but_not_named_ones(f
     fixture.put(log, (None, b"2"), producer_id=anonymous_id)
     fixture.clock.advance(ms=24 * HOUR_MS + 1)
     fixture.clean()
+    assert log.last_sequence(anonymous_id) == 0, "it was not seen to be silent yet"
+    fixture.clock.advance(ms=24 * HOUR_MS)
+    fixture.clean()
     assert log.last_sequence(named_id) == 0
     assert log.last_sequence(anonymous_id) is None
+
+
+def test_a_producer_of_old_records_is_not_taken_for_silent(fixture: Fixture) -> None:
+    """It sends the records of last year, and sends a batch again of whose answer it heard nothing."""
+    log = fixture.topic(retention_ms=-1)
+    records = [NewRecord(value=b"old", timestamp_ms=START_MS - 365 * 24 * HOUR_MS)]
+    batch = encode_batch(records, producer_id=1, producer_epoch=0, base_sequence=0)
+    log.append(batch)
+    for _ in range(3):
+        fixture.clean()
+        fixture.clock.advance(ms=30_000)
+        assert log.append(batch).duplicate
+    log.sync()
+    assert fixture.values(log) == [b"old"]
+    fixture.clock.advance(ms=24 * HOUR_MS)
+    fixture.clean()
+    assert log.last_sequence(1) is None, "now it was silent for a day"

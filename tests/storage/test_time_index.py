@@ -57,3 +57,11 @@ def test_the_last_timestamp_is_the_last_entrys(pairs):
 )
 def test_a_file_that_cannot_be_the_index_of_its_segment_is_noticed(buffer, defect):
     assert time_index.check(buffer, end_relative_offset=50) is defect
+
+
+def test_offsets_that_are_too_far_from_the_base_have_one_entry_with_the_newest_timestamp():
+    entries = bytearray()
+    for timestamp_ms, relative_offset in ((1, 5), (2, (1 << 31) - 2), (3, 1 << 31), (4, 1 << 40)):
+        time_index.add_entry(entries, timestamp_ms, relative_offset)
+    assert time_index.parse(entries) == [(1, 5), (2, (1 << 31) - 2), (4, (1 << 31) - 1)]
+    assert time_index.check(entries, end_relative_offset=1 << 31) is None

@@ -116,5 +116,4 @@ def _recover_shrunken(log: PartitionLog) -> LogEnd:
     logger.error("%s-%d: the log is shorter than the view says; recovering it", log.topic, log.partition)
     end, sync = log.state()
     recovered = recover_log(log, recovery_point=sync.synced_offset, log_start_offset=end.log_start_offset)
-    publish(log, recovered)
-    return recovered.end
+    return publish(log, recovered)

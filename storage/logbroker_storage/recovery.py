@@ -8,7 +8,8 @@
                                                                    it may hold what the disk does not
 
 Damage below the point stays where it is; readers report its range and go on behind it. What is cut above it
-goes to side files (``side_files``). What survives the scan is synced before it is published as synced.
+goes to side files (``side_files``). What survives the scan is synced before it is published as synced, unless it is
+just what the recovery point says, and nothing was changed.
 
 Nobody else uses the log meanwhile. A process that died while others go on is dealt with in ``adoption``.
 
@@ -114,8 +115,13 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         visible_offset=end.log_end_offset,
         segments_version=len(bases) + 1,
     )
-    _drop_snapshots_above(log, end.log_end_offset)
-    is_as_synced = end.log_end_offset == recovery_point and not cuts and not damages
+    dropped = _drop_snapshots_above(log, end.log_end_offset)
+    is_as_synced = (
+        end.log_end_offset == recovery_point
+        and not (cuts or damages or dropped)
+        # A segment that begins at the point may have been begun after it. The first one was made to last.
+        and (end.active_base_offset < recovery_point or end.active_base_offset == 0)
+    )
     bases = log.segments(end)
     behind = [*bases[1:], end.log_end_offset]
     doubtful = [
@@ -136,8 +142,8 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     return Recovered(end, fold.producers, told, cuts)
 
 
-def publish(log: PartitionLog, recovered: Recovered) -> None:
-    """Put what recovery found into the view: all of it is synced."""
+def publish(log: PartitionLog, recovered: Recovered) -> LogEnd:
+    """Put what recovery found into the view: all of it is synced. LogEnd as it is there."""
     end = recovered.end
     state = log.view.partition(log.key)
     if state is not None:
@@ -173,6 +179,7 @@ def publish(log: PartitionLog, recovered: Recovered) -> None:
             cut.defect.value,
             cut.side_path,
         )
+    return end
 
 
 def reopen_failed(log: PartitionLog) -> None:
@@ -318,11 +325,15 @@ def _begun_behind(log: PartitionLog, offset: int) -> LogEnd:
     return empty_log_end(offset)
 
 
-def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> None:
-    """A snapshot of records that were cut must not be taken for one of those that come in their place."""
-    for offset in list_snapshots(log.files, log.directory):
-        if offset > end_offset:
-            log.files.unlink(log.segment(offset).path(SNAPSHOT_SUFFIX))
+def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> bool:
+    """A snapshot of records that were cut must not be taken for one of those that come in their place.
+
+    Whether there was one; then the directory must be synced, or it may come back when those are there.
+    """
+    above = [offset for offset in list_snapshots(log.files, log.directory) if offset > end_offset]
+    for offset in above:
+        log.files.unlink(log.segment(offset).path(SNAPSHOT_SUFFIX))
+    return bool(above)
 
 
 def _sync_recovered(log: PartitionLog, bases: list[int]) -> None:

@@ -1,10 +1,14 @@
 """Putting a rewritten segment in the place of one or several neighbours, so that a crash leaves old or new.
 
     step                                                       a crash before the next step leaves
-    1. write ``<base>.{log,index,…}.cleaned``, sync            rubbish, removed
+    1. write ``<base>.{log,index,…}.cleaned``                  rubbish, removed
     2. write ``<base>.replaces``: the other segments' bases    the same
-    3. rename the .log over the old one, sync the directory    the new log; step 4 is done again
+    3. rename the .log over the old one                        the new log; step 4 is done
     4. rename the indexes, remove the others and the list      (done)
+
+A list without its ``.log.cleaned`` says that step 3 was done, so rubbish is removed list first. Changes of names
+may reach the disk in any order: the directory is synced after 1, 2 and 3, before the list goes, and behind it where
+rubbish follows.
 
 After step 3 both the new segment and the others it replaces hold the same offsets. That is sound to read:
 the others' records are only superseded, not wrong.
@@ -28,6 +32,7 @@ from .segment_files import (
     TIME_INDEX_SUFFIX,
     SegmentFiles,
     parse_segment_name,
+    segment_name,
 )
 
 if TYPE_CHECKING:
@@ -75,6 +80,7 @@ def write_replacement(
     _write(log.files, segment.path(TIME_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.time_index)
     if aborted_index:
         _write(log.files, segment.path(ABORTED_INDEX_SUFFIX) + CLEANED_SUFFIX, aborted_index)
+    log.files.fsync_directory(log.directory)
     return Rewritten(base_offset, position)
 
 
@@ -93,7 +99,6 @@ def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
         log.files.replace_file(segment.path(REPLACES_SUFFIX), content)
         cleaned = segment.path(LOG_SUFFIX) + CLEANED_SUFFIX
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
-        log.files.fsync_directory(log.directory)
         _finish(log.files, segment, log.directory)
         end = log.state().end
         log.publish_end(end._replace(segments_version=end.segments_version + 1))
@@ -102,19 +107,22 @@ def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
 def finish_replacements(files: Files, directory: str) -> None:
     """Go on where a dead process stopped: finish step 4, or remove what it had not put in place."""
     names = files.listdir(directory)
-    for name in names:
-        base = parse_segment_name(name, REPLACES_SUFFIX)
-        if (
-            base is not None
-            and f"{name.removesuffix(REPLACES_SUFFIX)}{LOG_SUFFIX}{CLEANED_SUFFIX}" not in names
-        ):
+    lists = {name: base for name in names if (base := parse_segment_name(name, REPLACES_SUFFIX)) is not None}
+    for name, base in lists.items():
+        if f"{segment_name(base)}{LOG_SUFFIX}{CLEANED_SUFFIX}" in names:
+            files.unlink(f"{directory}/{name}")
+        else:
             _finish(files, SegmentFiles(files, directory, base), directory)
+    if lists:
+        files.fsync_directory(directory)
     for name in files.listdir(directory):
-        if name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)):
-            _remove(files, f"{directory}/{name}")
+        if name.endswith(CLEANED_SUFFIX):
+            files.unlink(f"{directory}/{name}")
 
 
 def _finish(files: Files, segment: SegmentFiles, directory: str) -> None:
+    """Step 4."""
+    files.fsync_directory(directory)
     for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX):
         cleaned = segment.path(suffix) + CLEANED_SUFFIX
         if files.exists(cleaned):

@@ -139,7 +139,7 @@ class View:
         self._meta, self._ends, self._syncs, self._producers, *others = tables
         self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
         self.message_ids = MessageIds(self, ids, ages)
-        self._env.reader_check()
+        self.forget_dead_readers()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
         self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
@@ -149,6 +149,19 @@ class View:
     def close(self) -> None:
         self._closed = True
         self._env.close()
+
+    def forget_dead_readers(self) -> None:
+        """Free the pages that a process pins which was killed in the middle of a read.
+
+        Until somebody does, no page is used again that was freed since, and the file grows with every write.
+        """
+        self.gate.enter()
+        try:
+            self._env.reader_check()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
 
     # Transactions ---------------------------------------------------------------------------------
 

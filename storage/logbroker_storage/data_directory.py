@@ -50,7 +50,14 @@ from .maintenance import Maintenance
 from .partition_log import PartitionLog
 from .processes import ProcessRegistry
 from .recovery import reopen_failed
-from .startup import cut_rooms, make_folders, make_view_folders, rebuild_view, sound_view
+from .startup import (
+    cut_rooms,
+    make_folders,
+    make_view_folders,
+    rebuild_view,
+    sound_view,
+    sweep_locks_and_signals,
+)
 from .topic_folders import remove_deleted_folders
 from .view import View, partition_key
 from .wakeup import touch
@@ -182,6 +189,7 @@ class DataDirectory:
         remove_deleted_folders(self.files, self.layout.logs)
         view.clear_volatile()
         cut_rooms(self.files, self.layout, view)
+        sweep_locks_and_signals(self.files, self.layout, view)
         return view
 
     def _shared_view(self) -> View:

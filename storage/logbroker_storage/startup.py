@@ -9,7 +9,8 @@ Under the opening lock, the first process to come (it can take the presence lock
     is of another boot or another format           rebuild: it was never synced
     fails its checksums                            rebuild
     is sound                                       use it; forget volatile facts; verify failed partitions; cut
-                                                     off the room that killed processes left
+                                                     off the room that killed processes left; remove the locks
+                                                     and signals of what is gone
 
 A later process finds the presence lock shared: the view is in use, so it is true.
 """
@@ -43,6 +44,7 @@ from .topic_folders import (
 from .view import View, partition_key
 from .view.environment import DAMAGED_MARK, VIEW_FORMAT
 from .view.pages import find_damage
+from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -137,6 +139,29 @@ def _why_not(view: View) -> str | None:
     if view.entries() <= CHECKED_ENTRIES:
         view.check()
     return None
+
+
+def sweep_locks_and_signals(files: Files, layout: DataLayout, view: View) -> None:
+    """Remove the lock files of topics that are gone, and every signal. For the only process: nobody has one open.
+
+    Not when a topic is deleted: who waits for a lock, or watches its file, must not be left with one that nobody
+    else can find any more.
+    """
+    topics = [event for event in view.events_of(TopicEvent, TopicEvent.ALL) if event.state == "live"]
+    stems = [layout.topic_lock(event.name) for event in topics]
+    for event in topics:
+        for number in range(event.partitions):
+            stems += signal_paths(layout.partition_lock(event.name, number))
+    stems += [
+        *signal_paths(layout.partition_lock(JOURNAL_TOPIC, 0)),
+        layout.lock("journal"),
+        layout.lock("cleaner"),
+    ]
+    known = set(stems)
+    for folder in (layout.locks, layout.signals):
+        for name in files.listdir(folder):
+            if (path := f"{folder}/{name}") not in known:
+                files.unlink(path)
 
 
 def cut_rooms(files: Files, layout: DataLayout, view: View) -> None:

@@ -13,6 +13,8 @@
     message_ages  see ``message_ids``            see ``message_ids``        rebuilt from the log
     volatile      set by the broker              set by the broker          gone with the view
 
+Of the volatile keys, those that begin with ``OF_PARTITION`` and a partition's key go with the partition.
+
 ``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
 
 A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload: LMDB does not notice flipped
@@ -54,6 +56,7 @@ VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
+OF_PARTITION = b"of-partition\0"
 
 _TABLES = (
     "meta",
@@ -401,13 +404,14 @@ class View:
         return [key for key, payload in self._items(b"", self._syncs) if SYNC_POINT.unpack(payload)[2]]
 
     def drop_partition(self, transaction: Transaction, key: bytes) -> None:
-        """Forget a partition: its ends, sync point, producers, transactions, state and queues."""
+        """Forget a partition: its ends, sync point, producers, transactions, state, queues and volatile facts."""
         transaction.delete(key, db=self._ends)
         transaction.delete(key, db=self._syncs)
         for known in (self._known_ends, self._known_syncs, self._known_producers):
             known.pop(key, None)
         self._drop_producers(transaction, key)
         _delete_prefix(transaction, self._queues, key)
+        _delete_prefix(transaction, self._volatile, OF_PARTITION + key)
 
     # Producers ------------------------------------------------------------------------------------
 
@@ -549,6 +553,11 @@ class View:
             elif after != before:
                 transaction.put(key, seal(key, after), db=self._volatile)
         return after
+
+    def forget_volatile(self, prefix: bytes) -> None:
+        """Delete every volatile value whose key begins with *prefix*."""
+        with self.write() as transaction:
+            _delete_prefix(transaction, self._volatile, prefix)
 
     # Queues ---------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import WriteFailedError
 from logbroker_storage.events import QueueBlockEvent, QueueEvent
+from logbroker_storage.view import OF_PARTITION
 
 from ..groups import TopicPartition
 from . import undecided
@@ -23,8 +24,6 @@ from .settings import QueueSettings
 from .state import QueueState
 
 logger = logging.getLogger("logbroker.queues")
-
-HANDS = b"queue-hands\0"  # volatile: which processes have received from a queue
 
 
 class Aftermath:
@@ -45,7 +44,7 @@ class Aftermath:
         self._place = place
         self._prefix = prefix
         self._settings = settings
-        self._hands = HANDS + prefix
+        self._hands = OF_PARTITION + prefix  # of volatile keys: which processes have received here
         self._has_said_so = False  # that this process receives here
         self._knows_the_dead = False  # whether those are over who died before all others that are known
 
@@ -75,6 +74,10 @@ class Aftermath:
         for process_id in dead:
             self._directory.volatile_update(self._hands + process_id.encode(), lambda _: None)
         self._knows_the_dead = True
+
+    def forget_hands(self) -> None:
+        """The queue is no more: nobody has to be looked after."""
+        self._directory.view.forget_volatile(self._hands)
 
     # Transactions ---------------------------------------------------------------------------------
 

@@ -476,6 +476,7 @@ class QueuePartition:
         """Remove the rows of a subscription that was deleted."""
         with self._transaction() as state:
             state.clear()
+        self._aftermath.forget_hands()
 
     # Its parts ------------------------------------------------------------------------------------
 

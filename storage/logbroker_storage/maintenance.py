@@ -4,6 +4,7 @@
     interval sync   durability.interval.ms after the first append    logs this process appended to
     checkpoint      every 3 s in which this process appended         the recovery points of all partitions
     cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments
+    dead readers    every 3 s                                        pages of the view that killed processes pin
     added tasks     every 3 s                                        what a layer above has to look after
 
 One daemon thread, asleep most of the time. It logs what fails and goes on: a failed sync has marked its
@@ -96,6 +97,7 @@ class Maintenance:
         if now >= self._next_cleaning:
             self._next_cleaning = now + CLEANING_INTERVAL_S
             self._cleaner.run()
+        self._directory.view.forget_dead_readers()
         for task in self._tasks.values():
             task()
         return pause

@@ -2,19 +2,21 @@
 
 The fold begins at the newest sound snapshot that lies before everything that has to be found out: the
 producers' last batches (any snapshot will do) and the entries of each aborted index that cannot be believed
-(a snapshot at or before its segment's base, for the transaction may have begun in an earlier one).
+(a snapshot at or before its segment's base, for the transaction may have begun in an earlier one). Newer
+snapshots then add what no batch tells any more: producers whose last batch was removed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import aborted_index
 from .errors import CorruptBatchError
 from .files import Files
 from .producer_fold import ProducerFold
+from .producer_state import NO_TRANSACTION
 from .record_batch import BatchHeader, ControlType, control_type_of, read_batch
 from .segment import Located, locate, sound_headers
 from .segment_files import OFFSET_INDEX_SUFFIX, SegmentFiles, list_segments, list_snapshots
@@ -49,11 +51,15 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
     known: dict[int, ProducerEntry] = {}
     start_offset = 0
     newest_useful = min([end_offset, *doubtful])
+    newer: list[dict[int, ProducerEntry]] = []
     for offset in reversed(list_snapshots(log.files, log.directory)):
-        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= newest_useful else None
-        if snapshot is not None:
+        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= end_offset else None
+        if snapshot is None:
+            continue
+        if offset <= newest_useful:
             known, start_offset = snapshot, offset
             break
+        newer.append(snapshot)
     fold = ProducerFold(known)
     indexes = {base: bytearray() for base in doubtful}
     for segment, position, header in _batches_from(log, start_offset):
@@ -62,7 +68,17 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
             indexes[segment.base_offset] += aborted_index.encode_entry(ended)
     for base, content in indexes.items():
         _write_aborted_index(log, base, bytes(content))
+    for snapshot in newer:
+        _add_removed(fold, snapshot)
     return fold
+
+
+def _add_removed(fold: ProducerFold, snapshot: Mapping[int, ProducerEntry]) -> None:
+    """Producers in *snapshot* whose last batch the fold did not meet: it was removed, in no open transaction."""
+    for producer_id, entry in snapshot.items():
+        found = fold.producers.get(producer_id)
+        if found is None or found.last_offset < entry.last_offset:
+            fold.producers[producer_id] = entry._replace(txn_first_offset=NO_TRANSACTION)
 
 
 def _write_aborted_index(log: PartitionLog, base_offset: int, content: bytes) -> None:

@@ -1,7 +1,8 @@
 """The producer snapshots of a partition folder: written at roll and close, the newest sound one read back.
 
-They save reading old batch headers, and they remember producers whose segments retention has removed.
-Written without a sync: a torn one fails its checksum and the one before it serves.
+They save reading old batch headers, and they alone remember producers whose segments retention has removed: a
+producer that comes back must not be able to append again what was acknowledged long ago. So each is on the disk
+before older ones go, and the one written at a roll before any segment below it does.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from .files import TEMPORARY_SUFFIX, Files
+from .files import Files
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
 from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
 from .segment_files import list_snapshots
@@ -20,16 +21,9 @@ KEPT_SNAPSHOTS = 3
 
 
 def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
-    """Write the state of *producers* just before *offset*, and remove all but the newest snapshots."""
+    """Write the state of *producers* just before *offset*, durably, and remove all but the newest snapshots."""
     entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
-    path = f"{directory}/{snapshot_name(offset)}"
-    fd = files.open(path + TEMPORARY_SUFFIX, create=True)
-    try:
-        files.truncate(fd, 0)
-        files.pwrite(fd, encode(entries), 0)
-    finally:
-        files.close(fd)
-    files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
+    files.replace_file(f"{directory}/{snapshot_name(offset)}", encode(entries))
     for old in list_snapshots(files, directory)[:-KEPT_SNAPSHOTS]:
         files.unlink(f"{directory}/{snapshot_name(old)}")
 

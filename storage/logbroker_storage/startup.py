@@ -43,6 +43,7 @@ from .topic_folders import (
 from .view import LogEnd, View, partition_key
 from .view.environment import DAMAGED_MARK, VIEW_FORMAT
 from .view.pages import find_damage
+from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -146,8 +147,10 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     room behind a log's end       appending (``segment_files``)
     temporary files               replacing a file: those of partitions, and the recovery points
     folders that were moved aside deleting a topic
+    locks of topics that are gone deleting a topic (see ``_sweep_locks_and_signals``), and every signal
     """
     remove_deleted_folders(files, layout.logs)
+    _sweep_locks_and_signals(files, layout, view)
     remove_temporaries(files, layout.logs, os.path.basename(layout.recovery_points))
     places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
     for topic in view.events_of(TopicEvent, TopicEvent.ALL):
@@ -168,6 +171,29 @@ def _remove_leftovers_of(files: Files, directory: str, end: LogEnd) -> None:
         logger.warning("%s: what a process left behind its end stays: %s", segment.log_path, error)
     finally:
         segment.close()
+
+
+def _sweep_locks_and_signals(files: Files, layout: DataLayout, view: View) -> None:
+    """Remove the lock files of topics that are gone, and every signal. For the only process: nobody has one open.
+
+    Not when a topic is deleted: who waits for a lock, or watches its file, must not be left with one that nobody
+    else can find any more.
+    """
+    topics = [event for event in view.events_of(TopicEvent, TopicEvent.ALL) if event.state == "live"]
+    stems = [layout.topic_lock(event.name) for event in topics]
+    for event in topics:
+        for number in range(event.partitions):
+            stems += signal_paths(layout.partition_lock(event.name, number))
+    stems += [
+        *signal_paths(layout.partition_lock(JOURNAL_TOPIC, 0)),
+        layout.lock("journal"),
+        layout.lock("cleaner"),
+    ]
+    known = set(stems)
+    for folder in (layout.locks, layout.signals):
+        for name in files.listdir(folder):
+            if (path := f"{folder}/{name}") not in known:
+                files.unlink(path)
 
 
 def rebuild_view(

@@ -393,3 +393,18 @@ def test_a_description_says_how_far_a_queue_is(desk: QueueDesk) -> None:
     assert described.oldest_age_ms == 2000
     assert sum(part.delayed for part in described.partitions) <= 1
     assert hands.owner in {owner for part in described.partitions for owner in part.consumers}
+
+
+@pytest.mark.parametrize("what_goes", ["the subscription", "the topic"])
+def test_nothing_is_left_in_the_view_of_a_queue_that_is_gone(desk: QueueDesk, what_goes: str) -> None:
+    """A process that lives for long makes and deletes any number of them."""
+    directory = desk.broker._directory
+    desk.topic("other")
+    before = directory.volatile_items(b"")
+    desk.topic("jobs").subscription("passing", topic="jobs").put("a", "b")
+    assert desk.left(subscription="passing") == ["a", "b"]
+    if what_goes == "the topic":
+        desk.broker.delete_topic("jobs")
+    else:
+        desk.broker.delete_subscription("passing")
+    assert directory.volatile_items(b"") == before

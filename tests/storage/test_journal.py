@@ -306,7 +306,7 @@ def test_compacting_gives_the_space_back_and_replays_the_same(path):
 def test_a_compaction_that_fails_is_no_failure_of_the_write_before_it(path, caplog):
     files = FaultyFiles(Unsynced())
     bench = Workbench(path, files=files)
-    files.fail("open", path=".snapshot.tmp", error=errno.ENOSPC, forever=True)
+    files.fail("open", path=".tmp", error=errno.ENOSPC, forever=True)
     for number in range(COMPACT_FROM_BYTES // 4000 + 5):
         journal_of(bench).record([OffsetEvent("g", "t", 0, number, "m" * 4000, 0)])
         assert committed(bench) == number

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +115,33 @@ def test_the_thread_ends_with_the_directory(tmp_path):
     bench.close()
     assert not thread.is_alive()
     assert thread not in threading.enumerate()
+
+
+READING = """
+import sys
+from logbroker_storage.view import View
+with View(sys.argv[1]).read():
+    print("reading", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_pages_that_a_killed_reader_pins_are_used_again(bench):
+    """Else the view grows with every write, up to its end, when a process was killed in the middle of a read."""
+    view = bench.directory.layout.view
+    with subprocess.Popen(
+        [sys.executable, "-c", READING, view], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout.readline() == b"reading\n"
+        reader.kill()
+
+    def bytes_after_writing() -> int:
+        for number in range(300):
+            bench.directory.volatile_update(b"key", lambda _, number=number: b"%d" % number * 100)
+        return os.stat(f"{view}/data.mdb").st_size
+
+    pinned = bytes_after_writing()
+    assert bytes_after_writing() > pinned
+    pass_ms(bench, int(IDLE_INTERVAL_S * 1000))
+    freed = bytes_after_writing()
+    assert bytes_after_writing() == freed

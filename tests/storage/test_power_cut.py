@@ -121,3 +121,32 @@ def check_recovery(path: Path, work: Workload) -> None:
     assert bench.values() == values
     bench.put(b"goes on", producer_id=7, sequence=len(values))
     bench.close()
+
+
+@pytest.mark.parametrize("rolls_since_the_recovery_point", [0, 1, 2, 6])
+def test_a_producer_is_remembered_whose_records_retention_has_removed(
+    tmp_path: Path, rolls_since_the_recovery_point: int
+) -> None:
+    """Only snapshots know of it then, so one that says enough is on the disk before the segments go."""
+    root = tmp_path / "recorded"
+    root.mkdir()
+    files = RecordingFiles(OsFiles(), str(root))
+    bench = Workbench(str(root / "data"), files=files, retention_bytes=10_000, retention_ms=-1)
+    bench.put(b"once", producer_id=7, sequence=0)
+    for number in range(8):
+        if number == 8 - rolls_since_the_recovery_point:
+            bench.directory.checkpoint()
+        bench.log.roll_now()
+        bench.put(b"x" * 4_000, producer_id=8, sequence=number)
+    bench.directory.maintenance.clean()
+    assert bench.records()[0].offset > 0
+    bench.log.roll_now()
+    bench.put(b"x", producer_id=8, sequence=8)  # syncs the directory: the segments are gone for good
+    target = tmp_path / "cut"
+    target.mkdir()
+    files.export_after_power_cut(str(target))
+    bench.close()
+    recovered = Workbench(str(target / "data"))
+    assert recovered.log.last_sequence(7) == 0
+    assert recovered.log.last_sequence(8) == 8
+    recovered.close()

@@ -205,3 +205,24 @@ def test_a_rebuild_that_fails_can_be_tried_again_in_the_same_process(closed, ope
         closed.open()
         assert answers(closed) == expected, at
         closed.close()
+
+
+def test_locks_and_signals_of_what_is_gone_are_removed_by_the_first_who_opens(closed: Workbench) -> None:
+    closed.open()
+    layout = closed.directory.layout
+    closed.directory.create_topic("gone", 2, closed.log.config)
+    closed.directory.log("gone", 1).sync()
+    with closed.directory.log("gone", 1).append_lock:
+        pass
+    closed.directory.signal_path("group-gone")
+    closed.put(b"x")
+    closed.directory.delete_topic("gone")
+    assert any(name.startswith("gone-") for name in os.listdir(layout.locks))
+    closed.close()
+    inode = os.stat(f"{layout.locks}/t-0.append").st_ino
+    closed.open()
+    assert not any(name.startswith("gone-") for name in os.listdir(layout.locks))
+    assert os.listdir(layout.signals) == []
+    assert os.stat(f"{layout.locks}/t-0.append").st_ino == inode
+    closed.put(b"y")
+    closed.close()

@@ -13,6 +13,8 @@
     message_ages  see ``message_ids``            see ``message_ids``        rebuilt from the log
     volatile      set by the broker              set by the broker          gone with the view
 
+Of the volatile keys, those that begin with ``OF_PARTITION`` and a partition's key go with the partition.
+
 ``transactions`` says of the open ones what ``txn_first_offset`` says in ``producers``, in the order of the log.
 
 A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload: LMDB does not notice flipped
@@ -54,6 +56,7 @@ VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
+OF_PARTITION = b"of-partition\0"
 
 _TABLES = (
     "meta",
@@ -139,7 +142,7 @@ class View:
         self._meta, self._ends, self._syncs, self._producers, *others = tables
         self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
         self.message_ids = MessageIds(self, ids, ages)
-        self._env.reader_check()
+        self.forget_dead_readers()
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
         self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
@@ -149,6 +152,19 @@ class View:
     def close(self) -> None:
         self._closed = True
         self._env.close()
+
+    def forget_dead_readers(self) -> None:
+        """Free the pages that a process pins which was killed in the middle of a read.
+
+        Until somebody does, no page is used again that was freed since, and the file grows with every write.
+        """
+        self.gate.enter()
+        try:
+            self._env.reader_check()
+        except lmdb.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self.gate.leave()
 
     # Transactions ---------------------------------------------------------------------------------
 
@@ -388,13 +404,14 @@ class View:
         return [key for key, payload in self._items(b"", self._syncs) if SYNC_POINT.unpack(payload)[2]]
 
     def drop_partition(self, transaction: Transaction, key: bytes) -> None:
-        """Forget a partition: its ends, sync point, producers, transactions, state and queues."""
+        """Forget a partition: its ends, sync point, producers, transactions, state, queues and volatile facts."""
         transaction.delete(key, db=self._ends)
         transaction.delete(key, db=self._syncs)
         for known in (self._known_ends, self._known_syncs, self._known_producers):
             known.pop(key, None)
         self._drop_producers(transaction, key)
         _delete_prefix(transaction, self._queues, key)
+        _delete_prefix(transaction, self._volatile, OF_PARTITION + key)
 
     # Producers ------------------------------------------------------------------------------------
 
@@ -536,6 +553,11 @@ class View:
             elif after != before:
                 transaction.put(key, seal(key, after), db=self._volatile)
         return after
+
+    def forget_volatile(self, prefix: bytes) -> None:
+        """Delete every volatile value whose key begins with *prefix*."""
+        with self.write() as transaction:
+            _delete_prefix(transaction, self._volatile, prefix)
 
     # Queues ---------------------------------------------------------------------------------------
 

@@ -1,0 +1,32 @@
+"""What the soak's processes work on: topics that keep about a megabyte a partition, a queue, a binding."""
+
+from __future__ import annotations
+
+import logbroker
+
+PARTITIONS = 3
+
+Config = dict[str, str | int | float | bool]
+WINDOW_MS = 5_000
+DELETED_LATER: Config = {"file.delete.delay.ms": 500}
+BOUNDED: Config = {"retention.bytes": 1 << 20, "segment.bytes": 128 << 10, **DELETED_LATER}
+
+
+def prepare(data: str) -> None:
+    """The topics, subscriptions and bindings that all roles work on; each topic keeps about a megabyte a partition."""
+    with logbroker.open(data) as broker:
+        for topic in ("orders", "copies", "routed", "routed.dead", "net", "jobs.dead"):
+            broker.create_topic(topic, partitions=PARTITIONS, config=BOUNDED)
+        broker.create_topic(
+            "jobs",
+            partitions=2,
+            config=BOUNDED | {"deduplication.window.ms": WINDOW_MS, "retention.policy": "consumed"},
+        )
+        compacted: Config = DELETED_LATER | {"cleanup.policy": "compact", "segment.bytes": 64 << 10}
+        broker.create_topic(
+            "prices", config=compacted | {"min.cleanable.dirty.ratio": 0, "durability": "interval"}
+        )
+        broker.create_subscription(
+            "workers", topic="jobs", lease=2.0, dead_letter="jobs.dead", priorities=True
+        )
+        broker.bind("orders", "routed", name="large", when="size(value) > 150")

@@ -55,7 +55,7 @@ MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 
-_TABLES = (
+TABLES = (
     "meta",
     "ends",
     "syncs",
@@ -122,7 +122,7 @@ class View:
             self._env = lmdb.open(
                 path,
                 map_size=MAP_BYTES,
-                max_dbs=len(_TABLES),
+                max_dbs=len(TABLES),
                 max_readers=MAX_READERS,
                 # A forked child that opens the directory must first close the environment it inherited,
                 # which frees its parent's reader slots: so no slot may be kept from one read to the next.
@@ -132,7 +132,7 @@ class View:
                 mode=0o644,
                 lib_version=0,
             )
-            tables = [self._env.open_db(name.encode()) for name in _TABLES]
+            tables = [self._env.open_db(name.encode()) for name in TABLES]
         except lmdb.Error as error:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables

@@ -3,7 +3,7 @@
 A transaction's entry lies in the segment of its marker, which may be any from that of its first record on. So
 a lookup reads the index files from the first segment of the range on, up to the entry that says that no later
 transaction reaches back to it (``last_stable_offset``). Most segments have none; which do is listed once for
-each version of the list of segments.
+each version of the list of segments. What an index that fails its checksum should say is found in the batches.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from . import aborted_index
 from .aborted_index import AbortedTransaction
+from .index_files import read_index_file
+from .producer_recovery import aborted_index_of
 from .segment_files import ABORTED_INDEX_SUFFIX, list_segments
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class AbortedLookup:
         self._version = -1  # LogEnd.segments_version of what follows
         self._bases: list[int] = []  # of the segments, ascending
         self._indexed: frozenset[int] = frozenset()  # those that have the file
+        self._found: dict[int, list[AbortedTransaction]] = {}  # in the batches of sealed segments, see _read
 
     def between(self, end: LogEnd, start_offset: int, end_offset: int) -> list[AbortedTransaction]:
         """The aborted transactions with a record or their marker in [start_offset, end_offset)."""
@@ -38,6 +41,7 @@ class AbortedLookup:
                 list_segments(self._log.files, self._log.directory, ABORTED_INDEX_SUFFIX)
             )
             self._version = end.segments_version
+            self._found.clear()
         return aborted_index.overlapping(
             self._from(end, start_offset), start_offset=start_offset, end_offset=end_offset
         )
@@ -53,12 +57,16 @@ class AbortedLookup:
                 yield from self._read(base, None)
 
     def _read(self, base_offset: int, size_bytes: int | None) -> list[AbortedTransaction]:
-        """The entries of one segment's file, as far as *size_bytes*. FileNotFoundError: the segment was removed."""
-        files = self._log.files
-        fd = files.open(self._log.segment(base_offset).path(ABORTED_INDEX_SUFFIX), readonly=True)
-        try:
-            return aborted_index.parse(
-                files.pread(fd, files.size(fd) if size_bytes is None else size_bytes, 0)
-            )
-        finally:
-            files.close(fd)
+        """The entries of one segment, as far as *size_bytes*. FileNotFoundError: the segment was removed."""
+        if base_offset in self._found:
+            return self._found[base_offset]
+        log = self._log
+        content = read_index_file(
+            log.files, log.directory, base_offset, ABORTED_INDEX_SUFFIX, is_sealed=size_bytes is None
+        )
+        if content is not None and (size_bytes is None or len(content) >= size_bytes):
+            return aborted_index.parse(content[:size_bytes])
+        found = aborted_index.parse(aborted_index_of(log, base_offset))
+        if size_bytes is None:  # the active segment's grow
+            self._found[base_offset] = found
+        return found

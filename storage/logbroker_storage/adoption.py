@@ -115,5 +115,7 @@ def _recover_shrunken(log: PartitionLog) -> LogEnd:
     """The file is shorter than the view says: files were replaced behind our back. The files are the truth."""
     logger.error("%s-%d: the log is shorter than the view says; recovering it", log.topic, log.partition)
     end, sync = log.state()
+    # The log may go on in another segment: what is open must not be written to, whatever its version.
+    log.active.close()
     recovered = recover_log(log, recovery_point=sync.synced_offset, log_start_offset=end.log_start_offset)
     return publish(log, recovered)

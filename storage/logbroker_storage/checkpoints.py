@@ -4,6 +4,8 @@ r"""Kafka's small text files beside the segments: each an encode/parse pair of p
     leader-epoch-checkpoint           0 \n count \n epoch start_offset \n …
     recovery-point-offset-checkpoint  0 \n count \n topic partition offset \n …
     log-start-offset-checkpoint       the same
+                                      ours end with an entry __checksum 0 CRC-32C of the entries before it:
+                                      Kafka passes over topics that are not there, and a changed digit is seen
     partition.metadata                version: 0 \n topic_id: base64url(uuid), 22 characters
     meta.properties                   key=value \n … ; lines from # on are comments
 
@@ -18,6 +20,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from .crc32c import crc32c
+
 LEADER_EPOCH_CHECKPOINT = "leader-epoch-checkpoint"
 RECOVERY_POINT_CHECKPOINT = "recovery-point-offset-checkpoint"
 LOG_START_OFFSET_CHECKPOINT = "log-start-offset-checkpoint"
@@ -25,6 +29,7 @@ PARTITION_METADATA = "partition.metadata"
 META_PROPERTIES = "meta.properties"
 
 VERSION = 0
+CHECKSUM_TOPIC = "__checksum"
 TOPIC_ID_BYTES = 16
 
 
@@ -55,12 +60,15 @@ def parse_leader_epochs(data: bytes) -> list[EpochStart]:
 
 def encode_partition_offsets(offsets: Iterable[PartitionOffset]) -> bytes:
     """The content of ``recovery-point-offset-checkpoint`` or ``log-start-offset-checkpoint``."""
-    return _encode_checkpoint(f"{entry.topic} {entry.partition} {entry.offset}" for entry in offsets)
+    rows = [f"{entry.topic} {entry.partition} {entry.offset}" for entry in offsets]
+    return _encode_checkpoint([*rows, _checksum_row(rows)])
 
 
 def parse_partition_offsets(data: bytes) -> list[PartitionOffset]:
-    """The offsets of such a checkpoint; ``ValueError`` when it is not one."""
+    """The offsets of such a checkpoint; ``ValueError`` when it is not one, or fails its checksum."""
     rows = _parse_checkpoint(data, fields=3)
+    if rows and rows[-1][0] == CHECKSUM_TOPIC and " ".join(rows.pop()) != _checksum_row(map(" ".join, rows)):
+        raise ValueError("checkpoint: the checksum does not match")
     return [PartitionOffset(topic, int(partition), int(offset)) for topic, partition, offset in rows]
 
 
@@ -123,6 +131,11 @@ def parse_meta_properties(data: bytes) -> dict[str, str]:
         # Java escapes the colon and the equals sign in values with a backslash.
         properties[key.strip()] = value.strip().replace("\\:", ":").replace("\\=", "=").replace("\\\\", "\\")
     return properties
+
+
+def _checksum_row(rows: Iterable[str]) -> str:
+    crc = crc32c("".join(f"{row}\n" for row in rows).encode())
+    return f"{CHECKSUM_TOPIC} 0 {crc}"
 
 
 def _encode_checkpoint(lines: Iterable[str]) -> bytes:

@@ -38,14 +38,16 @@ from .compaction import (
 )
 from .errors import CorruptBatchError, LogbrokerError
 from .events import NamedProducerEvent
+from .index_files import read_index_file
 from .locks import ProcessLock
 from .log_config import LogConfig, RetentionPolicy
-from .log_reader import read_index
+from .log_reader import sealed_timestamp_ms
 from .partition_log import PartitionLog
 from .producer_expiry import expire_producers
+from .producer_recovery import aborted_index_of
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
 from .retention import RetentionPlan, SegmentInfo, plan
-from .segment_files import TIME_INDEX_SUFFIX, list_segments
+from .segment_files import ABORTED_INDEX_SUFFIX, list_segments
 from .segment_removal import delete_segments_below
 from .segment_replacement import (
     discard_replacement,
@@ -53,7 +55,6 @@ from .segment_replacement import (
     replace_segments,
     write_replacement,
 )
-from .time_index import last_timestamp_ms, used_bytes
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -226,7 +227,7 @@ class Cleaner:
     ) -> None:
         base = group[0].base_offset
         batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in group)
-        aborted_index = b"".join(log.segment(segment.base_offset).aborted_index() for segment in group)
+        aborted_index = b"".join(_aborted_index(log, segment.base_offset) for segment in group)
         rewritten = write_replacement(
             log,
             base,
@@ -283,16 +284,20 @@ def segment_infos(log: PartitionLog) -> list[SegmentInfo]:
 
 def _sealed_info(log: PartitionLog, base_offset: int, next_offset: int) -> SegmentInfo:
     segment = log.segment(base_offset)
-    index = read_index(log, base_offset, TIME_INDEX_SUFFIX, None)
     try:
         return SegmentInfo(
             base_offset=base_offset,
             next_offset=next_offset,
             size_bytes=segment.log_bytes(),
-            max_timestamp_ms=last_timestamp_ms(index[: used_bytes(index)]),
+            max_timestamp_ms=sealed_timestamp_ms(log, base_offset),
         )
     finally:
         segment.close()
+
+
+def _aborted_index(log: PartitionLog, base_offset: int) -> bytes:
+    content = read_index_file(log.files, log.directory, base_offset, ABORTED_INDEX_SUFFIX, is_sealed=True)
+    return aborted_index_of(log, base_offset) if content is None else content
 
 
 def segment_batches(log: PartitionLog, base_offset: int) -> Iterator[StoredBatch]:

@@ -50,7 +50,14 @@ from .maintenance import Maintenance
 from .partition_log import PartitionLog
 from .processes import ProcessRegistry
 from .recovery import reopen_failed
-from .startup import make_folders, make_view_folders, rebuild_view, remove_leftovers, sound_view
+from .startup import (
+    make_folders,
+    make_view_folders,
+    note_checksum,
+    rebuild_view,
+    remove_leftovers,
+    sound_view,
+)
 from .view import View, partition_key
 from .wakeup import touch
 
@@ -234,6 +241,8 @@ class DataDirectory:
         finally:
             with self._opening_lock:
                 self.view.close()
+                if _alone(self._presence_fd):
+                    note_checksum(self.files, self.layout)
                 self.files.close(self._presence_fd)
             self._opening_lock.close()
 

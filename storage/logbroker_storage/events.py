@@ -424,6 +424,9 @@ AnyEvent = (
     | BindingEvent
 )
 
+# What msgspec raises for bytes that are no such event; text that is not UTF-8 gets an error of Python's.
+_NO_EVENT = (msgspec.MsgspecError, UnicodeDecodeError)
+
 _ATTEMPTS = msgspec.msgpack.Decoder(list[Attempt])
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
@@ -441,7 +444,7 @@ def decode_event(value: bytes | memoryview) -> AnyEvent:
     """
     try:
         return _DECODER.decode(value)
-    except msgspec.MsgspecError as error:
+    except _NO_EVENT as error:
         raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"journal event: {error}") from error
 
 
@@ -457,5 +460,5 @@ def decode_attempts(data: bytes) -> list[Attempt]:
     """
     try:
         return _ATTEMPTS.decode(data)
-    except msgspec.MsgspecError as error:
+    except _NO_EVENT as error:
         raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"attempts of a queue: {error}") from error

@@ -15,6 +15,7 @@ from __future__ import annotations
 from . import offset_index, time_index
 from .errors import CorruptBatchError
 from .files import Files
+from .index_files import read_index_file
 from .record_batch import HEADER_BYTES, BatchHeader, read_header
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, SegmentFiles
 from .view import LogEnd
@@ -64,8 +65,10 @@ class LogEndBuilder:
 
     def _resume(self, files: Files, segment: SegmentFiles) -> int:
         base, size = segment.base_offset, segment.log_bytes()
-        offsets = files.pread(segment.descriptor(OFFSET_INDEX_SUFFIX), 1 << 31, 0)
-        times = files.pread(segment.descriptor(TIME_INDEX_SUFFIX), 1 << 31, 0)
+        offsets = read_index_file(files, segment.directory, base, OFFSET_INDEX_SUFFIX, is_sealed=False)
+        times = read_index_file(files, segment.directory, base, TIME_INDEX_SUFFIX, is_sealed=False)
+        if offsets is None or times is None:
+            return 0
         room = self._recovery_point - base
         kept = [entry for entry in offset_index.parse(offsets) if entry.relative_offset < room]
         kept_times = [entry for entry in time_index.parse(times) if entry.relative_offset < room]

@@ -27,9 +27,17 @@ from typing import TYPE_CHECKING
 from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
+from .index_files import read_index_file
 from .record_batch import HEADER_BYTES, StoredBatch, decode_records, read_batch, read_header
-from .segment import Located, TimestampOffset, locate, locate_timestamp, next_sound_batch
-from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, segment_name
+from .segment import (
+    Located,
+    TimestampOffset,
+    build_indexes,
+    locate,
+    locate_timestamp,
+    next_sound_batch,
+)
+from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX
 from .time_index import last_timestamp_ms, used_bytes
 from .view import LogEnd, PartitionState
 
@@ -314,18 +322,28 @@ class LogReader:
 
 
 def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:
-    """An index file's content: *size_bytes* of it (the active segment's), or all; b"" when it is missing."""
-    path = f"{log.directory}/{segment_name(base_offset)}{suffix}"
-    try:
-        fd = log.files.open(path, readonly=True)
-    except FileNotFoundError:
-        return b""  # an index is a cache: without it the scan begins at the segment's start
-    try:
-        if size_bytes is None:
-            size_bytes = log.files.size(fd)
-        return log.files.pread(fd, size_bytes, 0)
-    finally:
-        log.files.close(fd)
+    """An index's content: *size_bytes* of it (the active segment's), or all; b"" when it is missing or damaged.
+
+    An index is a cache: without it the scan begins at the segment's start.
+    """
+    content = read_index_file(log.files, log.directory, base_offset, suffix, is_sealed=size_bytes is None)
+    return (content or b"")[:size_bytes]
+
+
+def sealed_timestamp_ms(log: PartitionLog, base_offset: int) -> int:
+    """The largest timestamp of a sealed segment, from its batches where its time index does not say; -1 without one."""
+    index = read_index(log, base_offset, TIME_INDEX_SUFFIX, None)
+    times = index[: used_bytes(index)]
+    if not times:
+        fd = log.files.open(log.segment(base_offset).log_path, readonly=True)
+        try:
+            size = log.files.size(fd)
+            times = build_indexes(
+                log.files, fd, base_offset, size, log.config.index_interval_bytes
+            ).time_index
+        finally:
+            log.files.close(fd)
+    return last_timestamp_ms(times)
 
 
 def record_at_time(log: PartitionLog, timestamp_ms: int) -> TimestampOffset | None:
@@ -380,9 +398,7 @@ def _timestamps(log: PartitionLog, end: LogEnd) -> Iterator[int]:
         if base == end.active_base_offset:
             yield end.max_timestamp_ms
         else:
-            index = read_index(log, base, TIME_INDEX_SUFFIX, None)
-            used = index[: used_bytes(index)]
-            yield last_timestamp_ms(used) if used else -1
+            yield sealed_timestamp_ms(log, base)
 
 
 def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> TimestampOffset | None:

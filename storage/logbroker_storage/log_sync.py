@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError
-from .segment_files import LOG_SUFFIX, SEGMENT_SUFFIXES, SegmentFiles
+from .segment_files import LOG_SUFFIX, SYNCED_SUFFIXES, SegmentFiles
 from .view import LogEnd, PartitionState, SyncPoint
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class LogSync:
             raise _SyncRefusedError(str(error)) from error
 
     def _sync_segment(self, segment: SegmentFiles, *, is_sealed: bool) -> None:
-        for suffix in SEGMENT_SUFFIXES if is_sealed else (LOG_SUFFIX,):
+        for suffix in SYNCED_SUFFIXES if is_sealed else (LOG_SUFFIX,):
             try:
                 fd = self._log.files.open(segment.path(suffix))
             except FileNotFoundError:

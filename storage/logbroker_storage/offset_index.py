@@ -85,10 +85,10 @@ def check(buffer: bytes | memoryview, *, end_relative_offset: int, end_position:
     return None
 
 
-def lookup(buffer: bytes | memoryview, relative_offset: int) -> int:
-    """The position of the last entry at or below *relative_offset*, 0 when there is none.
+def lookup(buffer: bytes | memoryview, relative_offset: int) -> OffsetIndexEntry | None:
+    """The last entry at or below *relative_offset*, None when there is none.
 
-    It is the start of a batch whose last offset is at most the wanted one: scan forward from there.
+    It names a batch whose last offset is at most the wanted one: scan forward from there.
     *buffer* holds a checked index without an unused tail.
     """
     low, high = 0, len(buffer) // ENTRY_BYTES
@@ -100,10 +100,7 @@ def lookup(buffer: bytes | memoryview, relative_offset: int) -> int:
             low = middle + 1
         else:
             high = middle
-    if low == 0:
-        return 0
-    position: int = _unpack(buffer, (low - 1) * ENTRY_BYTES)[1]
-    return position
+    return OffsetIndexEntry(*_unpack(buffer, (low - 1) * ENTRY_BYTES)) if low else None
 
 
 def _int32s(buffer: bytes | memoryview) -> array[int]:

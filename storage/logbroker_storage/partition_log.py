@@ -43,6 +43,7 @@ from .errors import (
     WriteFailedError,
 )
 from .files import Files
+from .index_files import write_checksums
 from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
 from .log_growth import roll_is_due
@@ -597,6 +598,7 @@ class PartitionLog:
                 end = self._writable_end(state)
                 self.active.files(end).cut_room(end.active_bytes)
                 self.publish_end(self.active.seal(end))
+                write_checksums(self.files, self.directory, end.active_base_offset)
                 write_snapshot(self.files, self.directory, end.log_end_offset, self.view.producers(self.key))
             except OSError as error:
                 logger.warning("%s: closed without its time index or snapshot: %s", self.directory, error)

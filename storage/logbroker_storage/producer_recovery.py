@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import aborted_index
 from .errors import CorruptBatchError
 from .files import Files
+from .index_files import read_index_file
 from .producer_fold import ProducerFold
 from .producer_state import NO_TRANSACTION
 from .record_batch import BatchHeader, ControlType, control_type_of, read_batch
 from .segment import Located, locate, sound_headers
-from .segment_files import OFFSET_INDEX_SUFFIX, SegmentFiles, list_segments, list_snapshots
+from .segment_files import (
+    ABORTED_INDEX_SUFFIX,
+    OFFSET_INDEX_SUFFIX,
+    SegmentFiles,
+    list_segments,
+    list_snapshots,
+)
 from .snapshot_files import read_snapshot
 
 if TYPE_CHECKING:
@@ -37,9 +44,13 @@ class _Found(NamedTuple):
     header: BatchHeader
 
 
-def aborted_index_is_sound(log: PartitionLog, base_offset: int, end_offset: int) -> bool:
-    """Whether the aborted index of the segment [base_offset, end_offset) is well-formed, or rightly missing."""
-    content = log.segment(base_offset).aborted_index()
+def aborted_index_is_sound(log: PartitionLog, base_offset: int, end_offset: int, *, is_sealed: bool) -> bool:
+    """Whether the aborted index of the segment [base_offset, end_offset) may be believed, or is rightly missing."""
+    content = read_index_file(
+        log.files, log.directory, base_offset, ABORTED_INDEX_SUFFIX, is_sealed=is_sealed
+    )
+    if content is None:
+        return False
     return aborted_index.check(content, base_offset=base_offset, end_offset=end_offset) is None
 
 
@@ -48,29 +59,47 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
 
     *doubtful* holds base offsets.
     """
+    newest_useful = min([end_offset, *doubtful])
+    fold, indexes = _fold(log, newest_useful, doubtful)
+    for base, content in indexes.items():
+        _write_aborted_index(log, base, bytes(content))
+    for offset in reversed(list_snapshots(log.files, log.directory)):
+        if newest_useful < offset <= end_offset:
+            _add_removed(fold, read_snapshot(log.files, log.directory, offset) or {})
+    return fold
+
+
+def aborted_index_of(log: PartitionLog, base_offset: int) -> bytes:
+    """What the aborted index of a segment must hold, from the batches. Nothing is written.
+
+    Raises:
+        FileNotFoundError: the segment was removed.
+    """
+    _, indexes = _fold(log, base_offset, [base_offset], last_base=base_offset)
+    return bytes(indexes[base_offset])
+
+
+def _fold(
+    log: PartitionLog, from_offset: int, wanted: Collection[int], *, last_base: int | None = None
+) -> tuple[ProducerFold, dict[int, bytearray]]:
+    """The producers, from the newest sound snapshot at or below *from_offset* on, and the *wanted* aborted indexes.
+
+    With *last_base* no segment behind that is read.
+    """
     known: dict[int, ProducerEntry] = {}
     start_offset = 0
-    newest_useful = min([end_offset, *doubtful])
-    newer: list[dict[int, ProducerEntry]] = []
     for offset in reversed(list_snapshots(log.files, log.directory)):
-        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= end_offset else None
-        if snapshot is None:
-            continue
-        if offset <= newest_useful:
+        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= from_offset else None
+        if snapshot is not None:
             known, start_offset = snapshot, offset
             break
-        newer.append(snapshot)
     fold = ProducerFold(known)
-    indexes = {base: bytearray() for base in doubtful}
-    for segment, position, header in _batches_from(log, start_offset):
+    indexes = {base: bytearray() for base in wanted}
+    for segment, position, header in _batches_from(log, start_offset, last_base):
         ended = fold.add(header, marker_type(log.files, segment.descriptor(), position, header))
         if ended is not None and segment.base_offset in indexes:
             indexes[segment.base_offset] += aborted_index.encode_entry(ended)
-    for base, content in indexes.items():
-        _write_aborted_index(log, base, bytes(content))
-    for snapshot in newer:
-        _add_removed(fold, snapshot)
-    return fold
+    return fold, indexes
 
 
 def _add_removed(fold: ProducerFold, snapshot: Mapping[int, ProducerEntry]) -> None:
@@ -104,12 +133,12 @@ def marker_type(files: Files, fd: int, position: int, header: BatchHeader) -> Co
         return None
 
 
-def _batches_from(log: PartitionLog, offset: int) -> Iterator[_Found]:
-    """Every sound batch that begins at or behind *offset*."""
+def _batches_from(log: PartitionLog, offset: int, last_base: int | None) -> Iterator[_Found]:
+    """Every sound batch that begins at or behind *offset*, up to the segment *last_base*."""
     bases = list_segments(log.files, log.directory)
     first = max([base for base in bases if base <= offset], default=0)
     for base in bases:
-        if base < first:
+        if base < first or (last_base is not None and base > last_base):
             continue
         segment = log.segment(base)
         try:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import offset_index, time_index
 from .errors import BatchDefect
 from .files import Files, remove_temporaries
+from .index_files import read_index_file, write_checksums
 from .log_end_builder import LogEndBuilder
 from .producer_recovery import aborted_index_is_sound, fold_producers
 from .producer_state import ProducerEntry
@@ -127,9 +128,12 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     doubtful = [
         base
         for base, next_base in zip(bases, behind, strict=True)
-        if not (is_as_synced or base < first_scanned) or not aborted_index_is_sound(log, base, next_base)
+        if not (is_as_synced or base < first_scanned)
+        or not aborted_index_is_sound(log, base, next_base, is_sealed=base != bases[-1])
     ]
     fold = fold_producers(log, end.log_end_offset, doubtful)
+    for base in bases:
+        write_checksums(files, directory, base)
     if not is_as_synced:
         _sync_recovered(log, [base for base in bases if base >= first_scanned])
     end = end._replace(
@@ -284,13 +288,16 @@ def _scan_into(
 def _check_sealed_indexes(log: PartitionLog, segment: SegmentFiles) -> None:
     """A sealed segment below the recovery point keeps its indexes when they are well-formed, else they go.
 
-    A missing index costs a longer scan, never an answer; the cleaner builds it again.
+    A missing index costs a longer scan, never an answer.
     """
     size = segment.log_bytes()
-    offsets = log.files.pread(segment.descriptor(OFFSET_INDEX_SUFFIX), 1 << 31, 0)
-    times = log.files.pread(segment.descriptor(TIME_INDEX_SUFFIX), 1 << 31, 0)
+    base = segment.base_offset
+    offsets = read_index_file(log.files, log.directory, base, OFFSET_INDEX_SUFFIX, is_sealed=True)
+    times = read_index_file(log.files, log.directory, base, TIME_INDEX_SUFFIX, is_sealed=True)
     if (
-        offset_index.check(offsets, end_relative_offset=1 << 31, end_position=size) is None
+        offsets is not None
+        and times is not None
+        and offset_index.check(offsets, end_relative_offset=1 << 31, end_position=size) is None
         and time_index.check(times, end_relative_offset=1 << 31) is None
         # Zeros at the end are space that Kafka allocated in advance, or writes that a power cut took.
         and offset_index.used_bytes(offsets) == len(offsets)
@@ -300,7 +307,7 @@ def _check_sealed_indexes(log: PartitionLog, segment: SegmentFiles) -> None:
     ):
         return
     logger.warning("%s: malformed index, built again", segment.log_path)
-    rebuild_indexes(log.files, log.directory, segment.base_offset, size, log.config.index_interval_bytes)
+    rebuild_indexes(log.files, log.directory, base, size, log.config.index_interval_bytes)
 
 
 def _ends_in_damage(end: LogEnd, damages: list[Damage]) -> bool:

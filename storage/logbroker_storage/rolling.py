@@ -1,6 +1,6 @@
 """Rolling: a log goes on in a new, empty segment.
 
-    1. seal the active segment: the last entry of its time index, and its room cut off
+    1. seal the active segment: the last entry of its time index, its room cut off, its indexes summed
     2. write a snapshot of the producers, which says what they were where the new segment begins
     3. remove what a process left that died in 4
     4. create the new segment's files
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .index_files import write_checksums
 from .log_growth import in_new_segment
 from .segment_files import list_segments
 from .side_files import remove_unused
@@ -32,6 +33,7 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
     """Seal the active segment of *end* and go on in a new one; its LogEnd. Under the append lock."""
     log.active.seal(end)
     log.active.files(end).cut_room(end.active_bytes)
+    write_checksums(log.files, log.directory, end.active_base_offset)
     write_snapshot(log.files, log.directory, end.log_end_offset, log.view.producers(log.key))
     _remove_unpublished(log, end)
     fresh = log.segment(end.log_end_offset)

@@ -338,21 +338,20 @@ def _indexed_start(
     files: Files, fd: int, index: bytes, base_offset: int, offset: int, end_position: int
 ) -> tuple[int, int]:
     """The position and base offset of a batch at or before *offset*'s, near it when the index is sound."""
-    entries = index[: offset_index.used_bytes(index)]
-    position = offset_index.lookup(entries, offset - base_offset)
-    if not 0 < position < end_position:
+    entry = offset_index.lookup(index[: offset_index.used_bytes(index)], offset - base_offset)
+    if entry is None or not 0 < entry.position < end_position:
         return 0, base_offset
     try:
-        header = read_header(files.pread(fd, HEADER_BYTES, position))
+        header = read_header(files.pread(fd, HEADER_BYTES, entry.position))
     except CorruptBatchError:
         return 0, base_offset
-    # The index is a cache and was perhaps not rebuilt yet, and the batch may be damaged: the lookup is
-    # believed only if it leads to a batch that ends where the index said.
-    if not base_offset <= header.base_offset <= offset or header.partition_leader_epoch != 0:
+    # Either may be wrong: the index, which is a cache, or the batch's base offset, which no checksum covers.
+    # They are believed where they agree on the batch's last offset.
+    if header.last_offset - base_offset != entry.relative_offset or header.base_offset < base_offset:
         return 0, base_offset
-    if offset_index.lookup(entries, header.last_offset - base_offset) != position:
+    if header.partition_leader_epoch != 0:
         return 0, base_offset
-    return position, header.base_offset
+    return entry.position, header.base_offset
 
 
 def _first_record(

@@ -23,8 +23,10 @@ LOG_SUFFIX = ".log"
 OFFSET_INDEX_SUFFIX = ".index"
 TIME_INDEX_SUFFIX = ".timeindex"
 ABORTED_INDEX_SUFFIX = ".txnindex"
+CHECKSUMS_SUFFIX = ".checksums"  # of the three indexes
 SNAPSHOT_SUFFIX = ".snapshot"
-SEGMENT_SUFFIXES = (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX)
+SYNCED_SUFFIXES = (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX)
+SEGMENT_SUFFIXES = (*SYNCED_SUFFIXES, CHECKSUMS_SUFFIX)
 ROOM_BYTES = 64 << 10  # allocated at a time
 _BLANK_HEADER = bytes(HEADER_BYTES)
 
@@ -62,7 +64,7 @@ class SegmentFiles:
     def __init__(self, files: Files, directory: str, base_offset: int) -> None:
         self.base_offset = base_offset
         self._files = files
-        self._directory = directory
+        self.directory = directory
         self._stem = f"{directory}/{segment_name(base_offset)}"
         self._descriptors: dict[str, int] = {}
         self._room_end = 0  # the file reached so far when it was last looked at
@@ -89,6 +91,8 @@ class SegmentFiles:
             self._files.truncate(fd, 0)
             self._descriptors[suffix] = fd
         self.cut_aborted_index(0)
+        if self._files.exists(self.path(CHECKSUMS_SUFFIX)):
+            self._files.unlink(self.path(CHECKSUMS_SUFFIX))
 
     def log_bytes(self) -> int:
         """The length of the log file, room included; 0 when there is none."""
@@ -148,7 +152,7 @@ class SegmentFiles:
         self._files.pwrite(self.descriptor(ABORTED_INDEX_SUFFIX), entries, position)
         self._files.fdatasync(self.descriptor(ABORTED_INDEX_SUFFIX))
         if not position:
-            self._files.fsync_directory(self._directory)
+            self._files.fsync_directory(self.directory)
 
     def truncate(self, *, log_bytes: int, offset_index_bytes: int, time_index_bytes: int) -> None:
         """Cut the files to these lengths."""

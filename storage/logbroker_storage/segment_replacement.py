@@ -22,10 +22,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .files import Buffer, Files
+from .index_checksums import Checksum, IndexChecksums, encode
 from .record_batch import read_header
 from .segment import IndexBuilder
 from .segment_files import (
     ABORTED_INDEX_SUFFIX,
+    CHECKSUMS_SUFFIX,
     LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
     SEGMENT_SUFFIXES,
@@ -80,6 +82,10 @@ def write_replacement(
     _write(log.files, segment.path(TIME_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.time_index)
     if aborted_index:
         _write(log.files, segment.path(ABORTED_INDEX_SUFFIX) + CLEANED_SUFFIX, aborted_index)
+    sums = IndexChecksums(
+        Checksum.of(sealed.offset_index), Checksum.of(sealed.time_index), Checksum.of(aborted_index)
+    )
+    _write(log.files, segment.path(CHECKSUMS_SUFFIX) + CLEANED_SUFFIX, encode(sums))
     log.files.fsync_directory(log.directory)
     return Rewritten(base_offset, position)
 
@@ -123,7 +129,7 @@ def finish_replacements(files: Files, directory: str) -> None:
 def _finish(files: Files, segment: SegmentFiles, directory: str) -> None:
     """Step 4."""
     files.fsync_directory(directory)
-    for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX):
+    for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX, CHECKSUMS_SUFFIX):
         cleaned = segment.path(suffix) + CLEANED_SUFFIX
         if files.exists(cleaned):
             files.rename(cleaned, segment.path(suffix))

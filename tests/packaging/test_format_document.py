@@ -33,7 +33,7 @@ def test_a_table_has_the_types_and_positions_of_its_struct(module: str, name: st
 
 
 def test_every_layout_has_its_table() -> None:
-    assert len(TABLE.findall(TEXT)) == 9
+    assert len(TABLE.findall(TEXT)) == 10
 
 
 def test_the_journal_table_has_every_event_with_its_fields() -> None:
@@ -52,7 +52,7 @@ def test_the_text_files_are_as_described() -> None:
     }
     assert written == {
         "leader-epoch-checkpoint": b"0\n1\n0 0\n",
-        "recovery-point-offset-checkpoint": b"0\n1\nt 0 7\n",
+        "recovery-point-offset-checkpoint": b"0\n2\nt 0 7\n__checksum 0 995045038\n",
         "partition.metadata": b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA",
     }
     assert all(f"| `{name}` |" in TEXT for name in written)

@@ -16,11 +16,28 @@ NATURAL = st.integers(0, 2**63 - 1)
 def test_the_files_look_as_kafka_writes_them():
     assert checkpoints.encode_leader_epochs([EpochStart(0, 0), EpochStart(3, 42)]) == b"0\n2\n0 0\n3 42\n"
     offsets = [PartitionOffset("orders", 1, 17)]
-    assert checkpoints.encode_partition_offsets(offsets) == b"0\n1\norders 1 17\n"
+    encoded = checkpoints.encode_partition_offsets(offsets)
+    assert encoded.startswith(b"0\n2\norders 1 17\n__checksum 0 ")
+    assert checkpoints.parse_partition_offsets(b"0\n1\norders 1 17\n") == offsets  # as Kafka writes it
     assert checkpoints.encode_partition_metadata(bytes(range(16))) == (
         b"version: 0\ntopic_id: AAECAwQFBgcICQoLDA0ODw"
     )
     assert checkpoints.encode_meta_properties({"version": "1", "node.id": "0"}) == b"version=1\nnode.id=0\n"
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_a_changed_byte_in_an_entry_is_refused_or_leaves_what_is_known_as_it_was(bit):
+    """A larger recovery point would be taken for records that were lost."""
+    offsets = [PartitionOffset("orders", 1, 17), PartitionOffset("t", 0, 123456)]
+    encoded = checkpoints.encode_partition_offsets(offsets)
+    for position in range(len(encoded)):
+        changed = bytearray(encoded)
+        changed[position] ^= 1 << bit
+        try:
+            parsed = checkpoints.parse_partition_offsets(bytes(changed))
+        except ValueError:
+            continue
+        assert parsed[:2] == offsets, position
 
 
 @given(st.lists(st.builds(EpochStart, st.integers(0, 2**31 - 1), NATURAL)))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.events import (
     AnyEvent,
+    Attempt,
     BindingEvent,
     GroupEvent,
     LogStartEvent,
@@ -19,7 +20,10 @@ from logbroker_storage.events import (
     ShareConfigEvent,
     TopicEvent,
     TopicReach,
+    TtlEvent,
+    decode_attempts,
     decode_event,
+    encode_attempts,
     encode_event,
 )
 
@@ -129,11 +133,18 @@ def test_every_key_of_a_kind_begins_with_its_common_prefix(kind):
         msgspec.msgpack.encode({"kind": "ids"}),
         msgspec.msgpack.encode({"kind": "ids", "next_producer_id": "many"}),
         encode_event(ProducerIdsEvent(5))[:-1],
+        encode_event(TtlEvent("topic")).replace(b"topic", b"t\x8apic"),
     ],
 )
 def test_bytes_that_are_no_event_are_an_error_of_their_own(value):
     with pytest.raises(CorruptBatchError):
         decode_event(value)
+
+
+def test_text_of_an_attempt_that_is_not_utf_8_is_the_same_error():
+    attempts = encode_attempts([Attempt(0, 1, 2, 0, False, "reason")])
+    with pytest.raises(CorruptBatchError):
+        decode_attempts(attempts.replace(b"reason", b"re\x8ason"))
 
 
 @given(st.binary(max_size=40))

@@ -580,3 +580,27 @@ def test_the_last_process_to_leave_a_directory_may_be_killed_and_the_view_is_sti
     assert files.log_bytes_read < 3 * ROOM_BYTES, "looks behind the ends, at no batch"
     assert bench.values() == [b"a" * 1_000_000]
     bench.close()
+
+
+@pytest.mark.parametrize("left", [0, 12, 40])
+@pytest.mark.parametrize("opened_before", [1, 2, 3])
+def test_a_log_that_was_cut_behind_the_view_s_back_goes_on_in_a_new_segment(path, opened_before, left):
+    """Its first batch was once written into the old segment's file, over what was left there."""
+    bench = Workbench(path)
+    bench.put(b"a", b"b")
+    for _ in range(opened_before):
+        bench.reopen(without_view=True)
+    bench.close()
+    segment = f"{bench.folder}/{0:020d}.log"
+    os.truncate(segment, left)
+    before = Path(segment).read_bytes()
+    bench.open()
+    assert bench.put(b"c").base_offset == 2
+    for without_view in (False, True):
+        bench.reopen(without_view=without_view)
+        assert Path(segment).read_bytes() == before
+        assert bench.values(2) == [b"c"]
+        with pytest.raises(CorruptionError) as raised:
+            bench.values(0)
+        assert (raised.value.start_offset, raised.value.end_offset) == (0, 2)
+    bench.close()

@@ -250,6 +250,22 @@ def test_a_lookup_reads_only_the_neighbourhood_that_the_index_names(log):
     assert sum(reads) <= segment.HEADER_BLOCK_BYTES + 100
 
 
+@pytest.mark.parametrize("bit", range(3))
+def test_a_batch_that_the_index_names_is_not_taken_at_a_base_offset_that_was_changed(log, bit):
+    """The checksum does not cover it, and it may still lie within the segment: its records would be others'."""
+    for number in range(40):
+        log.batch(*[b"%d" % number] * 8)
+    log.indexes(500)
+    entries = offset_index.parse(log.files.read_file(log.log_path.replace(".log", ".index")))
+    batch = log.positions.index(entries[3].position)
+    log.flip(batch=batch, byte=7, bit=bit)
+    fd = log.files.open(log.log_path, readonly=True)
+    index = b"".join(offset_index.encode_entry(*entry) for entry in entries)
+    for offset in range(batch * 8, batch * 8 + 8):
+        found = segment.locate(log.files, fd, index, 0, offset, log.size_bytes())
+        assert found == (log.positions[batch], batch * 8), offset
+
+
 def test_an_offset_behind_damage_is_found_and_one_inside_gives_the_damage(log):
     log.batch(b"a").batch(b"b", b"c").batch(b"d").batch(b"e")
     log.indexes(1 << 20)

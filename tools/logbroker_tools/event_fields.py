@@ -35,7 +35,7 @@ def rules_of(event: SubscriptionEvent) -> object:
     """The rules of a subscription; those that are missing have their defaults."""
     try:
         return msgspec.to_builtins(msgspec.msgpack.decode(event.rules))
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return msgspec.to_builtins(event.rules)  # `verify` checks the record around it
 
 

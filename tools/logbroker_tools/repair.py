@@ -4,7 +4,7 @@
     the last segment ends unsound,         cut it there; the bytes go to ``<segment>.log.cut-<position>``
       at or above the recovery point
     an index does not match its log,       build it from the log's sound batches; the old one goes to
-      or is missing                          ``<index>.old``
+      or its checksum, or is missing         ``<index>.old``, and so do the segment's checksums
     a snapshot or a derived checkpoint     set it aside as ``<file>.old``: recovery does without it
       is unsound
     any other damage                       nothing: readers skip exactly the offsets that are damaged
@@ -29,7 +29,12 @@ from logbroker_storage.errors import DirectoryInUseError, LogbrokerError
 from logbroker_storage.files import TEMPORARY_SUFFIX, Files, OsFiles
 from logbroker_storage.layout import DataLayout
 from logbroker_storage.segment import IndexBuilder
-from logbroker_storage.segment_files import LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX
+from logbroker_storage.segment_files import (
+    CHECKSUMS_SUFFIX,
+    LOG_SUFFIX,
+    OFFSET_INDEX_SUFFIX,
+    TIME_INDEX_SUFFIX,
+)
 
 from .findings import Code, Finding
 from .layout import Partition, Target, find
@@ -93,7 +98,7 @@ def _step_for(finding: Finding) -> Step | None:
     if finding.code in _INDEX_CODES:
         keeps = _free(finding.path + ".old") if os.path.exists(finding.path) else None
         return Step(Action.REBUILD_INDEX, finding.path, keeps, message="build it from the log")
-    is_derived = os.path.basename(finding.path) in _DERIVED
+    is_derived = os.path.basename(finding.path) in _DERIVED or finding.path.endswith(CHECKSUMS_SUFFIX)
     if finding.code is Code.BAD_SNAPSHOT or (finding.code is Code.BAD_CHECKPOINT and is_derived):
         return Step(Action.SET_ASIDE, finding.path, _free(finding.path + ".old"), message=finding.message)
     return None
@@ -110,7 +115,7 @@ def _free(path: str) -> str:
 
 
 def repair_all(target: Target, *, files: Files | None = None) -> list[Step]:
-    """Plan and carry out until nothing is left to do; what was done. *files* are those to write, by default the system's.
+    """Plan and carry out until nothing is left to do; what was done. *files*: to write to, by default the system's.
 
     Raises:
         DirectoryInUseError: a broker has the directory open.
@@ -167,6 +172,15 @@ def carry_out(files: Files, step: Step, *, is_ours: bool) -> None:
         if step.keeps is not None:
             _copy(files, step.path, 0, step.keeps)
         files.replace_file(step.path, _built(step.path, is_ours=is_ours))
+        _set_checksums_aside(files, step.path)
+
+
+def _set_checksums_aside(files: Files, index_path: str) -> None:
+    """They vouch for what the index was; without them it is believed as it is."""
+    checksums = os.path.splitext(index_path)[0] + CHECKSUMS_SUFFIX
+    if files.exists(checksums):
+        files.rename(checksums, _free(checksums + ".old"))
+        files.fsync_directory(os.path.dirname(index_path) or ".")
 
 
 def _copy(files: Files, path: str, position: int, side_path: str) -> None:

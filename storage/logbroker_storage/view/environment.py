@@ -58,7 +58,7 @@ MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 OF_PARTITION = b"of-partition\0"
 
-_TABLES = (
+TABLES = (
     "meta",
     "ends",
     "syncs",
@@ -125,7 +125,7 @@ class View:
             self._env = lmdb.open(
                 path,
                 map_size=MAP_BYTES,
-                max_dbs=len(_TABLES),
+                max_dbs=len(TABLES),
                 max_readers=MAX_READERS,
                 # A forked child that opens the directory must first close the environment it inherited,
                 # which frees its parent's reader slots: so no slot may be kept from one read to the next.
@@ -135,7 +135,7 @@ class View:
                 mode=0o644,
                 lib_version=0,
             )
-            tables = [self._env.open_db(name.encode()) for name in _TABLES]
+            tables = [self._env.open_db(name.encode()) for name in TABLES]
         except lmdb.Error as error:
             raise ViewError(f"the view at {path} cannot be opened: {error}") from error
         self._tables = tables

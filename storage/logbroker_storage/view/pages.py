@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 PAGE = struct.Struct("=QHHHH")
@@ -33,7 +34,6 @@ NODE = struct.Struct("=HHHH")
 MAGIC, VERSION = 0xBEEFC0DE, 1
 BRANCH, LEAF, OVERFLOW_PAGE, META_PAGE = 0x01, 0x02, 0x04, 0x08
 KIND = BRANCH | LEAF | OVERFLOW_PAGE | META_PAGE
-ALLOWED_FLAGS = KIND | 0x10  # "dirty", which LMDB leaves on pages it wrote
 BIG_VALUE, SUBTREE = 0x01, 0x02
 INTEGER_KEYS = 0x08
 NO_PAGE = (1 << 64) - 1
@@ -62,12 +62,16 @@ class _Node(NamedTuple):
     child: int  # of a branch's node
     value: bytes  # of a leaf's node; the page number when it lies in overflow pages
     value_bytes: int
+    stored_bytes: int  # in the page, header and padding included
 
 
-def find_damage(data: bytes | memoryview) -> str | None:
-    """What is wrong with the content of a ``data.mdb``; None when LMDB can be trusted with it."""
+def find_damage(data: bytes | memoryview, tables: Collection[str] | None = None) -> str | None:
+    """What is wrong with the content of a ``data.mdb``; None when LMDB can be trusted with it.
+
+    *tables* are those that it must have, and no others: LMDB would make anew, empty, whose name was changed.
+    """
     try:
-        _Walk(data).run()
+        _Walk(data).run(tables)
     except _DamageError as damage:
         return str(damage)
     except struct.error:
@@ -85,15 +89,21 @@ class _Walk:
         if self._page_bytes not in PAGE_SIZES:
             raise _DamageError(f"a page of {self._page_bytes} bytes")
         metas = [self._meta(number) for number in (0, 1)]
+        # A transaction's number says by its last bit which meta page it writes: they are always one apart.
+        even, odd = (meta[-1] for meta in metas)
+        if (even, odd) != (0, 0) and (abs(even - odd) != 1 or even % 2):
+            raise _DamageError(f"the meta pages are of transactions {even} and {odd}")
         *_, free, main, self._last_page, _ = max(metas, key=lambda meta: meta[-1])
         self._free, self._main = _Tree(*TREE.unpack(free)), _Tree(*TREE.unpack(main))
         # Pages that are only reserved need not be in the file; those that are read must be.
         self._last_readable = min(self._last_page, len(self._data) // self._page_bytes - 1)
 
-    def run(self) -> None:
-        self._walk_tree(self._main, named=True)
-        for value in self._walk_tree(self._free, is_free_list=True):
-            self._check_free_pages(value)
+    def run(self, tables: Collection[str] | None) -> None:
+        names = self._walk_tables()
+        if tables is not None and names != {table.encode() for table in tables}:
+            raise _DamageError(f"the tables are {sorted(names)}")
+        for node in self._walk_nodes(self._free, is_free_list=True):
+            self._check_free_pages(self._value(node))
 
     def _meta(self, number: int) -> tuple[int, int, int, int, bytes, bytes, int, int]:
         at = number * self._page_bytes
@@ -103,8 +113,18 @@ class _Walk:
             raise _DamageError(f"meta page {number}")
         return meta
 
-    def _walk_tree(self, tree: _Tree, *, named: bool = False, is_free_list: bool = False) -> list[bytes]:
-        """Check one tree; the values of its leaves, in order."""
+    def _walk_tables(self) -> set[bytes]:
+        """Check the main tree, whose values are all trees, and these; their names."""
+        nodes = self._walk_nodes(self._main)
+        for node in nodes:
+            if node.flags != SUBTREE or len(node.value) != TREE.size:
+                raise _DamageError(f"{node.key!r} is no table")
+            if any(inner.flags & SUBTREE for inner in self._walk_nodes(_Tree(*TREE.unpack(node.value)))):
+                raise _DamageError(f"a tree in the table {node.key!r}")
+        return {node.key for node in nodes}
+
+    def _walk_nodes(self, tree: _Tree, *, is_free_list: bool = False) -> list[_Node]:
+        """Check one tree; its leaves' nodes, in order."""
         if tree.flags != (INTEGER_KEYS if is_free_list else 0):
             raise _DamageError("a tree with unknown flags")
         if tree.root == NO_PAGE:
@@ -118,11 +138,7 @@ class _Walk:
             raise _DamageError(f"{len(nodes)} entries where {tree.entries} are counted")
         if not is_free_list and any(before >= behind for before, behind in itertools.pairwise(nodes)):
             raise _DamageError("keys out of order")
-        if named:
-            for node in nodes:
-                if node.flags & SUBTREE and len(node.value) == TREE.size:
-                    self._walk_tree(_Tree(*TREE.unpack(node.value)))
-        return [self._value(node) if is_free_list else b"" for node in nodes]
+        return nodes
 
     def _walk_page(self, number: int, depth: int, *, ordered: bool) -> list[_Node]:
         """The leaf nodes below a page."""
@@ -154,7 +170,7 @@ class _Walk:
         at = self._take(number)
         own, _, flags, lower, upper = PAGE.unpack_from(self._data, at)
         kind = LEAF if is_leaf else BRANCH
-        if own != number or flags & KIND != kind or flags & ~ALLOWED_FLAGS:
+        if own != number or flags != kind:
             raise _DamageError(f"page {number} is not the page it should be")
         if not PAGE.size <= lower <= upper <= self._page_bytes or lower % 2:
             raise _DamageError(f"page {number} has impossible bounds")
@@ -162,7 +178,10 @@ class _Walk:
         if not positions or (not is_leaf and len(positions) < 2):
             raise _DamageError(f"page {number} holds too few nodes")
         page = bytes(self._data[at : at + self._page_bytes])
-        return [self._node(page, position, upper, is_leaf=is_leaf) for position in positions]
+        nodes = [self._node(page, position, upper, is_leaf=is_leaf) for position in positions]
+        if sum(node.stored_bytes for node in nodes) != self._page_bytes - upper:
+            raise _DamageError(f"the nodes of page {number} do not fill it")
+        return nodes
 
     def _node(self, page: bytes, position: int, upper: int, *, is_leaf: bool) -> _Node:
         if not upper <= position <= len(page) - NODE.size or position % 2:
@@ -182,7 +201,9 @@ class _Walk:
             flags = 0
         if value_at + stored > len(page):
             raise _DamageError("a node reaches out of its page")
-        return _Node(page[key_at:value_at], flags, child, page[value_at : value_at + stored], value_bytes)
+        value = page[value_at : value_at + stored]
+        stored_bytes = value_at + stored - position
+        return _Node(page[key_at:value_at], flags, child, value, value_bytes, stored_bytes + stored_bytes % 2)
 
     def _take_overflow(self, node: _Node) -> None:
         (number,) = struct.unpack("=Q", node.value)

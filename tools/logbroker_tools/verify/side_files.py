@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+from logbroker_storage import index_checksums
 from logbroker_storage.checkpoints import (
     LEADER_EPOCH_CHECKPOINT,
     LOG_START_OFFSET_CHECKPOINT,
@@ -21,9 +22,13 @@ from logbroker_storage.checkpoints import (
 from logbroker_storage.files import Files
 from logbroker_storage.layout import parse_partition_folder
 from logbroker_storage.segment_files import (
+    ABORTED_INDEX_SUFFIX,
+    CHECKSUMS_SUFFIX,
     LOG_SUFFIX,
+    OFFSET_INDEX_SUFFIX,
     SEGMENT_SUFFIXES,
     SNAPSHOT_SUFFIX,
+    TIME_INDEX_SUFFIX,
     parse_segment_name,
     segment_name,
 )
@@ -36,6 +41,11 @@ ADVICE_IDENTITY = "not derived from the log: restore it from a backup, or write 
 ADVICE_SIDE_FILE = "delete it when you do not need these bytes"
 ADVICE_LEFTOVER = "the next open or cleaning removes it"
 
+_SUMMED = {
+    OFFSET_INDEX_SUFFIX: Code.BAD_OFFSET_INDEX,
+    TIME_INDEX_SUFFIX: Code.BAD_TIME_INDEX,
+    ABORTED_INDEX_SUFFIX: Code.BAD_ABORTED_INDEX,
+}
 _LEFTOVER_SUFFIXES = (".cleaned", ".replaces", ".tmp", ".swap", ".deleted")
 _KEPT_MARKS = (".log.cut-", ".log.unpublished-", ".old")
 _KNOWN_IN_LOG_DIRECTORY = {
@@ -53,6 +63,10 @@ def verify_side_files(partition: Partition, files: Files) -> Iterator[Finding]:
             yield from _parsed(path, files, lambda data: _check_epochs(data, partition), ADVICE_DERIVED)
         elif name == PARTITION_METADATA:
             yield from _parsed(path, files, parse_partition_metadata, ADVICE_IDENTITY)
+        elif parse_segment_name(name, CHECKSUMS_SUFFIX) in partition.bases:
+            yield from _checksums(
+                path, files, name.removesuffix(CHECKSUMS_SUFFIX), is_last=_is_last(name, partition)
+            )
         elif not _belongs(name, names, partition.bases):
             yield _stray(path, name)
 
@@ -76,6 +90,31 @@ def verify_log_directory(log_directory: str, files: Files) -> Iterator[Finding]:
                 yield Finding(Severity.NOTE, Code.UNKNOWN_FILE, path, message)
         elif name not in _KNOWN_IN_LOG_DIRECTORY:
             yield _stray(path, name)
+
+
+def _is_last(name: str, partition: Partition) -> bool:
+    return bool(partition.bases) and name == segment_name(partition.bases[-1]) + CHECKSUMS_SUFFIX
+
+
+def _checksums(path: str, files: Files, stem: str, *, is_last: bool) -> Iterator[Finding]:
+    """A file of checksums, and the indexes that do not bear theirs out."""
+    yield from _parsed(path, files, index_checksums.parse, ADVICE_DERIVED)
+    try:
+        checksums = index_checksums.parse(files.read_file(path))
+    except (ValueError, OSError):
+        return
+    folder = os.path.dirname(path)
+    for (suffix, code), checksum in zip(_SUMMED.items(), checksums, strict=True):
+        index_path = os.path.join(folder, stem + suffix)
+        content = files.read_file(index_path) if files.exists(index_path) else b""
+        if not checksum.vouches_for(content, may_have_grown=is_last):
+            yield Finding(
+                Severity.ERROR,
+                code,
+                index_path,
+                f"not what {os.path.basename(path)} vouches for",
+                advice="readers look into the batches instead",
+            )
 
 
 def _check_epochs(data: bytes, partition: Partition) -> None:

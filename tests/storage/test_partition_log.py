@@ -637,7 +637,7 @@ def test_a_segment_is_gone_for_good_before_its_indexes_and_the_next_segment_go(p
     expected = []
     for base in range(2):
         name = segment_name(base)
-        expected += [f"{name}.log", "sync", f"{name}.index", f"{name}.timeindex"]
+        expected += [f"{name}.log", "sync", f"{name}.index", f"{name}.timeindex", f"{name}.checksums"]
     assert files.calls == expected
 
 

@@ -3,7 +3,8 @@
     operations                                  what a client writes down: before each thing it does, and after
     checker, poll_checks, offset_checks,        pure: a history and the final reads to what is wrong (``findings``)
     findings
-    clients, embedded                           the processes: librdkafka's producers and consumers, and the library's
+    clients, producers, consumers,              the processes: librdkafka's producers and consumers, and the library's
+    transformer, embedded
     proxy                                       the network between them and the server
     nemesis                                     what is done to all of them, and when
     rounds                                      one round, from an empty directory to its findings

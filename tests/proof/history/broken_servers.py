@@ -19,11 +19,11 @@ from logbroker.server.handlers import offsets
 from logbroker_storage import partition_log
 from logbroker_storage.partition_log import AppendResult, PartitionLog
 from logbroker_storage.producer_state import Decision, Verdict
+from logbroker_storage.producer_state import decide as _decide
 from logbroker_storage.record_batch import read_header
 
 _turns = itertools.count(1)
 _append = PartitionLog.append
-_decide = partition_log.decide
 _write = offsets._write
 
 
@@ -45,7 +45,7 @@ def forgetful() -> None:
         is_known = decision.verdict in (Verdict.DUPLICATE, Verdict.OUT_OF_ORDER)
         return decision._replace(verdict=Verdict.APPEND) if is_known else decision
 
-    partition_log.decide = decide
+    vars(partition_log)["decide"] = decide
 
 
 def dirty() -> None:

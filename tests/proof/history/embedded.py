@@ -16,7 +16,7 @@ import msgspec
 
 import logbroker
 
-from .clients import EVENTS, PARTITIONS, GaveUpError, Life, Task, live
+from .client import EVENTS, PARTITIONS, GaveUpError, Life, Task, live
 from .operations import Ended, Ending, Outcome, Recorder, Sending, Sent, now_ns
 
 RECEIPT_S = 60.0

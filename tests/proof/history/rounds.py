@@ -16,26 +16,27 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, TopicPartition
 
 import logbroker
 from tests.server.server_process import PROGRAM, ServerProcess
 
 from .checker import check
-from .clients import CLIENT, COPIES, EVENTS, PARTITIONS, PLACES, Task
+from .client import COPIES, EVENTS, PARTITIONS, Task
+from .final_reads import read_embedded, read_over_network, read_topic
 from .findings import Finding
 from .nemesis import Fault, Target, inflict, plan
-from .operations import FinalRead, History, Isolation, Place, read_history
+from .operations import FinalRead, History, Isolation, read_history
 from .proxy import FAIR, Proxy, Weather
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 60.0  # whatever is to happen happens within it, on a machine that has much else to do
+SAYING_S = 0.5  # in which a process has said where it is
+PATIENCE_S = 90.0  # whatever is to happen happens within it, on a machine that has much else to do
 SERVER_OPTIONS = ("--group-session", "2", "--no-auto-create")
 GROUPS = {"eager": {}, "cooperative": {"partition.assignment.strategy": "cooperative-sticky"}}
 # Not idempotent: when records of librdkafka's idempotent producer time out, it sends those behind them under a new
@@ -84,7 +85,12 @@ class Process:
         self._process.send_signal(signal.SIGUSR1)
 
     def wait(self) -> None:
-        code = self._process.wait(PATIENCE_S)
+        try:
+            code = self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired as error:
+            self.ask_where()
+            time.sleep(SAYING_S)
+            raise AssertionError(f"{self.task.name} does not end:\n{self._log.read_text()}") from error
         # SIGTERM ends one at once that has only just been started.
         assert code in (0, -signal.SIGTERM), f"{self.task.name} failed:\n{self._log.read_text()}"
 
@@ -235,7 +241,7 @@ class Round:
         """What the clients are at, if there are any yet, and what all have said."""
         for client in self._clients:
             client.ask_where()
-        time.sleep(0.5)
+        time.sleep(SAYING_S)
         return "".join(path.read_text() for path in (self._log, self.data.parent / "data-server.log"))
 
     # Peace --------------------------------------------------------------------------------------------------
@@ -254,7 +260,7 @@ class Round:
     def _end_readers(self) -> None:
         groups = {client.task.group: client.task.isolation for client in self._clients if client.task.group}
         with logbroker.open(self.data) as broker:
-            _until(lambda: _is_decided(broker), lambda: f"transactions are still open:\n{self._said()}")
+            self._wait_for_decisions(broker, EVENTS)
             for group, isolation in groups.items():
                 ends = _ends(broker, isolation)
                 _until(
@@ -263,35 +269,39 @@ class Round:
                         f"group {group!r} does not come to {ends}: {broker.group(group)}\n{self._said()}"
                     ),
                 )
-        self._end({"transformer"})
+            self._end({"transformer"})
+            self._wait_for_decisions(broker, COPIES)
         self._end({"member", "reader"})
+
+    def _wait_for_decisions(self, broker: logbroker.Broker, topic: str) -> None:
+        """Until no transaction is open in *topic*; those of clients that gave up end by their timeout."""
+        _until(lambda: _is_decided(broker, topic), lambda: f"transactions are still open:\n{self._said()}")
 
     # The log ------------------------------------------------------------------------------------------------
 
     def _read_all(self) -> list[FinalRead]:
-        reads = [*_read_embedded(self.data, "embedded"), *_read_over_network(self.proxy.port)]
+        reads = [*read_embedded(self.data, "embedded"), *read_over_network(self.proxy.port)]
         self.server.kill()
-        return [*reads, *_read_embedded(self.data, "embedded, after the server was killed")]
+        return [*reads, *read_embedded(self.data, "embedded, after the server was killed")]
 
 
-def _until(condition: Any, otherwise: Any) -> None:
+def _until(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, otherwise()
         time.sleep(0.05)
 
 
-def _is_decided(broker: logbroker.Broker) -> bool:
-    """Whether no transaction is open any more."""
+def _is_decided(broker: logbroker.Broker, topic: str) -> bool:
     return all(
         partition.last_stable_offset == partition.log_end_offset
-        for partition in broker.topic(EVENTS).partitions
+        for partition in broker.topic(topic).partitions
     )
 
 
 def _ends(broker: logbroker.Broker, isolation: Isolation) -> dict[int, int]:
     """Behind the last record of each partition of EVENTS."""
-    records = _read(broker, EVENTS, isolation)
+    records = read_topic(broker, EVENTS, isolation)
     return {int(place.rpartition("-")[2]): found[-1][0] + 1 for place, found in records.items()}
 
 
@@ -300,53 +310,3 @@ def _has_read(broker: logbroker.Broker, group: str, ends: dict[int, int]) -> boo
         return not ends
     committed = {found.partition: found.committed_offset or 0 for found in broker.group(group).offsets}
     return all(committed.get(partition, 0) >= end for partition, end in ends.items())
-
-
-def _read(broker: logbroker.Broker, topic: str, isolation: Isolation) -> dict[Place, list[tuple[int, str]]]:
-    found: dict[Place, list[tuple[int, str]]] = {}
-    with broker.consumer(topic, isolation=isolation.value) as consumer:
-        while records := consumer.poll(5000, 0.1):
-            for record in records:
-                value = (record.value or b"").decode()
-                found.setdefault(f"{topic}-{record.partition}", []).append((record.offset, value))
-    return found
-
-
-def _read_embedded(data: Path, name: str) -> Iterator[FinalRead]:
-    with logbroker.open(data) as broker:
-        for isolation in Isolation:
-            records = _read(broker, EVENTS, isolation) | _read(broker, COPIES, isolation)
-            yield FinalRead(name, isolation, records)
-
-
-def _read_over_network(port: int) -> Iterator[FinalRead]:
-    for isolation in Isolation:
-        settings = {
-            "bootstrap.servers": f"127.0.0.1:{port}",
-            "group.id": "nobody",
-            "isolation.level": isolation.value,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "auto.offset.reset": "error",
-            "check.crcs": True,
-        }
-        consumer = Consumer(CLIENT | settings)
-        places = {place: tuple(place.rsplit("-", 1)) for place in PLACES}
-        consumer.assign([TopicPartition(topic, int(number), 0) for topic, number in places.values()])
-        found: dict[Place, list[tuple[int, str]]] = {}
-        at_end: set[Place] = set()
-        deadline = time.monotonic() + PATIENCE_S
-        while len(at_end) < len(PLACES):
-            assert time.monotonic() < deadline, (
-                f"a fresh consumer did not come to the end of {set(PLACES) - at_end}"
-            )
-            for message in consumer.consume(1000, 0.2):
-                place = f"{message.topic()}-{message.partition()}"
-                error = message.error()
-                if error is None:
-                    found.setdefault(place, []).append((message.offset(), (message.value() or b"").decode()))
-                else:
-                    assert error.name() == "_PARTITION_EOF", error
-                    at_end.add(place)
-        consumer.close()
-        yield FinalRead("a fresh consumer", isolation, found)

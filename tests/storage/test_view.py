@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from logbroker_storage.errors import ClosedError, ViewError
 from logbroker_storage.producer_state import BatchSpan, ProducerEntry
 from logbroker_storage.testing import Workbench
 from logbroker_storage.view import LogEnd, PartitionState, SyncPoint, View, partition_key
+from logbroker_storage.view.environment import WRITES_PER_READER_CHECK
 from logbroker_storage.view.pages import find_damage
 from logbroker_storage.view.partitions import LOG_END, SYNC_POINT, empty_log_end
 
@@ -132,6 +134,29 @@ def test_volatile_values_are_changed_in_one_step_and_forgotten_together(view):
     assert view.volatile(b"a") is None
     view.clear_volatile()
     assert view.volatile_items(b"") == []
+
+
+KILLED_WHILE_READING = """
+import os, signal, sys
+from logbroker_storage.view import View
+with View(sys.argv[1]).read() as transaction:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_that_was_killed_while_it_read_does_not_make_the_view_grow(view):
+    """Nobody opens the directory anew, which would free its slot: whoever writes does."""
+    put_partition(view)
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_READING, view.path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert str(view._env.readers()).count("\n") > 1  # its slot is taken
+    sizes = []
+    for _ in range(3):
+        for number in range(2 * WRITES_PER_READER_CHECK):
+            view.publish_sync(KEY, SyncPoint(number, 0, 0))
+        sizes.append(os.path.getsize(f"{view.path}/data.mdb"))
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert view._env.readers().strip() == "(no active readers)"
 
 
 def test_a_change_that_raises_changes_nothing(view):

@@ -54,6 +54,7 @@ VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
+WRITES_PER_READER_CHECK = 512  # a check takes some microseconds
 
 _TABLES = (
     "meta",
@@ -140,6 +141,7 @@ class View:
         self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
         self.message_ids = MessageIds(self, ids, ages)
         self._env.reader_check()
+        self._writes = 0  # about so many: threads may count one as another's
         # What was decoded or written last, with its stored bytes: the same bytes mean the same value. Each
         # item is replaced whole, so threads need no lock.
         self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
@@ -157,6 +159,7 @@ class View:
         """One write transaction, which no other process can have at the same time. Keep it to microseconds."""
         self.gate.enter()
         try:
+            self._let_dead_readers_go()
             with self._env.begin(write=True) as transaction:
                 yield transaction
         except lmdb.MapFullError as error:
@@ -165,6 +168,17 @@ class View:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
+
+    def _let_dead_readers_go(self) -> None:
+        """Now and then, before a write: free the slots of processes that were killed in the middle of a read.
+
+        As long as such a slot is taken, LMDB uses no page again that was in use then: each write makes the file
+        larger, until the map is full. Nobody but writers need care, and a slot of a dead process costs one of
+        them some megabytes.
+        """
+        self._writes += 1
+        if self._writes % WRITES_PER_READER_CHECK == 0:
+            self._env.reader_check()
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
@@ -334,6 +348,7 @@ class View:
         stored_end = seal(key, LOG_END.pack(*end))
         self.gate.enter()
         try:
+            self._let_dead_readers_go()
             with self._env.begin(write=True) as transaction:
                 if transaction.get(key, db=self._ends) is None:
                     return False
@@ -364,6 +379,7 @@ class View:
         stored = seal(key, SYNC_POINT.pack(*sync))
         self.gate.enter()
         try:
+            self._let_dead_readers_go()
             with self._env.begin(write=True) as transaction:
                 if transaction.get(key, db=self._syncs) is None:
                     return False

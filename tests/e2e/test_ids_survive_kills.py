@@ -6,6 +6,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,42 @@ import pytest
 
 import logbroker
 
-from .test_processes_die import Worker, read_all
-
 PARTITIONS = 3
+
+
+class Worker:
+    """A process of ``worker.py``, started again under the same name whenever it is killed."""
+
+    def __init__(self, data: Path, name: str) -> None:
+        program = str(Path(__file__).with_name("worker.py"))
+        self._arguments = [sys.executable, program, "identify", str(data), name]
+        self.lines: list[str] = []
+        self._reader: threading.Thread | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == b"ready\n", (
+            self.process.stderr and self.process.stderr.read()
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.endswith(b"\n"):
+                self.lines.append(line.decode().rstrip("\n"))
+
+    def kill(self) -> None:
+        assert self.process.poll() is None, self.process.stderr and self.process.stderr.read().decode()
+        self.process.kill()
+        self.process.wait()
+        assert self._reader is not None
+        self._reader.join()
+        self.process.stdout and self.process.stdout.close()
+        self.process.stderr and self.process.stderr.close()
 
 
 def acknowledged(workers: list[Worker]) -> list[tuple[int, bool]]:
@@ -25,13 +59,22 @@ def acknowledged(workers: list[Worker]) -> list[tuple[int, bool]]:
     return [(int(number), duplicate == "1") for number, duplicate in lines]
 
 
+def read_all(broker: logbroker.Broker) -> list[int]:
+    """The numbers that the log holds."""
+    found: list[int] = []
+    with broker.consumer("t", start="earliest") as consumer:
+        while records := consumer.poll(max_records=10_000, timeout=0.5):
+            found += [int(record.value or b"") for record in records]
+    return found
+
+
 def test_of_an_id_that_several_processes_send_one_record_is_appended_whoever_is_killed(
     tmp_path: Path, rng: random.Random, long_run: bool
 ) -> None:
     data = tmp_path / "data"
     with logbroker.open(data) as broker:
         broker.create_topic("t", partitions=PARTITIONS, config={"segment.bytes": 200_000, "durability": "os"})
-    workers = [Worker("identify", data, f"w{number}") for number in range(3)]
+    workers = [Worker(data, f"w{number}") for number in range(3)]
     try:
         for _ in range(100 if long_run else 12):
             time.sleep(rng.uniform(0.05, 0.5))
@@ -43,7 +86,7 @@ def test_of_an_id_that_several_processes_send_one_record_is_appended_whoever_is_
             worker.kill()
     told = acknowledged(workers)
     with logbroker.open(data) as broker:
-        values = [int(value) for records in read_all(broker).values() for value in records.values()]
+        values = read_all(broker)
     counted = Counter(values)
     assert [number for number, count in counted.items() if count > 1] == []
     assert {number for number, _ in told} <= set(values)

@@ -13,7 +13,6 @@ import sys
 
 import logbroker
 
-KEYS = 50
 LAST_ID = 1_000_000  # is never reached by those that are killed
 
 
@@ -65,22 +64,6 @@ def consume(path: str, group: str) -> None:
                 say(*(f"{r.partition} {r.offset} {(r.value or b'').decode()}" for r in records))
 
 
-def compact(path: str, name: str) -> None:
-    """Append to a few keys and run the cleaner in turn until killed; print each acknowledged number."""
-    with logbroker.open(path) as broker, broker.producer(name=name) as producer:
-        last = producer.last_sequence("t", partition=0)
-        number = 0 if last is None else last + 1
-        say("ready")
-        while True:
-            for _ in range(100):
-                key = b"key %d" % (number % KEYS)
-                receipt = producer.send("t", b"%d" % number, key=key, partition=0, sequence=number)
-                number += 1
-            receipt.result(timeout=30)
-            say(f"{number - 1}")
-            broker.clean()
-
-
 def identify(path: str, name: str) -> None:
     """Send the ids 0, 1, 2, … that others send at the same time, until killed; print ``id 0|1`` (a duplicate)."""
     rng = random.Random(name)
@@ -101,4 +84,4 @@ def identify(path: str, name: str) -> None:
 
 if __name__ == "__main__":
     role, data, who = sys.argv[1:]
-    {"produce": produce, "consume": consume, "compact": compact, "identify": identify}[role](data, who)
+    {"produce": produce, "consume": consume, "identify": identify}[role](data, who)

@@ -85,7 +85,9 @@ class DataDirectory:
         self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
         self._logs_lock = threading.Lock()
         self._windows: dict[bytes, DeduplicationWindow] = {}  # by topic id; guarded by _logs_lock
-        self._noted: set[tuple[type, bytes]] = set()  # of topic ids; only grows, so it needs no lock
+        self._noted: set[tuple[type, bytes]] = (
+            set()
+        )  # of topic ids; an entry too few costs a look, so no lock
         self._producer_ids = range(0)  # reserved and not given out yet; guarded by _producer_ids_lock
         # Not _logs_lock: this one is held while waiting for the journal, whose holders ask for logs.
         self._producer_ids_lock = threading.Lock()
@@ -317,6 +319,8 @@ class DataDirectory:
         live = {event.topic_id for event in topics.values()}
         for topic_id in [known for known in self._windows if known not in live]:
             self._windows.pop(topic_id).release()
+        self._noted = {(kind, topic_id) for kind, topic_id in self._noted if topic_id in live}
+        self.view.keep_known(live | {JOURNAL_TOPIC_ID})
         self._logs_version = version
 
     def open_logs(self) -> list[PartitionLog]:

@@ -6,8 +6,8 @@
 
 A batch gets an index entry by the same rule as in an append (``active_segment``).
 
-Invariant: an entry that is kept lies below the recovery point, and the last of them leads to a batch that says
-the same offset.
+Invariant: an entry that is kept lies below the recovery point, and not behind the last that is left of the other
+index; the last of them leads to a batch that says the same offset.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class LogEndBuilder:
     def begin_segment(self, files: Files, segment: SegmentFiles) -> int:
         """Start on a segment; the position to scan from.
 
-        Index entries below the recovery point were synced with it and are kept when they are well-formed,
-        so that a scan does not begin at the start of a large segment.
+        Index entries below the recovery point are kept when they are well-formed, so that a scan does not begin at
+        the start of a large segment. They were not synced with it: the last ones of either index may be missing.
         """
         self._offsets.clear()
         self._times.clear()
@@ -72,6 +72,9 @@ class LogEndBuilder:
         room = self._recovery_point - base
         kept = [entry for entry in offset_index.parse(offsets) if entry.relative_offset < room]
         kept_times = [entry for entry in time_index.parse(times) if entry.relative_offset < room]
+        # Only below its last entry is the time index known to be whole, and the largest timestamp so far with it.
+        known = kept_times[-1].relative_offset if kept_times else -1
+        kept = [entry for entry in kept if entry.relative_offset <= known]
         encoded = b"".join(offset_index.encode_entry(*entry) for entry in kept)
         encoded_times = b"".join(time_index.encode_entry(*entry) for entry in kept_times)
         if (

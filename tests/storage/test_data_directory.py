@@ -517,3 +517,26 @@ def test_a_forked_child_keeps_no_lock_of_a_parent_that_is_killed(path):
     finally:
         os.kill(int(child), 9)
         process.communicate()
+
+
+def test_nothing_is_remembered_of_topics_that_another_process_has_deleted(path, directory):
+    """A process that lives for long sees any number of them come and go."""
+    change = """
+        import sys
+        from logbroker_storage.data_directory import DataDirectory
+        from logbroker_storage.log_config import LogConfig
+        directory = DataDirectory.open(sys.argv[1])
+        if sys.argv[2] == "create":
+            directory.create_topic("passing", 3, LogConfig())
+        else:
+            directory.delete_topic("passing")
+        directory.close()
+    """
+    directory.checkpoint()
+    before = set(directory.view._known_ends), set(directory.view._known_syncs)
+    run_python(change, path, "create")
+    directory.checkpoint()
+    assert len(directory.view._known_ends) == len(before[0]) + 3
+    run_python(change, path, "delete")
+    directory.open_logs()
+    assert (set(directory.view._known_ends), set(directory.view._known_syncs)) == before

@@ -6,7 +6,9 @@ the rest. Each state is opened by the real recovery.
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,16 @@ import pytest
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
+from logbroker_storage.segment_files import TIME_INDEX_SUFFIX, segment_name
 from logbroker_storage.testing import RecordingFiles, Workbench
+from logbroker_storage.testing.manual_clock import START_MS
 from logbroker_storage.testing.workbench import TOPIC, crash
+from logbroker_storage.time_index import ENTRY_BYTES
 
 STEPS = 60
 CUTS = 25
 GROUP = "g"
+TIME_INDEX = segment_name(0) + TIME_INDEX_SUFFIX
 
 
 class Workload:
@@ -150,3 +156,24 @@ def test_a_producer_is_remembered_whose_records_retention_has_removed(
     assert recovered.log.last_sequence(7) == 0
     assert recovered.log.last_sequence(8) == 8
     recovered.close()
+
+
+def test_a_lost_tail_of_the_time_index_misleads_nobody(tmp_path: Path, rng: random.Random) -> None:
+    """The indexes of the active segment are not synced with it: each may miss entries below the recovery point."""
+    bench = Workbench(str(tmp_path / "data"), index_interval_bytes=200)
+    timestamps = [START_MS + rng.randrange(1000) for _ in range(60)]
+    for timestamp_ms in timestamps:
+        bench.put(b"x", timestamp_ms=timestamp_ms)
+    bench.directory.checkpoint()
+    crash(bench.directory)
+    entries = os.path.getsize(f"{bench.folder}/{TIME_INDEX}") // ENTRY_BYTES
+    assert entries > 1
+    for kept in range(entries + 1):
+        copy = shutil.copytree(bench.path, tmp_path / f"kept-{kept}")
+        shutil.rmtree(copy / "view")
+        os.truncate(copy / "logs" / "t-0" / TIME_INDEX, kept * ENTRY_BYTES)
+        recovered = Workbench(str(copy))
+        for wanted_ms in range(START_MS, START_MS + 1000, 10):
+            first = next((offset for offset, ms in enumerate(timestamps) if ms >= wanted_ms), None)
+            assert recovered.log.offset_for_timestamp(wanted_ms) == first, (kept, wanted_ms - START_MS)
+        recovered.close()

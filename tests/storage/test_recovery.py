@@ -22,6 +22,7 @@ from logbroker_storage.log_config import LogConfig
 from logbroker_storage.segment_files import ROOM_BYTES
 from logbroker_storage.startup import BOOT_ID
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
+from logbroker_storage.testing.manual_clock import START_MS
 
 
 class CountingFiles(FaultyFiles):
@@ -327,8 +328,8 @@ def test_a_damaged_index_is_built_again_as_it_was(open_bench, damage, point):
 
 def test_recovery_reads_only_the_end_of_a_log_that_was_closed(open_bench, path):
     bench = open_bench()
-    for _ in range(80):
-        bench.put(os.urandom(8000), sync=False)
+    for number in range(80):
+        bench.put(os.urandom(8000), sync=False, timestamp_ms=START_MS + number)
     bench.log.sync()
     bench.close()
     shutil.rmtree(bench.directory.layout.view)

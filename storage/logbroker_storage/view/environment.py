@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -44,6 +44,7 @@ from .partitions import (
     LOG_END,
     PARTITION_KEY_BYTES,
     SYNC_POINT,
+    TOPIC_ID_BYTES,
     LogEnd,
     OpenTransaction,
     PartitionState,
@@ -412,6 +413,13 @@ class View:
         self._drop_producers(transaction, key)
         _delete_prefix(transaction, self._queues, key)
         _delete_prefix(transaction, self._volatile, OF_PARTITION + key)
+
+    def keep_known(self, topic_ids: Container[bytes]) -> None:
+        """Forget what was decoded of the partitions of other topics: some were deleted, perhaps by another process."""
+        for known in (self._known_ends, self._known_syncs, self._known_producers):
+            for key in list(known):  # other threads add to it meanwhile
+                if key[:TOPIC_ID_BYTES] not in topic_ids:
+                    known.pop(key, None)
 
     # Producers ------------------------------------------------------------------------------------
 

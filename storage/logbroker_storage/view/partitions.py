@@ -35,6 +35,7 @@ SYNC_POINT = struct.Struct(">3q")
 
 _KEY = struct.Struct(">16si")
 PARTITION_KEY_BYTES = _KEY.size
+TOPIC_ID_BYTES = 16
 
 
 def partition_key(topic_id: bytes, partition: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What the soak's processes work on: topics that keep about a megabyte a partition, a queue, a binding."""
+"""What the soak's processes work on: topics that keep about 256 KiB a partition, a queue, a binding."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ PARTITIONS = 3
 Config = dict[str, str | int | float | bool]
 WINDOW_MS = 5_000
 DELETED_LATER: Config = {"file.delete.delay.ms": 500}
-BOUNDED: Config = {"retention.bytes": 1 << 20, "segment.bytes": 128 << 10, **DELETED_LATER}
+BOUNDED: Config = {"retention.bytes": 256 << 10, "segment.bytes": 64 << 10, **DELETED_LATER}
 
 
 def prepare(data: str) -> None:
-    """The topics, subscriptions and bindings that all roles work on; each topic keeps about a megabyte a partition."""
+    """The topics, subscriptions and bindings that all roles work on; each topic keeps about 256 KiB a partition."""
     with logbroker.open(data) as broker:
         for topic in ("orders", "copies", "routed", "routed.dead", "net", "jobs.dead"):
             broker.create_topic(topic, partitions=PARTITIONS, config=BOUNDED)

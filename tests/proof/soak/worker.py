@@ -22,6 +22,8 @@ import logbroker
 
 from .topics import PARTITIONS
 
+BACKLOG = 500  # jobs
+
 Turns = Iterator[None]
 
 
@@ -44,7 +46,9 @@ def supply(broker: logbroker.Broker, rng: random.Random, life: int) -> Turns:
     sent = itertools.count()
     with broker.producer() as producer:
         while True:
-            for _ in range(20):
+            # A backlog would be growth of its own, wherever this machine is too busy for the queue's consumers.
+            is_behind = broker.subscription("workers").lag > BACKLOG
+            for _ in range(0 if is_behind else 20):
                 options: Any = rng.choice(
                     [{}, {"delay": second}, {"ttl": second}, {"priority": rng.randrange(10)}]
                 )

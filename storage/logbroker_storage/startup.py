@@ -54,6 +54,10 @@ logger = logging.getLogger("logbroker.recovery")
 BOOT_ID = b"boot_id"
 FORMAT = b"format"
 COMPLETE = b"complete"  # 1 when the rebuild that made the view came to its end
+# What the logs knew when the view was made. The journal says more, unless that very event is damaged: an id that
+# is given out twice would have the second holder's batches taken for duplicates of the first's.
+USED_PRODUCER_IDS_END = b"used_producer_ids_end"
+
 CHECKSUM_FILE = "data.mdb.checksum"
 CHECKSUM = struct.Struct(">QI")  # the size of data.mdb, and its CRC-32C
 CHECKSUMMED_BYTES = 64 << 20  # a larger view takes too long to sum at every open and close: 1 ms a MiB
@@ -292,7 +296,9 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
         if topic.state == "live":
             for number in range(topic.partitions):
                 _recover_partition(files, layout, make_log(view, topic.name, number, topic), points)
+    used_ids_end = view.used_producer_ids_end()
     with view.write() as transaction:
+        view.put_meta_int(transaction, USED_PRODUCER_IDS_END, used_ids_end)
         view.put_meta_bytes(transaction, BOOT_ID, boot_id())
         view.put_meta_int(transaction, FORMAT, VIEW_FORMAT)
         view.put_meta_int(transaction, COMPLETE, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -149,11 +150,12 @@ def _of_commits(found: Observation, promises: Promises, evidence: dict[str, list
         if promises.topic(key[1]).deleted is not None:
             continue
         allowed = {commit.kept, *commit.tried}
-        for label, pending in commit.by_transaction.items():
-            if pending not in allowed:
-                sign = _Sign(offset_or_none == pending, f"commit of {key}")
+        pending = Counter(commit.by_transaction.values())
+        for label, offset in commit.by_transaction.items():
+            if offset not in allowed and pending[offset] == 1:
+                sign = _Sign(offset_or_none == offset, f"commit of {key}")
                 evidence.setdefault(label, []).append(sign)
-            allowed.add(pending)
+        allowed |= pending.keys()
         if offset_or_none not in allowed:
             yield f"{key} is committed at {offset_or_none}, and not at one of {allowed}"
 

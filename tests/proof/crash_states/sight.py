@@ -37,6 +37,8 @@ class Seen(NamedTuple):
     """The offsets of those that a reader of committed records is given."""
     producers: tuple[object, ...]
     """Of each its id, epoch, last batch and open transaction."""
+    last_batches: tuple[tuple[int, bytes], ...]
+    """The last batch of each idempotent producer, and its base offset."""
 
 
 @dataclass
@@ -88,9 +90,15 @@ class Eye:
         start = offsets.log_start_offset
         records: list[Record] = []
         is_transactional = False
+        last: dict[int, tuple[int, bytes]] = {}
         for batch in batches_of(log):
-            records += self.records(batch)
-            is_transactional |= batch.header.is_transactional
+            data = bytes(batch.data)
+            header = batch.header
+            records += self._decode(batch, data)
+            if header.is_transactional:
+                is_transactional = True
+            elif header.base_sequence >= 0 and header.record_count:
+                last[header.producer_id] = (header.base_offset, data)
         committed = records
         if is_transactional:
             committed = []
@@ -110,13 +118,16 @@ class Eye:
                 (producer_id, entry.epoch, entry.batches[-1:], entry.txn_first_offset)
                 for producer_id, entry in sorted(log.view.producers(log.key).items())
             ),
+            last_batches=tuple(last.values()),
         )
 
     def records(self, batch: StoredBatch) -> tuple[Record, ...]:
         """The records of a batch; of a marker none."""
+        return self._decode(batch, bytes(batch.data))
+
+    def _decode(self, batch: StoredBatch, data: bytes) -> tuple[Record, ...]:
         if batch.header.is_control:
             return ()
-        data = bytes(batch.data)
         known = self._decoded.get(data)
         if known is None:
             known = self._decoded[data] = tuple(

@@ -62,7 +62,26 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
             indexes[segment.base_offset] += aborted_index.encode_entry(ended)
     for base, content in indexes.items():
         _write_aborted_index(log, base, bytes(content))
+    _recall_removed(log, fold, end_offset)
     return fold
+
+
+def _recall_removed(log: PartitionLog, fold: ProducerFold, end_offset: int) -> None:
+    """Add what only a snapshot knows: of producers whose last batch was in a segment that is gone.
+
+    The fold may have begun before that snapshot, for the sake of the aborted indexes.
+    """
+    if min(list_segments(log.files, log.directory), default=0) == 0:
+        return  # nothing is gone
+    for offset in reversed(list_snapshots(log.files, log.directory)):
+        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= end_offset else None
+        if snapshot is None:
+            continue
+        for producer_id, entry in snapshot.items():
+            known = fold.producers.get(producer_id)
+            if known is None or known.last_offset < entry.last_offset:
+                fold.producers[producer_id] = entry._replace(txn_first_offset=NO_TRANSACTION)
+        return
 
 
 def _still_true(

@@ -23,6 +23,7 @@ def judge(found: Observation, promises: Promises) -> list[str]:
             place = f"{topic.name}-{number}"
             seen = found.sight.logs[topic.name, number]
             broken += [f"{place}: {fault}" for fault in _of_bounds(seen, log)]
+            broken += [f"{place}: {fault}" for fault in _of_producers(seen, log)]
             if topic.name != DEAD_LETTERS:
                 broken += [f"{place}: {fault}" for fault in _of_records(seen, log, promises, evidence)]
     broken += _of_commits(found, promises, evidence)
@@ -80,6 +81,16 @@ def _of_bounds(seen: Seen, log: LogPromise) -> Iterator[str]:
         yield f"it ends at {seen.log_end_offset}, records below {log.kept_end} were acknowledged"
     if not log.start_kept <= seen.log_start_offset <= max(log.start_kept, log.start_tried):
         yield f"it begins at {seen.log_start_offset}, not in [{log.start_kept}, {log.start_tried}]"
+
+
+def _of_producers(seen: Seen, log: LogPromise) -> Iterator[str]:
+    there = dict(seen.sequences)
+    for producer_id, last_sequence in log.sequences.items():
+        if there.get(producer_id, -1) < last_sequence:
+            yield (
+                f"producer {producer_id} was acknowledged up to sequence {last_sequence}, "
+                f"and is remembered up to {there.get(producer_id)}"
+            )
 
 
 def _of_records(

@@ -193,8 +193,16 @@ class Program:
         if batch is None:
             return
 
+        sequences = {
+            self._producer_ids[producer]: following - 1
+            for (producer, *place), following in self._sequences.items()
+            if place == [topic, partition]
+        }
+
         def kept(promises: Promises) -> None:
-            promises.log(topic, partition).kept_end = batch.end_offset
+            log = promises.log(topic, partition)
+            log.kept_end = batch.end_offset
+            log.sequences |= sequences
 
         self.tell(f"acknowledged {topic}-{partition} below {batch.end_offset}", kept)
 

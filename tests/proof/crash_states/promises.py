@@ -64,6 +64,8 @@ class LogPromise:
     """Tried, oldest first."""
     kept_end: int = 0
     """Records below this offset were acknowledged."""
+    sequences: dict[int, int] = field(default_factory=dict)
+    """Of each producer id the last sequence that was acknowledged."""
     start_kept: int = 0
     """Records below were deleted on request, and that was acknowledged."""
     start_tried: int = 0
@@ -81,6 +83,7 @@ class LogPromise:
             and there.intersection(range(batch.base_offset, batch.end_offset))
         ]
         self.kept_end = seen.log_end_offset
+        self.sequences = dict(seen.sequences)
         self.start_kept = self.start_tried = seen.log_start_offset
 
 

@@ -31,7 +31,6 @@ from .snapshot_files import read_snapshot
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
-    from .producer_state import ProducerEntry
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -91,7 +90,7 @@ def _fold(
     for offset in reversed(list_snapshots(log.files, log.directory)):
         snapshot = read_snapshot(log.files, log.directory, offset) if offset <= from_offset else None
         if snapshot is not None:
-            known, start_offset = snapshot, offset
+            known, start_offset = _still_true(log, snapshot, offset), offset
             break
     fold = ProducerFold(known)
     indexes = {base: bytearray() for base in wanted}
@@ -108,6 +107,26 @@ def _add_removed(fold: ProducerFold, snapshot: Mapping[int, ProducerEntry]) -> N
         found = fold.producers.get(producer_id)
         if found is None or found.last_offset < entry.last_offset:
             fold.producers[producer_id] = entry._replace(txn_first_offset=NO_TRANSACTION)
+
+
+def _still_true(
+    log: PartitionLog, snapshot: dict[int, ProducerEntry], offset: int
+) -> dict[int, ProducerEntry]:
+    """The producers of the *snapshot* at *offset*, without transactions whose end was in segments that are gone.
+
+    Retention removes decided records only: where it has removed what comes behind the snapshot, it has removed
+    decisions that the snapshot does not know (newer ones did, which are damaged or missing). A
+    transaction that is open all the same is found again by its records.
+    """
+    start_offset = min(list_segments(log.files, log.directory), default=0)
+    if start_offset < offset:
+        return snapshot
+    return {
+        producer_id: entry._replace(txn_first_offset=NO_TRANSACTION)
+        if entry.txn_first_offset < start_offset
+        else entry
+        for producer_id, entry in snapshot.items()
+    }
 
 
 def _write_aborted_index(log: PartitionLog, base_offset: int, content: bytes) -> None:

@@ -11,6 +11,8 @@ names may come back in any combination, hence of each segment, the oldest first:
     2. sync the directory                   an older segment before a gap, which would pass for the log's end; or
                                               a log file without its aborted index
     3. remove the indexes                   (rubbish)
+
+Of producers who wrote only what is removed the snapshot tells that was written when the segment was sealed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ def judge(found: Observation, promises: Promises) -> list[str]:
             place = f"{topic.name}-{number}"
             seen = found.sight.logs[topic.name, number]
             broken += [f"{place}: {fault}" for fault in _of_bounds(seen, log)]
+            broken += [f"{place}: {fault}" for fault in _of_producers(seen, log)]
             if topic.name != DEAD_LETTERS:
                 broken += [f"{place}: {fault}" for fault in _of_records(seen, log, promises, evidence)]
     broken += _of_commits(found, promises, evidence)
@@ -79,6 +81,16 @@ def _of_bounds(seen: Seen, log: LogPromise) -> Iterator[str]:
         yield f"it ends at {seen.log_end_offset}, records below {log.kept_end} were acknowledged"
     if not log.start_kept <= seen.log_start_offset <= max(log.start_kept, log.start_tried):
         yield f"it begins at {seen.log_start_offset}, not in [{log.start_kept}, {log.start_tried}]"
+
+
+def _of_producers(seen: Seen, log: LogPromise) -> Iterator[str]:
+    there = dict(seen.sequences)
+    for producer_id, last_sequence in log.sequences.items():
+        if there.get(producer_id, -1) < last_sequence:
+            yield (
+                f"producer {producer_id} was acknowledged up to sequence {last_sequence}, "
+                f"and is remembered up to {there.get(producer_id)}"
+            )
 
 
 def _of_records(
@@ -149,11 +161,12 @@ def _of_commits(found: Observation, promises: Promises, evidence: dict[str, list
         if promises.topic(key[1]).deleted is not None:
             continue
         allowed = {commit.kept, *commit.tried}
-        for label, pending in commit.by_transaction.items():
-            if pending not in allowed:
-                sign = _Sign(offset_or_none == pending, f"commit of {key}")
+        pending = Counter(commit.by_transaction.values())
+        for label, offset in commit.by_transaction.items():
+            if offset not in allowed and pending[offset] == 1:
+                sign = _Sign(offset_or_none == offset, f"commit of {key}")
                 evidence.setdefault(label, []).append(sign)
-            allowed.add(pending)
+        allowed |= pending.keys()
         if offset_or_none not in allowed:
             yield f"{key} is committed at {offset_or_none}, and not at one of {allowed}"
 

@@ -48,6 +48,8 @@ class Observation:
     letters: dict[str, list[bytes | None]] = field(default_factory=dict)
     """By subscription, the values of its dead letters when all was handed out."""
     faults: list[str] = field(default_factory=list)
+    judged: int = -1
+    """The version of the promises that it was last judged by."""
 
 
 class Observer:
@@ -100,16 +102,9 @@ class Observer:
     def _send_again(self, directory: DataDirectory, found: Observation) -> None:
         for place, seen in found.sight.logs.items():
             log = directory.log(*place)
-            last = {
-                batch.header.producer_id: batch
-                for batch in batches_of(log)
-                if batch.header.base_sequence >= 0
-                and batch.header.record_count
-                and not batch.header.is_transactional
-            }
-            for batch in last.values():
-                result = log.append(bytearray(batch.data))
-                if not result.duplicate or result.base_offset != batch.header.base_offset:
+            for base_offset, batch in seen.last_batches:
+                result = log.append(bytearray(batch))
+                if not result.duplicate or result.base_offset != base_offset:
                     found.faults.append(f"{place}: a batch that was sent again was not recognised: {result}")
             if log.offsets().log_end_offset != seen.log_end_offset:
                 found.faults.append(f"{place}: a batch that was sent again was appended again")

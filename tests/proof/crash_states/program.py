@@ -11,8 +11,7 @@ Each method notes what it tries, does it, and notes what it was told. One thread
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import logbroker
 from logbroker.broker import Broker
@@ -20,7 +19,9 @@ from logbroker.consumer import Consumer
 from logbroker.queues.consumer import Queue
 from logbroker.queues.message import MessageBatch, QueueMessage
 from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import OffsetOutOfRangeError
 from logbroker_storage.log_config import ConfigValue
+from logbroker_storage.partition_log import LogOffsets
 from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.testing import ManualClock
 
@@ -192,8 +193,16 @@ class Program:
         if batch is None:
             return
 
+        sequences = {
+            self._producer_ids[producer]: following - 1
+            for (producer, *place), following in self._sequences.items()
+            if place == [topic, partition]
+        }
+
         def kept(promises: Promises) -> None:
-            promises.log(topic, partition).kept_end = batch.end_offset
+            log = promises.log(topic, partition)
+            log.kept_end = batch.end_offset
+            log.sequences |= sequences
 
         self.tell(f"acknowledged {topic}-{partition} below {batch.end_offset}", kept)
 
@@ -207,6 +216,9 @@ class Program:
         self.tell(f"delete records of {topic}-{partition} below {before}", tried)
         self.broker.delete_records(topic, {partition: before})
         self.tell(f"deleted records of {topic}-{partition} below {before}", kept)
+
+    def offsets(self, topic: str, partition: int) -> LogOffsets:
+        return self.directory.log(topic, partition).offsets()
 
     def roll(self, topic: str, partition: int) -> None:
         self.directory.log(topic, partition).roll_now()
@@ -234,16 +246,15 @@ class Program:
                 batches.append(((topic, partition), batch))
         for group, topic in offsets:
             consumer = self._consumer(group, topic)
-            consumer.poll()
-            positions = consumer.position()
-            self._try_offsets(group, positions, topic, label)
+            self._poll(consumer, 500)
+            self._try_offsets(group, _uncommitted(consumer, topic), label)
             transaction.commit_offsets(consumer)
         if accept:
             self._try_accept(accept, label)
             transaction.accept(accept)
         if not commit:
             transaction.abort()
-            self.tell(f"aborted {label}", lambda promises: promises.transactions.update({label: End.ABORTED}))
+            self.tell(f"aborted {label}", lambda promises: promises.aborted(label))
             for key in list(self._consumers):
                 if key in offsets:
                     self._consumers.pop(key).close()
@@ -264,10 +275,10 @@ class Program:
         for key in offsets:
             self._consumers.pop(key).close()
 
-    def _try_offsets(self, group: str, positions: Mapping[Any, int | None], topic: str, label: str) -> None:
+    def _try_offsets(self, group: str, offsets: dict[Place, int], label: str) -> None:
         def tried(promises: Promises) -> None:
-            for (_, partition), offset in _placed(positions, topic).items():
-                promises.commit(group, topic, partition).by_transaction[label] = offset
+            for place, offset in offsets.items():
+                promises.commit(group, *place).by_transaction[label] = offset
 
         self.tell(f"{group} takes its offsets into {label}", tried)
 
@@ -281,25 +292,33 @@ class Program:
             )
         return known
 
+    def _poll(self, consumer: Consumer, at_most: int) -> None:
+        """Read on; behind records that were deleted meanwhile, where the log begins now."""
+        while True:
+            try:
+                consumer.poll(at_most)
+            except OffsetOutOfRangeError as error:
+                consumer.seek(error.partition, error.start_offset, topic=error.topic)
+            else:
+                return
+
     def consume(self, group: str, topic: str, *, at_most: int = 500) -> None:
         """Read on, and commit."""
         consumer = self._consumer(group, topic)
-        consumer.poll(at_most)
-        places = _placed(consumer.position(), topic)
+        self._poll(consumer, at_most)
+        offsets = _uncommitted(consumer, topic)
 
         def tried(promises: Promises) -> None:
-            for (_, partition), offset in places.items():
-                promises.commit(group, topic, partition).tried.append(offset)
-
-        self.tell(f"{group} commits {places}", tried)
-        consumer.commit()
-        places = _placed(consumer.committed(), topic)  # nothing where nothing was read
+            for place, offset in offsets.items():
+                promises.commit(group, *place).tried.append(offset)
 
         def kept(promises: Promises) -> None:
-            for (_, partition), offset in places.items():
-                promises.commits[group, topic, partition] = CommitPromise(kept=offset)
+            for place, offset in offsets.items():
+                promises.commits[group, *place] = CommitPromise(kept=offset)
 
-        self.tell(f"{group} has committed {places}", kept)
+        self.tell(f"{group} commits {offsets}", tried)
+        consumer.commit()
+        self.tell(f"{group} has committed {offsets}", kept)
 
     # Queues ---------------------------------------------------------------------------------------
 
@@ -364,6 +383,13 @@ class Program:
 
         self.tell("clean", tried)
         self.broker.clean()
+        starts = {place: self.offsets(*place).log_start_offset for place in retention}
+
+        def cleaned(promises: Promises) -> None:
+            for place, start in starts.items():
+                promises.log(*place).start_tried = start
+
+        self.tell("cleaned", cleaned)
 
     def checkpoint(self) -> None:
         self.directory.checkpoint()
@@ -378,13 +404,10 @@ class Program:
         self.clock.advance(ms=round(seconds * 1000))
 
 
-def _placed(offsets: Mapping[Any, int | None], topic: str) -> dict[Place, int]:
-    """Offsets by topic and partition; a consumer of one topic names partitions only."""
-    return {
-        place if isinstance(place, tuple) else (topic, place): offset
-        for place, offset in offsets.items()
-        if offset is not None
-    }
+def _uncommitted(consumer: Consumer, topic: str) -> dict[Place, int]:
+    """Where *consumer*, of one topic, is in the partitions in which it has gone on since its last commit."""
+    positions = consumer.position()
+    return {place: positions[place[1]] for place in consumer.uncommitted_places() if place[0] == topic}
 
 
 def _promise_of(promises: Promises, message: QueueMessage) -> MessagePromise:

@@ -64,6 +64,8 @@ class LogPromise:
     """Tried, oldest first."""
     kept_end: int = 0
     """Records below this offset were acknowledged."""
+    sequences: dict[int, int] = field(default_factory=dict)
+    """Of each producer id the last sequence that was acknowledged."""
     start_kept: int = 0
     """Records below were deleted on request, and that was acknowledged."""
     start_tried: int = 0
@@ -81,6 +83,7 @@ class LogPromise:
             and there.intersection(range(batch.base_offset, batch.end_offset))
         ]
         self.kept_end = seen.log_end_offset
+        self.sequences = dict(seen.sequences)
         self.start_kept = self.start_tried = seen.log_start_offset
 
 
@@ -145,6 +148,12 @@ class Promises:
     def message(self, subscription: str, topic: str, partition: int, offset: int) -> MessagePromise:
         return self.messages.setdefault((subscription, topic, partition, offset), MessagePromise())
 
+    def aborted(self, label: str) -> None:
+        """A transaction was, and what it had tried to commit."""
+        self.transactions[label] = End.ABORTED
+        for commit in self.commits.values():
+            commit.by_transaction.pop(label, None)
+
     def become(self, found: Sight) -> None:
         """After a recovery: what there is lasts, what there is not does not come back."""
         for name in [name for name in self.topics if name not in found.topics]:
@@ -156,19 +165,24 @@ class Promises:
             self.topics[name] = [topic]
             for number, log in enumerate(topic.logs):
                 log.become(found.logs[name, number])
+        decided = self._decided(found)
         for label, end in self.transactions.items():
             if end is not End.COMMITTED:
-                self.transactions[label] = End.ABORTED
-        for name, topics in self.topics.items():
-            for number, log in enumerate(topics[-1].logs):
-                committed = found.logs[name, number].committed
-                for batch in log.batches:
-                    if batch.transaction is not None and batch.base_offset in committed:
-                        self.transactions[batch.transaction] = End.COMMITTED
-        for key in [key for key in self.commits if key not in found.commits]:
-            del self.commits[key]
-        for key, offset in found.commits.items():
-            for label, pending in self.commits[key].by_transaction.items():
-                if pending == offset:
-                    self.transactions[label] = End.COMMITTED
-            self.commits[key] = CommitPromise(kept=offset)
+                counts = end is End.COMMIT_TRIED and label in decided
+                self.transactions[label] = End.COMMITTED if counts else End.ABORTED
+        self.commits = {key: CommitPromise(kept=offset) for key, offset in found.commits.items()}
+
+    def _decided(self, found: Sight) -> set[str]:
+        """The transactions of which something can be seen."""
+        decided = {
+            batch.transaction
+            for name, topics in self.topics.items()
+            for number, log in enumerate(topics[-1].logs)
+            for batch in log.batches
+            if batch.transaction is not None and batch.base_offset in found.logs[name, number].committed
+        }
+        for key, commit in self.commits.items():
+            offset = found.commits.get(key)
+            if offset not in (commit.kept, *commit.tried):
+                decided |= {label for label, pending in commit.by_transaction.items() if pending == offset}
+        return decided

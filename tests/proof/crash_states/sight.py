@@ -37,6 +37,10 @@ class Seen(NamedTuple):
     """The offsets of those that a reader of committed records is given."""
     producers: tuple[object, ...]
     """Of each its id, epoch, last batch and open transaction."""
+    sequences: tuple[tuple[int, int], ...]
+    """Of each producer id the last sequence."""
+    last_batches: tuple[tuple[int, bytes], ...]
+    """The last batch of each idempotent producer, and its base offset."""
 
 
 @dataclass
@@ -88,9 +92,17 @@ class Eye:
         start = offsets.log_start_offset
         records: list[Record] = []
         is_transactional = False
+        last: dict[int, tuple[int, bytes]] = {}
         for batch in batches_of(log):
-            records += self.records(batch)
-            is_transactional |= batch.header.is_transactional
+            data = bytes(batch.data)
+            header = batch.header
+            records += self._decode(batch, data)
+            if header.is_transactional:
+                is_transactional = True
+            elif header.base_sequence >= 0:
+                last[header.producer_id] = (header.base_offset, data)
+                if not header.record_count:  # compacted: nobody could send it again
+                    del last[header.producer_id]
         committed = records
         if is_transactional:
             committed = []
@@ -98,6 +110,7 @@ class Eye:
                 committed += self.records(batch)
         if records and records[0].offset < start:  # a batch may begin before the log does
             records = [record for record in records if record.offset >= start]
+        producers = sorted(log.view.producers(log.key).items())
         return Seen(
             log_start_offset=start,
             high_watermark=offsets.high_watermark,
@@ -108,15 +121,19 @@ class Eye:
             # How many batches before the last are remembered depends on the snapshots.
             producers=tuple(
                 (producer_id, entry.epoch, entry.batches[-1:], entry.txn_first_offset)
-                for producer_id, entry in sorted(log.view.producers(log.key).items())
+                for producer_id, entry in producers
             ),
+            sequences=tuple((producer_id, entry.last_sequence) for producer_id, entry in producers),
+            last_batches=tuple(last.values()),
         )
 
     def records(self, batch: StoredBatch) -> tuple[Record, ...]:
         """The records of a batch; of a marker none."""
+        return self._decode(batch, bytes(batch.data))
+
+    def _decode(self, batch: StoredBatch, data: bytes) -> tuple[Record, ...]:
         if batch.header.is_control:
             return ()
-        data = bytes(batch.data)
         known = self._decoded.get(data)
         if known is None:
             known = self._decoded[data] = tuple(

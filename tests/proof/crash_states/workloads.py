@@ -84,6 +84,7 @@ def cleaning(program: Program) -> None:
     program.open()
     program.create("old", segment_bytes=300, retention_bytes=400)
     program.create("kept", segment_bytes=400, cleanup_policy="compact", min_cleanable_dirty_ratio=0.01)
+    program.append("old", 0, "b", [b"first" * 20])
     for number in range(4):
         program.append("old", 0, "a", [b"%d" % number * 150])
         program.append(

@@ -17,7 +17,7 @@ from .errors import CorruptBatchError
 from .files import Files
 from .index_files import read_index_file
 from .producer_fold import ProducerFold
-from .producer_state import NO_TRANSACTION
+from .producer_state import NO_TRANSACTION, ProducerEntry
 from .record_batch import BatchHeader, ControlType, control_type_of, read_batch
 from .segment import Located, locate, sound_headers
 from .segment_files import (

@@ -26,6 +26,7 @@ PARTITIONS = 3
 PLACES = [f"{topic}-{number}" for topic in (EVENTS, COPIES) for number in range(PARTITIONS)]
 CALL_S = 10.0  # a call of the library that takes longer is made again
 GIVE_UP_S = 60.0
+STUCK_S = 20.0
 CLIENT: dict[str, Any] = {
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 100,
@@ -70,8 +71,11 @@ class Life:
 
     @contextmanager
     def returning_within(self, seconds: float) -> Iterator[None]:
-        """Begin the process anew if the block takes longer: librdkafka 2.16's send_offsets_to_transaction may hang when
-        its coordinator was away (librdkafka issues 5456 and 5511)."""
+        """Begin the process anew if the block takes longer, as whoever runs it would; end it, if its life is over.
+
+        librdkafka 2.16's send_offsets_to_transaction may hang when its coordinator was away, whatever its timeout
+        (librdkafka issues 5456 and 5511), and ``close`` of a group's member was once seen not to return.
+        """
         timer = threading.Timer(seconds, self._begin_anew)
         timer.start()
         try:
@@ -80,6 +84,8 @@ class Life:
             timer.cancel()
 
     def _begin_anew(self) -> None:
+        print("a call of the library does not return:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback()
         if self.is_over:
             os._exit(0)
         os.execv(sys.executable, sys.orig_argv)

@@ -64,9 +64,12 @@ class Life:
     def __init__(self) -> None:
         self.is_over = False
         faulthandler.register(signal.SIGUSR1)
-        signal.signal(signal.SIGTERM, self._end)
+        # A handler would not be called while the library does not return; and a signal that is blocked outlives execv.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=self._wait_for_end, daemon=True).start()
 
-    def _end(self, *_: object) -> None:
+    def _wait_for_end(self) -> None:
+        signal.sigwait([signal.SIGTERM])
         self.is_over = True
 
     @contextmanager
@@ -74,7 +77,7 @@ class Life:
         """Begin the process anew if the block takes longer, as whoever runs it would; end it, if its life is over.
 
         librdkafka 2.16's send_offsets_to_transaction may hang when its coordinator was away, whatever its timeout
-        (librdkafka issues 5456 and 5511), and ``close`` of a group's member was once seen not to return.
+        (librdkafka issues 5456 and 5511).
         """
         timer = threading.Timer(seconds, self._begin_anew)
         timer.start()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from .client import CLIENT, EVENTS, PLACES, STUCK_S, GaveUpError, Life, Task
+from .client import CLIENT, EVENTS, PLACES, GaveUpError, Life, Task
 from .operations import (
     NO_OFFSET,
     Committed,
@@ -184,9 +184,8 @@ class Receiver:
             outcome = Outcome.OK if is_ok else Outcome.UNKNOWN
             self._recorder.write(Committed(now_ns(), number, outcome, str(error or "")))
 
-    def close(self, life: Life) -> None:
-        with life.returning_within(STUCK_S):
-            self.consumer.close()
+    def close(self) -> None:
+        self.consumer.close()
 
 
 def partitions_of(offsets: Mapping[Place, int]) -> list[TopicPartition]:
@@ -216,7 +215,7 @@ def reader(task: Task, recorder: Recorder, life: Life, rng: random.Random) -> No
                 position = receiver.positions[place]
                 receiver.seek(place, rng.randrange(max(0, position - 300), position + 1))
     finally:
-        receiver.close(life)
+        receiver.close()
 
 
 def member(task: Task, recorder: Recorder, life: Life, rng: random.Random) -> None:
@@ -235,4 +234,4 @@ def member(task: Task, recorder: Recorder, life: Life, rng: random.Random) -> No
                 receiver.commit(dict(receiver.positions), wait=True)
                 time.sleep(0.1)
     finally:
-        receiver.close(life)
+        receiver.close()

@@ -31,7 +31,7 @@ def transformer(task: Task, recorder: Recorder, life: Life, rng: random.Random) 
     except KafkaException as error:
         raise GaveUpError from error
     finally:
-        receiver.close(life)
+        receiver.close()
         if transactor is not None:
             transactor.sender.close()
 

@@ -48,8 +48,8 @@ def campaign(scope: Scope) -> Iterator[Row]:
             outcome = _round(scope, scenario, number)
             operations += outcome.history.size
             faults += outcome.faults
-        test = f"histories under {scenario.name}: {rounds} rounds, {faults.total()} faults"
-        yield Row(test, operations, "operations", scope.seed)
+        unit = f"operations, rounds: {rounds}, faults: {faults.total():,}"
+        yield Row(scenario.name, operations, unit, scope.seed)
 
 
 def _round(scope: Scope, scenario: Scenario, number: int) -> Outcome:

@@ -26,6 +26,7 @@ PARTITIONS = 3
 PLACES = [f"{topic}-{number}" for topic in (EVENTS, COPIES) for number in range(PARTITIONS)]
 CALL_S = 10.0  # a call of the library that takes longer is made again
 GIVE_UP_S = 60.0
+STUCK_S = 20.0
 CLIENT: dict[str, Any] = {
     "reconnect.backoff.ms": 20,
     "reconnect.backoff.max.ms": 100,
@@ -63,15 +64,21 @@ class Life:
     def __init__(self) -> None:
         self.is_over = False
         faulthandler.register(signal.SIGUSR1)
-        signal.signal(signal.SIGTERM, self._end)
+        # A handler would not be called while the library does not return; and a signal that is blocked outlives execv.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=self._wait_for_end, daemon=True).start()
 
-    def _end(self, *_: object) -> None:
+    def _wait_for_end(self) -> None:
+        signal.sigwait([signal.SIGTERM])
         self.is_over = True
 
     @contextmanager
     def returning_within(self, seconds: float) -> Iterator[None]:
-        """Begin the process anew if the block takes longer: librdkafka 2.16's send_offsets_to_transaction may hang when
-        its coordinator was away (librdkafka issues 5456 and 5511)."""
+        """Begin the process anew if the block takes longer, as whoever runs it would; end it, if its life is over.
+
+        librdkafka 2.16's send_offsets_to_transaction may hang when its coordinator was away, whatever its timeout
+        (librdkafka issues 5456 and 5511).
+        """
         timer = threading.Timer(seconds, self._begin_anew)
         timer.start()
         try:
@@ -80,6 +87,8 @@ class Life:
             timer.cancel()
 
     def _begin_anew(self) -> None:
+        print("a call of the library does not return:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback()
         if self.is_over:
             os._exit(0)
         os.execv(sys.executable, sys.orig_argv)

@@ -11,12 +11,10 @@ from collections.abc import Mapping
 import msgspec
 from confluent_kafka import KafkaException
 
-from .client import COPIES, GaveUpError, Life, Task
+from .client import COPIES, STUCK_S, GaveUpError, Life, Task
 from .consumers import Receiver, partitions_of
 from .operations import Isolation, Place, Recorder
 from .producers import Transactor
-
-STUCK_S = 12.0
 
 
 def transformer(task: Task, recorder: Recorder, life: Life, rng: random.Random) -> None:

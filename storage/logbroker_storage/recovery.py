@@ -37,6 +37,7 @@ from .segment_files import (
     SegmentFiles,
     list_segments,
     list_snapshots,
+    remove_orphans,
 )
 from .segment_replacement import finish_replacements
 from .side_files import Cut, cut_file, cut_room, remove_unused, set_aside
@@ -206,6 +207,7 @@ def _sweep_leftovers(files: Files, directory: str) -> None:
     """Finish or remove what a dead process left half-done in a partition folder."""
     finish_replacements(files, directory)
     remove_temporaries(files, directory)
+    remove_orphans(files, directory)
 
 
 def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:

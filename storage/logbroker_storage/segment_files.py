@@ -49,6 +49,20 @@ def list_segments(files: Files, directory: str, suffix: str = LOG_SUFFIX) -> lis
     return _bases(files.listdir(directory), suffix)
 
 
+def remove_orphans(files: Files, directory: str) -> None:
+    """Remove the indexes of segments whose log file is gone: who removed it died before it came to them.
+
+    For who knows that nobody is removing or making segments now.
+    """
+    names = files.listdir(directory)
+    logs = set(_bases(names, LOG_SUFFIX))
+    for name in names:
+        for suffix in SEGMENT_SUFFIXES[1:]:
+            base = parse_segment_name(name, suffix)
+            if base is not None and base not in logs:
+                files.unlink(f"{directory}/{name}")
+
+
 def list_snapshots(files: Files, directory: str) -> list[int]:
     """The offsets of the producer snapshots in a partition folder, ascending."""
     return _bases(files.listdir(directory), SNAPSHOT_SUFFIX)

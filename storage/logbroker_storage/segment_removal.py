@@ -1,7 +1,8 @@
 """Taking segments off the front of a log.
 
 First the log start offset is published, then files go: a process that dies in between leaves files that
-no reader asks for, and the next pass removes them. A reader that has a file open reads it to its end.
+no reader asks for. The next pass removes segments that are whole; of one whose log file is gone already, the next
+process that comes alone removes the indexes. A reader that has a file open reads it to its end.
 
 A power cut forgets where the log starts, so what it leaves of the files must be a log all the same. A directory's
 names may come back in any combination, hence of each segment, the oldest first:

@@ -102,6 +102,22 @@ def test_files_that_were_being_replaced_go_with_the_next_who_comes_alone(bench):
     assert [path for path in left if os.path.exists(path)] == []
 
 
+@pytest.mark.parametrize("without_view", [False, True])
+def test_the_indexes_of_a_segment_whose_log_is_gone_go_with_the_next_who_comes_alone(bench, without_view):
+    """Who removed the segment was killed between its files."""
+    bench.put(b"a")
+    bench.close()
+    folder = bench.directory.layout.partition("t", 0)
+    before = sorted(os.listdir(folder))
+    for suffix in (".index", ".timeindex", ".txnindex"):
+        Path(f"{folder}/{77:020}{suffix}").touch()
+    bench.reopen(without_view=without_view)
+    assert bench.values() == [b"a"]
+    bench.close()
+    assert [name for name in os.listdir(folder) if f"{77:020}" in name] == []
+    assert {f"{0:020}.log", f"{0:020}.index", f"{0:020}.timeindex"} <= set(before) & set(os.listdir(folder))
+
+
 @pytest.mark.parametrize("partitions", [0, -1, MAX_PARTITIONS + 1])
 def test_an_impossible_number_of_partitions_is_refused(bench, partitions):
     with pytest.raises(InvalidTopicError):

@@ -63,8 +63,7 @@ PAUSES_S = {
     "connect": 0.5,
 }
 UNMEASURED = ("connect",)  # a foreign client
-START_S = 60
-END_S = 60
+END_S = 240
 
 
 class Process:

@@ -85,9 +85,9 @@ class Cleaner:
             return False
         try:
             self._finish_journal()
-            for name in self._directory.topics():
-                for number in range(self._directory.topic(name).partitions):
-                    self._clean_in_peace(name, number)
+            for topic in self._directory.catalog.live():  # any of them may be deleted before its turn comes
+                for number in range(topic.partitions):
+                    self._clean_in_peace(topic.name, number)
         finally:
             self._lock.release()
         return True

@@ -266,6 +266,25 @@ def test_a_cleaner_that_dies_at_any_step_leaves_a_log_that_reads_the_same(
     assert not [name for name in os.listdir(log.directory) if name.endswith((".cleaned", ".replaces"))]
 
 
+def test_a_topic_that_is_deleted_while_others_are_cleaned_stops_nothing(fixture: Fixture) -> None:
+    """It was listed, and is gone when its turn comes: the topics behind it are cleaned all the same."""
+    for name in ("a", "b"):
+        fixture.directory.create_topic(name, 1, LogConfig())
+    log = fixture.topic(retention_ms=HOUR_MS)
+    fixture.put(log, (None, b"old"))
+    fixture.clock.advance(ms=HOUR_MS + 1)
+
+    def delete_the_next(topic: str, _: int) -> list[int]:
+        if topic == "a":
+            fixture.directory.delete_topic("b")
+        return []
+
+    fixture.directory.maintenance.add_readers("one that deletes", delete_the_next)
+    fixture.clean()
+    assert fixture.directory.topics() == ["a", "t"]
+    assert fixture.values(log) == []
+
+
 def test_producers_that_were_silent_for_a_day_are_forgotten_but_not_named_ones(fixture: Fixture) -> None:
     log = fixture.topic()
     named = fixture.directory.open_named_producer("loader")

@@ -36,7 +36,7 @@ FILE_SYSTEMS = ("ext4", "xfs")
 # Mounts and processes of its own: when it ends, however it ends, the kernel takes down what it left.
 NAME_SPACES = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 MEMORY_WANTED = 1 << 30
-TRIAL_S = 60
+TRIAL_S = 240
 
 Story = dict[str, Any]
 

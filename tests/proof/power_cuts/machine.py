@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.files import Buffer, Files, OsFiles, replace_file
 
 from . import load
@@ -192,12 +193,20 @@ class Machine:
             self._spoil_view(view)
             if self._rng.random() < 0.3:
                 self._cut_recovery()
-            outcome = in_a_child(lambda: check(self._data, self._promises))
+            outcome = in_a_child(self._check)
             broken += outcome.broken
             broken += in_a_child(lambda: list(errors_of(self._data)))
         finally:
             self._disk.unmount()
         return broken, outcome
+
+    def _check(self) -> Outcome:
+        """What the check finds; that it could not even be carried out is a finding, too."""
+        try:
+            return check(self._data, self._promises)
+        except (LogbrokerError, AssertionError, KeyError) as error:
+            traceback.print_exc()
+            return Outcome([Broken("failed", f"{type(error).__name__}: {error}")])
 
     def _spoil_view(self, view: str) -> None:
         """It is disposable, so whatever the cut left of it may be there."""

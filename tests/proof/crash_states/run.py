@@ -101,9 +101,14 @@ def _in_processes(root: Path, seed: int, wanted: int) -> set[bytes]:
         )
         workers.append((process, folder / "digests"))
     digests: set[bytes] = set()
-    for process, path in workers:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        content = path.read_bytes()
-        digests |= {content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)}
+    try:
+        for process, path in workers:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
+            content = path.read_bytes()
+            digests |= {content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)}
+    finally:
+        for process, _ in workers:  # of a promise that is broken, the others need not be waited for
+            process.kill()
+            process.wait()
     return digests

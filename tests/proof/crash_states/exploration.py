@@ -22,7 +22,7 @@ from .promises import Promises
 from .states import Depth, Medium, Survivors, described, states
 from .views import Views
 
-VIEW_EVERY = 20  # promises between two copies of the view
+VIEW_EVERY = 6  # promises between two copies of the view
 TRIES = 4  # states that may be looked at, for each new one that is wanted; and at
 LEAST = 40  # …
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..proof import Row, Scope
+from ..proof import Row, Scope, delete_folder, new_folder
 from .exploration import Explorer, Sample, record
 from .random_programs import RandomProgram
 from .workloads import SCRIPTS, recovery
@@ -27,10 +27,18 @@ DIGEST_BYTES = 16
 
 def run(scope: Scope) -> Iterator[Row]:
     """The long form shares the random programs out among one process for each processor."""
-    explorer = Explorer(scope.folder, scope.seed)
+    folder = new_folder(in_memory=True)  # what nobody ever wants back
+    try:
+        yield from _run(scope, folder)
+    finally:
+        delete_folder(folder)
+
+
+def _run(scope: Scope, folder: Path) -> Iterator[Row]:
+    explorer = Explorer(folder, scope.seed)
     samples: list[tuple[str, Sample]] = []
     for script in SCRIPTS:
-        recording = record(script.__name__, script, scope.folder)
+        recording = record(script.__name__, script, folder)
         picked = explorer.explore(recording, SCRIPT_STATES, samples=SCRIPT_RECOVERIES)
         samples += [(recording.name, sample) for sample in picked]
     scripted = len(explorer.digests)
@@ -42,7 +50,7 @@ def run(scope: Scope) -> Iterator[Row]:
     before = len(explorer.digests)
     wanted = scope.count(BOUNDED, LONG) - before
     if scope.is_long:
-        explorer.digests |= _in_processes(scope, wanted)
+        explorer.digests |= _in_processes(folder, scope.seed, wanted)
     else:
         explore_random(explorer, wanted)
     count = len(explorer.digests) - before
@@ -77,14 +85,14 @@ def _explore_recovery(explorer: Explorer, name: str, sample: Sample) -> None:
 # Several processes --------------------------------------------------------------------------------------
 
 
-def _in_processes(scope: Scope, wanted: int) -> set[bytes]:
+def _in_processes(root: Path, seed: int, wanted: int) -> set[bytes]:
     """The digests of the states that the workers opened."""
     count = os.cpu_count() or 1
     workers: list[tuple[subprocess.Popen[str], Path]] = []
     for number in range(count):
-        folder = scope.folder / f"worker-{number}"
+        folder = root / f"worker-{number}"
         folder.mkdir()
-        arguments = [str(scope.seed + number), str(wanted // count + 1), str(folder)]
+        arguments = [str(seed + number), str(wanted // count + 1), str(folder)]
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.proof.crash_states.worker", *arguments],
             cwd=REPOSITORY,
@@ -93,9 +101,14 @@ def _in_processes(scope: Scope, wanted: int) -> set[bytes]:
         )
         workers.append((process, folder / "digests"))
     digests: set[bytes] = set()
-    for process, path in workers:
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        content = path.read_bytes()
-        digests |= {content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)}
+    try:
+        for process, path in workers:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
+            content = path.read_bytes()
+            digests |= {content[at : at + DIGEST_BYTES] for at in range(0, len(content), DIGEST_BYTES)}
+    finally:
+        for process, _ in workers:  # of a promise that is broken, the others need not be waited for
+            process.kill()
+            process.wait()
     return digests

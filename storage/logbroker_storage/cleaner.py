@@ -28,6 +28,7 @@ from .compaction import (
     CompactionRules,
     Fate,
     OffsetMap,
+    cleaned_points_key,
     compact,
     compactable,
     due,
@@ -241,13 +242,13 @@ class Cleaner:
             replace_segments(log, [segment.base_offset for segment in group])
 
     def _cleaned_points(self, log: PartitionLog) -> list[CleanedPoint]:
-        stored = log.view.meta_bytes(_points_key(log))
+        stored = log.view.meta_bytes(cleaned_points_key(log.key))
         return _POINTS.decode(stored) if stored is not None else []
 
     def _remember(self, log: PartitionLog, points: list[CleanedPoint], now_ms: int) -> None:
         kept = remembered(points, now_ms=now_ms, delete_retention_ms=log.config.delete_retention_ms)
         with log.view.write() as transaction:
-            log.view.put_meta_bytes(transaction, _points_key(log), msgspec.msgpack.encode(kept))
+            log.view.put_meta_bytes(transaction, cleaned_points_key(log.key), msgspec.msgpack.encode(kept))
 
     # Producers ------------------------------------------------------------------------------------
 
@@ -261,10 +262,6 @@ def _with_time_limit(config: LogConfig) -> LogConfig:
     if config.retention_policy is RetentionPolicy.CONSUMED and "retention.ms" not in config.overrides:
         return dataclasses.replace(config, retention_ms=-1)
     return config
-
-
-def _points_key(log: PartitionLog) -> bytes:
-    return b"cleaned\0" + log.key
 
 
 def segment_infos(log: PartitionLog) -> list[SegmentInfo]:

@@ -90,6 +90,11 @@ class CleanedPoint(msgspec.Struct, frozen=True, gc=False):
     cleaned_ms: int
 
 
+def cleaned_points_key(log_key: bytes) -> bytes:
+    """Where the view keeps the ``CleanedPoint`` values of a log."""
+    return b"cleaned\0" + log_key
+
+
 class CompactionReason(enum.Enum):
     """Why a log is compacted now."""
 

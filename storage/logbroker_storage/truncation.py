@@ -1,15 +1,17 @@
 """Truncation: records are taken off a log's end on request.
 
-1. publish the offset as the synced and the visible end: readers must not take what is cut for damage, nor
+1. forget up to where the log was compacted: of the records that come in place of the cut ones none was
+2. publish the offset as the synced and the visible end: readers must not take what is cut for damage, nor
    whoever finds this half done for lost
-2. set aside the segments behind the one that holds the offset, and cut that one (``side_files``)
-3. recover what is left: the indexes, the producers and LogEnd follow from it
+3. set aside the segments behind the one that holds the offset, and cut that one (``side_files``)
+4. recover what is left: the indexes, the producers and LogEnd follow from it
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .compaction import cleaned_points_key
 from .errors import BatchDefect
 from .recovery import publish, recover_log
 from .segment import ScanStop, scan
@@ -28,6 +30,9 @@ def cut_log(log: PartitionLog, offset: int) -> int:
     offset = max(offset, end.log_start_offset)
     if offset >= end.log_end_offset:
         return end.log_end_offset
+    if log.view.meta_bytes(cleaned_points_key(log.key)) is not None:
+        with log.view.write() as transaction:
+            log.view.delete_meta(transaction, cleaned_points_key(log.key))
     log.view.publish_sync(log.key, sync._replace(synced_offset=min(sync.synced_offset, offset)))
     log.publish_end(
         end._replace(

@@ -25,6 +25,7 @@ PROOFS = {
     "faults": "tests.proof.faults",
     "damage": "tests.proof.damage",
     "models": "tests.proof.models",
+    "lessons": "tests.proof.lessons",
     "fuzz": "tests.proof.fuzz",
     "history": "tests.proof.history",
     "soak": "tests.proof.soak",

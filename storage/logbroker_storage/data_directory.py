@@ -51,6 +51,7 @@ from .partition_log import PartitionLog
 from .processes import ProcessRegistry
 from .recovery import reopen_failed
 from .startup import (
+    USED_PRODUCER_IDS_END,
     cut_rooms,
     make_folders,
     make_view_folders,
@@ -465,7 +466,8 @@ class DataDirectory:
     def _reserve_producer_ids(self, count: int) -> range:
         with self.journal.exclusive() as turn:
             event = self.view.event_of(ProducerIdsEvent, ProducerIdsEvent.key_of())
-            first = event.next_producer_id if event is not None else 0
+            journaled = event.next_producer_id if event is not None else 0
+            first = max(journaled, self.view.meta_int(USED_PRODUCER_IDS_END))
             turn.record([ProducerIdsEvent(first + count)])
         return range(first, first + count)
 

@@ -53,6 +53,10 @@ logger = logging.getLogger("logbroker.recovery")
 BOOT_ID = b"boot_id"
 FORMAT = b"format"
 COMPLETE = b"complete"  # 1 when the rebuild that made the view came to its end
+# What the logs knew when the view was made. The journal says more, unless that very event is damaged: an id that
+# is given out twice would have the second holder's batches taken for duplicates of the first's.
+USED_PRODUCER_IDS_END = b"used_producer_ids_end"
+
 CHECKSUM_FILE = "data.mdb.checksum"
 CHECKSUM = struct.Struct(">QI")  # the size of data.mdb, and its CRC-32C
 CHECKSUMMED_BYTES = 64 << 20  # a larger view takes too long to sum at every open and close: 1 ms a MiB
@@ -115,7 +119,7 @@ def sound_view(files: Files, layout: DataLayout) -> View | None:
 
 def _checked_view(files: Files, layout: DataLayout) -> View | None:
     noted = _take_checksum(files, layout)
-    damage = _damage(files, layout, noted)
+    damage = damage_of_view(files, layout, noted)
     if damage is not None:
         logger.warning("%s is damaged (%s): rebuilding it from the logs", layout.view, damage)
         return None
@@ -145,7 +149,8 @@ def _take_checksum(files: Files, layout: DataLayout) -> bytes | None:
     return noted if len(noted) == CHECKSUM.size else None  # a shorter one is torn
 
 
-def _damage(files: Files, layout: DataLayout, noted: bytes | None) -> str | None:
+def damage_of_view(files: Files, layout: DataLayout, noted: bytes | None) -> str | None:
+    """What is wrong with the view's file, before LMDB is let near it; *noted* is its checksum, None without one."""
     path = f"{layout.view}/data.mdb"
     if noted is not None:
         return None if _checksum(files, path) == noted else "it fails its checksum"
@@ -255,7 +260,9 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
         if topic.state == "live":
             for number in range(topic.partitions):
                 _recover_partition(files, layout, make_log(view, topic.name, number, topic), points)
+    used_ids_end = view.used_producer_ids_end()
     with view.write() as transaction:
+        view.put_meta_int(transaction, USED_PRODUCER_IDS_END, used_ids_end)
         view.put_meta_bytes(transaction, BOOT_ID, boot_id())
         view.put_meta_int(transaction, FORMAT, VIEW_FORMAT)
         view.put_meta_int(transaction, COMPLETE, 1)

@@ -340,3 +340,20 @@ def test_what_need_not_last_at_once_is_synced_and_compacted_before_it_becomes_to
     assert journal.log.state().end.log_end_offset - bench.directory.view.meta_int(APPLIED) < MAX_UNAPPLIED
     assert journal.log.state().end.active_bytes < 2 * COMPACT_FROM_BYTES
     bench.close()
+
+
+def test_no_producer_id_is_given_out_twice_although_the_event_that_says_which_were_is_damaged(tmp_path):
+    """The second holder's first batch would be taken for a duplicate of the first's: acknowledged, not written."""
+    bench = Workbench(str(tmp_path / "data"))
+    producer_id = bench.directory.allocate_producer_id()
+    bench.put(b"first", producer_id=producer_id, sequence=0)
+    bench.put(b"foreign", producer_id=(1 << 63) - 1, sequence=0)
+    bench.close()
+    journal = Path(bench.path, "logs", "__journal-0", f"{0:020d}.log")
+    content = journal.read_bytes()
+    journal.write_bytes(content.replace(b"next_producer_id", b"last_producer_id"))
+    bench.reopen(without_view=True)
+    fresh = bench.directory.allocate_producer_id()
+    assert fresh > producer_id
+    assert not bench.put(b"second", producer_id=fresh, sequence=0).duplicate
+    bench.close()

@@ -69,6 +69,7 @@ TABLES = (
     "message_ages",
 )
 _INT = struct.Struct(">q")
+MAX_PRODUCER_ID = 1 << 62  # we give out none above it; a client may write what it likes
 STATE_SLICE = 1000  # items of the state read in one transaction
 
 _PRODUCER_ID = struct.Struct(">q")
@@ -446,6 +447,15 @@ class View:
             _PRODUCER_ID.unpack_from(key, len(partition))[0]: decode_entry(payload)
             for key, payload in self._items(partition, self._producers)
         }
+
+    def used_producer_ids_end(self) -> int:
+        """An id above every one that any partition remembers, but for absurd ones; 0 when none does."""
+        end = 0
+        with self.read() as transaction, transaction.cursor(db=self._producers) as cursor:
+            for key in cursor.iternext(values=False):
+                producer_id = _PRODUCER_ID.unpack_from(key, PARTITION_KEY_BYTES)[0]
+                end = max(end, producer_id + 1 if producer_id < MAX_PRODUCER_ID else 0)
+        return end
 
     def put_producer(
         self, transaction: Transaction, partition: bytes, producer_id: int, entry: ProducerEntry

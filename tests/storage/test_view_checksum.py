@@ -36,7 +36,9 @@ def test_it_is_there_while_nobody_has_the_directory_open(bench):
     bench.close()
 
 
-@pytest.mark.parametrize("position", [16 + 24 + 2 * 48, 16 + 24 + 2 * 48 + 8])  # last page, transaction of a meta page
+@pytest.mark.parametrize(
+    "position", [16 + 24 + 2 * 48, 16 + 24 + 2 * 48 + 8]
+)  # last page, transaction of a meta page
 def test_a_change_that_lmdb_would_believe_has_the_view_rebuilt(bench, caplog, position):
     bench.close()
     content = bytearray(view_file(bench).read_bytes())

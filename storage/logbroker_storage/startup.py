@@ -120,7 +120,7 @@ def sound_view(files: Files, layout: DataLayout) -> View | None:
 
 def _checked_view(files: Files, layout: DataLayout) -> View | None:
     noted = _take_checksum(files, layout)
-    damage = _damage(files, layout, noted)
+    damage = damage_of_view(files, layout, noted)
     if damage is not None:
         logger.warning("%s is damaged (%s): rebuilding it from the logs", layout.view, damage)
         return None
@@ -150,7 +150,8 @@ def _take_checksum(files: Files, layout: DataLayout) -> bytes | None:
     return noted if len(noted) == CHECKSUM.size else None  # a shorter one is torn
 
 
-def _damage(files: Files, layout: DataLayout, noted: bytes | None) -> str | None:
+def damage_of_view(files: Files, layout: DataLayout, noted: bytes | None) -> str | None:
+    """What is wrong with the view's file, before LMDB is let near it; *noted* is its checksum, None without one."""
     path = f"{layout.view}/data.mdb"
     if noted is not None:
         return None if _checksum(files, path) == noted else "it fails its checksum"

@@ -65,7 +65,7 @@ def test_answers_that_changed_are_seen(store: Store) -> None:
     lookups = Lookups(store, random.Random(1))
     lookups.check("sound")
     flip(store.segments[0], store.batches[3].position + 70, 1)
-    with pytest.raises(AssertionError, match="records"):
+    with pytest.raises(AssertionError, match="a damaged segment"):
         lookups.check("a damaged segment")
     store.restore()
     (store.data / "logs" / f"{TOPIC}-0" / "00000000000000000061.log").unlink()

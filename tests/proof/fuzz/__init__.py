@@ -1,6 +1,6 @@
 """Fuzzing: whatever the bytes are, the outcome is an answer or a declared error, within bounds of memory and time.
 
-    python -m tests.proof fuzz                                      the corpora, then 2 s of each target
+    python -m tests.proof fuzz                                      the corpora, then a second of each target
     python -m tests.proof fuzz --long                               10 minutes of each
     python -m tests.proof.fuzz.child TARGET FILE                    one input again
     python -m tests.proof.fuzz.seeds                                the first inputs of every corpus, from real data

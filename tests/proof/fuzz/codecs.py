@@ -123,15 +123,13 @@ def _look_up(data: bytes) -> None:
         assert b"".join(map(aborted_index.encode_entry, aborted_index.parse(data))) == data
 
 
-_STORAGE = ("logbroker_storage",)
-
 TARGETS = {
-    "record-batch": Target(try_batch, (CorruptBatchError,), _STORAGE),
+    "record-batch": Target(try_batch, (CorruptBatchError,)),
     **{
-        codec.name.lower(): Target(decompressor(codec), (CorruptBatchError,), _STORAGE)
+        codec.name.lower(): Target(decompressor(codec), (CorruptBatchError,))
         for codec in Compression
         if codec is not Compression.NONE
     },
-    "journal-event": Target(try_event, (CorruptBatchError,), _STORAGE),
-    "small-files": Target(try_small_file, (ValueError,), _STORAGE),
+    "journal-event": Target(try_event, (CorruptBatchError,)),
+    "small-files": Target(try_small_file, (ValueError,)),
 }

@@ -52,8 +52,4 @@ def on_small_stack(data: bytes) -> None:
         raise raised[0]
 
 
-TARGETS = {
-    "cel": Target(
-        on_small_stack, (InvalidRequestError, ExpressionError), ("logbroker.expressions", "logbroker.nesting")
-    )
-}
+TARGETS = {"cel": Target(on_small_stack, (InvalidRequestError, ExpressionError))}

@@ -141,6 +141,4 @@ def _delete() -> None:
     sound_files.cache_clear()
 
 
-_MODULES = ("logbroker_tools", "logbroker_storage")
-
-TARGETS = {"inspector": Target(try_directory, (), _MODULES, address_mib=None, close=_delete)}
+TARGETS = {"inspector": Target(try_directory, (), address_mib=None, close=_delete)}

@@ -160,10 +160,8 @@ def try_pipeline(data: bytes) -> None:
             pass
 
 
-_TRANSFORMS = ("logbroker.transforms", "logbroker.expressions")
-
 TARGETS = {
-    **{name: Target(through(name), (TransformError,), _TRANSFORMS) for name in STEPS},
-    "cloudevents": Target(try_cloud_event, (TransformError,), _TRANSFORMS),
-    "pipeline": Target(try_pipeline, (InvalidRequestError,), _TRANSFORMS),
+    **{name: Target(through(name), (TransformError,)) for name in STEPS},
+    "cloudevents": Target(try_cloud_event, (TransformError,)),
+    "pipeline": Target(try_pipeline, (InvalidRequestError,)),
 }

@@ -176,9 +176,7 @@ def try_request(data: bytes) -> None:
         raise AssertionError("\n".join(logging.Formatter().format(record) for record in errors))
 
 
-_MODULES = ("logbroker.server",)
-
 TARGETS = {
-    "frames": Target(try_frames, (), _MODULES),
-    "requests": Target(try_request, (), _MODULES, rss_mib=1024, address_mib=None, close=_stop_server),
+    "frames": Target(try_frames, ()),
+    "requests": Target(try_request, (), rss_mib=1024, address_mib=None, close=_stop_server),
 }

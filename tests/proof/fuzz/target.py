@@ -33,7 +33,6 @@ class Target:
     Attributes:
         try_input: one input; asserts what must hold of the outcome.
         declared: the errors that the product's documentation names for it.
-        modules: what is instrumented, so that inputs which reach new lines are kept.
         rss_mib: more memory than this is a fault.
         address_mib: of the address space (RLIMIT_AS), where nothing maps files of any size.
         max_bytes: of an input.
@@ -43,7 +42,6 @@ class Target:
 
     try_input: Callable[[bytes], None]
     declared: tuple[type[BaseException], ...]
-    modules: tuple[str, ...]
     rss_mib: int = 512
     address_mib: int | None = 2048
     max_bytes: int = 4096

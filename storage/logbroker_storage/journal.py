@@ -71,6 +71,7 @@ class Journal:
         self._view = view
         self._clock = clock
         self._lock = ProcessLock(log.files, lock_path)
+        self.compact_from_bytes = COMPACT_FROM_BYTES  # tests of compaction want it earlier
 
     def record(self, events: Sequence[Event], *, check: Callable[[], None] | None = None) -> None:
         """Make *events* last: durable and visible in the view when this returns.
@@ -225,7 +226,10 @@ class Journal:
 
     def _compaction_is_due(self) -> bool:
         written = self.log.state().end.active_bytes
-        return written > max(COMPACT_FROM_BYTES, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES))
+        return written > self._compacted_when_larger()
+
+    def _compacted_when_larger(self) -> int:
+        return max(self.compact_from_bytes, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES))
 
     def _compact_in_passing(self) -> None:
         """Compact after a write that is done: what goes wrong here is no failure of that write."""
@@ -238,9 +242,7 @@ class Journal:
     def _compact(self) -> None:
         """Write every live event into a new segment, then remove the older ones. Under the lock."""
         before = self.log.state().end
-        if before.active_bytes <= max(
-            COMPACT_FROM_BYTES, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES)
-        ):
+        if before.active_bytes <= self._compacted_when_larger():
             return  # another process did it while we waited for the lock
         self.log.roll_now()
         start_offset = before.log_end_offset

@@ -15,6 +15,7 @@ from . import aborted_index
 from .errors import CorruptBatchError
 from .files import Files
 from .producer_fold import ProducerFold
+from .producer_state import NO_TRANSACTION, ProducerEntry
 from .record_batch import BatchHeader, ControlType, control_type_of, read_batch
 from .segment import Located, locate, sound_headers
 from .segment_files import OFFSET_INDEX_SUFFIX, SegmentFiles, list_segments, list_snapshots
@@ -22,7 +23,6 @@ from .snapshot_files import read_snapshot
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
-    from .producer_state import ProducerEntry
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -52,7 +52,7 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
     for offset in reversed(list_snapshots(log.files, log.directory)):
         snapshot = read_snapshot(log.files, log.directory, offset) if offset <= newest_useful else None
         if snapshot is not None:
-            known, start_offset = snapshot, offset
+            known, start_offset = _still_true(log, snapshot, offset), offset
             break
     fold = ProducerFold(known)
     indexes = {base: bytearray() for base in doubtful}
@@ -62,7 +62,46 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
             indexes[segment.base_offset] += aborted_index.encode_entry(ended)
     for base, content in indexes.items():
         _write_aborted_index(log, base, bytes(content))
+    _recall_removed(log, fold, end_offset)
     return fold
+
+
+def _recall_removed(log: PartitionLog, fold: ProducerFold, end_offset: int) -> None:
+    """Add what only a snapshot knows: of producers whose last batch was in a segment that is gone.
+
+    The fold may have begun before that snapshot, for the sake of the aborted indexes.
+    """
+    if min(list_segments(log.files, log.directory), default=0) == 0:
+        return  # nothing is gone
+    for offset in reversed(list_snapshots(log.files, log.directory)):
+        snapshot = read_snapshot(log.files, log.directory, offset) if offset <= end_offset else None
+        if snapshot is None:
+            continue
+        for producer_id, entry in snapshot.items():
+            known = fold.producers.get(producer_id)
+            if known is None or known.last_offset < entry.last_offset:
+                fold.producers[producer_id] = entry._replace(txn_first_offset=NO_TRANSACTION)
+        return
+
+
+def _still_true(
+    log: PartitionLog, snapshot: dict[int, ProducerEntry], offset: int
+) -> dict[int, ProducerEntry]:
+    """The producers of the *snapshot* at *offset*, without transactions whose end was in segments that are gone.
+
+    Retention removes decided records only: where it has removed what comes behind the snapshot, it has removed
+    decisions that the snapshot does not know. (Newer snapshots know them, but a power cut may have taken those.) A
+    transaction that is open all the same is found again by its records.
+    """
+    start_offset = min(list_segments(log.files, log.directory), default=0)
+    if start_offset < offset:
+        return snapshot
+    return {
+        producer_id: entry._replace(txn_first_offset=NO_TRANSACTION)
+        if entry.txn_first_offset < start_offset
+        else entry
+        for producer_id, entry in snapshot.items()
+    }
 
 
 def _write_aborted_index(log: PartitionLog, base_offset: int, content: bytes) -> None:

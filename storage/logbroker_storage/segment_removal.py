@@ -2,13 +2,24 @@
 
 First the log start offset is published, then files go: a process that dies in between leaves files that
 no reader asks for, and the next pass removes them. A reader that has a file open reads it to its end.
+
+A power cut forgets where the log starts, so what it leaves of the files must be a log all the same. A directory's
+names may come back in any combination, hence, with steps 2 to 4 for each segment, the oldest first:
+
+    step                                    without it, a power cut could leave
+    1. sync the snapshots of the producers  nothing that remembers producers who wrote only what was removed
+    2. remove the log file
+    3. sync the directory                   an older segment before a gap, which would pass for the log's end; or
+                                              a log file without its aborted index
+    4. remove the indexes                   (rubbish)
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .segment_files import SEGMENT_SUFFIXES
+from .segment_files import LOG_SUFFIX, SEGMENT_SUFFIXES, SegmentFiles
+from .snapshot_files import sync_snapshots
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
@@ -28,9 +39,15 @@ def delete_segments_below(log: PartitionLog, offset: int) -> list[int]:
             return []
         start = max(end.log_start_offset, behind[len(removed) - 1])
         log.publish_end(end._replace(log_start_offset=start, segments_version=end.segments_version + 1))
+        sync_snapshots(log.files, log.directory)
         for base in removed:
-            segment = log.segment(base)
-            for suffix in SEGMENT_SUFFIXES:
-                if log.files.exists(segment.path(suffix)):
-                    log.files.unlink(segment.path(suffix))
+            _remove(log, log.segment(base))
     return removed
+
+
+def _remove(log: PartitionLog, segment: SegmentFiles) -> None:
+    log.files.unlink(segment.path(LOG_SUFFIX))
+    log.files.fsync_directory(log.directory)
+    for suffix in SEGMENT_SUFFIXES:
+        if log.files.exists(segment.path(suffix)):
+            log.files.unlink(segment.path(suffix))

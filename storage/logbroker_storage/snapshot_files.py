@@ -1,7 +1,8 @@
 """The producer snapshots of a partition folder: written at roll and close, the newest sound one read back.
 
 They save reading old batch headers, and they remember producers whose segments retention has removed.
-Written without a sync: a torn one fails its checksum and the one before it serves.
+Written without a sync: a torn one fails its checksum and the one before it serves. Before retention removes
+segments the snapshots are synced: of the producers that wrote there, nothing else will tell.
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
     files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
     for old in list_snapshots(files, directory)[:-KEPT_SNAPSHOTS]:
         files.unlink(f"{directory}/{snapshot_name(old)}")
+
+
+def sync_snapshots(files: Files, directory: str) -> None:
+    """Have the snapshots, and their names, on the disk."""
+    for offset in list_snapshots(files, directory):
+        fd = files.open(f"{directory}/{snapshot_name(offset)}")
+        try:
+            files.fsync(fd)
+        finally:
+            files.close(fd)
+    files.fsync_directory(directory)
 
 
 def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, ProducerEntry] | None:

@@ -29,6 +29,7 @@ from logbroker_storage.log_growth import roll_is_due
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import read_header
 from logbroker_storage.segment import rebuild_indexes
+from logbroker_storage.segment_files import segment_name
 from logbroker_storage.segment_removal import delete_segments_below
 from logbroker_storage.testing import FaultyFiles, LogBuilder, ManualClock, Workbench
 from logbroker_storage.testing.manual_clock import START_MS
@@ -608,6 +609,36 @@ def test_segments_below_an_offset_go_whole(path, request):
     assert delete_segments_below(bench.log, 99) == [3]
     assert bench.segments() == [4]
     assert bench.values() == [b"4" * 50]
+
+
+class Removals(OsFiles):
+    """Notes what is removed, and when directories are synced."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        self.calls.append(os.path.basename(path))
+
+    def fsync_directory(self, path: str) -> None:
+        super().fsync_directory(path)
+        self.calls.append("sync")
+
+
+def test_a_segment_is_gone_for_good_before_its_indexes_and_the_next_segment_go(path, request):
+    """After a power cut an older segment before a gap would pass for the log's end."""
+    files = Removals()
+    bench = open_bench(path, request, segment_bytes=100, files=files)
+    for number in range(3):
+        bench.put(b"%d" % number * 50)
+    files.calls.clear()
+    delete_segments_below(bench.log, 2)
+    expected = ["sync"]  # of the snapshots' names
+    for base in range(2):
+        name = segment_name(base)
+        expected += [f"{name}.log", "sync", f"{name}.index", f"{name}.timeindex"]
+    assert files.calls == expected
 
 
 def test_the_active_segment_is_never_removed_even_beside_what_a_failed_roll_left(path, request):

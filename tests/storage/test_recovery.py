@@ -20,6 +20,7 @@ from logbroker_storage.errors import CorruptionError, OffsetOutOfRangeError
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.segment_files import ROOM_BYTES
+from logbroker_storage.segment_removal import delete_segments_below
 from logbroker_storage.startup import BOOT_ID
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
 
@@ -360,6 +361,18 @@ def test_without_a_producer_snapshot_or_with_a_torn_one_headers_tell_the_same(op
                 spoil(f"{bench.folder}/{name}")
         restart_machine(bench, point=9)
         assert (bench.log.last_sequence(0), bench.log.last_sequence(1)) == (4, 3)
+
+
+def test_a_producer_is_remembered_whose_records_retention_removed(open_bench):
+    """Also where the fold must begin before the snapshot that knows it: nothing was ever noted as synced."""
+    bench = open_bench(segment_bytes=150)
+    bench.put(b"a" * 60, producer_id=1, sequence=7, gaps=True)
+    for number in range(5):
+        bench.put(b"%d" % number * 60, producer_id=2, sequence=number)
+    delete_segments_below(bench.log, 1)
+    restart_machine(bench, point=None)
+    assert (bench.log.last_sequence(1), bench.log.last_sequence(2)) == (7, 4)
+    assert bench.log.state().end.log_start_offset == 1
 
 
 def test_a_snapshot_of_records_that_were_cut_is_forgotten(open_bench):

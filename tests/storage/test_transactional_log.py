@@ -17,7 +17,8 @@ from logbroker_storage.errors import FencedError, WriteFailedError
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import ControlType, NewRecord, decode_records, encode_batch, encode_values
-from logbroker_storage.segment_files import ABORTED_INDEX_SUFFIX
+from logbroker_storage.segment_files import ABORTED_INDEX_SUFFIX, SNAPSHOT_SUFFIX
+from logbroker_storage.segment_removal import delete_segments_below
 from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
 from logbroker_storage.testing.workbench import crash
 
@@ -455,6 +456,25 @@ def test_a_producer_in_a_transaction_is_never_forgotten(path, request):
     assert set(desk.log.view.producers(desk.log.key)) == {ALICE}
     desk.finish(COMMIT, ALICE)
     assert desk.seen() == [b"a", b"b"]
+
+
+def test_a_transaction_is_over_whose_end_retention_removed_and_a_power_cut_took_the_snapshot_that_knew(path):
+    """A transaction that nobody can end any more would hold committed readers up for ever."""
+    desk = Desk(path)
+    desk.put_in(ALICE, b"a")
+    desk.log.roll_now()  # with a snapshot of the open transaction
+    desk.finish(COMMIT, ALICE)
+    desk.put(b"b")
+    desk.log.roll_now()
+    desk.put(b"c")
+    delete_segments_below(desk.log, 3)
+    desk.crash()
+    os.truncate(f"{desk.folder}/{3:020}{SNAPSHOT_SUFFIX}", 0)
+    delete_view(path)
+    again = desk.open()
+    assert again.open_offsets() == []
+    assert again.seen(start=3) == [b"c"]
+    again.close()
 
 
 KEYED_STEPS = st.lists(

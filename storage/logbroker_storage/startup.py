@@ -178,7 +178,6 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
     points = _recovery_points(files, layout)
     if not files.exists(layout.partition(JOURNAL_TOPIC, 0)):
         create_partition_folder(files, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
-        files.fsync_directory(layout.logs)
     try:
         _recover(journal.log, points, 0)
         journal.replay()
@@ -264,6 +263,7 @@ def _adopt_or_remove_strangers(
         )
         journal.write([(adopted.key(), encode_event(adopted))])
         topics[topic] = adopted
+    # The names of adopted folders, and of the journal's, if that was made just now.
     files.fsync_directory(layout.logs)
 
 

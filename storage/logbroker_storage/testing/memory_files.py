@@ -8,11 +8,11 @@ synced:
     synced data      always                                           the content at the last sync
     writes since     any subset, each possibly in part (whole         chosen at random, sector by sector
                      sectors), in any order
-    name changes     a prefix: file systems journal them in order     chosen at random
-    since
+    name changes     any subset, but none without those to the        chosen at random
+    since            same names before it
 
-The model is stricter than ext4, where syncing a new file also syncs its name: code that is right here is
-right on every POSIX file system.
+The model is stricter than ext4, which journals name changes in order, and where syncing a new file also syncs its
+name: code that is right here is right on every POSIX file system.
 """
 
 from __future__ import annotations
@@ -74,11 +74,13 @@ class _Directory:
     def __init__(self) -> None:
         self.names: dict[str, _File | _Directory] = {}
         self.synced: dict[str, _File | _Directory] = {}
-        self.unsynced: list[dict[str, _File | _Directory]] = []  # the names after each change since the sync
+        self.unsynced: list[_Names] = []  # the changes since
         self.sync_count = 0
 
-    def changed(self) -> None:
-        self.unsynced.append(dict(self.names))
+    def change(self, names: _Names) -> None:
+        """Let *names* lead to what they say; they change together or not at all."""
+        _rename(self.names, names)
+        self.unsynced.append(names)
 
     def sync(self) -> None:
         self.synced = dict(self.names)
@@ -86,9 +88,10 @@ class _Directory:
         self.sync_count += 1
 
     def after_power_cut(self, survivors: random.Random | None, files: dict[int, _File]) -> _Directory:
-        names = self.synced
-        if survivors is not None and self.unsynced:
-            names = survivors.choice([self.synced, *self.unsynced])
+        names = dict(self.synced)
+        if survivors is not None:
+            for change in _surviving_changes(self.unsynced, survivors):
+                _rename(names, change)
         left = _Directory()
         for name, node in names.items():
             if isinstance(node, _Directory):
@@ -98,6 +101,10 @@ class _Directory:
                 left.names[name] = files.setdefault(id(node), node.after_power_cut(survivors))
         left.synced = dict(left.names)
         return left
+
+
+_Names = dict[str, _File | _Directory | None]
+"""Names in a directory, and what each leads to after a change; None: it is gone."""
 
 
 class _Descriptor(NamedTuple):
@@ -165,8 +172,8 @@ class MemoryFiles:
             if node is None:
                 if not create:
                     raise _error(errno.ENOENT, path)
-                directory.names[name] = node = _File()
-                directory.changed()
+                node = _File()
+                directory.change({name: node})
             fd = next(self._numbers)
             self._descriptors[fd] = _Descriptor(node, readonly)
             return fd
@@ -220,34 +227,33 @@ class MemoryFiles:
                 raise _error(errno.ENOENT, source)
             if isinstance(new_directory.names.get(new_name), _Directory):
                 raise _error(errno.EISDIR, target)
-            new_directory.names[new_name] = old_directory.names.pop(old_name)
-            new_directory.changed()
-            if old_directory is not new_directory:
-                old_directory.changed()
+            node = old_directory.names[old_name]
+            if old_directory is new_directory:
+                new_directory.change({old_name: None, new_name: node})
+            else:
+                new_directory.change({new_name: node})
+                old_directory.change({old_name: None})
 
     def unlink(self, path: str) -> None:
         with self._lock:
             directory, name = self._parent(path)
             if isinstance(self._node(path), _Directory):
                 raise _error(errno.EISDIR, path)
-            del directory.names[name]
-            directory.changed()
+            directory.change({name: None})
 
     def rmdir(self, path: str) -> None:
         with self._lock:
             if self._directory(path).names:
                 raise _error(errno.ENOTEMPTY, path)
             directory, name = self._parent(path)
-            del directory.names[name]
-            directory.changed()
+            directory.change({name: None})
 
     def mkdir(self, path: str) -> None:
         with self._lock:
             directory, name = self._parent(path)
             if name in directory.names or not name:
                 raise _error(errno.EEXIST, path)
-            directory.names[name] = _Directory()
-            directory.changed()
+            directory.change({name: _Directory()})
 
     def listdir(self, path: str) -> list[str]:
         with self._lock:
@@ -330,6 +336,27 @@ def _apply(content: bytearray, write: _Write) -> None:
         del content[write.position :]
     else:
         content[write.position : write.position + len(write.data)] = write.data
+
+
+def _rename(names: dict[str, _File | _Directory], change: _Names) -> None:
+    for name, node in change.items():
+        if node is None:
+            del names[name]
+        else:
+            names[name] = node
+
+
+def _surviving_changes(changes: Sequence[_Names], survivors: random.Random) -> list[_Names]:
+    """A random subset of *changes* to a directory, which none is in without those before it that it goes by."""
+    kept: list[_Names] = []
+    lost: set[str] = set()
+    likely = survivors.choice((0.1, 0.5, 0.9))
+    for change in changes:
+        if lost.isdisjoint(change) and survivors.random() < likely:
+            kept.append(change)
+        else:
+            lost.update(change)
+    return kept
 
 
 def _survivors(writes: Sequence[_Write], survivors: random.Random) -> list[_Write]:

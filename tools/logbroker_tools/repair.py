@@ -109,12 +109,13 @@ def _free(path: str) -> str:
 # Carrying it out ----------------------------------------------------------------------------------------
 
 
-def repair_all(target: Target) -> list[Step]:
-    """Plan and carry out until nothing is left to do; what was done.
+def repair_all(target: Target, *, files: Files | None = None) -> list[Step]:
+    """Plan and carry out until nothing is left to do, on *files* (default: the system's); what was done.
 
     Raises:
         DirectoryInUseError: a broker has the directory open.
     """
+    files = files or OsFiles()
     done: list[Step] = []
     with _nobody_else(target):
         for _ in range(MAX_ROUNDS):
@@ -122,7 +123,7 @@ def repair_all(target: Target) -> list[Step]:
             if not steps:
                 return done
             for step in steps:
-                carry_out(step, is_ours=target.is_ours)
+                carry_out(files, step, is_ours=target.is_ours)
             done += steps
     raise LogbrokerError(f"{target.path} still has damage after {MAX_ROUNDS} rounds of repair; see `verify`")
 
@@ -146,10 +147,8 @@ def _nobody_else(target: Target) -> Iterator[None]:
         yield
 
 
-def carry_out(step: Step, *, is_ours: bool) -> None:
+def carry_out(files: Files, step: Step, *, is_ours: bool) -> None:
     """Do one step, durably."""
-    files = OsFiles()
-    folder = os.path.dirname(step.path) or "."
     if step.action is Action.CUT_TAIL:
         assert step.position is not None
         assert step.keeps is not None
@@ -163,11 +162,11 @@ def carry_out(step: Step, *, is_ours: bool) -> None:
     elif step.action is Action.SET_ASIDE:
         assert step.keeps is not None
         files.rename(step.path, step.keeps)
+        files.fsync_directory(os.path.dirname(step.path) or ".")
     else:
         if step.keeps is not None:
             _copy(files, step.path, 0, step.keeps)
         files.replace_file(step.path, _built(step.path, is_ours=is_ours))
-    files.fsync_directory(folder)
 
 
 def _copy(files: Files, path: str, position: int, side_path: str) -> None:

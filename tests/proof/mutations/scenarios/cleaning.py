@@ -160,8 +160,8 @@ def producers_of_removed_segments(folder: Path) -> None:
     found: list[dict[str, bytes]] = []
 
     def look(operation: str, path: str) -> None:
-        for number in range(3 * SURVIVALS):
-            found.append(_files(machine.state(random.Random(f"{operation} {path} {number}"))))
+        seeds = [f"{operation} {path} {number}" for number in range(3 * SURVIVALS)]
+        found.extend(_files(machine.state(random.Random(seed))) for seed in seeds)
 
     machine.during(lambda: delete_segments_below(bench.log, 6), look)
     gone = [files for files in found if oldest not in files]

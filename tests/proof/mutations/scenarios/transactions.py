@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import logbroker
+from logbroker.linger import LingerThread
 from logbroker.queues.partition import QueuePartition
 from logbroker.subscriptions import Subscriptions
 from logbroker_storage.events import OffsetEvent
@@ -54,12 +55,21 @@ def a_producers_receipts(folder: Path) -> None:
     second.close()
 
 
+def _have_nobody_sync_soon_after() -> None:
+    """As when a producer's own thread gets no time: it would sync what was only written, soon after.
+
+    For the rest of the process, which ends with the scenario.
+    """
+    LingerThread._take = lambda *_: []  # type: ignore[method-assign, assignment]
+
+
 def a_careless_producer_that_is_closed(folder: Path) -> None:
     """Closing a producer syncs what it has only written."""
+    _have_nobody_sync_soon_after()
     machine = Machine(folder)
     broker = _broker(machine)
     broker.create_topic("t")
-    producer = broker.producer(acks="written")
+    producer = broker.producer(acks="written", linger=0)
     producer.send("t", b"one").result()
     producer.close()
     after = _after(machine)
@@ -69,10 +79,11 @@ def a_careless_producer_that_is_closed(folder: Path) -> None:
 
 def a_named_producers_last_sequence(folder: Path) -> None:
     """The last sequence that a named producer is told is on the disk: what is below it will not be sent again."""
+    _have_nobody_sync_soon_after()
     machine = Machine(folder)
     broker = _broker(machine)
     broker.create_topic("t")
-    careless = broker.producer(name="loader", acks="written", linger=3600.0, batch_bytes=1)
+    careless = broker.producer(name="loader", acks="written", linger=0)
     careless.send("t", b"0", partition=0, sequence=0).result()
     told = broker.producer(name="loader").last_sequence("t", 0)
     after = _after(machine)

@@ -15,6 +15,7 @@ from .proof import Proof, Row
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a minute and a half, on a machine that has nothing else to do
 def test_every_mutant_is_noticed(prove: Callable[[Proof], list[Row]]) -> None:
     prove(run)
 

@@ -24,7 +24,8 @@ from types import TracebackType
 
 from .mutant import REPOSITORY, SOURCES, Mutant, install
 
-SCENARIOS = "tests.proof.mutations.scenarios"
+PACKAGE = "tests.proof.mutations"
+SCENARIOS = f"{PACKAGE}.scenarios"
 # Where most scenarios are. What the others import takes longer than it saves.
 IMPORTED_ONCE = ("logs", "directories", "recovering", "cleaning", "transactions")
 PATIENCE_S = (
@@ -47,7 +48,8 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         """*folder* is an empty directory for the scenarios' files."""
-        program = f"import sys, pathlib; from {__name__} import main; main(pathlib.Path(sys.argv[1]))"
+        # By its whole name: pytest imports this module by another one.
+        program = f"import sys, pathlib; from {PACKAGE}.runner import main; main(pathlib.Path(sys.argv[1]))"
         command = [sys.executable, "-c", program, str(folder)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY

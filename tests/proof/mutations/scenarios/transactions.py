@@ -60,7 +60,7 @@ def _have_nobody_sync_soon_after() -> None:
 
     For the rest of the process, which ends with the scenario.
     """
-    LingerThread._take = lambda *_: []  # type: ignore[method-assign, assignment]
+    LingerThread._take = lambda *_: []  # type: ignore[method-assign]
 
 
 def a_careless_producer_that_is_closed(folder: Path) -> None:

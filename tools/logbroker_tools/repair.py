@@ -115,7 +115,7 @@ def _free(path: str) -> str:
 
 
 def repair_all(target: Target, *, files: Files | None = None) -> list[Step]:
-    """Plan and carry out until nothing is left to do; what was done. *files*: to write to, by default the system's.
+    """Plan and carry out until nothing is left to do, on *files* (default: the system's); what was done.
 
     Raises:
         DirectoryInUseError: a broker has the directory open.

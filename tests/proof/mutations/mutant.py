@@ -38,8 +38,8 @@ class Mutant:
     module: str
     old: str
     new: str
-    suites: tuple[str, ...]
-    """Cheapest first: names of scenarios, or tests as pytest is given them. Each of them notices."""
+    scenarios: tuple[str, ...]
+    """Each of them notices."""
 
     def source(self) -> str:
         """The text of the module with the rule switched off."""
@@ -95,7 +95,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
         super().__init__(name, path)
         self._mutant = mutant
 
-    def get_code(self, fullname: str) -> types.CodeType:  # noqa: ARG002 (the loader of one module)
+    def get_code(self, fullname: str) -> types.CodeType:
         return compile(self._mutant.source(), self.path, "exec")
 
 
@@ -104,7 +104,10 @@ class _Finder(importlib.abc.MetaPathFinder):
         self._mutant = mutant
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None  # noqa: ARG002
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != self._mutant.module:
             return None

@@ -6,8 +6,8 @@ from .mutant import Mutant
 from .syncs import BROKER, STORAGE
 
 
-def _broken(module: str, rule: str, old: str, new: str, *suites: str) -> Mutant:
-    return Mutant(rule=rule, module=module, old=old, new=new, suites=suites)
+def _broken(module: str, rule: str, old: str, new: str, *scenarios: str) -> Mutant:
+    return Mutant(rule=rule, module=module, old=old, new=new, scenarios=scenarios)
 
 
 SYNCING = [

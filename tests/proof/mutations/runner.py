@@ -1,9 +1,8 @@
-"""Runs suites on mutants, each in a process of its own that ends with it.
+"""Runs scenarios on mutants, each in a process of its own that ends with it.
 
 A process that has imported everything but the product forks for each of them, which saves four fifths of a start.
 It is another process than the caller's, for that one may have imported the product.
-
-    python -m tests.proof.mutations.runner <folder>     requests on stdin, answers on stdout, a line of JSON each
+Requests come on its stdin, answers go to its stdout, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -25,16 +24,19 @@ from types import TracebackType
 
 from .mutant import REPOSITORY, SOURCES, Mutant, install
 
-SCENARIOS = "tests.proof.mutations.scenarios"
-# Those that most scenarios are in. Not "serving": what it imports does not go together with pytest in one process.
+PACKAGE = "tests.proof.mutations"
+SCENARIOS = f"{PACKAGE}.scenarios"
+# Where most scenarios are. What the others import takes longer than it saves.
 IMPORTED_ONCE = ("logs", "directories", "recovering", "cleaning", "transactions")
-HANG_S = 120.0  # a suite takes a second or two; whoever hangs has noticed, too, but CI should not wait for it
+PATIENCE_S = (
+    300.0  # a scenario takes a second or so; whoever hangs has noticed, too, but CI should not wait for it
+)
 HELD, BROKEN, HANGS, UNFIT = "held", "broken", "hangs", "unfit"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a suite: ``held``, ``broken`` (it failed), ``hangs``, or ``unfit`` (it cannot be run at all)."""
+    """What became of a scenario: ``held``, ``broken`` (it failed), ``hangs``, or ``unfit`` (it cannot be run)."""
 
     result: str
     output: str
@@ -45,17 +47,23 @@ class Runner:
     """The forking process, as its caller sees it."""
 
     def __init__(self, folder: Path) -> None:
-        """*folder* is an empty directory for the suites' files."""
-        command = [sys.executable, "-m", f"{__package__}.runner", str(folder)]
+        """*folder* is an empty directory for the scenarios' files."""
+        # By its whole name: pytest imports this module by another one.
+        program = f"import sys, pathlib; from {PACKAGE}.runner import main; main(pathlib.Path(sys.argv[1]))"
+        command = [sys.executable, "-c", program, str(folder)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
         )
 
-    def run(self, suite: str, mutant: Mutant | None = None) -> Outcome:
-        """Run *suite*: a scenario as "module.function", or a test as pytest is given it."""
+    def run(self, scenario: str, mutant: Mutant | None = None, *, patience_s: float = PATIENCE_S) -> Outcome:
+        """Run *scenario*, which is named "module.function"."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        request = {"suite": suite, "mutant": None if mutant is None else asdict(mutant)}
+        request = {
+            "scenario": scenario,
+            "mutant": None if mutant is None else asdict(mutant),
+            "patience_s": patience_s,
+        }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return Outcome(**json.loads(self._process.stdout.readline()))
@@ -82,18 +90,18 @@ def main(folder: Path) -> None:
         mutant = None if request["mutant"] is None else Mutant(**request["mutant"])
         place = folder / str(number)
         place.mkdir()
-        answers.write(json.dumps(asdict(_forked(request["suite"], mutant, place))) + "\n")
+        answers.write(
+            json.dumps(asdict(_forked(request["scenario"], mutant, place, request["patience_s"]))) + "\n"
+        )
         answers.flush()
         shutil.rmtree(place)
 
 
 def _import_all_but_the_product() -> None:
-    """What the suites import, so that no fork has to: a first one imports everything and tells the names."""
+    """What the scenarios import, so that no fork has to: a first one imports everything and tells the names."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        import pytest  # noqa: F401
-
         for name in IMPORTED_ONCE:
             importlib.import_module(f"{SCENARIOS}.{name}")
         os.write(writing, "\n".join(sys.modules).encode())
@@ -103,18 +111,18 @@ def _import_all_but_the_product() -> None:
         found = names.read().split("\n")
     assert os.waitpid(child, 0)[1] == 0
     for name in found:
-        if name.partition(".")[0] not in {*SOURCES, "tests", "__main__", "__mp_main__"}:
+        if name.partition(".")[0] not in {*SOURCES, "tests", "__main__"}:
             with contextlib.suppress(ImportError):  # parts of a package that come with it
                 importlib.import_module(name)
 
 
-def _forked(suite: str, mutant: Mutant | None, place: Path) -> Outcome:
+def _forked(scenario: str, mutant: Mutant | None, place: Path, patience_s: float) -> Outcome:
     output = place / "output"
     began = time.monotonic()
     child = os.fork()
     if child == 0:
-        _be_the_child(suite, mutant, place, output)
-    status = _waited(child, began + HANG_S)
+        _be_the_child(scenario, mutant, place, output)
+    status = _waited(child, began + patience_s)
     seconds = time.monotonic() - began
     told = output.read_text(errors="replace") if output.exists() else ""
     if status is None:
@@ -135,7 +143,7 @@ def _waited(child: int, deadline: float) -> int | None:
     return None
 
 
-def _be_the_child(suite: str, mutant: Mutant | None, place: Path, output: Path) -> None:
+def _be_the_child(scenario: str, mutant: Mutant | None, place: Path, output: Path) -> None:
     code = 2
     try:
         os.setpgid(0, 0)
@@ -145,8 +153,8 @@ def _be_the_child(suite: str, mutant: Mutant | None, place: Path, output: Path) 
         sys.stdin = io.StringIO()
         if mutant is not None:
             install(mutant)
-        code = _run_test(suite, place) if "::" in suite else _run_scenario(suite, place)
-    except BaseException:  # noqa: BLE001 (the process ends here, whatever it was)
+        code = _run(scenario, place)
+    except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -154,27 +162,14 @@ def _be_the_child(suite: str, mutant: Mutant | None, place: Path, output: Path) 
         os._exit(code)
 
 
-def _run_scenario(name: str, place: Path) -> int:
+def _run(name: str, place: Path) -> int:
     folder = place / "files"
     folder.mkdir()
     module, _, function = name.partition(".")
     scenario = getattr(importlib.import_module(f"{SCENARIOS}.{module}"), function)
     try:
         scenario(folder)
-    except Exception:  # noqa: BLE001 (what a rule is there for may break in any way)
+    except Exception:
         traceback.print_exc()
         return 1
     return 0
-
-
-def _run_test(node: str, place: Path) -> int:
-    import pytest
-
-    options = ["-q", "-x", "--no-header", "--tb=short", "-p", "no:cacheprovider", f"--basetemp={place / 'files'}"]
-    # Imported by the process that forked this one; nothing of theirs is asserted about.
-    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*options, node]))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

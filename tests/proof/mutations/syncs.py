@@ -1,7 +1,7 @@
 """The syncs of the product, each switched off: one mutant for each call that waits for the disk.
 
-``test_mutations`` finds those calls in the source, and holds that each is in this table, or in ``REDUNDANT`` with
-the reason why nothing can depend on it.
+``test_mutations`` finds those calls in the source, and holds that each is switched off here, or is in
+``WITHOUT_A_MUTANT`` with the reason.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from .sync_calls import SyncCall
 STORAGE, BROKER, TOOLS = "logbroker_storage", "logbroker", "logbroker_tools"
 
 
-def _off(module: str, line: str, rule: str, *suites: str, instead: str = "pass") -> Mutant:
+def _off(module: str, line: str, rule: str, *scenarios: str, instead: str = "pass") -> Mutant:
     """*line* of *module*, which is there once, does nothing."""
-    return Mutant(rule=rule, module=module, old=line, new=instead, suites=suites)
+    return Mutant(rule=rule, module=module, old=line, new=instead, scenarios=scenarios)
 
 
 FILE_SYNCS = [
@@ -226,25 +226,25 @@ FILE_SYNCS = [
         f"{STORAGE}.segment_replacement",
         "log.files.fsync(fd)",
         "a rewritten log is synced",
-        "cleaning.compacted_records",
+        "cleaning.replaced_files",
     ),
     _off(
         f"{STORAGE}.segment_replacement",
         "files.fsync(fd)",
         "the indexes of a rewritten log are synced",
-        "cleaning.compacted_transactions",
+        "cleaning.replaced_files",
     ),
     _off(
         f"{STORAGE}.segment_replacement",
         "log.files.fsync_directory(log.directory)",
         "the names of a rewritten segment are synced before the list that makes them count",
-        "cleaning.compacted_records",
+        "cleaning.replaced_files",
     ),
     _off(
         f"{STORAGE}.segment_replacement",
         "log.files.replace_file(segment.path(REPLACES_SUFFIX), content)",
         "the list of replaced segments is synced before the new log takes its place",
-        "cleaning.compacted_records",
+        "cleaning.replaced_files",
         instead="""
         fd = log.files.open(segment.path(REPLACES_SUFFIX), create=True)
         log.files.pwrite(fd, content, 0)
@@ -258,7 +258,7 @@ FILE_SYNCS = [
         files.fsync_directory(directory)
         ''',
         "the new log's name is synced before the segments go that it replaces",
-        "cleaning.compacted_records",
+        "cleaning.replaced_files",
         instead='"""Step 4."""',
     ),
     _off(
@@ -268,7 +268,7 @@ FILE_SYNCS = [
         files.unlink(replaces)
         """,
         "replaced segments are gone from the disk before their list is",
-        "cleaning.compacted_records",
+        "cleaning.replaced_files",
         instead="files.unlink(replaces)",
     ),
     _off(
@@ -278,7 +278,31 @@ FILE_SYNCS = [
             files.fsync_directory(directory)
         """,
         "a list that counts no more is gone from the disk before what would make it count",
-        "tests/storage/test_segment_replacement.py::test_nothing_goes_before_it_is_on_the_disk_why",
+        "cleaning.a_list_that_counts_no_more",
+    ),
+    _off(
+        f"{STORAGE}.segment_removal",
+        "log.files.fsync_directory(log.directory)",
+        "a removed segment is gone from the disk before the next one goes",
+        "cleaning.removed_segments",
+    ),
+    _off(
+        f"{STORAGE}.snapshot_files",
+        "files.fsync(fd)",
+        "snapshots of producers are synced before the segments go that they alone remember",
+        "cleaning.producers_of_removed_segments",
+    ),
+    _off(
+        f"{STORAGE}.snapshot_files",
+        """
+                files.close(fd)
+        files.fsync_directory(directory)
+        """,
+        "the names of such snapshots are synced before the segments go",
+        "cleaning.producers_of_removed_segments",
+        instead="""
+                files.close(fd)
+        """,
     ),
     # The inspector.
     _off(
@@ -431,15 +455,6 @@ WAITS = [
     _off(
         f"{BROKER}.delivery",
         """
-        if self.waits_for_disk:
-            self.sync(queue)
-        """,
-        "who leads a partition's senders syncs for them",
-        "transactions.a_producers_receipts",
-    ),
-    _off(
-        f"{BROKER}.delivery",
-        """
         for queue in list(self._queues):
             self.sync(queue)
         """,
@@ -505,7 +520,7 @@ WAITS = [
         f"{BROKER}.queues.partition",
         "self.log.sync_below(due.visible_end)",
         "a queue hands out what is on the disk",
-        "tests/queues/test_queue_failures.py::test_after_a_power_cut_new_messages_are_not_taken_for_those_that_are_gone",
+        "transactions.messages_handed_out",
     ),
     # Transactions.
     _off(
@@ -557,7 +572,7 @@ WAITS = [
     ),
 ]
 
-REDUNDANT = {
+WITHOUT_A_MUTANT = {
     SyncCall(f"{STORAGE}.files", "OsFiles.fdatasync", "_sync(fd)"): "only on macOS, where it is F_FULLFSYNC",
     SyncCall(
         f"{STORAGE}.files", "OsFiles.replace_file", "replace_file(self, path, data)"
@@ -568,6 +583,10 @@ REDUNDANT = {
         "log.wait_durable(log.offsets().log_end_offset)",
     ): "an abort that is lost is written again, and nothing else was decided meanwhile: nobody can decide such a "
     "transaction. It shows the records behind it at once, instead of when somebody has waited for them for 2 s",
+    SyncCall(
+        f"{BROKER}.delivery", "Delivery._lead", "self.sync(queue)"
+    ): "without it no receipt is ever settled, and "
+    "whoever waits for one waits for ever; what it waits for has a mutant",
     SyncCall(
         f"{BROKER}.server.handlers.groups",
         "sync_group",

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from pathlib import Path
+from typing import Any
 
 from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import ControlType, NewRecord, encode_batch
 from logbroker_storage.segment_removal import delete_segments_below
-from logbroker_storage.testing import ProcessKilled, Workbench
+from logbroker_storage.segment_replacement import finish_replacements
+from logbroker_storage.testing import MemoryFiles, ProcessKilled, Workbench
 from logbroker_storage.testing.workbench import crash
 
 from .logs import committed_values
 from .machine import Machine, WatchedFiles, died_at_each_operation, names
 
-COMPACTED = {
+SURVIVALS = 12  # states that are made of each moment
+COMPACTED: dict[str, Any] = {
     "cleanup_policy": "compact",
     "segment_bytes": 400,
     "min_cleanable_dirty_ratio": 0,
@@ -47,7 +51,7 @@ def compacted_records(folder: Path) -> None:
     latest = _fill(bench)
     size = bench.log.size_bytes()
 
-    for path, _ in machine.states_during(bench.directory.maintenance.clean, seeds=3):
+    for path, _ in machine.states_during(bench.directory.maintenance.clean, seeds=1):
         after = Workbench(path)
         offsets = [record.offset for record in after.records()]
         assert _latest(after) == latest
@@ -57,6 +61,113 @@ def compacted_records(folder: Path) -> None:
     after = machine.cut()
     assert after.log.size_bytes() < size, "what was compacted came back"
     after.close()
+
+
+def replaced_files(folder: Path) -> None:
+    """Whatever changes of names survive a power cut in a compaction, the next process knows what it looks at."""
+    machine = Machine(folder)
+    bench = machine.bench(**COMPACTED)
+    _fill(bench)
+    before = _files(machine.state())
+    found: list[dict[str, bytes]] = []
+
+    def look(operation: str, path: str) -> None:
+        if operation in ("rename", "unlink", "fsync_directory") and "/t-0" in path:
+            found.extend(_files(machine.state(random.Random(f"{len(found)}"))) for _ in range(SURVIVALS))
+
+    machine.during(bench.directory.maintenance.clean, look)
+    after = _files(machine.state())
+    lists = {
+        name: content for files in found for name, content in files.items() if name.endswith(".replaces")
+    }
+    replaced = {name: content.decode().split() for name, content in lists.items() if content.strip(b"\0")}
+    assert any(replaced.values()), "nothing was replaced"
+    for files in found:
+        for name, others in replaced.items():
+            log = name.replace(".replaces", ".log")
+            is_new = files.get(log) == after[log] != before[log]
+            gone = [base for base in others if f"{int(base):020d}.log" not in files]
+            if name in files and f"{log}.cleaned" not in files:
+                assert is_new, "the list counts, and the new log is not in place"
+            assert is_new or not gone, "segments are gone, and the new log is not in place"
+            if is_new and name not in files:
+                assert len(gone) == len(others), "replaced segments came back, and no list names them"
+    for name in replaced:
+        for suffix in (".log", ".index", ".timeindex"):
+            file = name.replace(".replaces", suffix)
+            assert after[file] == machine.files.read_file(f"{bench.folder}/{file}"), (
+                f"{suffix} is not on the disk"
+            )
+
+
+def _files(state: MemoryFiles) -> dict[str, bytes]:
+    """What lies in the folder of partition 0."""
+    folder = "/data/logs/t-0"
+    return {name: state.read_file(f"{folder}/{name}") for name in state.listdir(folder)}
+
+
+def a_list_that_counts_no_more(folder: Path) -> None:
+    """Whatever survives a power cut while a replacement is cleared up that was not put in place: it never counts."""
+    disk = MemoryFiles()
+    disk.mkdir("/t-0")
+    log, index, replaces = (f"/t-0/{0:020d}{suffix}" for suffix in (".log", ".index", ".replaces"))
+    for path in (log, f"{log}.cleaned", f"{index}.cleaned"):
+        disk.replace_file(path, b"content")
+    disk.replace_file(replaces, b"7\n")
+    files = WatchedFiles(disk)
+
+    def look(operation: str, path: str) -> None:
+        for number in range(SURVIVALS):
+            state = disk.after_power_cut(random.Random(f"{operation} {path} {number}"))
+            assert not state.exists(replaces) or state.exists(f"{log}.cleaned")
+
+    files.before = look
+    finish_replacements(files, "/t-0")
+    look("end", "")
+    assert disk.listdir("/t-0") == [log.rpartition("/")[2]]
+
+
+def removed_segments(folder: Path) -> None:
+    """Whatever changes of names survive a power cut in removing segments, those that are left follow each other."""
+    machine = Machine(folder)
+    bench = machine.bench(segment_bytes=300)
+    for number in range(8):
+        bench.put(b"%d" % number * 60)
+    bases = [f"{base:020d}.log" for base in bench.segments()]
+    found: list[list[str]] = []
+
+    def look(operation: str, path: str) -> None:
+        for number in range(SURVIVALS):
+            names = _files(machine.state(random.Random(f"{operation} {path} {number}")))
+            found.append(sorted(name for name in names if name.endswith(".log")))
+
+    machine.during(lambda: delete_segments_below(bench.log, 6), look)
+    assert found[-1] == bases[-1:]
+    for left in found:
+        assert left == bases[-len(left) :], "a segment is gone between others"
+
+
+def producers_of_removed_segments(folder: Path) -> None:
+    """Where a segment is gone after a power cut, a snapshot remembers the producers that wrote only there."""
+    machine = Machine(folder)
+    bench = machine.bench(segment_bytes=300, durability="os")
+    for number in range(8):
+        bench.put(
+            b"%d" % number * 60, sync=False, producer_id=7 if not number else -1, sequence=-bool(number)
+        )
+    oldest, snapshot = f"{0:020d}.log", f"{bench.segments()[-1]:020d}.snapshot"
+    content = machine.files.read_file(f"{bench.folder}/{snapshot}")
+    found: list[dict[str, bytes]] = []
+
+    def look(operation: str, path: str) -> None:
+        seeds = [f"{operation} {path} {number}" for number in range(3 * SURVIVALS)]
+        found.extend(_files(machine.state(random.Random(seed))) for seed in seeds)
+
+    machine.during(lambda: delete_segments_below(bench.log, 6), look)
+    gone = [files for files in found if oldest not in files]
+    assert gone
+    for files in gone:
+        assert files.get(snapshot) == content, "nobody remembers the producer"
 
 
 def deaths_in_compacting(folder: Path) -> None:
@@ -147,6 +258,3 @@ def deaths_in_removing_segments(folder: Path) -> None:
         found = bench.values()
         assert found == [b"%d" % number * 60 for number in range(6 - len(found), 6)]
         crash(bench.directory)
-
-
-

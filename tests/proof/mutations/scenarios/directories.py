@@ -285,7 +285,7 @@ def a_view_of_another_boot(folder: Path) -> None:
     after.close()
 
 
-def system_calls(folder: Path) -> None:  # noqa: ARG001 (nothing is written)
+def system_calls(folder: Path) -> None:
     """A sync is the system call: of what cannot be synced the system says so."""
     files = OsFiles()
     reading, writing = os.pipe()

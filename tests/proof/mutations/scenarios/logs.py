@@ -73,7 +73,7 @@ def an_append_during_a_sync(folder: Path) -> None:
     machine = Machine(folder)
     bench = machine.bench()
     bench.put(b"synced", sync=False)
-    appended = []
+    appended: list[object] = []
 
     def look(operation: str, path: str) -> None:
         if operation == "fdatasync" and not appended:
@@ -89,7 +89,7 @@ def an_interval_sync_misses_nothing(folder: Path) -> None:
     machine = Machine(folder)
     bench = machine.bench(durability="interval", durability_interval_ms=3_600_000)
     bench.put(b"first", sync=False)
-    appended = []
+    appended: list[object] = []
 
     def look(operation: str, path: str) -> None:
         if operation == "fdatasync" and not appended:
@@ -315,7 +315,9 @@ def deaths_with_message_ids(folder: Path) -> None:
         for number in (0, 1):
             bench.partition(number).adopt()
             bench.partition(number).sync()
-        ids = [dict(one.header_pairs)[MESSAGE_ID_HEADER] for n in (0, 1) for one in bench.records(partition=n)]
+        ids = [
+            dict(one.header_pairs)[MESSAGE_ID_HEADER] for n in (0, 1) for one in bench.records(partition=n)
+        ]
         assert ids.count(b"x") == 1, "an id is there twice"
         crash(bench.directory)
 
@@ -329,4 +331,3 @@ def _send_id(bench: Workbench, partition: int, *ids: str) -> bool:
         bench.partition(partition), encode_batch(records), found
     )
     return not isinstance(outcome, Taken)
-

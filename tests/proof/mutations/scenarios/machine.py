@@ -1,10 +1,10 @@
 """A data directory on a machine whose power can be cut, and whose processes can be killed, at any operation.
 
-    machine = Machine(folder)
-    bench = machine.bench()
-    bench.put(b"a")
-    after = machine.cut()                  a bench on what a power cut now leaves: what was synced
-    machine.kill_at_each_operation(…)      …
+machine = Machine(folder)
+bench = machine.bench()
+bench.put(b"a")
+after = machine.cut()                  a bench on what a power cut now leaves: what was synced
+machine.kill_at_each_operation(…)      …
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def a_rebuild_that_dies(folder: Path) -> None:
 
 
 def _opens_and_dies(path: str, operation: int) -> bool:
-    """Open the directory in a process of its own, which dies at its operation of this number; whether it came so far."""
+    """Open the directory in a process of its own, which dies at this operation; whether it came so far."""
     child = os.fork()
     if child == 0:
         files = WatchedFiles(OsFiles())

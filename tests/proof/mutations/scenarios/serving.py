@@ -68,9 +68,7 @@ def offsets_committed_by_clients(folder: Path) -> None:
         broker._directory.log("t", 0).append(encode_values([b"0", b"1"], [(0, 1_000_000)]))
         part = {"partition_index": 0, "committed_offset": 2, "committed_leader_epoch": -1}
         topics = [{"name": "t", "partitions": [part]}]
-        answer = client.send(
-            OFFSET_COMMIT, 8, group_id="g", generation_id_or_member_epoch=-1, topics=topics
-        )
+        answer = client.send(OFFSET_COMMIT, 8, group_id="g", generation_id_or_member_epoch=-1, topics=topics)
         assert {code.name for code in codes(answer)} == {"none"}
         state = machine.state()
     _group_is_not_ahead(machine.started(state), 2)
@@ -146,5 +144,3 @@ def offsets_in_transactions_of_clients(folder: Path) -> None:
         client.end_transaction("tx", producer, commit=True)
         state = machine.state()
     _group_is_not_ahead(machine.started(state), 2)
-
-

@@ -25,6 +25,7 @@ kernel), but not of the machine; the boot id in ``meta`` tells the two apart.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -50,10 +51,14 @@ from .partitions import (
 from .seal import seal, unsealed
 from .table_rows import TableRows
 
+logger = logging.getLogger("logbroker.storage")
+
 VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
+LOCK_FILE = "lock.mdb"
+LOCK_BYTES = (MAX_READERS + 8) * 64  # a cache line for each reader's slot, and some for LMDB's own
 
 _TABLES = (
     "meta",
@@ -195,8 +200,11 @@ class View:
         )
 
     def _damaged(self, what: str) -> ViewError:
-        mark = os.open(os.path.join(self.path, DAMAGED_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        os.close(mark)
+        path = os.path.join(self.path, DAMAGED_MARK)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        except OSError as error:  # a full disk, say; whoever opens it next checks it anyway
+            logger.warning("%s cannot be made: %s", path, error)
         return ViewError(
             f"the view at {self.path} is damaged ({what}); close every process that uses the directory and "
             "open it again: the view is rebuilt from the logs"

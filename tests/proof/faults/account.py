@@ -85,7 +85,7 @@ class Account:
         assert dead_now[: len(dead)] == dead, f"dead letters changed from {dead} to {dead_now}"
         several = [value for value, count in Counter([*left, *dead_now]).items() if count > 1]
         assert not several, f"in two places: {several}"
-        for value, told in self.records["jobs"]:
+        for value, told in self.records.get("jobs", []):
             where = "left" if value in left else "dead" if value in dead_now else "done"
             allowed = self.messages.get(value, {"left"}) if told is Told.DONE else {"left", "done"}
             assert where in allowed, f"{value!r} is {where}, may be {allowed}"

@@ -38,6 +38,7 @@ class Process:
         self.clock = clock
         self.account = account
         self.broker: Any = None  # the Broker while it is open
+        self.failures = 0  # calls that did
         self.result: Any = None  # of the last attempt
 
     # Calls ----------------------------------------------------------------------------------------------
@@ -47,7 +48,10 @@ class Process:
         self.result = None
         try:
             self.result = call()
-        except (*OF_THE_DISK, *also) as error:
+        except logbroker.LogbrokerError as error:
+            if not isinstance(error, OF_THE_DISK + also):
+                raise AssertionError(f"a call raised {error!r}, which is no error of a disk") from error
+            self.failures += 1
             is_refused = isinstance(error, WriteFailedError)
             return Answer(Told.REFUSED if is_refused else Told.UNKNOWN, error)
         except Exception as error:
@@ -65,7 +69,7 @@ class Process:
         self.attempt(lambda: self.broker.producer(linger=LINGER_S, **options))
         return self.result
 
-    def send(self, producer: Any, topic: str, value: bytes, **options: object) -> Answer:
+    def send(self, producer: Any, topic: str, value: bytes, **options: Any) -> Answer:
         """Send a record, wait for its acknowledgement, and note it."""
         if producer is None:
             return Answer(Told.REFUSED)

@@ -119,6 +119,7 @@ class View:
 
         Raises:
             ViewError: LMDB cannot read what is there.
+            WriteFailedError: the system refused (space, descriptors, memory).
         """
         self.path = path
         self.gate = Gate()  # every transaction begins and ends inside
@@ -137,9 +138,13 @@ class View:
                 mode=0o644,
                 lib_version=0,
             )
+        except lmdb.Error as error:
+            raise self._not_opened(error) from error
+        try:
             tables = [self._env.open_db(name.encode()) for name in _TABLES]
         except lmdb.Error as error:
-            raise ViewError(f"the view at {path} cannot be opened: {error}") from error
+            self._env.close()
+            raise self._not_opened(error) from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
         self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
@@ -150,6 +155,12 @@ class View:
         self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
         self._known_syncs: dict[bytes, tuple[bytes, SyncPoint]] = {}
         self._known_producers: dict[bytes, tuple[bytes, bytes, ProducerEntry]] = {}
+
+    def _not_opened(self, error: lmdb.Error) -> LogbrokerError:
+        # A code that LMDB does not know is the system's, as are these two.
+        if type(error) is lmdb.Error or isinstance(error, (lmdb.DiskError, lmdb.MemoryError)):
+            return self._failed(error)
+        return ViewError(f"the view at {self.path} cannot be opened: {error}")
 
     def close(self) -> None:
         self._closed = True

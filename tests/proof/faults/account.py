@@ -63,7 +63,7 @@ class Account:
         topics = set(broker.topics())
         for name, allowed in self.topics.items():
             assert (name in topics) in allowed, f"topic {name!r}: there: {name in topics}, may be: {allowed}"
-        found = {topic: values(broker, topic) for topic in topics}
+        found = values(broker)
         for topic in topics - {DEAD}:
             self._check_records(topic, found[topic])
         for decision in self.decisions:
@@ -75,13 +75,13 @@ class Account:
 
     def check_queue(self, broker: logbroker.Broker) -> None:
         """That each message is in one place where it may be, after all that are left were taken out."""
-        dead = values(broker, DEAD)
+        dead = values(broker)[DEAD]
         left: list[bytes] = []
         with broker.queue(subscription="workers") as queue:
             while messages := queue.receive_many(1000):
                 left += [message.value or b"" for message in messages]
                 messages.accept()
-        dead_now = values(broker, DEAD)
+        dead_now = values(broker)[DEAD]
         assert dead_now[: len(dead)] == dead, f"dead letters changed from {dead} to {dead_now}"
         several = [value for value, count in Counter([*left, *dead_now]).items() if count > 1]
         assert not several, f"in two places: {several}"
@@ -128,10 +128,15 @@ def _check_decision(decision: Decision, found: dict[str, list[bytes]]) -> None:
         assert not there, f"there although its commit was refused: {there}"
 
 
-def values(broker: logbroker.Broker, topic: str) -> list[bytes]:
-    """Every committed value of *topic*, one partition after the other."""
-    with broker.consumer(topic) as consumer:
-        found: list[Record] = []
-        while records := consumer.poll(10_000):
-            found += records
-    return [record.value or b"" for record in sorted(found, key=lambda record: record.partition)]
+def values(broker: logbroker.Broker) -> dict[str, list[bytes]]:
+    """Every committed value of each topic, one partition after the other."""
+    topics = broker.topics()
+    found: list[Record] = []
+    if topics:
+        with broker.consumer(topics) as consumer:
+            while records := consumer.poll(100_000):
+                found += records
+    by_topic: dict[str, list[bytes]] = {topic: [] for topic in topics}
+    for record in sorted(found, key=lambda record: record.partition):
+        by_topic[record.topic].append(record.value or b"")
+    return by_topic

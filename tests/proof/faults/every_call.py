@@ -6,7 +6,7 @@
     all calls from this one on fail, until later         a disk that is gone for a while
     all that take space fail from this one on            a full disk, and somebody makes room
 
-Afterwards the process goes on, then closes or dies; the directory is opened again, with its view and without.
+Afterwards the process goes on, then closes or dies; the directory is opened again, with its view or without.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ def run(scope: Scope) -> Iterator[Row]:
         for fault in FAULTS:
             step = scope.count(8, 1) if fault.forever else 1
             first = scope.rng("every call").randint(1, step)
-            cases = sum(Tries(str(folder), story, fault).run(first, step) for story in STORIES)
+            cases = sum(
+                Tries(str(folder), story, fault, is_thorough=scope.is_long).run(first, step)
+                for story in STORIES
+            )
             yield Row(fault.name, cases, "calls", scope.seed if step > 1 else None)
     finally:
         delete_folder(folder)
@@ -76,7 +79,9 @@ def run(scope: Scope) -> Iterator[Row]:
 class Tries:
     """One story under one fault, at each of its calls in turn."""
 
-    def __init__(self, folder: str, story: Story, fault: Fault) -> None:
+    def __init__(self, folder: str, story: Story, fault: Fault, *, is_thorough: bool = True) -> None:
+        """*is_thorough*: each case is opened both with its view and without; else those that die without."""
+        self.is_thorough = is_thorough
         self.story = story
         self.fault = fault
         self.template = f"{folder}/template"
@@ -129,8 +134,8 @@ class Tries:
         while (left := open_descriptors() - descriptors) and time.monotonic() < deadline:
             time.sleep(0.01)
         assert not left, f"descriptors are left open: {left}"
-        self.afterwards(account, without_view=False)
-        self.afterwards(account, without_view=True)
+        for without_view in (False, True) if self.is_thorough else [at % 2 == 0]:
+            self.afterwards(account, without_view=without_view)
         return was_hit
 
     def afterwards(self, account: Account, *, without_view: bool) -> None:
@@ -139,8 +144,8 @@ class Tries:
         process = Process(self.path, SyncLedger(OsFiles()), ManualClock(NOON_MS), account)
         assert process.open()
         account.check(process.broker)
-        if without_view:
-            process.goes_on(b"reopened")
+        process.goes_on(b"reopened without its view" if without_view else b"reopened", topics={"plain", "os"})
+        if without_view or not self.is_thorough:
             account.check_queue(process.broker)
         assert process.close().error is None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -131,10 +131,10 @@ class Process:
             time.sleep(0.01)
         return answer
 
-    def goes_on(self, word: bytes) -> None:
+    def goes_on(self, word: bytes, *, topics: Collection[str] | None = None) -> None:
         """Everything can be written again, but for what a failed sync has closed until the next open."""
         producer = self.producer()
-        for topic in set(self.broker.topics()) - {DEAD}:
+        for topic in set(self.broker.topics() if topics is None else topics) - {DEAD}:
             answer = self.send(producer, topic, b"%s %s" % (word, topic.encode()), key=b"key")
             assert answer.error is None or self.excuse(topic), f"{topic} does not go on: {answer.error!r}"
         answer = self.attempt(producer.close)

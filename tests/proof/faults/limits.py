@@ -23,7 +23,7 @@ LIMITS = {
 
 
 def run(scope: Scope) -> Iterator[Row]:
-    """Bounded, every fourth size, and RLIMIT_NOFILE=64 in any case."""
+    """From the smallest on until one is enough; bounded, every fourth."""
     step = scope.count(4, 1)
     for name in LIMITS:
         folder = new_folder(in_memory=True)

@@ -14,9 +14,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from ..proof import Row, Scope
 from .squeezed import ENOUGH, go_through, in_a_child
+
+MODULE = "tests.proof.faults.full_disk"  # pytest has another name for it
+ROOT = Path(__file__).parents[3]
 
 TEST = "a disk of a size, full, then with room again"
 STEP_BYTES = 4096
@@ -33,8 +37,8 @@ def run(scope: Scope) -> Iterator[Row]:
     first = scope.rng("full disk").randint(1, step)
     disk = f"{scope.folder}/disk"
     os.mkdir(disk)
-    command = ["unshare", "--mount", sys.executable, "-m", __name__, disk, str(first), str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = ["unshare", "--mount", sys.executable, "-m", MODULE, disk, str(first), str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if "cannot be mounted" in done.stderr or "unshare failed" in done.stderr:
         yield Row(TEST, 0, "sizes", skipped=done.stderr.strip().splitlines()[-1])
         return

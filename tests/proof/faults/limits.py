@@ -12,9 +12,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 from ..proof import Row, Scope, delete_folder, new_folder
 from .squeezed import ENOUGH, go_through, in_a_child
+
+MODULE = "tests.proof.faults.limits"  # pytest has another name for it
+ROOT = Path(__file__).parents[3]
 
 LIMITS = {
     "RLIMIT_FSIZE": (resource.RLIMIT_FSIZE, range(0, 1 << 20, 4096)),
@@ -29,8 +33,8 @@ def run(scope: Scope) -> Iterator[Row]:
         folder = new_folder(in_memory=True)
         try:
             # In a process of its own, because it forks, and here are threads.
-            command = [sys.executable, "-m", __name__, str(folder), name, str(step)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            command = [sys.executable, "-m", MODULE, str(folder), name, str(step)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
         finally:
             delete_folder(folder)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -9,6 +9,7 @@ from logbroker_storage.errors import (
     DeliveryTimeoutError,
     DirectoryInUseError,
     FencedError,
+    FileSystemError,
     ForkedError,
     InvalidConfigError,
     InvalidRequestError,
@@ -45,7 +46,7 @@ __all__ = [
     # seek elsewhere
     "OffsetOutOfRangeError", "CorruptionError",
     # the disk
-    "WriteFailedError", "StorageFailedError", "DirectoryInUseError", "ViewError",
+    "WriteFailedError", "StorageFailedError", "FileSystemError", "DirectoryInUseError", "ViewError",
     # the handle
     "ClosedError", "ForkedError",
     # the message comes again, or another time

@@ -42,6 +42,7 @@ from logbroker_storage.errors import (
     ForkedError,
     InvalidRequestError,
     LogbrokerError,
+    StorageFailedError,
     SubscriptionExistsError,
 )
 from logbroker_storage.events import GroupEvent, SubscriptionEvent
@@ -245,13 +246,13 @@ def join_group(
     member_id = f"consumer-{directory.process_id}-{next(_member_numbers)}"
     membership = Membership(directory, group, member_id, holder)
     coordinator = Coordinator.enter(directory, membership, session_timeout_ms)
-    coordinator.beat()
-    member = Member(directory.process_id, selection, session_timeout_ms)
-    dead = _members_of_dead_processes(directory, group_state(directory, group))
     try:
+        coordinator.beat()
+        member = Member(directory.process_id, selection, session_timeout_ms)
+        dead = _members_of_dead_processes(directory, group_state(directory, group))
         change_group(directory, group, [Expire(dead), Join(member_id, member, topic_shapes(directory))])
     except BaseException:
-        Coordinator.forget(directory, membership)
+        Coordinator.leave_later(directory, membership)  # what failed may have come after it had joined
         raise
     return membership
 
@@ -361,13 +362,17 @@ class Coordinator:
         # A user of the directory of its own: the view must not be closed under the thread.
         self._directory = DataDirectory.open(directory.path)
         self._members: dict[str, Membership] = {}  # by member id; guarded by _coordinators_lock
+        self._leaving: dict[str, Membership] = {}  # that could not leave yet; guarded by _coordinators_lock
         self._session_timeout_ms = 1 << 31  # the shortest of the members'; guarded by _coordinators_lock
         self._topics_version = -1  # that the groups were told of; the thread's own
         self._states: dict[str, _Seen] = {}  # as decoded last; the thread's own
         self._next_beat_ms = 0  # the thread's own
         self._neighbours: dict[str, str] = {}  # group -> process whose death we watch for; the thread's own
-        self._waiter = Waiter(self._directory)
-        self._waiter.watch_signal(TOPICS_SIGNAL)
+        try:
+            self._waiter = Waiter(self._directory)
+        except BaseException:
+            self._directory.close()
+            raise
         self._thread = threading.Thread(target=self._run, name="logbroker-coordinator", daemon=True)
 
     @staticmethod
@@ -375,10 +380,19 @@ class Coordinator:
         """Have the coordinator of *directory*, which is started for its first member, look after one more."""
         with _coordinators_lock:
             coordinator = _coordinators.get(id(directory))
+            is_new = coordinator is None
             if coordinator is None:
-                coordinator = _coordinators[id(directory)] = Coordinator(directory)
-                coordinator._thread.start()
-            coordinator._waiter.watch_signal(group_signal(membership.group))
+                coordinator = Coordinator(directory)
+            try:
+                coordinator._waiter.watch_signal(TOPICS_SIGNAL)
+                coordinator._waiter.watch_signal(group_signal(membership.group))
+                if is_new:
+                    coordinator._thread.start()
+            except BaseException:
+                if is_new:
+                    coordinator._close()
+                raise
+            _coordinators[id(directory)] = coordinator
             membership.look = coordinator._waiter.wake
             coordinator._members[membership.member_id] = membership
             shortest = min(coordinator._session_timeout_ms, session_timeout_ms)
@@ -393,8 +407,21 @@ class Coordinator:
                 return
         try:
             change_group(directory, membership.group, [Leave(membership.member_id)])
-        finally:
-            Coordinator.forget(directory, membership)
+        except BaseException:
+            Coordinator.leave_later(directory, membership)
+            raise
+        Coordinator.forget(directory, membership)
+
+    @staticmethod
+    def leave_later(directory: DataDirectory, membership: Membership) -> None:
+        """Have the thread see to it that the member leaves: nobody else would, while this process is alive."""
+        with _coordinators_lock:
+            coordinator = _coordinators.get(id(directory))
+            if coordinator is None:
+                return
+            if coordinator._members.pop(membership.member_id, None) is not None:
+                coordinator._leaving[membership.member_id] = membership
+        coordinator._waiter.wake()
 
     @staticmethod
     def forget(directory: DataDirectory, membership: Membership) -> None:
@@ -404,7 +431,7 @@ class Coordinator:
             if coordinator is None:
                 return
             coordinator._members.pop(membership.member_id, None)
-            last = not coordinator._members and _coordinators.get(id(directory)) is coordinator
+            last = not coordinator._has_work and _coordinators.get(id(directory)) is coordinator
             if last:
                 del _coordinators[id(directory)]
         if last:
@@ -417,7 +444,7 @@ class Coordinator:
 
     def _run(self) -> None:
         try:
-            while self._has_members():
+            while self._goes_on():
                 pause = IDLE_TICK_S
                 try:
                     pause = self._step()
@@ -427,12 +454,44 @@ class Coordinator:
                     logger.warning("looking after consumer groups failed and is tried again: %s", error)
                 self._waiter.wait(pause)
         finally:
-            self._waiter.close()
-            self._directory.close()
+            self._close()
 
-    def _has_members(self) -> bool:
+    def _close(self) -> None:
+        self._waiter.close()
+        try:
+            self._directory.close()
+        except (LogbrokerError, OSError) as error:  # as the last user of the directory
+            logger.warning("the directory could not be closed cleanly: %s", error)
+
+    @property
+    def _has_work(self) -> bool:
+        """Under _coordinators_lock."""
+        return bool(self._members or self._leaving)
+
+    def _goes_on(self) -> bool:
         with _coordinators_lock:
-            return bool(self._members)
+            if not self._has_work:
+                # By itself it comes to an end after those that left late.
+                for key, coordinator in list(_coordinators.items()):
+                    if coordinator is self:
+                        del _coordinators[key]
+            return self._has_work
+
+    def _take_leave(self) -> None:
+        """Leave for those that could not."""
+        with _coordinators_lock:
+            leaving = list(self._leaving.values())
+        for membership in leaving:
+            try:
+                if self._directory.is_shared_in_process:  # else its members go with this process's presence
+                    change_group(self._directory, membership.group, [Leave(membership.member_id)])
+            except StorageFailedError as error:  # nobody can change a group any more before it is opened anew
+                logger.warning("%s does not leave: %s", membership.member_id, error)
+            except (LogbrokerError, OSError) as error:
+                logger.warning("%s leaves later: %s", membership.member_id, error)
+                continue
+            with _coordinators_lock:
+                self._leaving.pop(membership.member_id, None)
 
     def beat(self) -> None:
         """Say that this process is alive and not stopped."""
@@ -442,6 +501,7 @@ class Coordinator:
 
     def _step(self) -> float:
         """Do what is due; seconds until something may be due again, if nothing wakes us."""
+        self._take_leave()
         with _coordinators_lock:
             members = list(self._members.values())
             timeout_ms = self._session_timeout_ms

@@ -67,7 +67,7 @@ def _fail_with(error: Exception) -> int:
         message = error.format_message().rstrip(".")  # type: ignore[attr-defined]
         is_usage = isinstance(error, usage_error)
         return _fail(f"{message} (see --help)", USAGE) if is_usage else _fail(message, FAILED)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, LogbrokerError):
         where = "" if error.filename is None else f"{error.filename}: "
         return _fail(f"{where}{error.strerror or error}", FAILED)
     if isinstance(error, (LogbrokerError, CommandFailed)):

@@ -119,6 +119,8 @@ def serve(
     _set_up_logs(log_format, log_level)
     _allow_many_connections()
 
+    from logbroker_storage.errors import LogbrokerError
+
     from ..server.metrics import Metrics, PrometheusMetrics
     from ..server.server import serve as run_server
     from ..server.settings import ServerSettings
@@ -137,6 +139,8 @@ def serve(
     figures = Metrics() if metrics_address is None else PrometheusMetrics(*metrics_address)
     try:
         _run(run_server(data_directory(data), settings, figures, _say_where))
+    except LogbrokerError:
+        raise
     except OSError as error:
         raise CommandFailed(
             f"{listen}: {error.strerror or error}; name another address with --listen"

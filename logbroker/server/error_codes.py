@@ -8,6 +8,7 @@ from logbroker_storage.errors import (
     CorruptBatchError,
     CorruptionError,
     FencedError,
+    FileSystemError,
     InvalidConfigError,
     InvalidPartitionCountError,
     InvalidRequestError,
@@ -40,6 +41,7 @@ _CODES: dict[type[LogbrokerError], ErrorCode] = {
     CorruptBatchError: ErrorCode.corrupt_message,
     WriteFailedError: ErrorCode.kafka_storage_error,
     StorageFailedError: ErrorCode.kafka_storage_error,
+    FileSystemError: ErrorCode.kafka_storage_error,
     ViewError: ErrorCode.kafka_storage_error,
 }
 

@@ -14,12 +14,13 @@ leaves nothing behind LogEnd that counts as a batch, or ``StorageFailedError`` s
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from . import aborted_index, offset_index, time_index
 from .aborted_index import AbortedTransaction
 from .batch_header import BatchHeader
-from .errors import StorageFailedError
+from .errors import StorageFailedError, reason_of
 from .log_config import Durability
 from .log_growth import behind_batch
 from .segment_files import ROOM_BYTES, SegmentFiles
@@ -27,6 +28,8 @@ from .view import LogEnd
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
+
+logger = logging.getLogger("logbroker.storage")
 
 
 class ActiveSegment:
@@ -110,20 +113,28 @@ class ActiveSegment:
             time_index_bytes=end.time_index_bytes + len(entry), indexed_timestamp_ms=end.max_timestamp_ms
         )
 
-    def write_aborted_entry(
-        self, end: LogEnd, aborted: AbortedTransaction, *, before_marker: LogEnd
-    ) -> LogEnd:
-        """Write the aborted index's entry for the marker that was written between *before_marker* and *end*.
+    def write_aborted_entry(self, end: LogEnd, aborted: AbortedTransaction) -> LogEnd:
+        """Write the aborted index's entry for the marker that *end* is behind.
 
         Raises:
-            OSError, StorageFailedError: as ``write``; the marker was taken back, too.
+            OSError: it could not be written; the marker is to be taken back.
+            StorageFailedError: it could not be synced, and the partition takes no more writes.
         """
-        try:
-            self.files(end).write_aborted_index(aborted_index.encode_entry(aborted), end.aborted_index_bytes)
-        except OSError as error:
-            self.take_back(before_marker, error)
-            raise
+        self.append_to_aborted_index(end, aborted_index.encode_entry(aborted))
         return end._replace(aborted_index_bytes=end.aborted_index_bytes + aborted_index.ENTRY_BYTES)
+
+    def append_to_aborted_index(self, end: LogEnd, entries: bytes) -> None:
+        """Write *entries* behind those that *end* counts, durably.
+
+        Raises:
+            as ``write_aborted_entry``.
+        """
+        files = self.files(end)
+        files.write_aborted_index(entries, end.aborted_index_bytes)
+        try:
+            files.sync_aborted_index(is_new=not end.aborted_index_bytes)
+        except OSError as error:
+            raise self._log.sync_refused(error) from error
 
     def take_back(self, end: LogEnd, cause: Exception) -> None:
         """Cut what a failed write, or one that could not be published, left behind *end*.
@@ -133,17 +144,18 @@ class ActiveSegment:
         """
         files = self.files(end)
         try:
-            files.truncate(
-                log_bytes=end.active_bytes,
-                offset_index_bytes=end.offset_index_bytes,
-                time_index_bytes=end.time_index_bytes,
-            )
-            files.cut_aborted_index(end.aborted_index_bytes)
+            files.cut_log(end.active_bytes)
         except OSError:
-            if files.log_bytes() == end.active_bytes:
-                return  # only an index could not be cut; what lies behind its end is not looked at
             # The next append adopts the batch if it is whole, and else cuts it.
+            reason = reason_of(cause) if isinstance(cause, OSError) else cause
             raise StorageFailedError(
-                f"a write to {self._log.topic}-{self._log.partition} failed ({cause}) and could not be taken back: "
+                f"a write to {self._log.topic}-{self._log.partition} failed ({reason}) and could not be taken back: "
                 "whether the records are in the log shows with the next append"
             ) from cause
+        try:
+            files.cut_indexes(
+                offset_index_bytes=end.offset_index_bytes, time_index_bytes=end.time_index_bytes
+            )
+            files.cut_aborted_index(end.aborted_index_bytes)
+        except OSError as error:  # what lies behind the end of an index is not looked at
+            logger.debug("%s: an index stays too long: %s", files.log_path, error)

@@ -77,7 +77,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
         cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
     builder.write_indexes(active, keep=end)
     if aborted:
-        active.write_aborted_index(bytes(aborted), end.aborted_index_bytes)
+        log.active.append_to_aborted_index(end, bytes(aborted))
     adopted = builder.end()._replace(
         first_unstable_offset=fold.first_unstable_offset,
         aborted_index_bytes=end.aborted_index_bytes + len(aborted),

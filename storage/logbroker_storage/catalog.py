@@ -6,13 +6,21 @@ under ``Journal.exclusive``, so two processes cannot create one topic twice.
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from .clock import Clock
-from .errors import InvalidPartitionCountError, TopicExistsError, TopicNotFoundError, WriteFailedError
+from .errors import (
+    InvalidPartitionCountError,
+    LogbrokerError,
+    TopicExistsError,
+    TopicNotFoundError,
+    WriteFailedError,
+    reason_of,
+)
 from .events import (
     SEPARATOR,
     LogStartEvent,
@@ -39,6 +47,8 @@ from .topic_folders import (
 )
 from .view import SyncPoint, View, partition_key
 from .view.partitions import empty_log_end
+
+logger = logging.getLogger("logbroker.storage")
 
 MAX_PARTITIONS = 10_000
 SIGNAL = "topics"
@@ -140,7 +150,9 @@ class Catalog:
         except OSError as error:
             for folder in made:
                 remove_partition_folder(self._files, folder, event.topic_id)
-            raise WriteFailedError(f"the folders of topic {event.name!r} cannot be made: {error}") from error
+            raise WriteFailedError(
+                f"the folders of topic {event.name!r} cannot be made: {reason_of(error)}"
+            ) from error
         with self._view.write() as transaction:
             for number in numbers:
                 key = partition_key(event.topic_id, number)
@@ -220,8 +232,15 @@ class Catalog:
             items: list[Item] = [(event.key(), encode_event(event))]
             items += [(key, None) for key in self._keys_about(name)]
             turn.write(items)
-        self.finish_deletions()
+        self._finish_deletions_in_passing(name)
         self._signal(SIGNAL)
+
+    def _finish_deletions_in_passing(self, name: str) -> None:
+        """It is gone for everybody; what goes wrong from here on is no failure of that."""
+        try:
+            self.finish_deletions()
+        except (LogbrokerError, OSError) as error:
+            logger.warning("the files of %r are removed later: %s", name, error)
 
     def _keys_about(self, topic: str) -> list[bytes]:
         committed = self._view.events_of(OffsetEvent, OffsetEvent.ALL)

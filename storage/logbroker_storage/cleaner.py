@@ -77,6 +77,9 @@ class Cleaner:
         # Of layers above: how far readers of a (topic, partition) are that are no consumer groups. Replaced whole.
         self.readers: dict[str, Callable[[str, int], Iterable[int]]] = {}
 
+    def close(self) -> None:
+        self._lock.close()
+
     def abandon(self) -> None:
         """In a forked child: drop our copy of the lock."""
         self._lock.abandon()

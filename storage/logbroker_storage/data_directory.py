@@ -26,10 +26,12 @@ from .descriptors import Descriptors
 from .errors import (
     DirectoryInUseError,
     FencedError,
+    FileSystemError,
     ForkedError,
     LogbrokerError,
     TopicNotFoundError,
     WriteFailedError,
+    reason_of,
 )
 from .events import (
     GroupEvent,
@@ -52,15 +54,17 @@ from .processes import ProcessRegistry
 from .recovery import reopen_failed
 from .startup import (
     USED_PRODUCER_IDS_END,
+    closed_on_failure,
     make_folders,
     make_view_folders,
     note_checksum,
+    open_view,
     rebuild_view,
     remove_leftovers,
     sound_view,
 )
 from .view import View, partition_key
-from .wakeup import touch
+from .wakeup import make_touchable, touch
 
 logger = logging.getLogger("logbroker.storage")
 
@@ -154,7 +158,8 @@ class DataDirectory:
         try:
             make_folders(files, DataLayout(path))
         except OSError as error:
-            raise LogbrokerError(f"the data directory {path} cannot be made: {error}") from error
+            reason = f"the data directory cannot be made: {error.strerror}"
+            raise FileSystemError(error.errno, reason, path) from error
         status = os.stat(path)
         identity = (status.st_dev, status.st_ino)
         with _open_lock:
@@ -179,6 +184,11 @@ class DataDirectory:
             self.closed = True
             self._shut_down()
 
+    @property
+    def is_shared_in_process(self) -> bool:
+        """Whether there is more than one user of this object."""
+        return self._users > 1
+
     def _enter(self) -> View:
         """Take our place among the processes, with a view that is true. Under the opening lock."""
         self._came_first = _alone(self._presence_fd)
@@ -190,9 +200,10 @@ class DataDirectory:
         view = sound_view(self.files, self.layout)
         if view is None:
             return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
-        make_view_folders(self.files, self.layout)
-        view.clear_volatile()
-        remove_leftovers(self.files, self.layout, view)
+        with closed_on_failure(view):
+            make_view_folders(self.files, self.layout)
+            view.clear_volatile()
+            remove_leftovers(self.files, self.layout, view)
         return view
 
     def _shared_view(self) -> View:
@@ -201,7 +212,7 @@ class DataDirectory:
                 f"{self.layout.view} was deleted while other processes use {self.path}; "
                 "close them, then open the directory again: the view is rebuilt from the logs"
             )
-        return View(self.layout.view)
+        return open_view(self.files, self.layout)
 
     def _verify_failed(self) -> None:
         failed = set(self.view.failed_partitions())
@@ -510,15 +521,20 @@ class DataDirectory:
         return self._processes.alive(process_id)
 
     def signal(self, name: str) -> None:
-        """Wake every waiter, in any process, that watches ``signal_path(name)``."""
+        """Wake every waiter, in any process, that watches ``signal_path(name)``.
+
+        What is to be told is done, and stays done if it cannot be told: others notice later.
+        """
         try:
             fd = self.files.open(self.layout.signal(name))
+            try:
+                touch(self.files, fd)
+            finally:
+                self.files.close(fd)
         except FileNotFoundError:
             return  # nobody has ever watched it
-        try:
-            touch(self.files, fd)
-        finally:
-            self.files.close(fd)
+        except OSError as error:
+            logger.warning("those who wait for %r are not woken: %s", name, error)
 
     def signal_path(self, name: str) -> str:
         """The file that ``signal(name)`` touches; it exists when this returns.
@@ -528,10 +544,15 @@ class DataDirectory:
         """
         path = self.layout.signal(name)
         try:
-            if not self.files.exists(path):
-                self.files.close(self.files.open(path, create=True))
+            fd = self.files.open(path, create=True)
+            try:
+                make_touchable(self.files, fd)
+            finally:
+                self.files.close(fd)
         except OSError as error:
-            raise WriteFailedError(f"{path} cannot be made: {error}; mend the cause and try again") from error
+            raise WriteFailedError(
+                f"{path} cannot be made: {reason_of(error)}; mend the cause and try again"
+            ) from error
         return path
 
     def volatile_get(self, key: bytes) -> bytes | None:

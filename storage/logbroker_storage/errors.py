@@ -11,6 +11,7 @@
     ├── CorruptionError                                              seek behind end_offset; run verify
     ├── WriteFailedError                                             nothing was written: mend the cause, retry
     ├── StorageFailedError                                           outcome unknown: reopen and look
+    ├── FileSystemError                                              mend the cause, and call again
     ├── DirectoryInUseError, ViewError                               close other processes, reopen
     ├── ClosedError, ForkedError                                     open a handle of your own
     ├── LeaseLostError, QueueEmptyError                              the message comes again, or another time
@@ -256,6 +257,51 @@ class StorageFailedError(LogbrokerError):
 
     The partition takes no writes, in any process, until the directory is opened again and verified.
     """
+
+
+class FileSystemError(LogbrokerError, OSError):
+    """A call to the system failed (I/O error, limits, permissions) where nothing was to be written, or nobody waits.
+
+    What became of records is told by the two errors above.
+    """
+
+    def __str__(self) -> str:
+        return f"{reason_of(self)}; mend the cause (free space, limits, permissions, the disk) and try again"
+
+
+class _FileNotFoundError(FileSystemError, FileNotFoundError):
+    pass
+
+
+class _FileExistsError(FileSystemError, FileExistsError):
+    pass
+
+
+class _IsADirectoryError(FileSystemError, IsADirectoryError):
+    pass
+
+
+class _PermissionError(FileSystemError, PermissionError):
+    pass
+
+
+_KINDS: dict[type[OSError], type[FileSystemError]] = {
+    FileNotFoundError: _FileNotFoundError,
+    FileExistsError: _FileExistsError,
+    IsADirectoryError: _IsADirectoryError,
+    PermissionError: _PermissionError,
+}
+
+
+def file_system_error(error: OSError) -> FileSystemError:
+    """*error* as one of our tree, which ``except FileNotFoundError`` and its like still take for what it is."""
+    kind = _KINDS.get(type(error), FileSystemError)
+    return kind(error.errno, error.strerror, error.filename)
+
+
+def reason_of(error: OSError) -> str:
+    """What the system said, for a message that goes on with what to do."""
+    return OSError.__str__(error)
 
 
 class DirectoryInUseError(LogbrokerError):

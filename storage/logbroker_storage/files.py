@@ -5,10 +5,12 @@ The methods are the system calls by their own names, with three promises that th
     pread          short only at the end of the file
     pwrite(v)      everything or an exception (what reached the file before it is unknown: truncate back)
     fdatasync      on the disk, not in the drive's cache, also on macOS (F_FULLFSYNC)
+    close          never fails: what it could tell of earlier writes, a sync has told or will tell
 
-Nothing is translated: a failure is the ``OSError`` of the system call. The caller knows which
-partition it belongs to and turns it into ``StorageFailedError`` there. A failed sync is never tried
-again here, because the kernel reports success the second time while the data is gone.
+A failure is the ``OSError`` of the system call, and a ``FileSystemError`` too, so that one which nobody expects
+reaches the user with a type. Where it decides about records, the caller, who knows which, turns it into
+``WriteFailedError`` or ``StorageFailedError``. A failed sync is never tried again here, because the kernel
+reports success the second time while the data is gone.
 
 Descriptors are plain integers, opened close-on-exec. All methods are thread-safe as their calls are.
 """
@@ -16,16 +18,21 @@ Descriptors are plain integers, opened close-on-exec. All methods are thread-saf
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, Protocol, TypeVar
+
+from .errors import file_system_error
 
 if sys.platform == "darwin":
     import fcntl
 
 Buffer = bytes | bytearray | memoryview
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 FILE_MODE = 0o644
 DIRECTORY_MODE = 0o755
@@ -36,14 +43,15 @@ _MAX_BUFFERS = 1024
 
 
 class Files(Protocol):
-    """What storage needs of a file system. Every method raises ``OSError`` when its call fails."""
+    """What storage needs of a file system. Every method but ``close`` raises ``OSError`` when its call fails."""
 
     def open(
         self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
     ) -> int:
         """A descriptor for reading and writing; *exclusive* (with *create*) refuses an existing file."""
 
-    def close(self, fd: int) -> None: ...
+    def close(self, fd: int) -> None:
+        """Give the descriptor back; it is gone whatever the system says. Nothing that must last hangs on it."""
 
     def pread(self, fd: int, size: int, position: int) -> bytes:
         """*size* bytes from *position*; fewer only where the file ends."""
@@ -97,9 +105,23 @@ class Files(Protocol):
         """A hint that cached pages of the file will not be wanted again; may do nothing."""
 
 
+def _typed(call: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """*call*, whose ``OSError`` becomes a ``FileSystemError``."""
+
+    @functools.wraps(call)
+    def typed(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return call(*args, **kwargs)
+        except OSError as error:
+            raise file_system_error(error) from error
+
+    return typed
+
+
 class OsFiles:
     """The real file system."""
 
+    @_typed
     def open(
         self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
     ) -> int:
@@ -111,42 +133,57 @@ class OsFiles:
         return os.open(path, flags, FILE_MODE)
 
     def close(self, fd: int) -> None:
-        os.close(fd)
+        try:
+            os.close(fd)
+        except OSError as error:
+            # Linux frees the descriptor first (close(2)); a report of a lost write comes too late for any use, and
+            # whoever needs to know has synced. A number that was not open is a mistake of ours.
+            if error.errno == errno.EBADF:
+                raise
 
+    @_typed
     def pread(self, fd: int, size: int, position: int) -> bytes:
         data = os.pread(fd, size, position)
         if len(data) == size or not data:
             return data
         return _read_rest(fd, data, size, position)
 
+    @_typed
     def pwrite(self, fd: int, data: Buffer, position: int) -> None:
         written = os.pwrite(fd, data, position)
         if written != len(data):
             _write_rest(fd, memoryview(data)[written:], position + written)
 
+    @_typed
     def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
         for first in range(0, len(buffers), _MAX_BUFFERS):
             position = _write_buffers(fd, buffers[first : first + _MAX_BUFFERS], position)
 
+    @_typed
     def fsync(self, fd: int) -> None:
         _sync(fd)
 
+    @_typed
     def fdatasync(self, fd: int) -> None:
         if sys.platform == "darwin":
             _sync(fd)
         else:
             os.fdatasync(fd)
 
+    @_typed
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
+    @_typed
     def allocate(self, fd: int, position: int, size: int) -> None:
         if hasattr(os, "posix_fallocate"):  # not on macOS
             os.posix_fallocate(fd, position, size)
 
+    @_typed
     def size(self, fd: int) -> int:
         return os.fstat(fd).st_size
 
+    @_typed
     def fsync_directory(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -154,18 +191,23 @@ class OsFiles:
         finally:
             os.close(fd)
 
+    @_typed
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
 
+    @_typed
     def unlink(self, path: str) -> None:
         os.unlink(path)
 
+    @_typed
     def rmdir(self, path: str) -> None:
         os.rmdir(path)
 
+    @_typed
     def mkdir(self, path: str) -> None:
         os.mkdir(path, DIRECTORY_MODE)
 
+    @_typed
     def listdir(self, path: str) -> list[str]:
         return sorted(os.listdir(path))
 
@@ -220,13 +262,22 @@ def remove_temporaries(files: Files, directory: str, prefix: str = "") -> None:
 
 
 def _write_synced(files: Files, path: str, data: Buffer) -> None:
-    fd = files.open(path, create=True)
+    fd = open_fresh(files, path)
     try:
-        files.truncate(fd, 0)  # the name may be left over from a process that had our ids
         files.pwrite(fd, data, 0)
         files.fsync(fd)
     finally:
         files.close(fd)
+
+
+def open_fresh(files: Files, path: str) -> int:
+    """A descriptor of a new, empty file; what had its name is removed.
+
+    Never the same file again: its sync may have failed, and another one would say nothing.
+    """
+    if files.exists(path):
+        files.unlink(path)
+    return files.open(path, create=True, exclusive=True)
 
 
 def _unlink_quietly(files: Files, path: str) -> None:

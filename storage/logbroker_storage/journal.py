@@ -21,7 +21,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .clock import Clock
-from .errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
+from .errors import (
+    CorruptionError,
+    InvalidRequestError,
+    LogbrokerError,
+    StorageFailedError,
+    WriteFailedError,
+)
 from .events import BindingEvent, Event, SubscriptionEvent, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
@@ -80,9 +86,9 @@ class Journal:
         it and the events; whatever it raises, nothing is written.
 
         Raises:
-            StorageFailedError: the outcome is unknown.
-            WriteFailedError: nothing was written; or, when it is the view that had no space, it is on the disk
-                and applied with the next event. ``exclusive`` tells which.
+            StorageFailedError: the outcome is unknown. It may be on the disk while the view, which had no space for
+                it, does not know it yet; then it holds from the next event on, and ``exclusive`` tells.
+            WriteFailedError: nothing was written.
             InvalidRequestError: the names of an event are too long together; nothing was written.
         """
         self.write([item_of(event) for event in events], check=check)
@@ -176,10 +182,15 @@ class Journal:
         return result.base_offset, result.last_offset + 1
 
     def _apply(self, items: Sequence[Item], base_offset: int, end_offset: int) -> None:
-        applied = self._view.meta_int(APPLIED)
-        if applied == base_offset and self._put(items, base_offset, end_offset):
-            return
-        self._apply_from_log(end_offset)
+        """Apply what is in the log and on the disk: too late to be refused."""
+        try:
+            applied = self._view.meta_int(APPLIED)
+            if applied != base_offset or not self._put(items, base_offset, end_offset):
+                self._apply_from_log(end_offset)
+        except (WriteFailedError, OSError) as error:
+            raise StorageFailedError(
+                f"it is on the disk, but does not hold yet ({error}): it does as soon as anything is journaled again"
+            ) from error
 
     def _put(self, items: Sequence[Item], from_offset: int, end_offset: int) -> bool:
         """Apply the items of [from_offset, end_offset); False when somebody else has begun to."""

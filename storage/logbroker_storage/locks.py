@@ -11,12 +11,15 @@ lock held (but for the journal's own sync, which runs under ``Journal.exclusive`
 from __future__ import annotations
 
 import fcntl
+import logging
 import threading
 from collections.abc import Callable
 from types import TracebackType
 
 from .files import Files
-from .wakeup import touch
+from .wakeup import make_touchable, touch
+
+logger = logging.getLogger("logbroker.storage")
 
 
 class ProcessLock:
@@ -42,7 +45,13 @@ class ProcessLock:
         return self
 
     def _open(self) -> None:
-        self._fd = self._files.open(self.path, create=True)
+        fd = self._files.open(self.path, create=True)
+        try:
+            make_touchable(self._files, fd)  # now, when nothing is done yet that would be taken for refused
+        except BaseException:
+            self._files.close(fd)
+            raise
+        self._fd = fd
         if self._opened is not None:
             self._opened()
 
@@ -77,11 +86,21 @@ class ProcessLock:
     def ensure_file(self) -> None:
         """Have the lock's file exist, so that it can be watched."""
         if not self._files.exists(self.path):
-            self._files.close(self._files.open(self.path, create=True))
+            fd = self._files.open(self.path, create=True)
+            try:
+                make_touchable(self._files, fd)
+            finally:
+                self._files.close(fd)
 
     def signal(self) -> None:
-        """Touch the lock's file, which wakes whoever watches it (``wakeup.Waiter``). For the holder only."""
-        touch(self._files, self._fd)
+        """Touch the lock's file, which wakes whoever watches it (``wakeup.Waiter``). For the holder only.
+
+        What is to be told is done, and stays done if it cannot be told: others notice later.
+        """
+        try:
+            touch(self._files, self._fd)
+        except OSError as error:
+            logger.warning("%s: those who wait are not woken: %s", self.path, error)
 
     def close(self) -> None:
         """Close the descriptor; the lock opens it again when it is next taken."""

@@ -141,8 +141,7 @@ class LogEndBuilder:
         self._end = self._end._replace(
             offset_index_bytes=offsets_at + len(self._offsets), time_index_bytes=times_at + len(self._times)
         )
-        segment.truncate(
-            log_bytes=segment.log_bytes(),
+        segment.cut_indexes(
             offset_index_bytes=self._end.offset_index_bytes,
             time_index_bytes=self._end.time_index_bytes,
         )

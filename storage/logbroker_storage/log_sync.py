@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError
+from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError, reason_of
 from .segment_files import LOG_SUFFIX, SYNCED_SUFFIXES, SegmentFiles
 from .view import LogEnd, PartitionState, SyncPoint
 
@@ -34,6 +34,15 @@ class LogSync:
 
     def sync(self, end_offset: int) -> int:
         """As ``PartitionLog.sync``."""
+        try:
+            return self._sync(end_offset)
+        except OSError as error:  # no sync was tried: nothing is lost yet
+            raise StorageFailedError(
+                f"{self._log.topic}-{self._log.partition} could not be synced ({reason_of(error)}): whether the last "
+                "records are on the disk is unknown; mend the cause (limits, permissions) and sync again"
+            ) from error
+
+    def _sync(self, end_offset: int) -> int:
         log = self._log
         with log.sync_lock:
             state = log.state()
@@ -49,15 +58,16 @@ class LogSync:
             except _SyncRefusedError as refused:
                 self._publish(state.sync._replace(failed=1))
                 raise self._failed(str(refused)) from refused.__cause__
-            except OSError as error:  # no sync was tried: nothing is lost yet
-                raise StorageFailedError(
-                    f"{log.topic}-{log.partition} could not be synced ({error}): whether the last records are on "
-                    "the disk is unknown; mend the cause (limits, permissions) and sync again"
-                ) from error
             synced_offset = state.end.log_end_offset
             self._publish(SyncPoint(synced_offset, state.end.active_base_offset, 0))
             log.sync_lock.signal()
         return synced_offset
+
+    def refused(self, error: OSError) -> StorageFailedError:
+        """A sync of another of the log's files has failed: the partition takes no more writes. The error to raise."""
+        with self._log.sync_lock:
+            self._publish(self._log.state().sync._replace(failed=1))
+        return self._failed(reason_of(error))
 
     def _publish(self, sync: SyncPoint) -> None:
         try:
@@ -84,7 +94,7 @@ class LogSync:
         try:
             self._log.files.fsync_directory(self._log.directory)
         except OSError as error:
-            raise _SyncRefusedError(str(error)) from error
+            raise _SyncRefusedError(reason_of(error)) from error
 
     def _sync_segment(self, segment: SegmentFiles, *, is_sealed: bool) -> None:
         for suffix in SYNCED_SUFFIXES if is_sealed else (LOG_SUFFIX,):
@@ -101,7 +111,7 @@ class LogSync:
         try:
             self._log.files.fdatasync(fd)
         except OSError as error:
-            raise _SyncRefusedError(str(error)) from error
+            raise _SyncRefusedError(reason_of(error)) from error
 
     def _descriptor(self, end: LogEnd) -> int:
         """A descriptor of its own, because the append side closes its descriptor when it rolls."""

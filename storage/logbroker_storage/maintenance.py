@@ -54,6 +54,7 @@ class Maintenance:
         self._stopping = True
         self._news.set()
         self._thread.join()
+        self._cleaner.close()
 
     def add_task(self, name: str, task: Callable[[], object]) -> None:
         """Have *task* called whenever the thread looks around; a task of the same name is replaced."""

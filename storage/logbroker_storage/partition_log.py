@@ -40,7 +40,9 @@ from .errors import (
     RecordTooLargeError,
     StorageFailedError,
     TopicNotFoundError,
+    ViewError,
     WriteFailedError,
+    reason_of,
 )
 from .files import Files
 from .index_files import write_checksums
@@ -354,16 +356,16 @@ class PartitionLog:
         assign(batch, base_offset, 0)
         closed_offset = NO_TRANSACTION
         end = self.active.write(before, batch, header)
-        if marker is not None:
-            assert entry is not None
-            closed_offset = entry.txn_first_offset
-            end = self._transaction_ended(before, end, header, marker, closed_offset)
-        if header.producer_id >= 0:
-            entry = advance(entry, header, base_offset)
         try:
+            if marker is not None:
+                assert entry is not None
+                closed_offset = entry.txn_first_offset
+                end = self._transaction_ended(before, end, header, marker, closed_offset)
+            if header.producer_id >= 0:
+                entry = advance(entry, header, base_offset)
             ids = self.id_update(header, records, base_offset) if records else None
             self._publish_append(end, header.producer_id, entry, closed_offset, ids)
-        except WriteFailedError as error:
+        except (OSError, WriteFailedError, ViewError) as error:
             self.active.take_back(before, error)
             raise
         self.appends += 1
@@ -389,7 +391,7 @@ class PartitionLog:
             marker_offset=before.log_end_offset,
             first_unstable_offset=still_open,
         )
-        return self.active.write_aborted_entry(end, aborted, before_marker=before)
+        return self.active.write_aborted_entry(end, aborted)
 
     def _publish_append(
         self,
@@ -423,7 +425,7 @@ class PartitionLog:
         return self._clock.now_ms()
 
     def write_refused(self, error: OSError) -> WriteFailedError:
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else reason_of(error)
         return WriteFailedError(
             f"nothing was appended to {self.topic}-{self.partition}: {reason}; "
             "mend the cause (free space, limits, permissions) and send again"
@@ -520,6 +522,13 @@ class PartitionLog:
         """
         return self._syncing.sync(self.state().end.log_end_offset if end_offset is None else end_offset)
 
+    def sync_refused(self, error: OSError) -> StorageFailedError:
+        """A sync of one of the log's files has failed: no process writes to it any more. The error to raise.
+
+        Not under the sync lock; under the append lock.
+        """
+        return self._syncing.refused(error)
+
     def sync_below(self, offset: int) -> None:
         """Have what a group will not read again on the disk, before *offset* is committed for it.
 
@@ -600,7 +609,7 @@ class PartitionLog:
                 self.publish_end(self.active.seal(end))
                 write_checksums(self.files, self.directory, end.active_base_offset)
                 write_snapshot(self.files, self.directory, end.log_end_offset, self.view.producers(self.key))
-            except OSError as error:
+            except (OSError, WriteFailedError) as error:
                 logger.warning("%s: closed without its time index or snapshot: %s", self.directory, error)
 
     def abandon(self, forked: Any) -> None:

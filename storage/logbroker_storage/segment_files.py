@@ -99,14 +99,20 @@ class SegmentFiles:
         return fd
 
     def create(self) -> None:
-        """Create the log file and empty indexes, in place of whatever a dead process left there."""
-        for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
-            fd = self._files.open(self._stem + suffix, create=True)
-            self._files.truncate(fd, 0)
-            self._descriptors[suffix] = fd
-        self.cut_aborted_index(0)
-        if self._files.exists(self.path(CHECKSUMS_SUFFIX)):
-            self._files.unlink(self.path(CHECKSUMS_SUFFIX))
+        """Create the log file and empty indexes, in place of whatever a dead process left there.
+
+        Where that fails nothing is left open.
+        """
+        try:
+            for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
+                self._descriptors[suffix] = fd = self._files.open(self._stem + suffix, create=True)
+                self._files.truncate(fd, 0)
+            self.cut_aborted_index(0)
+            if self._files.exists(self.path(CHECKSUMS_SUFFIX)):
+                self._files.unlink(self.path(CHECKSUMS_SUFFIX))
+        except BaseException:
+            self.close()
+            raise
 
     def log_bytes(self) -> int:
         """The length of the log file, room included; 0 when there is none."""
@@ -162,15 +168,21 @@ class SegmentFiles:
         return self._files.read_file(path) if self._files.exists(path) else b""
 
     def write_aborted_index(self, entries: bytes, position: int) -> None:
-        """Write entries at *position*, durably: unlike the other two indexes nobody could do without them."""
         self._files.pwrite(self.descriptor(ABORTED_INDEX_SUFFIX), entries, position)
+
+    def sync_aborted_index(self, *, is_new: bool) -> None:
+        """Have it on the disk: unlike the other two indexes nobody could do without it."""
         self._files.fdatasync(self.descriptor(ABORTED_INDEX_SUFFIX))
-        if not position:
+        if is_new:
             self._files.fsync_directory(self.directory)
 
-    def truncate(self, *, log_bytes: int, offset_index_bytes: int, time_index_bytes: int) -> None:
-        """Cut the files to these lengths."""
-        self._files.truncate(self.descriptor(), log_bytes)
+    def cut_log(self, position: int) -> None:
+        """Cut the log file at *position*, whatever is behind it."""
+        self._files.truncate(self.descriptor(), position)
+        self._room_end = 0
+
+    def cut_indexes(self, *, offset_index_bytes: int, time_index_bytes: int) -> None:
+        """Cut the two indexes to these lengths."""
         self._files.truncate(self.descriptor(OFFSET_INDEX_SUFFIX), offset_index_bytes)
         self._files.truncate(self.descriptor(TIME_INDEX_SUFFIX), time_index_bytes)
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from .files import Buffer, Files
+from .files import Buffer, Files, open_fresh
 from .index_checksums import Checksum, IndexChecksums, encode
 from .record_batch import read_header
 from .segment import IndexBuilder
@@ -61,7 +61,7 @@ def write_replacement(
     """
     segment = log.segment(base_offset)
     indexes = IndexBuilder(base_offset, log.config.index_interval_bytes)
-    fd = _create(log.files, segment.path(LOG_SUFFIX) + CLEANED_SUFFIX)
+    fd = open_fresh(log.files, segment.path(LOG_SUFFIX) + CLEANED_SUFFIX)
     position = written = 0
     pending: list[Buffer] = []
     try:
@@ -142,14 +142,8 @@ def _finish(files: Files, segment: SegmentFiles, directory: str) -> None:
     files.unlink(replaces)
 
 
-def _create(files: Files, path: str) -> int:
-    fd = files.open(path, create=True)
-    files.truncate(fd, 0)
-    return fd
-
-
 def _write(files: Files, path: str, content: bytes) -> None:
-    fd = _create(files, path)
+    fd = open_fresh(files, path)
     try:
         files.pwrite(fd, content, 0)
         files.fsync(fd)

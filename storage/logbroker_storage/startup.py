@@ -23,7 +23,8 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .checkpoints import PartitionOffset, encode_meta_properties, parse_partition_offsets
 from .crc32c import crc32c
@@ -45,7 +46,7 @@ from .topic_folders import (
     topic_id_of,
 )
 from .view import LogEnd, View, partition_key
-from .view.environment import DAMAGED_MARK, TABLES, VIEW_FORMAT
+from .view.environment import DAMAGED_MARK, LOCK_BYTES, LOCK_FILE, TABLES, VIEW_FORMAT
 from .view.pages import find_damage
 from .wakeup import signal_paths
 
@@ -103,6 +104,32 @@ def _mkdir(files: Files, path: str) -> None:
         pass  # made by another process, or earlier
 
 
+def open_view(files: Files, layout: DataLayout) -> View:
+    """The view, with blocks for LMDB's table of readers: it is mapped, so that a full disk would be a SIGBUS there.
+
+    For a process that has it not open: its locks go with any close of the file.
+
+    Raises:
+        ViewError, FileSystemError: it cannot be opened, or there is no space.
+    """
+    fd = files.open(f"{layout.view}/{LOCK_FILE}", create=True)
+    try:
+        files.allocate(fd, 0, LOCK_BYTES)
+    finally:
+        files.close(fd)
+    return View(layout.view)
+
+
+@contextmanager
+def closed_on_failure(view: View) -> Iterator[None]:
+    """Close *view* if the block fails: LMDB takes each file once a process, so that nobody could try again."""
+    try:
+        yield
+    except BaseException:
+        view.close()
+        raise
+
+
 def sound_view(files: Files, layout: DataLayout) -> View | None:
     """The view if it can be believed; None when it must be rebuilt. For the only process."""
     if not files.exists(f"{layout.view}/data.mdb"):
@@ -114,7 +141,8 @@ def sound_view(files: Files, layout: DataLayout) -> View | None:
     files.close(files.open(f"{layout.view}/{DAMAGED_MARK}", create=True))
     view = _checked_view(files, layout)
     if view is not None:
-        files.unlink(f"{layout.view}/{DAMAGED_MARK}")
+        with closed_on_failure(view):
+            files.unlink(f"{layout.view}/{DAMAGED_MARK}")
     return view
 
 
@@ -125,14 +153,15 @@ def _checked_view(files: Files, layout: DataLayout) -> View | None:
         logger.warning("%s is damaged (%s): rebuilding it from the logs", layout.view, damage)
         return None
     try:
-        view = View(layout.view)
+        view = open_view(files, layout)
     except ViewError as error:
         logger.warning("%s: rebuilding it from the logs", error)
         return None
-    try:
-        reason = _why_not(view, is_checked=noted is not None)
-    except ViewError as error:
-        reason = str(error)
+    with closed_on_failure(view):
+        try:
+            reason = _why_not(view, is_checked=noted is not None)
+        except ViewError as error:
+            reason = str(error)
     if reason is None:
         return view
     logger.info("%s is rebuilt from the logs: %s", layout.view, reason)
@@ -274,12 +303,9 @@ def rebuild_view(
     if files.exists(layout.view):
         _remove_tree(files, layout.view)
     make_view_folders(files, layout)
-    view = View(layout.view)
-    try:
+    view = open_view(files, layout)
+    with closed_on_failure(view):
         _fill_view(files, layout, view, make_log, make_journal(view))
-    except BaseException:
-        view.close()  # LMDB takes each file once a process
-        raise
     return view
 
 

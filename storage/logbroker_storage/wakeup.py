@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import ClosedError, ForkedError
+from .errors import ClosedError, ForkedError, file_system_error
 from .files import Files
 
 if TYPE_CHECKING:
@@ -49,9 +49,17 @@ FRESH_NS = 3_000_000_000  # longer than a tick of any file system's clock
 TOUCH_BYTES = 8
 
 
+def make_touchable(files: Files, fd: int) -> None:
+    """Have the file of *fd* hold bytes, as a touch reads one: a full disk must not keep anybody from touching."""
+    if not files.size(fd):
+        files.pwrite(fd, os.urandom(TOUCH_BYTES), 0)
+
+
 def touch(files: Files, fd: int) -> None:
-    """Wake whoever watches the file of *fd*."""
-    if not _LINUX or not files.pread(fd, 1, 0):  # an empty file has no byte to read yet
+    """Wake whoever watches the file of *fd*, which holds bytes."""
+    if _LINUX:
+        files.pread(fd, 1, 0)
+    else:
         files.pwrite(fd, os.urandom(TOUCH_BYTES), 0)
 
 
@@ -65,8 +73,16 @@ class Waiter:
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if _LINUX else _pipe()
-        self._watcher: _Inotify | _Polling = _Inotify() if _LINUX else _Polling()
+        try:
+            self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if _LINUX else _pipe()
+        except OSError as error:
+            raise file_system_error(error) from error
+        try:
+            self._watcher: _Inotify | _Polling = _Inotify() if _LINUX else _Polling()
+        except BaseException:
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            raise
         self._poll = select.poll()
         self._poll.register(self._wake_read, select.POLLIN)
         if self._watcher.fd >= 0:
@@ -243,9 +259,8 @@ class _Inotify:
 
     def _error(self, what: str) -> OSError:
         code = ctypes.get_errno()
-        return OSError(
-            code, f"{what}: {os.strerror(code)} (see fs.inotify.max_user_instances and max_user_watches)"
-        )
+        reason = f"{what}: {os.strerror(code)} (see fs.inotify.max_user_instances and max_user_watches)"
+        return file_system_error(OSError(code, reason))
 
 
 class _Look(NamedTuple):

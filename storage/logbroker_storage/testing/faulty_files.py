@@ -4,6 +4,8 @@
     files.fail("fdatasync", at=3, error=errno.EIO)                     the third sync fails, once
     files.fail("pwrite", path=".index", error=errno.ENOSPC, forever=True)
     files.fail("pwrite", written=10, error=errno.ENOSPC)               ten bytes reach the file first
+    files.fail(EVERY_CALL, at=7, error=errno.EIO)                      the seventh call, whatever it is
+    files.fail(CALLS_THAT_TAKE_SPACE, error=errno.ENOSPC, forever=True)   the disk is full
     files.kill(at=7)                                                   the process dies at its seventh call
 
 Composite operations (``read_file``, ``replace_file``) run on the single ones, so each step of theirs can
@@ -15,10 +17,18 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ..errors import file_system_error
 from ..files import Buffer, Files, read_file, replace_file
+
+WRITES = frozenset(["pwrite", "pwritev"])
+CALLS_THAT_TAKE_SPACE = WRITES | {"allocate", "create", "mkdir", "rename"}
+EVERY_CALL = CALLS_THAT_TAKE_SPACE | {
+    *("open", "pread", "fsync", "fdatasync", "truncate", "size", "fsync_directory"),
+    *("unlink", "rmdir", "listdir", "exists", "drop_cache"),
+}
 
 
 class ProcessKilled(BaseException):
@@ -27,15 +37,16 @@ class ProcessKilled(BaseException):
 
 @dataclass
 class _Fault:
-    operation: str
+    operations: Collection[str]
     path: str
     error: int
     at: int  # how many matching calls from now on it hits; counts down
     forever: bool
-    written: int
+    written: int | float
 
-    def hits(self, operation: str, path: str) -> bool:
-        if operation != self.operation or not path.endswith(self.path):
+    def hits(self, operation: str, path: str, also: str) -> bool:
+        named = operation in self.operations or also in self.operations
+        if not named or not path.endswith(self.path):
             return False
         self.at -= 1
         return self.at == 0 or (self.at < 0 and self.forever)
@@ -47,6 +58,9 @@ class FaultyFiles:
     def __init__(self, inner: Files) -> None:
         self.inner = inner
         self.calls: Counter[str] = Counter()  # by operation, those that failed included; guarded by _lock
+        self.hits: list[
+            tuple[str, str]
+        ] = []  # operation and path of every call that a fault hit; guarded by _lock
         self._faults: list[_Fault] = []  # guarded by _lock
         self._paths: dict[int, str] = {}  # of open descriptors; guarded by _lock
         self._kill_at: int | None = None  # guarded by _lock
@@ -54,23 +68,25 @@ class FaultyFiles:
 
     def fail(
         self,
-        operation: str,
+        operation: str | Collection[str],
         *,
         error: int,
         at: int = 1,
         path: str = "",
         forever: bool = False,
-        written: int = 0,
+        written: int | float = 0,
     ) -> FaultyFiles:
         """Plan an ``OSError`` with the errno *error* at the *at*-th call of *operation* from now on.
 
-        Only calls on paths that end in *path* count. With *forever* each further call fails too. A write
-        puts its first *written* bytes into the file before it fails.
+        *operation* is the name of a method, or several; ``"create"`` is an ``open`` that makes the file. Only
+        calls on paths that end in *path* count. With *forever* each further call fails too. A write puts its
+        first *written* bytes (a float: that share of them) into the file before it fails.
         """
-        if not callable(getattr(self, operation, None)):
-            raise ValueError(f"Files has no operation {operation!r}")
+        operations = [operation] if isinstance(operation, str) else operation
+        for unknown in set(operations) - EVERY_CALL:
+            raise ValueError(f"Files has no operation {unknown!r}")
         with self._lock:
-            self._faults.append(_Fault(operation, path, error, at, forever, written))
+            self._faults.append(_Fault(operations, path, error, at, forever, written))
         return self
 
     def kill(self, *, at: int) -> FaultyFiles:
@@ -90,16 +106,16 @@ class FaultyFiles:
     def open(
         self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
     ) -> int:
-        self._enter("open", path)
+        self._enter("open", path, "create" if create and not self.inner.exists(path) else "")
         fd = self.inner.open(path, create=create, exclusive=exclusive, readonly=readonly)
         with self._lock:
             self._paths[fd] = path
         return fd
 
     def close(self, fd: int) -> None:
-        # The kernel closes the descriptors of a dead process, so a close is carried out even then.
+        # The kernel closes the descriptors of a dead process, so a close is carried out even then. It never fails.
         try:
-            self._enter("close", self._path(fd))
+            self._planned("close", self._path(fd))
         finally:
             self.inner.close(fd)
             with self._lock:
@@ -184,18 +200,20 @@ class FaultyFiles:
         with self._lock:
             return self._paths.get(fd, "")
 
-    def _planned(self, operation: str, path: str) -> _Fault | None:
-        """Count the call; the fault that hits it, if any."""
+    def _planned(self, operation: str, path: str, also: str = "") -> _Fault | None:
+        """Count the call; the fault that hits it (by its name, or *also* by another), if any."""
         with self._lock:
             self.calls[operation] += 1
             if self._kill_at is not None and self.calls.total() >= self._kill_at:
                 raise ProcessKilled(f"{operation} {path}")
             # Every fault counts every call it matches, so no short cut.
-            hits = [fault for fault in self._faults if fault.hits(operation, path)]
+            hits = [fault for fault in self._faults if fault.hits(operation, path, also)]
+            if hits:
+                self.hits.append((operation, path))
             return hits[0] if hits else None
 
-    def _enter(self, operation: str, path: str) -> None:
-        fault = self._planned(operation, path)
+    def _enter(self, operation: str, path: str, also: str = "") -> None:
+        fault = self._planned(operation, path, also)
         if fault is not None:
             raise _error(fault, path)
 
@@ -203,10 +221,11 @@ class FaultyFiles:
         if fault is None:
             self.inner.pwrite(fd, data, position)
             return
-        if fault.written:
-            self.inner.pwrite(fd, memoryview(data)[: fault.written], position)
+        written = fault.written if isinstance(fault.written, int) else int(len(data) * fault.written)
+        if written:
+            self.inner.pwrite(fd, memoryview(data)[:written], position)
         raise _error(fault, self._path(fd))
 
 
 def _error(fault: _Fault, path: str) -> OSError:
-    return OSError(fault.error, os.strerror(fault.error), path)
+    return file_system_error(OSError(fault.error, os.strerror(fault.error), path))

@@ -27,6 +27,7 @@ kernel), but not of the machine; the boot id in ``meta`` tells the two apart.
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -53,11 +54,15 @@ from .partitions import (
 from .seal import seal, unsealed
 from .table_rows import TableRows
 
+logger = logging.getLogger("logbroker.storage")
+
 VIEW_FORMAT = 3
 MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 OF_PARTITION = b"of-partition\0"
+LOCK_FILE = "lock.mdb"
+LOCK_BYTES = (MAX_READERS + 8) * 64  # a cache line for each reader's slot, and some for LMDB's own
 
 TABLES = (
     "meta",
@@ -119,6 +124,7 @@ class View:
 
         Raises:
             ViewError: LMDB cannot read what is there.
+            WriteFailedError: the system refused (space, descriptors, memory).
         """
         self.path = path
         self.gate = Gate()  # every transaction begins and ends inside
@@ -137,9 +143,13 @@ class View:
                 mode=0o644,
                 lib_version=0,
             )
+        except lmdb.Error as error:
+            raise self._not_opened(error) from error
+        try:
             tables = [self._env.open_db(name.encode()) for name in TABLES]
         except lmdb.Error as error:
-            raise ViewError(f"the view at {path} cannot be opened: {error}") from error
+            self._env.close()
+            raise self._not_opened(error) from error
         self._tables = tables
         self._meta, self._ends, self._syncs, self._producers, *others = tables
         self._transactions, self._journal, self._volatile, self._state, self._queues, ids, ages = others
@@ -150,6 +160,12 @@ class View:
         self._known_ends: dict[bytes, tuple[bytes, LogEnd]] = {}
         self._known_syncs: dict[bytes, tuple[bytes, SyncPoint]] = {}
         self._known_producers: dict[bytes, tuple[bytes, bytes, ProducerEntry]] = {}
+
+    def _not_opened(self, error: lmdb.Error) -> LogbrokerError:
+        # A code that LMDB does not know is the system's, as are these two.
+        if type(error) is lmdb.Error or isinstance(error, (lmdb.DiskError, lmdb.MemoryError)):
+            return self._failed(error)
+        return ViewError(f"the view at {self.path} cannot be opened: {error}")
 
     def close(self) -> None:
         self._closed = True
@@ -213,8 +229,11 @@ class View:
         )
 
     def _damaged(self, what: str) -> ViewError:
-        mark = os.open(os.path.join(self.path, DAMAGED_MARK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-        os.close(mark)
+        path = os.path.join(self.path, DAMAGED_MARK)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        except OSError as error:  # a full disk, say; whoever opens it next checks it anyway
+            logger.warning("%s cannot be made: %s", path, error)
         return ViewError(
             f"the view at {self.path} is damaged ({what}); close every process that uses the directory and "
             "open it again: the view is rebuilt from the logs"

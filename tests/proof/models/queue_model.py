@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -20,9 +19,8 @@ from logbroker.queues.rows import BLOCK_OFFSETS, NO_KEY, Run, State
 from logbroker.queues.settings import QueueSettings
 from logbroker.queues.state import LIMIT_REACHED, Arranged, QueueState, Range
 from logbroker_storage.testing import MemoryRows
-
-from .consistency import inconsistencies
-from .specification import Journal
+from tests.queues.consistency import inconsistencies
+from tests.queues.specification import Journal
 
 READY, ACQUIRED, DELAYED, WAITING, REJECTED, BURYING, ARRANGING = State
 FREE = (READY, WAITING)  # which of the two follows from the other messages of the key
@@ -567,15 +565,3 @@ def _offsets(runs: Sequence[Run]) -> list[int]:
 
 def _spread(ranges: Sequence[Range]) -> list[int]:
     return sorted(offset for first, last in ranges for offset in range(first, last + 1))
-
-
-SETTINGS = settings(
-    max_examples=500,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
-TestQueue = QueueMachine.TestCase
-TestQueue.settings = SETTINGS
-TestQueueLookingAhead = QueueMachineLookingAhead.TestCase
-TestQueueLookingAhead.settings = SETTINGS

@@ -361,6 +361,7 @@ class Consumer:
 
         Raises:
             FencedError: a partition moved to another member meanwhile; nothing was committed.
+            TopicNotFoundError: a topic was deleted meanwhile; nothing was committed.
             InvalidRequestError: the consumer has no group.
             StorageFailedError: whether it was committed is unknown.
 

@@ -5,15 +5,14 @@ no reader asks for. The next pass removes segments that are whole; of one whose 
 process that comes alone removes the indexes. A reader that has a file open reads it to its end.
 
 A power cut forgets where the log starts, so what it leaves of the files must be a log all the same. A directory's
-names may come back in any combination, hence of each segment, the oldest first:
+names may come back in any combination, hence, with steps 2 to 4 for each segment, the oldest first:
 
     step                                    without it, a power cut could leave
-    1. remove the log file
-    2. sync the directory                   an older segment before a gap, which would pass for the log's end; or
+    1. sync the snapshots of the producers  nothing that remembers producers who wrote only what was removed
+    2. remove the log file
+    3. sync the directory                   an older segment before a gap, which would pass for the log's end; or
                                               a log file without its aborted index
-    3. remove the indexes                   (rubbish)
-
-Of producers who wrote only what is removed the snapshot tells that was written when the segment was sealed.
+    4. remove the indexes                   (rubbish)
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .segment_files import LOG_SUFFIX, SEGMENT_SUFFIXES, SegmentFiles
+from .snapshot_files import sync_snapshots
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
@@ -40,6 +40,7 @@ def delete_segments_below(log: PartitionLog, offset: int) -> list[int]:
             return []
         start = max(end.log_start_offset, behind[len(removed) - 1])
         log.publish_end(end._replace(log_start_offset=start, segments_version=end.segments_version + 1))
+        sync_snapshots(log.files, log.directory)
         for base in removed:
             _remove(log, log.segment(base))
     return removed

@@ -1,8 +1,9 @@
 """The producer snapshots of a partition folder: written at roll and close, the newest sound one read back.
 
 They save reading old batch headers, and they alone remember producers whose segments retention has removed: a
-producer that comes back must not be able to append again what was acknowledged long ago. So each is on the disk
-before older ones go, and the one written at a roll before any segment below it does.
+producer that comes back must not be able to append again what was acknowledged long ago. They are written without a
+sync: a torn one fails its checksum and the one before it serves. Before retention removes segments the snapshots
+are synced, and the one that knows the most of what was removed stays.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from .files import Files
+from .files import TEMPORARY_SUFFIX, Files
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
 from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
-from .segment_files import list_snapshots
+from .segment_files import list_segments, list_snapshots
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -21,11 +22,37 @@ KEPT_SNAPSHOTS = 3
 
 
 def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
-    """Write the state of *producers* just before *offset*, durably, and remove all but the newest snapshots."""
+    """Write the state of *producers* just before *offset*, and remove all but the newest snapshots.
+
+    Of a log that retention has taken segments off, the first one behind those stays, too: that one was synced then,
+    and no newer one is sure to be on the disk.
+    """
     entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
-    files.replace_file(f"{directory}/{snapshot_name(offset)}", encode(entries))
-    for old in list_snapshots(files, directory)[:-KEPT_SNAPSHOTS]:
-        files.unlink(f"{directory}/{snapshot_name(old)}")
+    path = f"{directory}/{snapshot_name(offset)}"
+    fd = files.open(path + TEMPORARY_SUFFIX, create=True)
+    try:
+        files.truncate(fd, 0)
+        files.pwrite(fd, encode(entries), 0)
+    finally:
+        files.close(fd)
+    files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
+    start_offset = min(list_segments(files, directory), default=0)
+    snapshots = list_snapshots(files, directory)
+    first = next((known for known in snapshots if start_offset and known >= start_offset), None)
+    for old in snapshots[:-KEPT_SNAPSHOTS]:
+        if old != first:
+            files.unlink(f"{directory}/{snapshot_name(old)}")
+
+
+def sync_snapshots(files: Files, directory: str) -> None:
+    """Have the snapshots, and their names, on the disk."""
+    for offset in list_snapshots(files, directory):
+        fd = files.open(f"{directory}/{snapshot_name(offset)}")
+        try:
+            files.fsync(fd)
+        finally:
+            files.close(fd)
+    files.fsync_directory(directory)
 
 
 def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, ProducerEntry] | None:

@@ -66,7 +66,7 @@ SYNCING = [
     _broken(
         f"{STORAGE}.log_sync",
         "a segment that was left owes its indexes, too",
-        "for suffix in SEGMENT_SUFFIXES if is_sealed else (LOG_SUFFIX,):",
+        "for suffix in SYNCED_SUFFIXES if is_sealed else (LOG_SUFFIX,):",
         "for suffix in (LOG_SUFFIX,):",
         "logs.sealed_indexes",
     ),

@@ -175,7 +175,7 @@ FILE_SYNCS = [
     ),
     _off(
         f"{STORAGE}.segment_files",
-        "self._files.fsync_directory(self._directory)",
+        "self._files.fsync_directory(self.directory)",
         "the name of an aborted index is synced",
         "logs.aborted_transactions",
     ),

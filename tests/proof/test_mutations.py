@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from .mutations import MUTANTS, run
+from .mutations import MUTANTS, noticed, run
 from .mutations.mutant import Mutant, StaleMutantError, rewritten, source_path
+from .mutations.runner import Runner
 from .mutations.sync_calls import SyncCall, all_sync_calls, sync_calls
 from .mutations.syncs import WITHOUT_A_MUTANT
 from .proof import Proof, Row
@@ -40,6 +42,15 @@ def test_every_mutant_is_a_module_that_can_be_imported(mutant: Mutant) -> None:
 
 def test_rules_have_names_of_their_own() -> None:
     assert not [rule for rule, count in Counter(mutant.rule for mutant in MUTANTS).items() if count > 1]
+
+
+@pytest.mark.parametrize("scenario", ["directories.a_file_replaced", "directories.there_is_no_such_scenario"])
+def test_a_mutant_that_nobody_notices_fails_the_gate(tmp_path: Path, scenario: str) -> None:
+    harmless = Mutant(
+        "harmless", "logbroker_storage.files", "FILE_MODE = 0o644", "FILE_MODE = 0o600", (scenario,)
+    )
+    with Runner(tmp_path) as runner, pytest.raises(AssertionError, match="0 of 1 noticed"):
+        noticed(runner, "harmless mutants", [harmless])
 
 
 SOURCE = """\

@@ -34,8 +34,8 @@ def run(scope: Scope) -> Iterator[Row]:
     try:
         with Runner(folder) as runner:
             yield _held_by_the_product(runner)
-            yield _noticed(runner, "syncs switched off", [*FILE_SYNCS, *WAITS])
-            yield _noticed(runner, "rules of order broken", RULES)
+            yield noticed(runner, "syncs switched off", [*FILE_SYNCS, *WAITS])
+            yield noticed(runner, "rules of order broken", RULES)
             if scope.is_long:
                 yield _noticed_by_crash_states(runner)
     finally:
@@ -50,7 +50,7 @@ def _held_by_the_product(runner: Runner) -> Row:
     return Row("scenarios on the product", len(scenarios), "scenarios")
 
 
-def _noticed(runner: Runner, test: str, mutants: list[Mutant]) -> Row:
+def noticed(runner: Runner, test: str, mutants: list[Mutant]) -> Row:
     """Every mutant is noticed, by every scenario that it names."""
     unnoticed = []
     for mutant in mutants:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from .files import TEMPORARY_SUFFIX, Files
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
 from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
-from .segment_files import list_snapshots
+from .segment_files import list_segments, list_snapshots
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -21,7 +21,11 @@ KEPT_SNAPSHOTS = 3
 
 
 def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
-    """Write the state of *producers* just before *offset*, and remove all but the newest snapshots."""
+    """Write the state of *producers* just before *offset*, and remove all but the newest snapshots.
+
+    Of a log that retention has taken segments off, the first one behind those stays, too: that one was synced then,
+    and no newer one is sure to be on the disk.
+    """
     entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
     path = f"{directory}/{snapshot_name(offset)}"
     fd = files.open(path + TEMPORARY_SUFFIX, create=True)
@@ -31,8 +35,12 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
     finally:
         files.close(fd)
     files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
-    for old in list_snapshots(files, directory)[:-KEPT_SNAPSHOTS]:
-        files.unlink(f"{directory}/{snapshot_name(old)}")
+    start_offset = min(list_segments(files, directory), default=0)
+    snapshots = list_snapshots(files, directory)
+    first = next((known for known in snapshots if start_offset and known >= start_offset), None)
+    for old in snapshots[:-KEPT_SNAPSHOTS]:
+        if old != first:
+            files.unlink(f"{directory}/{snapshot_name(old)}")
 
 
 def sync_snapshots(files: Files, directory: str) -> None:

@@ -375,6 +375,23 @@ def test_a_producer_is_remembered_whose_records_retention_removed(open_bench):
     assert bench.log.state().end.log_start_offset == 1
 
 
+def test_a_removed_producer_is_remembered_also_when_a_power_cut_took_every_snapshot_since(open_bench):
+    bench = open_bench(segment_bytes=150)
+    bench.put(b"a" * 60, producer_id=1, sequence=7, gaps=True)
+    bench.put(b"b" * 60)
+    bench.put(b"b" * 60)
+    delete_segments_below(bench.log, 1)
+    synced = {name for name in os.listdir(bench.folder) if name.endswith(".snapshot")}
+    for number in range(5):
+        bench.put(b"%d" % number * 60, producer_id=2, sequence=number)
+    bench.close()
+    for name in os.listdir(bench.folder):
+        if name.endswith(".snapshot") and name not in synced:
+            os.truncate(f"{bench.folder}/{name}", 0)
+    restart_machine(bench, point=None)
+    assert (bench.log.last_sequence(1), bench.log.last_sequence(2)) == (7, 4)
+
+
 def test_a_snapshot_of_records_that_were_cut_is_forgotten(open_bench):
     bench = open_bench(segment_bytes=150)
     for number in range(4):

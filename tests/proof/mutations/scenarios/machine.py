@@ -3,8 +3,9 @@
 machine = Machine(folder)
 bench = machine.bench()
 bench.put(b"a")
-after = machine.cut()                  a bench on what a power cut now leaves: what was synced
-machine.kill_at_each_operation(…)      …
+after = machine.cut()                                    a bench on what a power cut now leaves: what was synced
+for path, told in machine.states_during(act, promised)   what power cuts at each operation of act leave
+for path, … in died_at_each_operation(folder, prepare, act)   what deaths at each operation leave
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ def a_named_producers_last_sequence(folder: Path) -> None:
 
 def transactions(folder: Path) -> None:
     """Of a transaction there is all or nothing, all once it is committed, whenever the power is cut."""
+    _have_nobody_sync_soon_after()
     machine = Machine(folder)
     broker = _broker(machine)
     for topic in ("a", "b"):

@@ -35,14 +35,14 @@ class LogSync:
     def sync(self, end_offset: int) -> int:
         """As ``PartitionLog.sync``."""
         try:
-            return self._sync(end_offset)
+            return self._lead(end_offset)
         except OSError as error:  # no sync was tried: nothing is lost yet
             raise StorageFailedError(
                 f"{self._log.topic}-{self._log.partition} could not be synced ({reason_of(error)}): whether the last "
                 "records are on the disk is unknown; mend the cause (limits, permissions) and sync again"
             ) from error
 
-    def _sync(self, end_offset: int) -> int:
+    def _lead(self, end_offset: int) -> int:
         log = self._log
         with log.sync_lock:
             state = log.state()

@@ -176,11 +176,13 @@ def carry_out(files: Files, step: Step, *, is_ours: bool) -> None:
 
 
 def _set_checksums_aside(files: Files, index_path: str) -> None:
-    """They vouch for what the index was; without them it is believed as it is."""
+    """They vouch for what the index was; without them it is believed as it is.
+
+    Not synced: where a power cut brings them back, the index is not believed, and repaired again.
+    """
     checksums = os.path.splitext(index_path)[0] + CHECKSUMS_SUFFIX
     if files.exists(checksums):
         files.rename(checksums, _free(checksums + ".old"))
-        files.fsync_directory(os.path.dirname(index_path) or ".")
 
 
 def _copy(files: Files, path: str, position: int, side_path: str) -> None:

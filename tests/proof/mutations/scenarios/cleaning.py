@@ -73,7 +73,7 @@ def replaced_files(folder: Path) -> None:
 
     def look(operation: str, path: str) -> None:
         if operation in ("rename", "unlink", "fsync_directory") and "/t-0" in path:
-            found.extend(_files(machine.state(random.Random(f"{len(found)}"))) for _ in range(SURVIVALS))
+            found.extend(_files(machine.state(random.Random(f"{len(found)}"))) for _ in range(4 * SURVIVALS))
 
     machine.during(bench.directory.maintenance.clean, look)
     after = _files(machine.state())

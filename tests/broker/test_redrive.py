@@ -33,9 +33,9 @@ from logbroker_storage.testing import FaultyFiles
 from logbroker_storage.testing.faulty_files import ProcessKilled
 
 class Dying(FaultyFiles):
-    def _planned(self, operation, path):
+    def _planned(self, operation, path, *more):
         try:
-            return super()._planned(operation, path)
+            return super()._planned(operation, path, *more)
         except ProcessKilled:
             os._exit(9)
 

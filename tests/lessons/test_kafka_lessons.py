@@ -158,10 +158,10 @@ class CopiedFiles(FaultyFiles):
         super().__init__(OsFiles())
         self.root, self.copies, self.count = root, copies, 0
 
-    def _planned(self, operation: str, path: str) -> Any:
+    def _planned(self, operation: str, path: str, *more: Any) -> Any:
         shutil.copytree(self.root, self.copies / str(self.count))
         self.count += 1
-        return super()._planned(operation, path)
+        return super()._planned(operation, path, *more)
 
 
 def test_kafka_10207_zeros_behind_an_index_do_not_make_a_segment_old(tmp_path: Path) -> None:

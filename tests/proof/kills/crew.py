@@ -65,6 +65,18 @@ class Worker:
         os.close(self._fd)
 
 
+def ended_of(workers: Collection[Worker], timeout_s: float) -> list[Worker]:
+    """Those of *workers* that have ended; waits at most *timeout_s* for the first.
+
+    By poll(2): select(2) knows descriptors below 1024 only, and this process may have more open.
+    """
+    by_fd = {worker.fileno(): worker for worker in workers}
+    poll = select.poll()
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    return [by_fd[fd] for fd, _ in poll.poll(timeout_s * 1000)]
+
+
 class Ending(msgspec.Struct):
     """How a worker ended."""
 
@@ -173,6 +185,6 @@ class Crew:
             if due:
                 return due
             pause_s = min(max(min(left_s, default=0.0), SHORTEST_PAUSE_S), LONGEST_PAUSE_S)
-            ended = select.select(watched, [], [], pause_s)[0]
+            ended = ended_of(watched, pause_s)
             if ended:
                 return ended

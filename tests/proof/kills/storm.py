@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import select
 import shutil
 import signal
 import time
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from logbroker_storage.startup import BOOT_ID
 from logbroker_storage.view import View
 
-from .crew import Crew, Worker
+from .crew import Crew, Worker, ended_of
 from .witness import LONGEST_S, Witness, prepare
 
 SLOTS = [
@@ -201,7 +200,7 @@ class Storm:
                     assert opener in alive
                     self._kill(opener, RECOVERING)
         opener = self._crew.start("open", 0, seed=0)
-        assert select.select([opener], [], [], LONGEST_S)[0], f"{opener} does not get on"
+        assert ended_of([opener], LONGEST_S), f"{opener} does not get on"
         self._recovery_cpu_s = opener.cpu_s() or self._recovery_cpu_s
         self._wait_for(opener)
         self.witness.inspect(notes=False)
@@ -224,7 +223,7 @@ class Storm:
         deadline = time.monotonic() + LONGEST_S
         while held_up := self._held_up():
             assert time.monotonic() < deadline, f"no progress of {held_up}: {self.witness.progress}"
-            for worker in select.select(self._crew.working, [], [], 0.05)[0]:
+            for worker in ended_of(self._crew.working, 0.05):
                 self._bury(worker, ALONE)  # it has left
                 self._replace(worker)
             self.witness.read_diaries()
@@ -265,7 +264,7 @@ class Storm:
 
     def _wait_for(self, worker: Worker) -> None:
         """Until it has left, cleanly."""
-        assert select.select([worker], [], [], LONGEST_S)[0], f"{worker} does not leave"
+        assert ended_of([worker], LONGEST_S), f"{worker} does not leave"
         assert not self.witness.bury(worker).was_killed
 
     def _replace_who_leave(self) -> None:

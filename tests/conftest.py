@@ -31,3 +31,8 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
         seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed: {seed} (repeat with --seed {seed})")
     return random.Random(seed)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The proofs first: they are the longest files, and the one that begins last decides when a run ends."""
+    items.sort(key=lambda item: item.path.parent.name != "proof")

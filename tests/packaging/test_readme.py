@@ -73,7 +73,7 @@ def test_a_command_of_the_readme_runs_after_the_blocks(folder: Path, number: int
 def test_installing_and_trying_or_testing_is_one_line_each() -> None:
     first, second = re.findall(r"```sh\n(python3.*?)```", TEXT, flags=re.DOTALL)
     assert first.endswith(" && .venv/bin/logbroker quickstart\n")
-    assert second.endswith(" && .venv/bin/pytest -q -n 2 --dist loadfile\n")
+    assert second.endswith(" && .venv/bin/pytest -q -n 4 --dist loadfile --no-loadscope-reorder\n")
     assert first.count("\n") == second.count("\n") == 1
     assert f"<!-- test command -->\n```sh\n{second}" in TEXT  # where .ci/run takes it from
 

@@ -9,7 +9,6 @@ import itertools
 import os
 import random
 import time
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -21,7 +20,6 @@ KEYS = 20
 DAY_MS = 86_400_000
 LAZY = ("lazy", "loose")  # topics that are not synced before the acknowledgement
 TYPED_ERROR = 3  # the exit code of a worker that ended with an error of logbroker's own
-UNTYPED_ERROR = 4
 TIMEOUT_S = 240.0  # no promise: this machine may be busy
 
 Config = dict[str, str | int | float | bool]
@@ -210,9 +208,6 @@ def work_until_the_cut(
     except logbroker.LogbrokerError as error:
         diary.say(f"error {type(error).__name__}")
         os._exit(TYPED_ERROR)
-    except OSError:
-        traceback.print_exc()
-        os._exit(UNTYPED_ERROR)
     raise AssertionError("a worker works for ever")
 
 

@@ -178,9 +178,6 @@ class Machine:
                 return signal.Signals(number).name
         elif os.WEXITSTATUS(status) == load.TYPED_ERROR:
             return "typed error"
-        elif os.WEXITSTATUS(status) == load.UNTYPED_ERROR:
-            sys.stderr.write(Path(self._log_path(role)).read_text())
-            return "untyped error"
         raise AssertionError(f"{role} ended with status {status}: {Path(self._log_path(role)).read_text()}")
 
     # Recovery -----------------------------------------------------------------------------------------

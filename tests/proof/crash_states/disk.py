@@ -11,6 +11,7 @@ directory's own name is on the disk.
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import os
 import threading
@@ -39,6 +40,17 @@ class _Directory:
     def __init__(self, inode: int) -> None:
         self.inode = inode
         self.names: dict[str, _File | _Directory] = {}
+
+
+def _digest(directory: _Directory) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for name, node in sorted(directory.names.items()):
+        if isinstance(node, _Directory):
+            found.update(b"%s/%s" % (name.encode(), _digest(node)))
+        else:
+            found.update(b"%s\0%d\0" % (name.encode(), len(node.content)))
+            found.update(node.content)
+    return found.digest()
 
 
 class Disk:
@@ -90,6 +102,10 @@ class Disk:
 
         note(self._root)
         return found
+
+    def digest(self) -> bytes:
+        """Of every name and content."""
+        return _digest(self._root)
 
     # Files --------------------------------------------------------------------------------------------
 

@@ -189,6 +189,9 @@ class Cleaner:
         )
         if reason is None:
             return
+        # What makes a record or a producer's batch dispensable comes behind it, and must be on the disk before it goes.
+        producers = log.view.producers(log.key)
+        log.sync()
         latest = OffsetMap(OFFSET_MAP_BYTES)
         sound = _sound_prefix(log, segments)
         all_batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in sound)
@@ -203,7 +206,7 @@ class Cleaner:
                 points, now_ms=now_ms, delete_retention_ms=config.delete_retention_ms
             ),
             producer_last_offsets={
-                producer_id: entry.last_offset for producer_id, entry in log.view.producers(log.key).items()
+                producer_id: entry.last_offset for producer_id, entry in producers.items()
             },
             aborted=aborted,
         )

@@ -212,6 +212,8 @@ class LogReader:
             self._base = base
 
     def _locate(self, state: PartitionState) -> Located:
+        if self.position == self._base:
+            return Located(0, self._base)  # as a reader comes to most segments: no index need be read
         index = self._index_bytes(state)
         end_position = self._segment_bytes(state)
         return locate(self._log.files, self._fd, index, self._base, self.position, end_position)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import OffsetOutOfRangeError
 from logbroker_storage.events import GroupEvent, OffsetEvent
+from logbroker_storage.files import OsFiles
 from logbroker_storage.locks import ProcessLock
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import NewRecord, Record, decode_records, encode_batch
-from logbroker_storage.testing import ManualClock
+from logbroker_storage.testing import ManualClock, RecordingFiles, Workbench
 
 START_MS = 1_700_000_000_000
 HOUR_MS = 3_600_000
@@ -197,6 +199,31 @@ def test_compaction_survives_the_loss_of_the_view_and_leaves_no_gap(fixture: Fix
     assert fixture.records(log) == records
     assert log.offsets() == offsets
     assert log.last_sequence(7) == last == 0
+
+
+def test_what_a_producer_s_later_batch_makes_dispensable_goes_when_that_one_is_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "recorded").mkdir()
+    files = RecordingFiles(OsFiles(), str(tmp_path / "recorded"))
+    settings = {"segment_bytes": 200, "cleanup_policy": "compact", "min_cleanable_dirty_ratio": 0.01}
+    bench = Workbench(str(tmp_path / "recorded" / "data"), files=files, clock=ManualClock(), **settings)
+    log = bench.log
+    log.append(encode_batch([NewRecord(b"1" * 150, b"k")], producer_id=7, producer_epoch=0, base_sequence=0))
+    log.append(encode_batch([NewRecord(b"2" * 150, b"k")]))
+    log.append(encode_batch([NewRecord(b"other" * 30, b"another")]))
+    log.sync()
+    log.append(encode_batch([NewRecord(b"3", b"k")], producer_id=7, producer_epoch=0, base_sequence=1))
+    assert bench.directory.maintenance.clean()
+    (tmp_path / "cut").mkdir()
+    files.export_after_power_cut(str(tmp_path / "cut"), None)
+    bench.close()
+
+    left = Workbench(str(tmp_path / "cut" / "data"), clock=ManualClock())
+    assert (
+        left.log.view.producers(left.log.key)[7].last_sequence >= 0
+    )  # else its first batch could come again
+    left.close()
 
 
 def test_a_tombstone_goes_only_when_delete_retention_ms_has_passed_since_it_was_first_compacted(

@@ -346,6 +346,13 @@ FILE_SYNCS = [
 # Where a sync of the journal is left out, its log is said to be synced: whoever looks for an event in it would
 # wait for that for ever.
 WAITS = [
+    # The cleaner.
+    _off(
+        f"{STORAGE}.cleaner",
+        "log.sync()",
+        "a log is synced before it is compacted",
+        "cleaning.producers_of_compacted_records",
+    ),
     # A log.
     _off(
         f"{STORAGE}.partition_log",

@@ -170,6 +170,24 @@ def producers_of_removed_segments(folder: Path) -> None:
         assert files.get(snapshot) == content, "nobody remembers the producer"
 
 
+def producers_of_compacted_records(folder: Path) -> None:
+    """A power cut behind a compaction leaves something of every producer, though its last batch was not synced."""
+    machine = Machine(folder)
+    bench = machine.bench(**COMPACTED)
+    log = bench.log
+    log.append(encode_batch([NewRecord(b"0" * 300, b"k")], producer_id=7, producer_epoch=0, base_sequence=0))
+    for number in range(1, 4):
+        log.append(encode_batch([NewRecord(b"%d" % number * 300, b"k")]))
+    log.sync()
+    log.append(encode_batch([NewRecord(b"last", b"k")], producer_id=7, producer_epoch=0, base_sequence=1))
+    size = log.size_bytes()
+    _clean(bench)
+    assert log.size_bytes() < size, "nothing was compacted"
+    after = machine.cut()
+    assert 7 in after.log.view.producers(after.log.key), "nobody remembers the producer"
+    after.close()
+
+
 def deaths_in_compacting(folder: Path) -> None:
     """A process that dies while it compacts leaves the latest value of each key; and so does who dies in its place."""
     latest: dict[bytes, bytes] = {}

@@ -1,7 +1,8 @@
 """The partitions that a consumer reads now, and how it follows the topics and its group.
 
     what changed                                     what follows
-    a topic or its configuration                     new limits; alone: partitions come and go
+    a topic or its configuration                     new limits; drop what is of a topic that is gone, or was
+                                                     made again; alone: partitions come and go
     the group gave us a partition                    open a cursor where the group got to, or at start=
     the group took one (too late, or its topic went) drop it; what was handed out of it is "lost"
     the group wants one for another member           read it no more; release it as soon as nothing that was
@@ -151,6 +152,7 @@ class AssignedPartitions:
         version = self._directory.topics_version()
         if version != self._topics_version:
             self._topics_version = version
+            self._followed = None  # the group may not have been told yet that a topic is gone, or made again
             self._directory.open_logs()  # brings changed configurations to the cursors' logs
             try:
                 self._selection.check_names(self._directory.topics())

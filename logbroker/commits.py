@@ -3,7 +3,7 @@
 1  sync each log as far as the offset to be committed: a power cut must not take records back that
    the group will not read again
 2  under the journal lock: hold that the member still owns the partitions since the same generation,
-   and that the topics are there; append the events
+   and that the topics are there, not others of their names; append the events
 3  sync the journal; the view shows the offsets; only then the cursors take note
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import TopicNotFoundError
 from logbroker_storage.events import Event, OffsetEvent
 from logbroker_storage.journal import Item, item_of
 
@@ -105,8 +106,9 @@ def prepare_commit(
 
     def decide() -> list[Item]:
         membership.check(since)
-        for topic, _ in since:
-            directory.topic(topic)
+        for cursor in offsets:  # the group may not have been told yet that a topic was made again
+            if directory.topic(cursor.log.topic).topic_id != cursor.log.topic_id:
+                raise TopicNotFoundError(cursor.log.topic, partition=cursor.log.partition)
         return items
 
     def settle() -> None:

@@ -102,10 +102,18 @@ def _fold(
 
 
 def _add_removed(fold: ProducerFold, snapshot: Mapping[int, ProducerEntry]) -> None:
-    """Producers in *snapshot* whose last batch the fold did not meet: it was removed, in no open transaction."""
+    """Producers in *snapshot* whose last batch the fold did not meet: it was removed, in no open transaction.
+
+    Of some it met a marker that came behind that, which tells no sequence.
+    """
     for producer_id, entry in snapshot.items():
         found = fold.producers.get(producer_id)
-        if found is None or found.last_offset < entry.last_offset:
+        met_markers = (
+            found is not None
+            and found.epoch == entry.epoch
+            and found.last_sequence < 0 <= entry.last_sequence
+        )
+        if found is None or met_markers or found.last_offset < entry.last_offset:
             fold.producers[producer_id] = entry._replace(txn_first_offset=NO_TRANSACTION)
 
 

@@ -5,6 +5,8 @@
    whoever finds this half done for lost
 3. set aside the segments behind the one that holds the offset, and cut that one (``side_files``)
 4. recover what is left: the indexes, the producers and LogEnd follow from it
+5. put a snapshot of these producers in the place of those from within the log: they may know transactions as open
+   whose first records retention has removed since, and whose markers were cut now, so that nothing would end them
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from .recovery import publish, recover_log
 from .segment import ScanStop, scan
 from .segment_files import SegmentFiles
 from .side_files import cut_file, set_aside
+from .snapshot_files import replace_snapshots
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
@@ -51,6 +54,7 @@ def cut_log(log: PartitionLog, offset: int) -> int:
     finally:
         segment.close()
     recovered = recover_log(log, recovery_point=0, log_start_offset=end.log_start_offset)
+    replace_snapshots(log.files, log.directory, recovered.end.log_end_offset, recovered.producers)
     publish(log, recovered)
     return recovered.end.log_end_offset
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import logbroker
+from logbroker import membership
 from logbroker.errors import (
     ClosedError,
     CorruptionError,
@@ -252,6 +253,33 @@ def test_a_deleted_topic_is_an_error_of_every_poll_until_it_is_there_again(desk,
                 consumer.poll(timeout=1)
         desk.topic().put("b")
         assert values(consumer.poll(timeout=30)) == ["b"]
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_nothing_more_comes_of_a_deleted_topic_of_a_pattern_also_before_the_group_is_told(desk, comes_back):
+    desk.topic().put("a", "b")
+    with desk.consumer("t*", group="g") as consumer:
+        assert values(consumer.poll(1)) == ["a"]
+        with membership._coordinators_lock:  # the coordinator waits
+            desk.broker.delete_topic("t")
+            if comes_back:
+                desk.topic()
+            assert consumer.poll() == []
+        assert desk.committed() is None
+
+
+def test_what_was_read_of_a_deleted_topic_is_not_committed_for_the_next_of_its_name(desk):
+    """Else the group would skip as many records of that."""
+    desk.topic().put("a", "b")
+    with desk.consumer("t*", group="g", delivery="manual") as consumer:
+        assert values(consumer.poll()) == ["a", "b"]
+        with membership._coordinators_lock:  # the coordinator waits
+            commit = consumer.pending_commit()
+            desk.broker.delete_topic("t")
+            desk.topic().put("c")
+            with pytest.raises((TopicNotFoundError, FencedError)):
+                commit.decide()
+        assert values(consumer.poll(timeout=30)) == ["c"]
 
 
 # Starts -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,9 @@ from logbroker_storage.producer_state import Decision, MarkerVerdict, Verdict
 from .models import MODELS
 from .models.exploration import explore
 
-EXAMPLES = 60  # at most: the first that is seen ends it
+EXAMPLES = (
+    2000  # at most: the first that is seen ends it, which takes a dozen mostly, and a few hundred at worst
+)
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

@@ -501,6 +501,28 @@ def test_a_transaction_is_over_whose_end_retention_removed_and_a_power_cut_took_
     again.close()
 
 
+def test_a_transaction_is_over_whose_begin_retention_removed_and_whose_marker_was_cut(path):
+    """The snapshots from between the two know it as open."""
+    desk = Desk(path)
+    desk.put_in(ALICE, b"a")
+    desk.log.roll_now()
+    desk.put(b"b")
+    desk.log.roll_now()
+    desk.put(b"c")
+    desk.finish(COMMIT, ALICE)
+    delete_segments_below(desk.log, 1)
+    assert desk.directory.truncate("t", 0, 3) == 3
+    assert desk.open_offsets() == []
+    last_sequence = desk.log.last_sequence(ALICE)
+    desk.crash()
+    delete_view(path)
+    again = desk.open()
+    assert again.open_offsets() == []
+    assert again.seen(start=1) == [b"b", b"c"]
+    assert again.log.last_sequence(ALICE) == last_sequence == 0
+    again.close()
+
+
 KEYED_STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from([ALICE, BOB])),

@@ -626,17 +626,16 @@ class LogMachine(RuleBasedStateMachine):
     def replay(self, *, is_cut: bool = False) -> None:
         """Only what is in the log is known of its producers now, and of that the last batch for certain.
 
-        A fence without a marker may be remembered: a snapshot can have it. Where the log was cut, the last batch left
-        of a producer may be one that compaction or retention has taken, and nothing tells of it any more.
+        A fence without a marker may be remembered: a snapshot can have it. Compaction and retention may have taken
+        batches that were not a producer's last ones, and are now: where the log was cut behind them, or the fence
+        that came behind them is forgotten. Nothing tells of those any more.
         """
-        self.producers = Producers()
-        for batch in self.batches:
-            self.producers.add(batch)
         entries = self.directory.view.producers(self.handles[0].key)
-        for producer_id, known in list(self.producers.items()) if is_cut else ():
-            is_taken = known.batches and known.batches[-1].base_offset < self._first_base()
-            if self.kind == "compacted" or is_taken:
+        told = self.told_by_batches()
+        for producer_id, known in told.items():
+            if is_cut or self.producers[producer_id].epoch > known.epoch:
                 self.forget_what_is_forgotten(producer_id, entries.get(producer_id))
+        self.producers = self.told_by_batches()
         for producer_id, entry in entries.items():
             known = self.producers.setdefault(producer_id, Producer(entry.epoch))
             assert entry.epoch >= known.epoch
@@ -647,18 +646,31 @@ class LogMachine(RuleBasedStateMachine):
         for known in self.producers.values():
             known.sure = min(known.sure, 1)
 
+    def told_by_batches(self) -> Producers:
+        producers = Producers()
+        for batch in self.batches:
+            producers.add(batch)
+        return producers
+
     def forget_what_is_forgotten(self, producer_id: int, entry: ProducerEntry | None) -> None:
-        known = self.producers[producer_id]
-        if entry is None:
-            assert not known.transaction
-            del self.producers[producer_id]
-            return
-        known.epoch = min(known.epoch, entry.epoch)
-        known.batches = [
-            batch
-            for batch in known.batches
-            if batch.epoch == entry.epoch and batch.last_sequence <= entry.last_sequence
-        ]
+        """Batches of which the log does not know any more tell nothing from now on; they must have been taken."""
+        for batch in [batch for batch in self.batches if batch.producer_id == producer_id]:
+            if batch.marker is not None and entry is not None:
+                batch.epoch = min(
+                    batch.epoch, entry.epoch
+                )  # taken itself, it ended its transaction all the same
+            elif entry is None or (batch.epoch, batch.last_sequence) > (entry.epoch, entry.last_sequence):
+                assert self.is_taken(batch), f"{batch} is in the log, and forgotten"
+                batch.producer_id = -1
+        known = self.told_by_batches().get(producer_id)
+        for batch in known.transaction if known is not None else ():
+            if entry is None or not 0 <= entry.txn_first_offset <= batch.base_offset:
+                assert self.is_taken(batch), f"{batch} is of an open transaction, and forgotten"
+                batch.is_transactional = False
+
+    def is_taken(self, batch: Batch) -> bool:
+        """Whether compaction or retention has taken all of it."""
+        return batch.last_offset < self._first_base() or all(entry.is_gone for entry in batch.entries)
 
     # After every step -----------------------------------------------------------------------------
 

@@ -113,8 +113,10 @@ class _Server:
             await asyncio.wait_for(reader.read(1), ANSWER_S)
         except (TimeoutError, ConnectionError):
             pass
-        await asyncio.wait_for(self._ask_canary(), CANARY_S)
-        writer.close()
+        try:
+            await asyncio.wait_for(self._ask_canary(), CANARY_S)
+        finally:
+            writer.close()
         try:
             await writer.wait_closed()
         except ConnectionError:
@@ -133,11 +135,17 @@ class _Server:
         delete_folder(self._folder)
 
     async def _close(self) -> None:
+        _, writer = self._canary
+        writer.close()
         for connection in list(self.node.connections):
             connection.abort()
         self.node.begin_to_stop()
         await asyncio.sleep(0)
         await self.node.close()
+        try:
+            await writer.wait_closed()
+        except ConnectionError:
+            pass
 
 
 _errors = _Errors()

@@ -524,6 +524,9 @@ class LogMachine(RuleBasedStateMachine):
         if self.unpublished is not None and log.offsets().log_end_offset > self.end:
             self.settle_unpublished()
         if self.kind == "compacted":
+            self.at_most_synced = (
+                self.end
+            )  # what is compacted for the sake of later records, these are on the disk
             self.expect_removal([part for part in before[:-1] if part[1] <= self.start], stable)
             self.expect_compaction(self.segments(), before, stable)
         elif self.kind == "by time":

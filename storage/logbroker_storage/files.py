@@ -251,6 +251,17 @@ def replace_file(files: Files, path: str, data: Buffer) -> None:
     files.fsync_directory(os.path.dirname(path) or ".")
 
 
+def put_file(files: Files, path: str, data: Buffer) -> None:
+    """Give *path* the content *data*, all at once for whoever looks, but not durably; for one caller at a time."""
+    fd = files.open(path + TEMPORARY_SUFFIX, create=True)
+    try:
+        files.truncate(fd, 0)
+        files.pwrite(fd, data, 0)
+    finally:
+        files.close(fd)
+    files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
+
+
 def remove_temporaries(files: Files, directory: str, prefix: str = "") -> None:
     """Remove what killed calls of ``replace_file`` left in *directory*, for names that begin with *prefix*.
 

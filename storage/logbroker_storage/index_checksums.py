@@ -12,8 +12,8 @@
 A flipped bit in an index is plausible more often than not: a look-up by time would begin too late, a record of an
 aborted transaction be read, a segment expire too early. An index that does not bear its sum out is not believed;
 what it says is found in the batches. The indexes of the active segment grow, so of these a sum is true of their
-beginning; a sealed segment's are summed whole. Where there is no
-such file, or one that fails its own checksum, the indexes are believed as far as they are well-formed.
+beginning; a sealed segment's are summed whole. Where there is no such file, or one that fails its own checksum, the
+indexes are believed as far as they are well-formed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from .files import TEMPORARY_SUFFIX, Files
+from .files import Files, put_file
 from .index_checksums import Checksum, IndexChecksums, encode, parse
 from .segment_files import (
     ABORTED_INDEX_SUFFIX,
@@ -45,15 +45,8 @@ def write_checksums(files: Files, directory: str, base_offset: int) -> None:
     stem = f"{directory}/{segment_name(base_offset)}"
     content = encode(IndexChecksums(*(Checksum.of(_content(files, stem + suffix)) for suffix in _INDEXES)))
     path = stem + CHECKSUMS_SUFFIX
-    if _content(files, path) == content:
-        return
-    fd = files.open(path + TEMPORARY_SUFFIX, create=True)
-    try:
-        files.truncate(fd, 0)
-        files.pwrite(fd, content, 0)
-    finally:
-        files.close(fd)
-    files.rename(path + TEMPORARY_SUFFIX, path)
+    if _content(files, path) != content:
+        put_file(files, path, content)
 
 
 def _read_checksums(files: Files, stem: str) -> IndexChecksums | None:

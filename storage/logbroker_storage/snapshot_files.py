@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from .files import TEMPORARY_SUFFIX, Files
+from .files import Files, put_file
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
 from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
 from .segment_files import list_segments, list_snapshots
@@ -28,14 +28,7 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
     and no newer one is sure to be on the disk.
     """
     entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
-    path = f"{directory}/{snapshot_name(offset)}"
-    fd = files.open(path + TEMPORARY_SUFFIX, create=True)
-    try:
-        files.truncate(fd, 0)
-        files.pwrite(fd, encode(entries), 0)
-    finally:
-        files.close(fd)
-    files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
+    put_file(files, f"{directory}/{snapshot_name(offset)}", encode(entries))
     start_offset = min(list_segments(files, directory), default=0)
     snapshots = list_snapshots(files, directory)
     first = next((known for known in snapshots if start_offset and known >= start_offset), None)

@@ -24,6 +24,15 @@ def after_power_cut(files: RecordingFiles, target: Path) -> Path:
     return target
 
 
+def check_that_the_next_record_lasts(bench: Workbench, files: RecordingFiles, tmp_path: Path) -> None:
+    """Behind a record "a"; then the power is cut."""
+    bench.put(b"b")
+    after = Workbench(str(after_power_cut(files, tmp_path / "cut") / "data"))
+    assert after.values() == [b"a", b"b"]
+    after.close()
+    bench.close()
+
+
 def test_a_segment_that_a_killed_process_had_begun_lasts_once_it_is_written_to(tmp_path: Path) -> None:
     """Its recovery point was exact, but nobody had synced the name of the segment behind it."""
     files = recorded(tmp_path / "disk")
@@ -34,11 +43,7 @@ def test_a_segment_that_a_killed_process_had_begun_lasts_once_it_is_written_to(t
     bench.crash()
     shutil.rmtree(bench.directory.layout.view)
     bench.open(files=files)
-    bench.put(b"b")
-    after = Workbench(str(after_power_cut(files, tmp_path / "cut") / "data"))
-    assert after.values() == [b"a", b"b"]
-    after.close()
-    bench.close()
+    check_that_the_next_record_lasts(bench, files, tmp_path)
 
 
 def test_a_segment_rolled_before_a_clean_close_lasts_once_it_is_written_to(tmp_path: Path) -> None:
@@ -47,11 +52,7 @@ def test_a_segment_rolled_before_a_clean_close_lasts_once_it_is_written_to(tmp_p
     bench.put(b"a")
     bench.log.roll_now()
     bench.reopen(without_view=True, files=files)
-    bench.put(b"b")
-    after = Workbench(str(after_power_cut(files, tmp_path / "cut") / "data"))
-    assert after.values() == [b"a", b"b"]
-    after.close()
-    bench.close()
+    check_that_the_next_record_lasts(bench, files, tmp_path)
 
 
 def test_a_producer_snapshot_that_outlived_its_records_does_not_come_back(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     files, directory = log.files, log.directory
     # What was deleted on request was acknowledged once: nothing below it makes the log end there.
     floor = max(recovery_point, log_start_offset)
-    _sweep_leftovers(files, directory)
+    sweep_leftovers(files, directory)
     bases = list_segments(files, directory)
     if not bases:
         return _begin_empty(log, floor)
@@ -203,8 +203,11 @@ def reopen_failed(log: PartitionLog) -> None:
     logger.warning("%s-%d: verified after a failed sync", log.topic, log.partition)
 
 
-def _sweep_leftovers(files: Files, directory: str) -> None:
-    """Finish or remove what a dead process left half-done in a partition folder."""
+def sweep_leftovers(files: Files, directory: str) -> None:
+    """Finish or remove what a dead process left half-done in a partition folder.
+
+    For who knows that nobody is at work in it.
+    """
     finish_replacements(files, directory)
     remove_temporaries(files, directory)
     remove_orphans(files, directory)

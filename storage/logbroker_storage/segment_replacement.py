@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .errors import WriteFailedError
 from .files import Buffer, Files, open_fresh
 from .index_checksums import Checksum, IndexChecksums, encode
 from .record_batch import read_header
@@ -98,12 +99,20 @@ def discard_replacement(log: PartitionLog, base_offset: int) -> None:
 
 
 def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
-    """Steps 2 to 4: what ``write_replacement`` made for the first of *bases* takes the place of them all."""
+    """Steps 2 to 4: what ``write_replacement`` made for the first of *bases* takes the place of them all.
+
+    Raises:
+        WriteFailedError: it is gone; the segments stay as they are.
+    """
     segment = log.segment(bases[0])
+    cleaned = segment.path(LOG_SUFFIX) + CLEANED_SUFFIX
     with log.append_lock:
+        # Whoever verifies a failed partition sweeps its folder. A list without the new log would say that the
+        # old ones are to go.
+        if not log.files.exists(cleaned):
+            raise WriteFailedError(f"{cleaned} was swept while it was being made; the next cleaning makes it again")
         content = "".join(f"{base}\n" for base in bases[1:]).encode()
         log.files.replace_file(segment.path(REPLACES_SUFFIX), content)
-        cleaned = segment.path(LOG_SUFFIX) + CLEANED_SUFFIX
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
         _finish(log.files, segment, log.directory)
         end = log.state().end
@@ -113,6 +122,8 @@ def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
 def finish_replacements(files: Files, directory: str) -> None:
     """Go on where a dead process stopped: finish step 4, or remove what it had not put in place."""
     names = files.listdir(directory)
+    if not any(name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)) for name in names):
+        return
     lists = {name: base for name in names if (base := parse_segment_name(name, REPLACES_SUFFIX)) is not None}
     for name, base in lists.items():
         if f"{segment_name(base)}{LOG_SUFFIX}{CLEANED_SUFFIX}" in names:

@@ -35,8 +35,8 @@ from .files import Files, remove_temporaries
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
-from .recovery import publish, recover_log
-from .segment_files import SegmentFiles, remove_orphans
+from .recovery import publish, recover_log, sweep_leftovers
+from .segment_files import SegmentFiles
 from .side_files import cut_room
 from .topic_folders import (
     create_partition_folder,
@@ -245,6 +245,7 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     room behind a log's end       appending (``segment_files``)
     temporary files               replacing a file: those of partitions, and the recovery points
     indexes without a log         removing a segment
+    replacements                  compaction (``segment_replacement``): finished, or removed
     folders that were moved aside deleting a topic
     locks of topics that are gone deleting a topic (see ``_sweep_locks_and_signals``), and every signal
     """
@@ -265,8 +266,7 @@ def _remove_leftovers_of(files: Files, directory: str, end: LogEnd) -> None:
     segment = SegmentFiles(files, directory, end.active_base_offset)
     try:
         cut_room(files, segment, end.active_bytes)
-        remove_temporaries(files, directory)
-        remove_orphans(files, directory)
+        sweep_leftovers(files, directory)
     except OSError as error:
         logger.warning("%s: what a process left behind its end stays: %s", segment.log_path, error)
     finally:

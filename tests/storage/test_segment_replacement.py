@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
+from pathlib import Path
 
 import pytest
 
-from logbroker_storage.segment_replacement import finish_replacements
-from logbroker_storage.testing import FaultyFiles, MemoryFiles, ProcessKilled
+from logbroker_storage.cleaner import segment_batches
+from logbroker_storage.errors import WriteFailedError
+from logbroker_storage.recovery import sweep_leftovers
+from logbroker_storage.segment_replacement import finish_replacements, replace_segments, write_replacement
+from logbroker_storage.testing import FaultyFiles, MemoryFiles, ProcessKilled, Workbench
 
 OLD, REPLACED, NEW = f"{0:020d}.log", f"{7:020d}.log", f"{0:020d}.log.cleaned"
 INDEX, NEW_INDEX = f"{0:020d}.index", f"{0:020d}.index.cleaned"
@@ -77,3 +82,31 @@ def test_nothing_goes_before_it_is_on_the_disk_why(is_in_place: bool) -> None:
         assert steps == [frozenset(), {INDEX, REPLACED}, {LIST}, frozenset()]
     else:
         assert steps == [{LIST}, {NEW, NEW_INDEX}]
+
+
+def test_what_was_swept_while_it_was_made_replaces_nothing(tmp_path: Path) -> None:
+    """Whoever verifies a partition whose sync failed sweeps it; a compaction may be at work there."""
+    bench = Workbench(str(tmp_path / "data"))
+    for value in (b"first", b"second"):
+        bench.put(value)
+        bench.log.roll_now()
+    write_replacement(bench.log, 0, [batch.data for batch in segment_batches(bench.log, 0)])
+    sweep_leftovers(bench.log.files, bench.log.directory)
+    with pytest.raises(WriteFailedError, match="the next cleaning makes it again"):
+        replace_segments(bench.log, [0, 1])
+    sweep_leftovers(bench.log.files, bench.log.directory)
+    assert bench.values() == [b"first", b"second"]
+    bench.close()
+
+
+def test_the_next_open_takes_away_what_a_killed_compaction_left(tmp_path: Path) -> None:
+    bench = Workbench(str(tmp_path / "data"))
+    for value in (b"first", b"second"):
+        bench.put(value)
+        bench.log.roll_now()
+    write_replacement(bench.log, 0, [batch.data for batch in segment_batches(bench.log, 0)])
+    bench.crash()  # the view is believed
+    bench.open()
+    assert not [name for name in os.listdir(bench.folder) if name.endswith(".cleaned")]
+    assert bench.values() == [b"first", b"second"]
+    bench.close()

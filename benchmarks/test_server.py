@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import Producer
@@ -31,6 +31,7 @@ from .conftest import seconds
 
 ROUNDS = 5
 FETCH_BYTES = 1 << 20
+STORED_BYTES = 200 << 20
 FETCHED_BYTES = 512 << 20  # a round
 BUFFER_BYTES = 16 << 20
 LENGTH = struct.Struct(">i")
@@ -42,14 +43,27 @@ QUEUE: dict[str, str | int] = {
 }
 
 
+class Served(NamedTuple):
+    """A server in a process of its own."""
+
+    address: str
+    pid: int
+
+    def cpu_seconds(self) -> float:
+        """What it has used until now, in user space and in the kernel. Linux only."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def running_server(data: Path) -> Iterator[str]:
-    """The address of a server on *data*."""
+def running_server(data: Path) -> Iterator[Served]:
+    """A server on *data*."""
     command = [sys.executable, "-m", "logbroker.cli.app", "--data", str(data), "serve"]
     command += ["--listen", "127.0.0.1:0", "--log-level", "warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().decode().removeprefix("listening on ").strip()
+        address = process.stdout.readline().decode().removeprefix("listening on ").strip()
+        yield Served(address, process.pid)
         process.terminate()
 
 
@@ -72,10 +86,10 @@ def test_produce_over_the_network(benchmark: Any, tmp_path: Path, records: int, 
     count = min(records, 500_000 * 100 // value_bytes)
     mine: list[float] = []
     ceiling: list[float] = []
-    with running_server(tmp_path / "data") as address:
+    with running_server(tmp_path / "data") as server:
 
         def in_turn() -> None:
-            mine.append(produced({"bootstrap.servers": address}, "t", value, count))
+            mine.append(produced({"bootstrap.servers": server.address}, "t", value, count))
             mock: dict[str, str | int] = {"bootstrap.servers": "", "test.mock.num.brokers": 1, "log_level": 2}
             ceiling.append(produced(mock, "t", value, count))
 
@@ -165,20 +179,27 @@ def plain_sender(path: Path) -> Iterator[str]:
     os.waitpid(child, 0)
 
 
-def test_fetch_over_the_network(benchmark: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("value_bytes", [100, 1024, 10 * 1024])
+def test_fetch_over_the_network(benchmark: Any, tmp_path: Path, value_bytes: int) -> None:
+    """What a fetched byte costs the server does not depend on how small the records are: it goes by batches."""
     mine: list[float] = []
     ceiling: list[float] = []
-    with running_server(tmp_path / "data") as address:
-        produced({"bootstrap.servers": address, "linger.ms": 50}, "t", b"x" * 1024, 200_000)
+    cpu_s: list[float] = []
+    count = STORED_BYTES // value_bytes
+    with running_server(tmp_path / "data") as server:
+        settings = {"bootstrap.servers": server.address, "linger.ms": 50, "batch.num.messages": 20_000}
+        produced(settings, "t", b"x" * value_bytes, count)
         (segment,) = (tmp_path / "data" / "logs" / "t-0").glob("*.log")
         with plain_sender(segment) as sender:
-            served = Fetcher(address, fetch_request)
+            served = Fetcher(server.address, fetch_request)
             plain = Fetcher(sender, LENGTH.pack)
-            offsets = list(range(0, 200_000, 1000))[:-2]
+            offsets = list(range(0, count, FETCH_BYTES // value_bytes))[:-2]
             whole = [FETCH_BYTES] * len(offsets)
 
             def in_turn() -> None:
+                before = server.cpu_seconds()
                 mine.append(served.take_all(offsets))
+                cpu_s.append(server.cpu_seconds() - before)
                 ceiling.append(plain.take_all(whole))
 
             benchmark.pedantic(in_turn, rounds=ROUNDS, warmup_rounds=1)
@@ -186,3 +207,4 @@ def test_fetch_over_the_network(benchmark: Any, tmp_path: Path) -> None:
             plain.close()
     benchmark.extra_info["gigabytes_per_s"] = round(statistics.median(mine), 2)
     benchmark.extra_info["clients_ceiling_gigabytes_per_s"] = round(statistics.median(ceiling), 2)
+    benchmark.extra_info["cpu_ms_per_gigabyte"] = round(statistics.median(cpu_s) / FETCHED_BYTES * 1e12)

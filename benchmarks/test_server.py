@@ -187,7 +187,7 @@ def test_fetch_over_the_network(benchmark: Any, tmp_path: Path, value_bytes: int
     cpu_s: list[float] = []
     count = STORED_BYTES // value_bytes
     with running_server(tmp_path / "data") as server:
-        settings = {"bootstrap.servers": server.address, "linger.ms": 50, "batch.num.messages": 20_000}
+        settings: dict[str, str | int] = {"bootstrap.servers": server.address, "linger.ms": 50}
         produced(settings, "t", b"x" * value_bytes, count)
         (segment,) = (tmp_path / "data" / "logs" / "t-0").glob("*.log")
         with plain_sender(segment) as sender:

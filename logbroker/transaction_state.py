@@ -25,7 +25,8 @@ from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import decode_records
 
 TOPIC_PREFIX = "__state-"
-CONFIG = LogConfig.parse({"cleanup.policy": "compact", "segment.bytes": 64 << 20})
+# Compaction leaves the active segment alone: so much is kept, and read again for a deleted view, beside the state.
+CONFIG = LogConfig.parse({"cleanup.policy": "compact", "segment.bytes": 8 << 20})
 MAX_KEY_BYTES = 480  # what is left of LMDB's 511 beside the partition's key
 
 Item = tuple[bytes, bytes | None]

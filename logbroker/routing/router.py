@@ -85,7 +85,7 @@ def run_router(
                 done += routed
                 busy_s = time.monotonic()
                 on_routed(routed)
-            elif idle_timeout is not None and time.monotonic() - busy_s > idle_timeout:
+            elif routed is None and idle_timeout is not None and time.monotonic() - busy_s > idle_timeout:
                 break
     finally:
         try:
@@ -151,12 +151,15 @@ class _Router:
 
     # A turn ---------------------------------------------------------------------------------------------
 
-    def turn(self, stop: Stop) -> int:
-        """Route what there is, or wait a little for some; how many records that were."""
+    def turn(self, stop: Stop) -> int | None:
+        """Route what there is, or wait a little for some; how many records were routed, None where there were none.
+
+        0 where some could not be: others may be waiting behind them.
+        """
         consumer = self._follow()
         if consumer is None:
             stop.wait(POLL_S)
-            return 0
+            return None
         try:
             self._try_stalled(consumer)
             records = consumer.poll(self._limit, POLL_S)
@@ -171,6 +174,7 @@ class _Router:
             return 0  # a source was deleted: the next turn follows
         if not records:
             self._commit_passed(consumer)
+            return None
         done = 0
         for place, batch in by_partition(records):
             if not self._route(consumer, place, batch):

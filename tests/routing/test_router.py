@@ -250,7 +250,7 @@ def test_a_missing_target_stalls_its_source_alone_shows_and_loses_nothing(routin
     routing.send("payments", b"3")
     routing.broker.delete_topic("out")
     with caplog.at_level(logging.ERROR, "logbroker.router"):
-        assert routing.route(idle_timeout=0.5) == 1
+        assert routing.route(idle_timeout=0) == 1, "what is held up is not all that there is"
     assert "held up in orders-0" in caplog.text
     assert routing.values("paid") == [b"3"]
     orders, payments = routing.broker.bindings()

@@ -293,7 +293,7 @@ class QueuePartition:
             self._sort_out(owner, run, verdict.rejected, verdict.arranged)
         if is_only_arranged:
             return Held([], run.delivery_count, run.due_ms)
-        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches)
+        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches, verdict.have_headers)
 
     def _read(self, run: Run, max_bytes: float = math.inf) -> RangeRead:
         with self._reading:

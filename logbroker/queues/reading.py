@@ -18,6 +18,7 @@ from logbroker_storage.record_batch import Record, StoredBatch, decode_records
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
 from ..expressions import ExpressionError, Predicate
+from ..records import may_have_reserved_headers
 from .rows import NO_KEY
 from .state import Arranged
 
@@ -112,6 +113,7 @@ class Verdict(NamedTuple):
     )  # of those, and of those to be delivered later; None: they ask for nothing
     rejected: dict[str, list[int]]  # note -> offsets
     is_plain: bool  # every record is to be delivered, now
+    have_headers: bool  # some of those that were judged have
 
     @property
     def arranged(self) -> list[Arranged]:
@@ -131,8 +133,9 @@ class Judge(NamedTuple):
 
     def judge(self, records: list[Record], *, now_ms: int, ttl_ms: int) -> Verdict:
         """*now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
-        if self.matches is None and ttl_ms < 0 and not self.ordered and not any(map(_headers_of, records)):
-            return Verdict(records, None, {}, True)
+        have_headers = may_have_reserved_headers(records)
+        if self.matches is None and ttl_ms < 0 and not self.ordered and not have_headers:
+            return Verdict(records, None, {}, True, have_headers)
         deliver: list[Record] = []
         arranged: list[Arranged] = []
         rejected: dict[str, list[int]] = {}
@@ -151,7 +154,7 @@ class Judge(NamedTuple):
             arranged.append(message)
             if message.not_before_ms <= now_ms:
                 deliver.append(record)
-        return Verdict(deliver, arranged, rejected, len(deliver) == len(records))
+        return Verdict(deliver, arranged, rejected, len(deliver) == len(records), have_headers)
 
     def _reason_against(self, record: Record) -> str | None:
         """Why *record* is not delivered: "" for no reason to be told, None when it is."""
@@ -172,8 +175,6 @@ class Judge(NamedTuple):
 
 
 EXPIRED = "expired"
-
-_headers_of = attrgetter("header_pairs")
 
 
 def order_key_of(record: Record) -> bytes:

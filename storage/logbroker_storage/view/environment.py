@@ -396,8 +396,13 @@ class View:
             self._known_producers[key] = (producer_key, stored_entry, entry)
         return True
 
-    def publish_sync(self, key: bytes, sync: SyncPoint) -> bool:
-        """Put what is on the disk of a partition; False, and nothing is put, when there is no such partition."""
+    def publish_sync(
+        self, key: bytes, sync: SyncPoint, also: Callable[[Transaction], object] | None = None
+    ) -> bool:
+        """Put what is on the disk of a partition, and in the same transaction what *also* puts.
+
+        False, and nothing is put, when there is no such partition.
+        """
         stored = seal(key, SYNC_POINT.pack(*sync))
         self.gate.enter()
         try:
@@ -405,6 +410,8 @@ class View:
                 if transaction.get(key, db=self._syncs) is None:
                     return False
                 transaction.put(key, stored, db=self._syncs)
+                if also is not None:
+                    also(transaction)
         except lmdb.MapFullError as error:
             raise self._full() from error
         except lmdb.Error as error:

@@ -212,15 +212,15 @@ class QueuePartition:
     def glance(self) -> Due:
         """The same, and nothing is done: it reads the view, and waits for nobody."""
         now_ms, now_wall_ms = self._now_ms(), self._directory.clock.now_ms()
-        log = self.log.state()
-        visible_end, log_start_offset = log.last_stable_offset, log.end.log_start_offset
         view = self._directory.view
         with view.read() as transaction:
+            log = self.log.state(transaction)
+            visible_end = log.last_stable_offset
             state = QueueState(view.queue_rows(transaction, self._prefix), self._settings)
             lease_end_ms, delivery_ms = state.next_lease_end_ms(), state.next_delivery_ms()
-            has_work = state.has_ready() or state.has_fresh(self._fresh_end(state, visible_end))
+            has_work = state.has_fresh(self._fresh_end(state, visible_end)) or state.has_ready()
             exists = state.exists
-            is_cut = state.head.start_offset < log_start_offset
+            is_cut = state.head.start_offset < log.end.log_start_offset
             has_rejected = self._settings.has_dead_letter and state.has_rejected()
         left = [] if lease_end_ms is None else [lease_end_ms - now_ms]
         if delivery_ms is not None:

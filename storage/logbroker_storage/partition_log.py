@@ -153,13 +153,14 @@ class PartitionLog:
 
     # Reading --------------------------------------------------------------------------------------
 
-    def state(self) -> PartitionState:
-        """The partition's two values in the view.
+    def state(self, transaction: Transaction | None = None) -> PartitionState:
+        """The partition's two values in the view, as of one moment: now, or as *transaction* sees it.
 
         Raises:
             TopicNotFoundError: the topic was deleted.
         """
-        state = self.view.partition(self.key)
+        view = self.view
+        state = view.partition(self.key) if transaction is None else view.partition_in(transaction, self.key)
         if state is None:
             raise TopicNotFoundError(self.topic, partition=self.partition)
         return state

@@ -327,12 +327,16 @@ class View:
         self.gate.enter()
         try:
             with self._env.begin() as transaction:
-                end = transaction.get(key, db=self._ends)
-                sync = transaction.get(key, db=self._syncs)
+                return self.partition_in(transaction, key)
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
+
+    def partition_in(self, transaction: Transaction, key: bytes) -> PartitionState | None:
+        """The same, as *transaction* sees it."""
+        end = transaction.get(key, db=self._ends)
+        sync = transaction.get(key, db=self._syncs)
         if end is None or sync is None:
             return None
         return PartitionState(self._log_end(key, end), self._sync_point(key, sync))
@@ -480,17 +484,13 @@ class View:
         self.gate.enter()
         try:
             with self._env.begin() as transaction:
-                end = transaction.get(partition, db=self._ends)
-                sync = transaction.get(partition, db=self._syncs)
+                state = self.partition_in(transaction, partition)
                 entry = transaction.get(key, db=self._producers)
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        if end is None or sync is None:
-            return None, None
-        state = PartitionState(self._log_end(partition, end), self._sync_point(partition, sync))
-        return state, self._producer_entry(key, entry)
+        return (None, None) if state is None else (state, self._producer_entry(key, entry))
 
     def producers(self, partition: bytes) -> dict[int, ProducerEntry]:
         """Every producer that the partition remembers, by producer id."""

@@ -410,14 +410,17 @@ class Queue:
         """*messages* by partition and owner."""
         given: defaultdict[tuple[QueuePartition, str], list[QueueMessage]] = defaultdict(list)
         named: defaultdict[tuple[QueuePartition, str], list[int]] = defaultdict(list)  # offsets, by handles
-        owner = self.owner
-        for message in messages:  # 6 µs for a hundred
+        last: QueuePartition | None = None
+        for message in messages:  # 4 µs for a hundred
             if isinstance(message, QueueMessage):
                 if message.queue is not self:
                     raise InvalidRequestError(
                         f"{message!r} is in the hands of another Queue; settle it there"
                     )
-                given[message.queue_partition, owner].append(message)
+                if message.queue_partition is not last:
+                    last = message.queue_partition
+                    of_last = given[last, self.owner]
+                of_last.append(message)
             elif isinstance(message, str):
                 handle = ReceiptHandle.parse(message)
                 partition = self._partition_at((handle.topic, handle.partition))

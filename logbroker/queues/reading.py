@@ -90,11 +90,10 @@ class RangeReader:
         if self._reader.position <= offset:
             return False
         self._batches = [batch for batch in batches if not batch.header.is_control]
-        self._records = [
-            record
-            for batch in self._batches
-            for record in decode_records(batch, self._log.topic, self._log.partition)
-        ]
+        records: list[Record] = []
+        for batch in self._batches:
+            records += decode_records(batch, self._log.topic, self._log.partition)
+        self._records = records
         self._begin, self._end = offset, self._reader.position
         return True
 

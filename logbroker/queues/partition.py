@@ -596,7 +596,7 @@ def ranges_of(offsets: Iterable[int]) -> list[Range]:
     """*offsets*, in any order, as ascending ranges, both ends inclusive."""
     ascending = sorted(set(offsets))
     if ascending and ascending[-1] - ascending[0] == len(ascending) - 1:
-        return [(ascending[0], ascending[-1])]  # as they mostly are: 5 µs for a hundred instead of 25
+        return [(ascending[0], ascending[-1])]  # as they mostly are: 3 µs for a hundred instead of 25
     ranges: list[Range] = []
     for _, group in groupby(enumerate(ascending), key=lambda pair: pair[1] - pair[0]):
         run = [offset for _, offset in group]

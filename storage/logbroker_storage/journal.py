@@ -134,7 +134,7 @@ class Journal:
             WriteFailedError: as ``record``.
         """
         with self._lock:
-            end_before = self.log.state().end.log_end_offset
+            before = self.log.state().end
             items: Sequence[Item] = ()
             try:
                 items = decision()
@@ -149,13 +149,13 @@ class Journal:
                     take_back()
                 raise
             except BaseException:  # an interrupt may come at any instruction
-                if take_back is not None and self.log.adopt().log_end_offset == end_before:
+                if take_back is not None and self.log.adopt().log_end_offset == before.log_end_offset:
                     take_back()
                 raise
         if not is_lasting and end_offset - self._view.meta_int(APPLIED) < MAX_UNAPPLIED:
             return
         self._make_last(items, base_offset, end_offset)
-        if self._compaction_is_due(self.log.state().end):
+        if self._compaction_is_due(before):
             self._compact_in_passing()
 
     @contextmanager
@@ -187,10 +187,15 @@ class Journal:
 
     def _make_last(self, items: Sequence[Item], base_offset: int, end_offset: int) -> None:
         """Sync and apply the items, which were appended."""
-        self.log.sync(
-            end_offset, also=lambda transaction: self._put_in(transaction, items, base_offset, end_offset)
-        )
-        self._apply(items, base_offset, end_offset)
+        is_applied = False
+
+        def put(transaction: Transaction) -> None:
+            nonlocal is_applied
+            is_applied = self._put_in(transaction, items, base_offset, end_offset)
+
+        self.log.sync(end_offset, also=put)
+        if not is_applied:
+            self._apply(items, base_offset, end_offset)
 
     def _apply(self, items: Sequence[Item], base_offset: int, end_offset: int) -> None:
         """Apply what is in the log and on the disk, if it is not yet: too late to be refused."""

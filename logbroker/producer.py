@@ -303,7 +303,10 @@ class Producer:
                 key=key if item.key is None else item.key,
                 partition=partition if item.partition is None else item.partition,
             )
-        self._long_way.send(topic, self._pending(item))
+        if item == Message(item.value, item.key):  # it says nothing else: the short way, if there is one
+            self.send(topic, item.value, item.key)
+        else:
+            self._long_way.send(topic, self._pending(item))
 
     def _send_iterator(self, topic: str, values: Iterable[bytes | Message | None]) -> int:
         """Items one by one, because an iterator may take its time and nothing may wait for its next item."""

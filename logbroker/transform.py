@@ -24,6 +24,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Union
 
 from logbroker_storage.errors import (
@@ -137,8 +138,7 @@ class _Run:
         """
         target, apply = self._target, self._apply
         if self._dead_letter is None:
-            for record in batch:
-                tx.send_many(target, apply(record, tx))
+            tx.send_many(target, chain.from_iterable(apply(record, tx) for record in batch))
         else:
             self._dead = sum(not self._sent(tx, record) for record in batch)
 

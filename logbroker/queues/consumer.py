@@ -24,9 +24,10 @@ import logging
 import math
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, repeat
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ from ..arrivals import Arrivals, deadline_after
 from ..commits import PendingCommit, together
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
-from ..records import may_have_reserved_headers, without_reserved_headers
+from ..records import without_reserved_headers
 from ..subscriptions import SIGNAL, Subscription, Subscriptions
 from ..topic_selection import TopicSelection
 from .burial import Burial
@@ -226,11 +227,11 @@ class Queue:
             return []  # deleted a moment ago
         messages: list[QueueMessage] = []
         for taken in held:
-            records = taken.records
-            if may_have_reserved_headers(records):
-                records = list(map(without_reserved_headers, records))
-            count = taken.delivery_count
-            messages += [QueueMessage(self, partition, record, count) for record in records]
+            records = map(without_reserved_headers, taken.records) if taken.have_headers else taken.records
+            # 4 µs for a hundred; with a Python ``__init__`` 11.
+            messages += map(
+                QueueMessage, repeat(self), repeat(partition), records, repeat(taken.delivery_count)
+            )
         return messages
 
     def _current_partitions(self) -> list[QueuePartition]:
@@ -407,26 +408,32 @@ class Queue:
 
     def _by_partition(self, messages: Iterable[QueueMessage | str]) -> list[InHand]:
         """*messages* by partition and owner."""
-        groups: dict[tuple[QueuePartition, str], list[QueueMessage | ReceiptHandle]] = {}
-        for message in messages:
-            if isinstance(message, str):
+        given: defaultdict[tuple[QueuePartition, str], list[QueueMessage]] = defaultdict(list)
+        named: defaultdict[tuple[QueuePartition, str], list[int]] = defaultdict(list)  # offsets, by handles
+        last: QueuePartition | None = None
+        for message in messages:  # 4 µs for a hundred
+            if isinstance(message, QueueMessage):
+                if message.queue is not self:
+                    raise InvalidRequestError(
+                        f"{message!r} is in the hands of another Queue; settle it there"
+                    )
+                if message.queue_partition is not last:
+                    last = message.queue_partition
+                    of_last = given[last, self.owner]
+                of_last.append(message)
+            elif isinstance(message, str):
                 handle = ReceiptHandle.parse(message)
                 partition = self._partition_at((handle.topic, handle.partition))
-                groups.setdefault((partition, handle.owner), []).append(handle)
-            elif not isinstance(message, QueueMessage):
-                raise InvalidRequestError(f"{message!r} is no message of a queue, and no receipt handle")
-            elif message.queue is not self:
-                raise InvalidRequestError(f"{message!r} is in the hands of another Queue; settle it there")
+                named[partition, handle.owner].append(handle.offset)
             else:
-                groups.setdefault((message.queue_partition, self.owner), []).append(message)
+                raise InvalidRequestError(f"{message!r} is no message of a queue, and no receipt handle")
         return [
             InHand(
-                partition,
-                owner,
-                ranges_of([one.offset for one in given]),
-                [one for one in given if isinstance(one, QueueMessage)],
+                *hands,
+                ranges_of([message.record.offset for message in given[hands]] + named[hands]),
+                given[hands],
             )
-            for (partition, owner), given in groups.items()
+            for hands in dict.fromkeys([*given, *named])
         ]
 
     def _partition_at(self, place: TopicPartition) -> QueuePartition:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.record_batch import Record
 
@@ -21,19 +23,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("logbroker.queues")
 
 
-class QueueMessage(OfPlacedRecord):
+class QueueMessage(OfPlacedRecord, msgspec.Struct, eq=False, gc=False):
     """A message in a consumer's hands; the fields are a record's, and ``delivery_count`` (1 at first)."""
 
-    __slots__ = ("delivery_count", "is_settled", "queue", "queue_partition", "record")
+    # As with a record, nothing leads back to it: the garbage collector need not go through thousands of them.
 
-    def __init__(
-        self, queue: Queue, queue_partition: QueuePartition, record: Record, delivery_count: int
-    ) -> None:
-        self.queue = queue  # whose hands it is in
-        self.queue_partition = queue_partition  # of a topic that may have been deleted and made again since
-        self.record = record
-        self.delivery_count = delivery_count
-        self.is_settled = False  # whether it was accepted, released or rejected here
+    queue: Queue  # whose hands it is in
+    queue_partition: QueuePartition  # of a topic that may have been deleted and made again since
+    record: Record
+    delivery_count: int
+    is_settled: bool = False  # whether it was accepted, released or rejected here
 
     @property
     def handle(self) -> str:

@@ -18,6 +18,7 @@ from logbroker_storage.record_batch import Record, StoredBatch, decode_records
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
 from ..expressions import ExpressionError, Predicate
+from ..records import may_have_reserved_headers
 from .rows import NO_KEY
 from .state import Arranged
 
@@ -89,11 +90,10 @@ class RangeReader:
         if self._reader.position <= offset:
             return False
         self._batches = [batch for batch in batches if not batch.header.is_control]
-        self._records = [
-            record
-            for batch in self._batches
-            for record in decode_records(batch, self._log.topic, self._log.partition)
-        ]
+        records: list[Record] = []
+        for batch in self._batches:
+            records += decode_records(batch, self._log.topic, self._log.partition)
+        self._records = records
         self._begin, self._end = offset, self._reader.position
         return True
 
@@ -112,6 +112,7 @@ class Verdict(NamedTuple):
     )  # of those, and of those to be delivered later; None: they ask for nothing
     rejected: dict[str, list[int]]  # note -> offsets
     is_plain: bool  # every record is to be delivered, now
+    have_headers: bool  # some of those that were judged have
 
     @property
     def arranged(self) -> list[Arranged]:
@@ -131,8 +132,9 @@ class Judge(NamedTuple):
 
     def judge(self, records: list[Record], *, now_ms: int, ttl_ms: int) -> Verdict:
         """*now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
-        if self.matches is None and ttl_ms < 0 and not self.ordered and not any(map(_headers_of, records)):
-            return Verdict(records, None, {}, True)
+        have_headers = may_have_reserved_headers(records)
+        if self.matches is None and ttl_ms < 0 and not self.ordered and not have_headers:
+            return Verdict(records, None, {}, True, have_headers)
         deliver: list[Record] = []
         arranged: list[Arranged] = []
         rejected: dict[str, list[int]] = {}
@@ -151,7 +153,7 @@ class Judge(NamedTuple):
             arranged.append(message)
             if message.not_before_ms <= now_ms:
                 deliver.append(record)
-        return Verdict(deliver, arranged, rejected, len(deliver) == len(records))
+        return Verdict(deliver, arranged, rejected, len(deliver) == len(records), have_headers)
 
     def _reason_against(self, record: Record) -> str | None:
         """Why *record* is not delivered: "" for no reason to be told, None when it is."""
@@ -172,8 +174,6 @@ class Judge(NamedTuple):
 
 
 EXPIRED = "expired"
-
-_headers_of = attrgetter("header_pairs")
 
 
 def order_key_of(record: Record) -> bytes:

@@ -74,8 +74,13 @@ class RunTable:
         """The runs that have any of the offsets [first, last], ascending."""
         if last < first:
             return []
-        found = self._rows.floor(ENTRIES, entry_key(first))
-        begin = entry_key(first) if found is None else found[0]
+        begin = entry_key(first)
+        value = self._rows.get(begin)
+        if value is None:
+            found = self._rows.floor(ENTRIES, begin)
+            begin = begin if found is None else found[0]
+        elif (run := decode_run(begin, value)).last >= last:
+            return [run]  # as it mostly is: what was received together is settled together
         rows = self._rows.first(begin, entry_key(last + 1), last - first + 2)
         return [run for run in (decode_run(*row) for row in rows) if run.last >= first]
 

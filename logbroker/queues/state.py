@@ -95,7 +95,7 @@ class QueueState:
     """One transaction's work on one partition of a queue."""
 
     def __init__(self, rows: Rows, settings: QueueSettings) -> None:
-        self._rows = rows
+        self.rows = rows
         self._settings = settings
         self._table = RunTable(rows)
         self._done = DoneOffsets(rows)
@@ -147,9 +147,9 @@ class QueueState:
 
     def clear(self) -> None:
         """Remove every row."""
-        while rows := self._rows.first(b"", b"\xff", SCAN_ROWS):
+        while rows := self.rows.first(b"", b"\xff", SCAN_ROWS):
             for key, _ in rows:
-                self._rows.delete(key)
+                self.rows.delete(key)
         self.exists = False
         self._head = Head(0, 0)
         self._touched.clear()
@@ -222,12 +222,12 @@ class QueueState:
         return taken
 
     def _is_arranging(self) -> bool:
-        return bool(self._rows.first(LOOKED_AT, LOOKED_AT + b"\xff", 1))
+        return bool(self.rows.first(LOOKED_AT, LOOKED_AT + b"\xff", 1))
 
     def _has_older_to_arrange(self) -> bool:
         if not self._settings.looks_ahead:
             return False
-        return self._is_arranging() or bool(self._rows.first(NOT_ARRANGED, ARRANGED, 1))
+        return self._is_arranging() or bool(self.rows.first(NOT_ARRANGED, ARRANGED, 1))
 
     def _hand_out(self, run: Run, owner: str, lease_end_ms: int) -> Run:
         if self._settings.looks_ahead and not run.is_arranged:
@@ -359,7 +359,7 @@ class QueueState:
     def has_ready(self) -> bool:
         """Whether ``acquire`` would find anything."""
         begin = ARRANGED if self._settings.looks_ahead and self._is_arranging() else NOT_ARRANGED
-        return bool(self._rows.first(begin, REJECTED, 1))
+        return bool(self.rows.first(begin, REJECTED, 1))
 
     def has_fresh(self, visible_end: int) -> bool:
         """Whether ``acquire_fresh`` would."""
@@ -367,7 +367,7 @@ class QueueState:
 
     def has_rejected(self) -> bool:
         """Whether a message is to be buried."""
-        return bool(self._rows.first(REJECTED, REJECTED + b"\xff", 1))
+        return bool(self.rows.first(REJECTED, REJECTED + b"\xff", 1))
 
     def next_lease_end_ms(self) -> int | None:
         """When the first lease ends (monotonic)."""
@@ -379,7 +379,7 @@ class QueueState:
         return self._first_time(DELAYED)
 
     def _first_time(self, index: bytes) -> int | None:
-        found = self._rows.first(index, index + b"\xff", 1)
+        found = self.rows.first(index, index + b"\xff", 1)
         return NUMBER.unpack_from(found[0][0], 1)[0] if found else None
 
     def expire(self, *, now_ms: int) -> int:
@@ -402,7 +402,7 @@ class QueueState:
         """The runs in anybody's hands whose leases end before *end*, packed."""
         for index in (LEASED, LOOKED_AT):
             begin = index
-            while found := self._rows.first(begin, index + end, SCAN_ROWS):
+            while found := self.rows.first(begin, index + end, SCAN_ROWS):
                 for key, _ in found:
                     yield self._table.at(first_of_index(key))
                 begin = found[-1][0] + b"\0"
@@ -433,7 +433,7 @@ class QueueState:
         """Be done with everything below *offset*, whoever holds it: the records are gone from the log."""
         if offset <= self._head.start_offset:
             return
-        while found := self._rows.first(ENTRIES, entry_key(offset), SCAN_ROWS):
+        while found := self.rows.first(ENTRIES, entry_key(offset), SCAN_ROWS):
             for key, _ in found:
                 run = self._table.at(first_of_index(key))  # as it is now: the one before may have woken it
                 self._table.remove(run)
@@ -585,4 +585,4 @@ class QueueState:
 
     def _put_head(self, head: Head) -> None:
         self._head = head
-        self._rows.put(HEAD_KEY, HEAD.pack(*head))
+        self.rows.put(HEAD_KEY, HEAD.pack(*head))

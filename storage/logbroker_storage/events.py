@@ -40,8 +40,8 @@ from .errors import BatchDefect, CorruptBatchError
 SEPARATOR = b"\0"
 
 
-def _key(kind: str, *parts: str | int) -> bytes:
-    return SEPARATOR.join([kind.encode(), *(str(part).encode() for part in parts)])
+def _key(*parts: str | int) -> bytes:
+    return "\0".join(map(str, parts)).encode()
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="kind"):

@@ -7,6 +7,7 @@ journal table mirrors the latest event of every key, up to the offset in ``meta`
     sync     without the lock, so that many callers share one
     apply    in the order of the log, whoever comes first: from the applied offset to the synced one
 
+Who syncs its own events, and has nobody's before them to apply, puts both into the view in one transaction.
 A process that dies between the steps leaves an event that the next caller applies. ``exclusive`` is for
 decisions that need to see everything: it holds the lock with all earlier events applied.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .clock import Clock
 from .errors import (
@@ -34,7 +36,10 @@ from .log_config import LogConfig
 from .partition_log import PartitionLog
 from .record_batch import NewRecord, decode_records, encode_batch
 from .segment_removal import delete_segments_below
-from .view import View
+from .view import LogEnd, View
+
+if TYPE_CHECKING:
+    from .view.environment import Transaction
 
 logger = logging.getLogger("logbroker.journal")
 
@@ -129,7 +134,7 @@ class Journal:
             WriteFailedError: as ``record``.
         """
         with self._lock:
-            end_before = self.log.state().end.log_end_offset
+            before = self.log.state().end
             items: Sequence[Item] = ()
             try:
                 items = decision()
@@ -144,14 +149,13 @@ class Journal:
                     take_back()
                 raise
             except BaseException:  # an interrupt may come at any instruction
-                if take_back is not None and self.log.adopt().log_end_offset == end_before:
+                if take_back is not None and self.log.adopt().log_end_offset == before.log_end_offset:
                     take_back()
                 raise
         if not is_lasting and end_offset - self._view.meta_int(APPLIED) < MAX_UNAPPLIED:
             return
-        self.log.sync(end_offset)
-        self._apply(items, base_offset, end_offset)
-        if self._compaction_is_due():
+        self._make_last(items, base_offset, end_offset)
+        if self._compaction_is_due(before):
             self._compact_in_passing()
 
     @contextmanager
@@ -181,8 +185,20 @@ class Journal:
         result = self.log.append(encode_batch(records))
         return result.base_offset, result.last_offset + 1
 
+    def _make_last(self, items: Sequence[Item], base_offset: int, end_offset: int) -> None:
+        """Sync and apply the items, which were appended."""
+        is_applied = False
+
+        def put(transaction: Transaction) -> None:
+            nonlocal is_applied
+            is_applied = self._put_in(transaction, items, base_offset, end_offset)
+
+        self.log.sync(end_offset, also=put)
+        if not is_applied:
+            self._apply(items, base_offset, end_offset)
+
     def _apply(self, items: Sequence[Item], base_offset: int, end_offset: int) -> None:
-        """Apply what is in the log and on the disk: too late to be refused."""
+        """Apply what is in the log and on the disk, if it is not yet: too late to be refused."""
         try:
             applied = self._view.meta_int(APPLIED)
             if applied != base_offset or not self._put(items, base_offset, end_offset):
@@ -195,14 +211,20 @@ class Journal:
     def _put(self, items: Sequence[Item], from_offset: int, end_offset: int) -> bool:
         """Apply the items of [from_offset, end_offset); False when somebody else has begun to."""
         with self._view.write() as transaction:
-            if self._view.meta_int_in(transaction, APPLIED) != from_offset:
-                return False
-            self._view.apply_events(transaction, items)
-            for prefix, name in _VERSIONS:
-                if any(key.startswith(prefix) for key, _ in items):
-                    version = self._view.meta_int_in(transaction, name)
-                    self._view.put_meta_int(transaction, name, version + 1)
-            self._view.put_meta_int(transaction, APPLIED, end_offset)
+            return self._put_in(transaction, items, from_offset, end_offset)
+
+    def _put_in(
+        self, transaction: Transaction, items: Sequence[Item], from_offset: int, end_offset: int
+    ) -> bool:
+        """The same, in *transaction*."""
+        if self._view.meta_int_in(transaction, APPLIED) != from_offset:
+            return False
+        self._view.apply_events(transaction, items)
+        for prefix, name in _VERSIONS:
+            if any(key.startswith(prefix) for key, _ in items):
+                version = self._view.meta_int_in(transaction, name)
+                self._view.put_meta_int(transaction, name, version + 1)
+        self._view.put_meta_int(transaction, APPLIED, end_offset)
         return True
 
     def _apply_from_log(self, end_offset: int) -> None:
@@ -235,12 +257,11 @@ class Journal:
             self._view.put_meta_int(transaction, APPLIED, state.end.log_start_offset)
         self._apply_from_log(state.end.log_end_offset)
 
-    def _compaction_is_due(self) -> bool:
-        written = self.log.state().end.active_bytes
-        return written > self._compacted_when_larger()
-
-    def _compacted_when_larger(self) -> int:
-        return max(self.compact_from_bytes, COMPACT_GROWTH * self._view.meta_int(COMPACTED_BYTES))
+    def _compaction_is_due(self, end: LogEnd) -> bool:
+        written = end.active_bytes
+        return written > self.compact_from_bytes and written > COMPACT_GROWTH * self._view.meta_int(
+            COMPACTED_BYTES
+        )
 
     def _compact_in_passing(self) -> None:
         """Compact after a write that is done: what goes wrong here is no failure of that write."""
@@ -253,7 +274,7 @@ class Journal:
     def _compact(self) -> None:
         """Write every live event into a new segment, then remove the older ones. Under the lock."""
         before = self.log.state().end
-        if before.active_bytes <= self._compacted_when_larger():
+        if not self._compaction_is_due(before):
             return  # another process did it while we waited for the lock
         self.log.roll_now()
         start_offset = before.log_end_offset
@@ -298,9 +319,7 @@ class JournalTurn:
     def write(self, items: Sequence[Item]) -> None:
         """As ``Journal.write``."""
         if items:
-            base_offset, end_offset = self._journal._append(items)
-            self._journal.log.sync(end_offset)
-            self._journal._apply(items, base_offset, end_offset)
+            self._journal._make_last(items, *self._journal._append(items))
 
     def compact(self) -> None:
         self._journal._compact()

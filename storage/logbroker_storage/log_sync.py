@@ -10,6 +10,7 @@ The partition is marked failed for every process; ``reopen_failed`` in recovery 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError, reason_of
@@ -18,6 +19,9 @@ from .view import LogEnd, PartitionState, SyncPoint
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
+    from .view.environment import Transaction
+
+    _Also = Callable[[Transaction], object]
 
 
 class _SyncRefusedError(Exception):
@@ -32,17 +36,17 @@ class LogSync:
         self._fd = -1  # a descriptor of the active segment
         self._version = -1  # LogEnd.segments_version that it belongs to
 
-    def sync(self, end_offset: int) -> int:
+    def sync(self, end_offset: int, also: _Also | None = None) -> int:
         """As ``PartitionLog.sync``."""
         try:
-            return self._lead(end_offset)
+            return self._lead(end_offset, also)
         except OSError as error:  # no sync was tried: nothing is lost yet
             raise StorageFailedError(
                 f"{self._log.topic}-{self._log.partition} could not be synced ({reason_of(error)}): whether the last "
                 "records are on the disk is unknown; mend the cause (limits, permissions) and sync again"
             ) from error
 
-    def _lead(self, end_offset: int) -> int:
+    def _lead(self, end_offset: int, also: _Also | None) -> int:
         log = self._log
         with log.sync_lock:
             state = log.state()
@@ -59,7 +63,7 @@ class LogSync:
                 self._publish(state.sync._replace(failed=1))
                 raise self._failed(str(refused)) from refused.__cause__
             synced_offset = state.end.log_end_offset
-            self._publish(SyncPoint(synced_offset, state.end.active_base_offset, 0))
+            self._publish(SyncPoint(synced_offset, state.end.active_base_offset, 0), also)
             log.sync_lock.signal()
         return synced_offset
 
@@ -69,9 +73,9 @@ class LogSync:
             self._publish(self._log.state().sync._replace(failed=1))
         return self._failed(reason_of(error))
 
-    def _publish(self, sync: SyncPoint) -> None:
+    def _publish(self, sync: SyncPoint, also: _Also | None = None) -> None:
         try:
-            is_there = self._log.view.publish_sync(self._log.key, sync)
+            is_there = self._log.view.publish_sync(self._log.key, sync, also)
         except WriteFailedError as error:
             raise StorageFailedError(
                 f"{self._log.topic}-{self._log.partition} was synced but that could not be published ({error}): "

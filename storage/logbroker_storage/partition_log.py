@@ -23,8 +23,8 @@ from __future__ import annotations
 import bisect
 import errno
 import logging
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .aborted_index import AbortedTransaction
 from .aborted_lookup import AbortedLookup
@@ -82,6 +82,9 @@ from .truncation import cut_log
 from .view import LogEnd, PartitionState, View, partition_key
 from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
 from .wakeup import signal_paths
+
+if TYPE_CHECKING:
+    from .view.environment import Transaction
 
 logger = logging.getLogger("logbroker.storage")
 
@@ -150,13 +153,14 @@ class PartitionLog:
 
     # Reading --------------------------------------------------------------------------------------
 
-    def state(self) -> PartitionState:
-        """The partition's two values in the view.
+    def state(self, transaction: Transaction | None = None) -> PartitionState:
+        """The partition's two values in the view, as of one moment: now, or as *transaction* sees it.
 
         Raises:
             TopicNotFoundError: the topic was deleted.
         """
-        state = self.view.partition(self.key)
+        view = self.view
+        state = view.partition(self.key) if transaction is None else view.partition_in(transaction, self.key)
         if state is None:
             raise TopicNotFoundError(self.topic, partition=self.partition)
         return state
@@ -514,13 +518,19 @@ class PartitionLog:
         if self.config.durability is Durability.FSYNC:
             self.sync(end_offset)
 
-    def sync(self, end_offset: int | None = None) -> int:
+    def sync(
+        self, end_offset: int | None = None, *, also: Callable[[Transaction], object] | None = None
+    ) -> int:
         """Have everything below *end_offset* (default: the log's end now) on the disk; the synced offset.
+
+        *also* puts into the view what is to show together with this. Where another's sync was enough, nobody asks it.
 
         Raises:
             StorageFailedError: this sync, or an earlier one, failed: the outcome is unknown.
         """
-        return self._syncing.sync(self.state().end.log_end_offset if end_offset is None else end_offset)
+        if end_offset is None:
+            end_offset = self.state().end.log_end_offset
+        return self._syncing.sync(end_offset, also)
 
     def sync_refused(self, error: OSError) -> StorageFailedError:
         """A sync of one of the log's files has failed: no process writes to it any more. The error to raise.

@@ -327,12 +327,16 @@ class View:
         self.gate.enter()
         try:
             with self._env.begin() as transaction:
-                end = transaction.get(key, db=self._ends)
-                sync = transaction.get(key, db=self._syncs)
+                return self.partition_in(transaction, key)
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
+
+    def partition_in(self, transaction: Transaction, key: bytes) -> PartitionState | None:
+        """The same, as *transaction* sees it."""
+        end = transaction.get(key, db=self._ends)
+        sync = transaction.get(key, db=self._syncs)
         if end is None or sync is None:
             return None
         return PartitionState(self._log_end(key, end), self._sync_point(key, sync))
@@ -396,8 +400,13 @@ class View:
             self._known_producers[key] = (producer_key, stored_entry, entry)
         return True
 
-    def publish_sync(self, key: bytes, sync: SyncPoint) -> bool:
-        """Put what is on the disk of a partition; False, and nothing is put, when there is no such partition."""
+    def publish_sync(
+        self, key: bytes, sync: SyncPoint, also: Callable[[Transaction], object] | None = None
+    ) -> bool:
+        """Put what is on the disk of a partition, and in the same transaction what *also* puts.
+
+        False, and nothing is put, when there is no such partition.
+        """
         stored = seal(key, SYNC_POINT.pack(*sync))
         self.gate.enter()
         try:
@@ -405,6 +414,8 @@ class View:
                 if transaction.get(key, db=self._syncs) is None:
                     return False
                 transaction.put(key, stored, db=self._syncs)
+                if also is not None:
+                    also(transaction)
         except lmdb.MapFullError as error:
             raise self._full() from error
         except lmdb.Error as error:
@@ -473,17 +484,13 @@ class View:
         self.gate.enter()
         try:
             with self._env.begin() as transaction:
-                end = transaction.get(partition, db=self._ends)
-                sync = transaction.get(partition, db=self._syncs)
+                state = self.partition_in(transaction, partition)
                 entry = transaction.get(key, db=self._producers)
         except lmdb.Error as error:
             raise self._failed(error) from error
         finally:
             self.gate.leave()
-        if end is None or sync is None:
-            return None, None
-        state = PartitionState(self._log_end(partition, end), self._sync_point(partition, sync))
-        return state, self._producer_entry(key, entry)
+        return (None, None) if state is None else (state, self._producer_entry(key, entry))
 
     def producers(self, partition: bytes) -> dict[int, ProducerEntry]:
         """Every producer that the partition remembers, by producer id."""

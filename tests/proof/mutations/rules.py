@@ -481,7 +481,7 @@ TRANSACTIONS = [
     _broken(
         f"{BROKER}.queues.partition",
         "what a transaction settles is noted before it is decided",
-        "self._aftermath.note(rows, settled)",
+        "self._aftermath.note(state.rows, settled)",
         "pass",
         "transactions.deaths_in_accepting",
     ),

@@ -410,16 +410,10 @@ WAITS = [
     # The journal.
     _off(
         f"{STORAGE}.journal",
-        """
-        self.log.sync(end_offset)
-        self._apply(items, base_offset, end_offset)
-        """,
+        "self.log.sync(end_offset, also=put)",
         "an event is synced before it is shown",
         "directories.journaled_events",
-        instead="""
-        self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))
-        self._apply(items, base_offset, end_offset)
-        """,
+        instead="self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))",
     ),
     _off(
         f"{STORAGE}.journal",
@@ -433,12 +427,6 @@ WAITS = [
         self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))
         self._apply_from_log(end_offset)
         """,
-    ),
-    _off(
-        f"{STORAGE}.journal",
-        "self._journal.log.sync(end_offset)",
-        "an event under the journal's lock is synced before it is shown",
-        "directories.journaled_events",
     ),
     _off(
         f"{STORAGE}.journal",

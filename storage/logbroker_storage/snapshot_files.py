@@ -37,22 +37,6 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
             files.unlink(f"{directory}/{snapshot_name(old)}")
 
 
-def replace_snapshots(
-    files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]
-) -> None:
-    """Have the state of *producers* just before *offset* on the disk, and then no other of the records in the log.
-
-    What was removed before the first of these is known from a snapshot there, which stays.
-    """
-    write_snapshot(files, directory, offset, producers)
-    sync_snapshots(files, directory)
-    start_offset = min(list_segments(files, directory), default=0)
-    for other in list_snapshots(files, directory):
-        if other > start_offset and other != offset:
-            files.unlink(f"{directory}/{snapshot_name(other)}")
-    files.fsync_directory(directory)
-
-
 def sync_snapshots(files: Files, directory: str) -> None:
     """Have the snapshots, and their names, on the disk."""
     for offset in list_snapshots(files, directory):

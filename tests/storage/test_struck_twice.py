@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import shutil
 from pathlib import Path
 
 from logbroker_storage.files import OsFiles
-from logbroker_storage.testing import FaultyFiles, ProcessKilled, RecordingFiles, Workbench
-from logbroker_storage.testing.workbench import crash
+from logbroker_storage.testing import RecordingFiles, Workbench
 
 
 def recorded(path: Path) -> RecordingFiles:
@@ -86,29 +83,3 @@ def test_a_producer_snapshot_that_outlived_its_records_does_not_come_back(tmp_pa
     assert not after.put(b"lost", producer_id=7, sequence=1).duplicate
     after.close()
     bench.close()
-
-
-def test_a_log_goes_on_after_a_death_at_any_operation_of_a_truncation(tmp_path: Path) -> None:
-    values = [b"%d" % number * 60 for number in range(6)]
-    template = Workbench(str(tmp_path / "whole"), segment_bytes=300)
-    for value in values:
-        template.put(value)
-    template.close()
-    for operation in itertools.count(1):
-        path = tmp_path / str(operation)
-        shutil.copytree(tmp_path / "whole", path)
-        files = FaultyFiles(OsFiles())
-        bench = Workbench(str(path), files=files)
-        files.kill(at=operation)
-        died = True
-        with contextlib.suppress(ProcessKilled):
-            bench.directory.truncate("t", 0, 3)
-            died = False
-        bench.crash()
-        bench.open()
-        end_offset = bench.put(b"goes on").base_offset
-        assert 3 <= end_offset <= (6 if died else 3)
-        assert bench.values() == [*values[:end_offset], b"goes on"]
-        crash(bench.directory)
-        if not died:
-            return

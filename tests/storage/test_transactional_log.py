@@ -501,26 +501,35 @@ def test_a_transaction_is_over_whose_end_retention_removed_and_a_power_cut_took_
     again.close()
 
 
-def test_a_transaction_is_over_whose_begin_retention_removed_and_whose_marker_was_cut(path):
-    """The snapshots from between the two know it as open."""
+def test_a_marker_that_a_power_cut_took_is_written_again_when_retention_has_removed_the_begin(path):
+    """The snapshots from between the two know the transaction as open, and so does who decided it."""
     desk = Desk(path)
     desk.put_in(ALICE, b"a")
     desk.log.roll_now()
     desk.put(b"b")
     desk.log.roll_now()
     desk.put(b"c")
-    desk.finish(COMMIT, ALICE)
-    delete_segments_below(desk.log, 1)
-    assert desk.directory.truncate("t", 0, 3) == 3
+    desk.directory.checkpoint()
+    synced_bytes = desk.log.state().end.active_bytes
+    desk.log.append_marker(COMMIT, producer_id=ALICE, marker_epoch=1)
     assert desk.open_offsets() == []
-    last_sequence = desk.log.last_sequence(ALICE)
+    delete_segments_below(desk.log, 1)
     desk.crash()
-    delete_view(path)
+    os.truncate(f"{desk.folder}/{2:020}.log", synced_bytes)
+    for _ in range(2):
+        delete_view(path)
+        again = desk.open()
+        assert again.open_offsets() == [0]
+        assert again.log.last_sequence(ALICE) == 0
+        again.crash()
     again = desk.open()
+    assert again.finish(COMMIT, ALICE) == 3
     assert again.open_offsets() == []
     assert again.seen(start=1) == [b"b", b"c"]
-    assert again.log.last_sequence(ALICE) == last_sequence == 0
-    again.close()
+    again.crash()
+    delete_view(path)
+    assert desk.open().open_offsets() == []
+    desk.close()
 
 
 KEYED_STEPS = st.lists(

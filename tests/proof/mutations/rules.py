@@ -368,20 +368,6 @@ CUTTING = [
         "recovering.deaths_over_a_torn_tail",
     ),
     _broken(
-        f"{STORAGE}.data_directory",
-        "the recovery point is lowered before a log is cut",
-        "self.checkpoint(at_most={(topic, partition): offset})",
-        "pass",
-        "recovering.a_truncated_log",
-    ),
-    _broken(
-        f"{STORAGE}.truncation",
-        "the synced offset is lowered before a log is cut",
-        "log.view.publish_sync(log.key, sync._replace(synced_offset=min(sync.synced_offset, offset)))",
-        "pass",
-        "recovering.deaths_in_truncating",
-    ),
-    _broken(
         f"{STORAGE}.recovery",
         "a snapshot of records that are gone goes, too",
         "log.files.unlink(log.segment(offset).path(SNAPSHOT_SUFFIX))",

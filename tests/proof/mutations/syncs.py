@@ -580,9 +580,6 @@ WAITS = [
 ]
 
 WITHOUT_A_MUTANT = {
-    SyncCall(
-        f"{STORAGE}.snapshot_files", "replace_snapshots", "files.fsync_directory(directory)"
-    ): "a gap: no scenario cuts the power in a truncation, which nothing in the product asks for yet",
     SyncCall(f"{STORAGE}.files", "OsFiles.fdatasync", "_sync(fd)"): "only on macOS, where it is F_FULLFSYNC",
     SyncCall(
         f"{STORAGE}.files", "OsFiles.replace_file", "replace_file(self, path, data)"

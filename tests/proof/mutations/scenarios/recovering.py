@@ -161,49 +161,6 @@ def bench_bytes(path: str) -> int:
     return size
 
 
-def a_truncated_log(folder: Path) -> None:
-    """A log that is cut on request ends at the offset or where it did, whenever the power is cut, without damage."""
-    machine = Machine(folder)
-    bench = machine.bench(segment_bytes=ROLLING)
-    values = [b"%d" % number * 60 for number in range(6)]
-    for value in values:
-        bench.put(value)
-    bench.directory.checkpoint()
-    told: list[int] = []
-
-    def act() -> None:
-        told.append(bench.directory.truncate("t", 0, 3))
-
-    for path, is_done in machine.states_during(act, lambda: bool(told)):
-        after = Workbench(path)
-        found = after.values()
-        assert 3 <= len(found) <= (3 if is_done else 6)
-        assert found == values[: len(found)]
-        assert after.put(b"on").base_offset == len(found), "offsets were skipped, as if records were lost"
-        crash(after.directory)
-
-
-def deaths_in_truncating(folder: Path) -> None:
-    """A process that dies while it cuts a log on request leaves one that goes on, with nothing but sound records."""
-    values = [b"%d" % number * 60 for number in range(6)]
-
-    def prepare(path: str) -> None:
-        bench = Workbench(path, segment_bytes=ROLLING)
-        for value in values:
-            bench.put(value)
-        bench.directory.checkpoint()
-        bench.close()
-
-    for path, _, died in died_at_each_operation(
-        folder, prepare, lambda bench: bench.directory.truncate("t", 0, 3)
-    ):
-        bench = Workbench(path)
-        end_offset = bench.put(b"on").base_offset
-        assert 3 <= end_offset <= (6 if died else 3)
-        assert bench.values() == [*values[:end_offset], b"on"]
-        crash(bench.directory)
-
-
 def a_snapshot_of_lost_records(folder: Path) -> None:
     """A producer's sequence that went with its records is not remembered for the records in their place.
 

@@ -53,6 +53,7 @@ from .segment_removal import delete_segments_below
 from .segment_replacement import (
     discard_replacement,
     finish_replacements,
+    is_unfinished,
     replace_segments,
     write_replacement,
 )
@@ -112,7 +113,9 @@ class Cleaner:
             logger.warning("%s-%d could not be cleaned: %s", topic, partition, error)
 
     def _clean(self, log: PartitionLog) -> None:
-        finish_replacements(log.files, log.directory)
+        if is_unfinished(log.files, log.directory):
+            with log.append_lock:  # whoever verifies a failed partition lists its files under it
+                finish_replacements(log.files, log.directory)
         retention = self._plan(log)
         if retention.rolls_active:
             log.roll_now()

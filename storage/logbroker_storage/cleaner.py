@@ -57,6 +57,7 @@ from .segment_replacement import (
     replace_segments,
     write_replacement,
 )
+from .snapshot_files import open_in_snapshots
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -212,6 +213,9 @@ class Cleaner:
                 producer_id: entry.last_offset for producer_id, entry in producers.items()
             },
             aborted=aborted,
+            # What was removed of them before is gone for good by the time that a marker goes: a replacement's name
+            # is synced with all others. None that is written from now on knows one of these transactions as open.
+            snapshots_open=open_in_snapshots(log.files, log.directory),
         )
         fates: Counter[Fate] = Counter()
         unfinished: set[int] = set()

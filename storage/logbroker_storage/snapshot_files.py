@@ -58,6 +58,17 @@ def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, Produc
     return {entry.producer_id: _producer_entry(entry) for entry in entries}
 
 
+def open_in_snapshots(files: Files, directory: str) -> frozenset[int]:
+    """The producers that a sound snapshot knows in a transaction."""
+    snapshots = [read_snapshot(files, directory, offset) or {} for offset in list_snapshots(files, directory)]
+    return frozenset(
+        producer_id
+        for snapshot in snapshots
+        for producer_id, entry in snapshot.items()
+        if entry.txn_first_offset >= 0
+    )
+
+
 def _snapshot_entry(producer_id: int, entry: ProducerEntry) -> ProducerSnapshotEntry:
     last = entry.batches[-1] if entry.batches else None
     return ProducerSnapshotEntry(

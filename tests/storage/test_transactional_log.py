@@ -532,6 +532,40 @@ def test_a_marker_that_a_power_cut_took_is_written_again_when_retention_has_remo
     desk.close()
 
 
+def test_a_transaction_is_over_whose_marker_compaction_could_take_and_a_power_cut_took_the_snapshots_since(
+    path,
+):
+    """The marker stays as long as there is a snapshot that knows the transaction as open."""
+    desk = Desk(path, clock=ManualClock(), cleanup_policy="compact", min_cleanable_dirty_ratio="0")
+
+    def put_plain(value: bytes) -> None:
+        desk.log.append(encode_batch([NewRecord(value, b"k", (), desk.clock.now_ms())]))
+        desk.log.sync()
+        desk.log.roll_now()
+
+    put_keyed(desk, ALICE, b"k", b"first", epoch=0, sequence=0)
+    desk.log.sync()
+    desk.log.roll_now()  # with a snapshot of the open transaction
+    desk.finish(COMMIT, ALICE)
+    put_plain(b"second")
+    for _ in range(2):  # the producer is noted as silent, and a day later forgotten
+        desk.clock.advance(ms=48 * 3_600_000)
+        desk.directory.maintenance.clean()
+    put_plain(b"third")
+    desk.directory.maintenance.clean()
+    desk.put(b"last")
+    desk.directory.checkpoint()
+    assert desk.seen() == [b"third", b"last"]
+    desk.crash()
+    for offset in (3, 4):
+        os.truncate(f"{desk.folder}/{offset:020}{SNAPSHOT_SUFFIX}", 5)
+    delete_view(path)
+    again = desk.open()
+    assert again.open_offsets() == []
+    assert again.seen() == [b"third", b"last"]
+    again.close()
+
+
 KEYED_STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.sampled_from([ALICE, BOB])),

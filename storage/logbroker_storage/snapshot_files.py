@@ -13,12 +13,13 @@ from collections.abc import Mapping
 
 from .files import Files, put_file
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
-from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
+from .producer_state import NO_TRANSACTION, SEQUENCE_LIMIT, BatchSpan, ProducerEntry
 from .segment_files import list_segments, list_snapshots
 
 logger = logging.getLogger("logbroker.recovery")
 
 KEPT_SNAPSHOTS = 3
+NO_PRODUCER = ProducerEntry(-1)
 
 
 def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
@@ -27,7 +28,9 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
     Of a log that retention has taken segments off, the first one behind those stays, too: that one was synced then,
     and no newer one is sure to be on the disk.
     """
-    entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
+    entries: list[ProducerSnapshotEntry] = []
+    for producer_id, entry in sorted(producers.items()):
+        entries += _snapshot_entries(producer_id, entry)
     put_file(files, f"{directory}/{snapshot_name(offset)}", encode(entries))
     start_offset = min(list_segments(files, directory), default=0)
     snapshots = list_snapshots(files, directory)
@@ -55,7 +58,12 @@ def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, Produc
     except (ValueError, FileNotFoundError) as error:
         logger.warning("%s/%s is not sound, passed over: %s", directory, snapshot_name(offset), error)
         return None
-    return {entry.producer_id: _producer_entry(entry) for entry in entries}
+    producers: dict[int, ProducerEntry] = {}
+    for entry in entries:
+        earlier = producers.get(entry.producer_id, NO_PRODUCER).batches
+        last = _producer_entry(entry)
+        producers[entry.producer_id] = last._replace(batches=(*earlier, *last.batches))
+    return producers
 
 
 def open_in_snapshots(files: Files, directory: str) -> frozenset[int]:
@@ -69,8 +77,17 @@ def open_in_snapshots(files: Files, directory: str) -> frozenset[int]:
     )
 
 
-def _snapshot_entry(producer_id: int, entry: ProducerEntry) -> ProducerSnapshotEntry:
-    last = entry.batches[-1] if entry.batches else None
+def _snapshot_entries(producer_id: int, entry: ProducerEntry) -> list[ProducerSnapshotEntry]:
+    """One for each batch that is remembered, oldest first; the last one says the rest."""
+    *earlier, last = entry.batches or (None,)
+    before = entry._replace(txn_first_offset=NO_TRANSACTION)
+    return [
+        *(_snapshot_entry(producer_id, before, batch) for batch in earlier),
+        _snapshot_entry(producer_id, entry, last),
+    ]
+
+
+def _snapshot_entry(producer_id: int, entry: ProducerEntry, last: BatchSpan | None) -> ProducerSnapshotEntry:
     return ProducerSnapshotEntry(
         producer_id=producer_id,
         producer_epoch=entry.epoch,

@@ -268,7 +268,8 @@ class DataDirectory:
                 for number in range(topic.partitions):
                     state = self.view.partition(partition_key(topic.topic_id, number))
                     if state is not None:
-                        points.append(PartitionOffset(topic.name, number, state.sync.synced_offset))
+                        synced_offset = state.sync.synced_offset
+                        points.append(PartitionOffset(topic.name, number, synced_offset))
             self.files.replace_file(self.layout.recovery_points, encode_partition_offsets(points))
 
     # Logs -----------------------------------------------------------------------------------------

@@ -383,6 +383,20 @@ CUTTING = [
     ),
     _broken(
         f"{STORAGE}.recovery",
+        "an aborted index that recovery writes, or finds, is synced before it counts as true",
+        "for suffix in SYNCED_SUFFIXES:",
+        "for suffix in SYNCED_SUFFIXES[:3]:",
+        "recovering.an_aborted_index_found_again",
+    ),
+    _broken(
+        f"{STORAGE}.recovery",
+        "an index that is built again is synced before it counts as true",
+        "unsynced = {*rebuilt, *doubtful}",
+        "unsynced = set(doubtful)",
+        "recovering.an_index_built_again",
+    ),
+    _broken(
+        f"{STORAGE}.recovery",
         "a segment that begins at the recovery point is synced before it counts as synced",
         "and (end.active_base_offset < recovery_point or end.active_base_offset == 0)",
         "",
@@ -396,10 +410,10 @@ COMPACTING = [
         "segments go when the new log is in their place",
         """
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
-        _finish(log.files, segment, log.directory)
+        _finish(log.files, segment, bases[1:])
         """,
         """
-        _finish(log.files, segment, log.directory)
+        _finish(log.files, segment, bases[1:])
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
         """,
         "cleaning.deaths_in_compacting",

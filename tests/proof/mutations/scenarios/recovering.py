@@ -12,7 +12,10 @@ from pathlib import Path
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import StorageFailedError
 from logbroker_storage.files import Files, OsFiles
+from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import ControlType, encode_values
 from logbroker_storage.testing import Workbench
+from logbroker_storage.testing.manual_clock import START_MS
 from logbroker_storage.testing.workbench import crash
 
 from .machine import Machine, WatchedFiles, died_at_each_operation
@@ -185,6 +188,48 @@ def a_snapshot_of_lost_records(folder: Path) -> None:
     assert after.values() == [b"a", b"other"]
     assert not after.put(b"lost", producer_id=7, sequence=1).duplicate, "acknowledged, and not in the log"
     after.close()
+
+
+def an_aborted_index_found_again(folder: Path) -> None:
+    """What recovery shows of an abort that nobody had synced is on the disk: its entry alone hides the records."""
+    machine = Machine(folder)
+    bench = machine.bench()
+    batch = encode_values(
+        [b"aborted"], [(0, START_MS)], producer_id=7, producer_epoch=0, base_sequence=0, transactional=True
+    )
+    bench.log.append(batch)
+    bench.log.sync()
+    machine.files.fail("fdatasync", path=".txnindex", error=errno.EIO)
+    with contextlib.suppress(StorageFailedError):
+        bench.log.append_marker(ControlType.ABORT, producer_id=7, marker_epoch=1)
+    bench = _restarted(machine, bench)
+    bench.directory.checkpoint()
+    after = machine.cut()
+    reader = after.log.reader(0, Isolation.READ_COMMITTED)
+    assert all(found.header.is_control for found in reader.read()), "aborted records are shown"
+    reader.close()
+    crash(after.directory)
+
+
+def an_index_built_again(folder: Path) -> None:
+    """A sealed segment's indexes that recovery built again are on the disk: whatever is well-formed is believed."""
+    machine = Machine(folder)
+    bench = machine.bench(index_interval_bytes=0)
+    for number in range(3):
+        bench.put(b"%d" % number)
+    bench.log.roll_now()
+    bench.put(b"behind")
+    bench.directory.checkpoint()
+    for suffix in (".index", ".timeindex"):
+        fd = machine.files.open(f"{bench.folder}/{0:020d}{suffix}")
+        machine.files.pwrite(fd, b"\xff" * 8, 0)
+        machine.files.fsync(fd)
+        machine.files.close(fd)
+    bench = _restarted(machine, bench)
+    unsynced = machine.recorded.mirror.unsynced_paths()
+    built = [f"/data/logs/t-0/{0:020d}{suffix}" for suffix in (".index", ".timeindex")]
+    assert not set(built) & set(unsynced), "a power cut could take a part of it"
+    crash(bench.directory)
 
 
 def a_rebuild_that_dies(folder: Path) -> None:

@@ -222,6 +222,7 @@ def sweep_leftovers(files: Files, directory: str) -> None:
 
 
 def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:
+    _drop_snapshots_above(log, base_offset)
     segment = log.segment(base_offset)
     segment.create()
     segment.close()

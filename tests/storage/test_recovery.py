@@ -430,6 +430,22 @@ def test_a_snapshot_of_records_that_were_cut_is_forgotten(open_bench):
     assert bench.values() == [b"%d" % number * 60 for number in range(4)]
 
 
+def test_a_snapshot_of_a_log_that_is_lost_as_a_whole_is_forgotten(open_bench):
+    """Once the log is as long again it would be taken for one of the records that are there."""
+    bench = open_bench()
+    bench.put(b"lost", producer_id=1, sequence=0)
+    bench.close()
+    os.unlink(f"{bench.folder}/{0:020}.log")
+    restart_machine(bench, point=None)
+    bench.put(b"other", b"another")
+    bench.directory.checkpoint()
+    bench.crash()
+    shutil.rmtree(bench.directory.layout.view)
+    bench.open()
+    assert not bench.put(b"lost", producer_id=1, sequence=0).duplicate
+    assert bench.values() == [b"other", b"another", b"lost"]
+
+
 def test_bytes_of_a_torn_temporary_file_are_swept(open_bench):
     bench = open_bench()
     bench.put(b"a")

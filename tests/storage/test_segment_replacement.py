@@ -107,6 +107,22 @@ def test_whoever_verifies_a_failed_partition_leaves_the_compaction_of_another_pr
     bench.close()
 
 
+def test_a_failed_partition_is_verified_over_a_replacement_that_a_dead_process_left_half_in_place(
+    tmp_path: Path,
+) -> None:
+    bench = Workbench(str(tmp_path / "data"), retention_ms=-1)
+    compacting(bench)
+    os.rename(f"{bench.folder}/{NEW}", f"{bench.folder}/{OLD}")
+    Path(bench.folder, LIST).write_bytes(b"1\n")
+    bench.lose(2)
+    assert bench.values() == [b"first", b"second"]
+    bench.directory.maintenance.clean()
+    assert bench.segments() == [0, 2]
+    assert bench.values() == [b"first", b"second"]
+    assert not bench.side_files()
+    bench.close()
+
+
 def test_a_replacement_that_is_gone_replaces_nothing(tmp_path: Path) -> None:
     bench = Workbench(str(tmp_path / "data"))
     compacting(bench)

@@ -53,9 +53,11 @@ from .segment_removal import delete_segments_below
 from .segment_replacement import (
     discard_replacement,
     finish_replacements,
+    is_unfinished,
     replace_segments,
     write_replacement,
 )
+from .snapshot_files import open_in_snapshots
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -112,7 +114,9 @@ class Cleaner:
             logger.warning("%s-%d could not be cleaned: %s", topic, partition, error)
 
     def _clean(self, log: PartitionLog) -> None:
-        finish_replacements(log.files, log.directory)
+        if is_unfinished(log.files, log.directory):
+            with log.append_lock:  # whoever verifies a failed partition lists its files under it
+                finish_replacements(log.files, log.directory)
         retention = self._plan(log)
         if retention.rolls_active:
             log.roll_now()
@@ -209,6 +213,9 @@ class Cleaner:
                 producer_id: entry.last_offset for producer_id, entry in producers.items()
             },
             aborted=aborted,
+            # What was removed of them before is gone for good by the time that a marker goes: a replacement's name
+            # is synced with all others. None that is written from now on knows one of these transactions as open.
+            snapshots_open=open_in_snapshots(log.files, log.directory),
         )
         fates: Counter[Fate] = Counter()
         unfinished: set[int] = set()

@@ -32,7 +32,8 @@ it has been below a cleaned offset for delete.retention.ms. Losing that memory o
 Only what lies below the last stable offset is compacted, so every transaction with a record here is decided. A
 commit marker goes once nothing of its transaction is left before it; an abort marker stays, because the entry
 of the aborted index does, and a Kafka client takes the one for the end of the other. A marker that is its
-producer's last batch stays in any case: it holds the newest epoch.
+producer's last batch stays in any case: it holds the newest epoch. So does one of a producer that a snapshot knows
+in a transaction: recovery may begin with that snapshot, and would wait for the marker for ever.
 """
 
 from __future__ import annotations
@@ -260,6 +261,7 @@ class CompactionRules(msgspec.Struct, frozen=True, kw_only=True):
         tombstones_end: the answer of the function of that name.
         producer_last_offsets: by producer id, the last offset of its last batch in the whole log.
         aborted: the aborted transactions of what is compacted, by producer id.
+        snapshots_open: the producers that some snapshot knows in a transaction.
     """
 
     latest: OffsetMap
@@ -269,6 +271,7 @@ class CompactionRules(msgspec.Struct, frozen=True, kw_only=True):
     tombstones_end: int = 0
     producer_last_offsets: Mapping[int, int] = {}
     aborted: AbortedByProducer = NOTHING_ABORTED
+    snapshots_open: frozenset[int] = frozenset()
 
 
 def compact(
@@ -351,7 +354,8 @@ def _left_of_marker(batch: StoredBatch, rules: CompactionRules, unfinished: set[
     header = batch.header
     ends_something = header.producer_id in unfinished
     unfinished.discard(header.producer_id)
-    if ends_something or _is_producers_last(header, rules) or not _is_commit(batch):
+    is_waited_for = ends_something or header.producer_id in rules.snapshots_open
+    if is_waited_for or _is_producers_last(header, rules) or not _is_commit(batch):
         return batch.data
     return None
 

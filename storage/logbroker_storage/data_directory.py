@@ -260,12 +260,8 @@ class DataDirectory:
                 self.files.close(self._presence_fd)
             self._opening_lock.close()
 
-    def checkpoint(self, at_most: Mapping[tuple[str, int], int] | None = None) -> None:
-        """Write the recovery points: how much of each partition is known to be on the disk.
-
-        *at_most* bounds the points of some partitions, which are about to be cut there.
-        """
-        bounds = at_most or {}
+    def checkpoint(self) -> None:
+        """Write the recovery points: how much of each partition is known to be on the disk."""
         with self._opening_lock:
             points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
             for topic in self.catalog.live():
@@ -273,8 +269,7 @@ class DataDirectory:
                     state = self.view.partition(partition_key(topic.topic_id, number))
                     if state is not None:
                         synced_offset = state.sync.synced_offset
-                        point = min(synced_offset, bounds.get((topic.name, number), synced_offset))
-                        points.append(PartitionOffset(topic.name, number, point))
+                        points.append(PartitionOffset(topic.name, number, synced_offset))
             self.files.replace_file(self.layout.recovery_points, encode_partition_offsets(points))
 
     # Logs -----------------------------------------------------------------------------------------
@@ -424,17 +419,6 @@ class DataDirectory:
                     log_of=partial(self.log, topic),
                 )
         return window
-
-    def truncate(self, topic: str, partition: int, offset: int) -> int:
-        """Cut every batch that ends at or behind *offset* off a partition; the new log end offset.
-
-        The recovery point goes first: it must never name what the log no longer holds.
-        """
-        log = self.log(topic, partition)
-        self.checkpoint(at_most={(topic, partition): offset})
-        end_offset = log.truncate_to(offset)
-        self.checkpoint()
-        return end_offset
 
     # Groups ---------------------------------------------------------------------------------------
 

@@ -78,7 +78,6 @@ from .segment import TimestampOffset
 from .segment_files import SegmentFiles, list_segments
 from .side_files import cut_room
 from .snapshot_files import write_snapshot
-from .truncation import cut_log
 from .view import LogEnd, PartitionState, View, partition_key
 from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
 from .wakeup import signal_paths
@@ -551,16 +550,7 @@ class PartitionLog:
         if offsets.synced_offset < offset:
             self.sync(min(offset, offsets.log_end_offset))  # another's sync, as we wait for it, may be enough
 
-    # Cutting --------------------------------------------------------------------------------------
-
-    def truncate_to(self, offset: int) -> int:
-        """Remove every batch that ends at or behind *offset*; the new log end offset.
-
-        Below the log start offset there is nothing to remove: the log then goes on where it starts. The removed
-        bytes are kept in a side file. The caller lowers the recovery point first; see ``DataDirectory.truncate``.
-        """
-        with self.append_lock, self.sync_lock:
-            return cut_log(self, offset)
+    # Deleting -------------------------------------------------------------------------------------
 
     def delete_before(self, offset: int) -> int:
         """Make *offset* the log start offset: records below it are no longer read. Returns the new start.

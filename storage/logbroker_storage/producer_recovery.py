@@ -54,9 +54,9 @@ def aborted_index_is_sound(log: PartitionLog, base_offset: int, end_offset: int,
 
 
 def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]) -> ProducerFold:
-    """The producers below *end_offset*; writes the aborted indexes of the *doubtful* segments anew, synced.
+    """The producers below *end_offset*; writes the aborted indexes of the *doubtful* segments anew.
 
-    *doubtful* holds base offsets.
+    *doubtful* holds base offsets. The caller syncs them.
     """
     newest_useful = min([end_offset, *doubtful])
     fold, indexes = _fold(log, newest_useful, doubtful)

@@ -1,8 +1,9 @@
 """Producer snapshot: the state of every producer id just before an offset, to save reading the log.
 
-The file is named after that offset, ``00000000000000000042.snapshot``. It holds the last batch of each
-producer id only; the log itself gives the ones before. It is an accelerator: one that does not parse is
-deleted and the state is folded from the batch headers.
+The file is named after that offset, ``00000000000000000042.snapshot``. It holds the last batches of each producer
+id, an entry for each, oldest first: what a client has in flight is known after a restart too. Kafka, which writes
+the last one only, takes the last that it reads of a producer id. A snapshot is an accelerator: one that does not
+parse is kept aside, and the state is folded from the batch headers.
 
     at  size  field    type    meaning
      0     2  version  int16   1

@@ -11,7 +11,8 @@ Damage below the point stays where it is; readers report its range and go on beh
 goes to side files (``side_files``). What survives the scan is synced before it is published as synced, unless it is
 just what the recovery point says, and nothing was changed.
 
-Nobody else uses the log meanwhile. A process that died while others go on is dealt with in ``adoption``.
+Nobody else appends or syncs meanwhile; where a sync had failed, others read, and compact what was sealed. A process
+that died while others go on is dealt with in ``adoption``.
 
 Recovering twice changes nothing the second time: the first leaves only sound batches above the point.
 """
@@ -30,9 +31,9 @@ from .producer_recovery import aborted_index_is_sound, fold_producers
 from .producer_state import ProducerEntry
 from .segment import ScanStop, next_sound_batch, rebuild_indexes, scan
 from .segment_files import (
-    LOG_SUFFIX,
     OFFSET_INDEX_SUFFIX,
     SNAPSHOT_SUFFIX,
+    SYNCED_SUFFIXES,
     TIME_INDEX_SUFFIX,
     SegmentFiles,
     list_segments,
@@ -40,7 +41,8 @@ from .segment_files import (
     remove_orphans,
 )
 from .segment_replacement import finish_replacements
-from .side_files import Cut, cut_file, cut_room, remove_unused, set_aside
+from .side_files import Cut, cut_file, cut_room, keep_aside, remove_unused, set_aside
+from .snapshot_files import read_snapshot
 from .view import LogEnd, SyncPoint
 from .view.partitions import empty_log_end
 
@@ -72,19 +74,20 @@ class Recovered(NamedTuple):
 def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int = 0) -> Recovered:
     """Rebuild what the view must know of a partition from its files alone, cutting an unsound end.
 
-    Everything below *recovery_point* is known to have been on the disk. Nobody else may use the log.
+    Everything below *recovery_point* is known to have been on the disk. Nobody else may append or sync.
     What is left is synced; the caller publishes it.
     """
     files, directory = log.files, log.directory
     # What was deleted on request was acknowledged once: nothing below it makes the log end there.
     floor = max(recovery_point, log_start_offset)
-    sweep_leftovers(files, directory)
+    _set_unsound_snapshots_aside(log)
     bases = list_segments(files, directory)
     if not bases:
         return _begin_empty(log, floor)
     first_scanned = _first_to_scan(log, bases, recovery_point)
     damages: list[Damage] = []
     cuts: list[Cut] = []
+    rebuilt: list[int] = []
     builder = LogEndBuilder(
         empty_log_end(bases[0]), log.config.index_interval_bytes, now_ms=-1, recovery_point=recovery_point
     )
@@ -92,7 +95,11 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
         segment = log.segment(base)
         try:
             if base < first_scanned:
-                _check_sealed_indexes(log, segment)
+                if not _sealed_indexes_are_sound(log, segment):
+                    logger.warning("%s: malformed index, built again", segment.log_path)
+                    size = segment.log_bytes()
+                    rebuild_indexes(files, directory, base, size, log.config.index_interval_bytes)
+                    rebuilt.append(base)
                 continue
             if base > first_scanned and base < builder.log_end_offset:
                 # The log has gone on in the segment before: nobody has used this one (``rolling``).
@@ -135,8 +142,9 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     fold = fold_producers(log, end.log_end_offset, doubtful)
     for base in bases:
         write_checksums(files, directory, base)
-    if not is_as_synced:
-        _sync_recovered(log, [base for base in bases if base >= first_scanned])
+    unsynced = {*rebuilt, *doubtful}
+    if unsynced:
+        _sync_recovered(log, [base for base in bases if base in unsynced])
     end = end._replace(
         first_unstable_offset=fold.first_unstable_offset,
         aborted_index_bytes=len(log.segment(end.active_base_offset).aborted_index()),
@@ -206,7 +214,7 @@ def reopen_failed(log: PartitionLog) -> None:
 def sweep_leftovers(files: Files, directory: str) -> None:
     """Finish or remove what a dead process left half-done in a partition folder.
 
-    For who knows that nobody is at work in it.
+    For the only process: the replacement of a segment is made outside the locks of the log.
     """
     finish_replacements(files, directory)
     remove_temporaries(files, directory)
@@ -214,6 +222,7 @@ def sweep_leftovers(files: Files, directory: str) -> None:
 
 
 def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:
+    _drop_snapshots_above(log, base_offset)
     segment = log.segment(base_offset)
     segment.create()
     segment.close()
@@ -290,16 +299,13 @@ def _scan_into(
     return ScanStop(size, builder.log_end_offset, None)
 
 
-def _check_sealed_indexes(log: PartitionLog, segment: SegmentFiles) -> None:
-    """A sealed segment below the recovery point keeps its indexes when they are well-formed, else they go.
-
-    A missing index costs a longer scan, never an answer.
-    """
+def _sealed_indexes_are_sound(log: PartitionLog, segment: SegmentFiles) -> bool:
+    """Whether a sealed segment below the recovery point keeps its indexes of offsets and of times."""
     size = segment.log_bytes()
     base = segment.base_offset
     offsets = read_index_file(log.files, log.directory, base, OFFSET_INDEX_SUFFIX, is_sealed=True)
     times = read_index_file(log.files, log.directory, base, TIME_INDEX_SUFFIX, is_sealed=True)
-    if (
+    return (
         offsets is not None
         and times is not None
         and offset_index.check(offsets, end_relative_offset=1 << 31, end_position=size) is None
@@ -307,12 +313,9 @@ def _check_sealed_indexes(log: PartitionLog, segment: SegmentFiles) -> None:
         # Zeros at the end are space that Kafka allocated in advance, or writes that a power cut took.
         and offset_index.used_bytes(offsets) == len(offsets)
         and time_index.used_bytes(times) == len(times)
-        and (times or not size)
-        and (offsets or size <= log.config.index_interval_bytes)
-    ):
-        return
-    logger.warning("%s: malformed index, built again", segment.log_path)
-    rebuild_indexes(log.files, log.directory, base, size, log.config.index_interval_bytes)
+        and bool(times or not size)
+        and bool(offsets or size <= log.config.index_interval_bytes)
+    )
 
 
 def _ends_in_damage(end: LogEnd, damages: list[Damage]) -> bool:
@@ -348,12 +351,22 @@ def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> bool:
     return bool(above)
 
 
+def _set_unsound_snapshots_aside(log: PartitionLog) -> None:
+    """Snapshots are written without a sync, so that a power cut leaves torn ones."""
+    for offset in list_snapshots(log.files, log.directory):
+        if read_snapshot(log.files, log.directory, offset) is None:
+            path = log.segment(offset).path(SNAPSHOT_SUFFIX)
+            logger.warning("%s is kept as %s", path, keep_aside(log.files, path))
+
+
 def _sync_recovered(log: PartitionLog, bases: list[int]) -> None:
+    """The indexes too: below the recovery point they are believed where no checksum says that they are torn."""
     for base in bases:
         segment = log.segment(base)
         try:
-            for suffix in (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX):
-                log.files.fsync(segment.descriptor(suffix))
+            for suffix in SYNCED_SUFFIXES:
+                if log.files.exists(segment.path(suffix)):
+                    log.files.fsync(segment.descriptor(suffix))
         finally:
             segment.close()
     log.files.fsync_directory(log.directory)

@@ -25,7 +25,7 @@ from .errors import WriteFailedError
 from .files import Buffer, Files, open_fresh
 from .index_checksums import Checksum, IndexChecksums, encode
 from .record_batch import read_header
-from .segment import IndexBuilder
+from .segment import IndexBuilder, sound_headers
 from .segment_files import (
     ABORTED_INDEX_SUFFIX,
     CHECKSUMS_SUFFIX,
@@ -34,6 +34,7 @@ from .segment_files import (
     SEGMENT_SUFFIXES,
     TIME_INDEX_SUFFIX,
     SegmentFiles,
+    list_segments,
     parse_segment_name,
     segment_name,
 )
@@ -107,31 +108,29 @@ def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
     segment = log.segment(bases[0])
     cleaned = segment.path(LOG_SUFFIX) + CLEANED_SUFFIX
     with log.append_lock:
-        # Whoever verifies a failed partition sweeps its folder. A list without the new log would say that the
-        # old ones are to go.
+        # A list without the new log would say that the old ones are to go.
         if not log.files.exists(cleaned):
-            raise WriteFailedError(
-                f"{cleaned} was swept while it was being made; the next cleaning makes it again"
-            )
+            raise WriteFailedError(f"{cleaned} is gone, nobody knows why; the next cleaning makes it again")
         content = "".join(f"{base}\n" for base in bases[1:]).encode()
         log.files.replace_file(segment.path(REPLACES_SUFFIX), content)
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
-        _finish(log.files, segment, log.directory)
+        _finish(log.files, segment, bases[1:])
         end = log.state().end
         log.publish_end(end._replace(segments_version=end.segments_version + 1))
 
 
 def finish_replacements(files: Files, directory: str) -> None:
     """Go on where a dead process stopped: finish step 4, or remove what it had not put in place."""
-    names = files.listdir(directory)
-    if not any(name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)) for name in names):
+    if not is_unfinished(files, directory):
         return
+    names = files.listdir(directory)
     lists = {name: base for name in names if (base := parse_segment_name(name, REPLACES_SUFFIX)) is not None}
     for name, base in lists.items():
         if f"{segment_name(base)}{LOG_SUFFIX}{CLEANED_SUFFIX}" in names:
             files.unlink(f"{directory}/{name}")
         else:
-            _finish(files, SegmentFiles(files, directory, base), directory)
+            segment = SegmentFiles(files, directory, base)
+            _finish(files, segment, _superseded(files, segment))
     if lists:
         files.fsync_directory(directory)
     for name in files.listdir(directory):
@@ -139,20 +138,45 @@ def finish_replacements(files: Files, directory: str) -> None:
             files.unlink(f"{directory}/{name}")
 
 
-def _finish(files: Files, segment: SegmentFiles, directory: str) -> None:
+def is_unfinished(files: Files, directory: str) -> bool:
+    """Whether there is something for ``finish_replacements`` to do."""
+    return any(name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)) for name in files.listdir(directory))
+
+
+def _superseded(files: Files, segment: SegmentFiles) -> list[int]:
+    """The bases of the other segments whose offsets *segment*, the new one, holds.
+
+    By what it holds, not by the list: a damaged one must not have another segment removed.
+    """
+    try:
+        headers = sound_headers(
+            files,
+            segment.descriptor(),
+            start_position=0,
+            end_position=segment.log_bytes(),
+            expected_offset=segment.base_offset,
+        )
+        end_offset = max((header.next_offset for _, header in headers), default=segment.base_offset)
+    finally:
+        segment.close()
+    others = {base for suffix in SEGMENT_SUFFIXES for base in list_segments(files, segment.directory, suffix)}
+    return sorted(base for base in others if segment.base_offset < base < end_offset)
+
+
+def _finish(files: Files, segment: SegmentFiles, replaced_bases: Sequence[int]) -> None:
     """Step 4."""
+    directory = segment.directory
     files.fsync_directory(directory)
     for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX, CHECKSUMS_SUFFIX):
         cleaned = segment.path(suffix) + CLEANED_SUFFIX
         if files.exists(cleaned):
             files.rename(cleaned, segment.path(suffix))
-    replaces = segment.path(REPLACES_SUFFIX)
-    for line in files.read_file(replaces).decode().split():
-        replaced = SegmentFiles(files, directory, int(line))
+    for base in replaced_bases:
+        replaced = SegmentFiles(files, directory, base)
         for suffix in SEGMENT_SUFFIXES:
             _remove(files, replaced.path(suffix))
     files.fsync_directory(directory)
-    files.unlink(replaces)
+    files.unlink(segment.path(REPLACES_SUFFIX))
 
 
 def _write(files: Files, path: str, content: bytes) -> None:

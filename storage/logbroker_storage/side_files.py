@@ -6,6 +6,8 @@
     zeros behind the last batch                   nowhere: room (``segment_files``), or a write that a power
                                                   cut took
 
+    a file that is derived from the log           <name>.old; as a repair does it
+
 Where that name is taken, ``.1``, ``.2`` and so on are added to it. Nothing reads side files; they are for people.
 
 Invariant: whatever is not zero was written to its side file, or renamed to it, before it left the log.
@@ -68,6 +70,13 @@ def set_aside(files: Files, segment: SegmentFiles) -> Cut:
     finally:
         segment.close()
     return Cut(segment.log_path, 0, size, BatchDefect.BAD_OFFSET, side_path)
+
+
+def keep_aside(files: Files, path: str) -> str:
+    """Rename a file that cannot be believed; its name from now on. Not synced: it may come back, and goes again."""
+    side_path = _free_side_path(files, f"{path}.old")
+    files.rename(path, side_path)
+    return side_path
 
 
 def remove_unused(files: Files, segment: SegmentFiles) -> list[Cut]:

@@ -13,12 +13,13 @@ from collections.abc import Mapping
 
 from .files import Files, put_file
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
-from .producer_state import SEQUENCE_LIMIT, BatchSpan, ProducerEntry
+from .producer_state import NO_TRANSACTION, SEQUENCE_LIMIT, BatchSpan, ProducerEntry
 from .segment_files import list_segments, list_snapshots
 
 logger = logging.getLogger("logbroker.recovery")
 
 KEPT_SNAPSHOTS = 3
+NO_PRODUCER = ProducerEntry(-1)
 
 
 def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]) -> None:
@@ -27,7 +28,9 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
     Of a log that retention has taken segments off, the first one behind those stays, too: that one was synced then,
     and no newer one is sure to be on the disk.
     """
-    entries = [_snapshot_entry(producer_id, entry) for producer_id, entry in sorted(producers.items())]
+    entries: list[ProducerSnapshotEntry] = []
+    for producer_id, entry in sorted(producers.items()):
+        entries += _snapshot_entries(producer_id, entry)
     put_file(files, f"{directory}/{snapshot_name(offset)}", encode(entries))
     start_offset = min(list_segments(files, directory), default=0)
     snapshots = list_snapshots(files, directory)
@@ -35,22 +38,6 @@ def write_snapshot(files: Files, directory: str, offset: int, producers: Mapping
     for old in snapshots[:-KEPT_SNAPSHOTS]:
         if old != first:
             files.unlink(f"{directory}/{snapshot_name(old)}")
-
-
-def replace_snapshots(
-    files: Files, directory: str, offset: int, producers: Mapping[int, ProducerEntry]
-) -> None:
-    """Have the state of *producers* just before *offset* on the disk, and then no other of the records in the log.
-
-    What was removed before the first of these is known from a snapshot there, which stays.
-    """
-    write_snapshot(files, directory, offset, producers)
-    sync_snapshots(files, directory)
-    start_offset = min(list_segments(files, directory), default=0)
-    for other in list_snapshots(files, directory):
-        if other > start_offset and other != offset:
-            files.unlink(f"{directory}/{snapshot_name(other)}")
-    files.fsync_directory(directory)
 
 
 def sync_snapshots(files: Files, directory: str) -> None:
@@ -71,11 +58,36 @@ def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, Produc
     except (ValueError, FileNotFoundError) as error:
         logger.warning("%s/%s is not sound, passed over: %s", directory, snapshot_name(offset), error)
         return None
-    return {entry.producer_id: _producer_entry(entry) for entry in entries}
+    producers: dict[int, ProducerEntry] = {}
+    for entry in entries:
+        earlier = producers.get(entry.producer_id, NO_PRODUCER).batches
+        last = _producer_entry(entry)
+        producers[entry.producer_id] = last._replace(batches=(*earlier, *last.batches))
+    return producers
 
 
-def _snapshot_entry(producer_id: int, entry: ProducerEntry) -> ProducerSnapshotEntry:
-    last = entry.batches[-1] if entry.batches else None
+def open_in_snapshots(files: Files, directory: str) -> frozenset[int]:
+    """The producers that a sound snapshot knows in a transaction."""
+    snapshots = [read_snapshot(files, directory, offset) or {} for offset in list_snapshots(files, directory)]
+    return frozenset(
+        producer_id
+        for snapshot in snapshots
+        for producer_id, entry in snapshot.items()
+        if entry.txn_first_offset >= 0
+    )
+
+
+def _snapshot_entries(producer_id: int, entry: ProducerEntry) -> list[ProducerSnapshotEntry]:
+    """One for each batch that is remembered, oldest first; the last one says the rest."""
+    *earlier, last = entry.batches or (None,)
+    before = entry._replace(txn_first_offset=NO_TRANSACTION)
+    return [
+        *(_snapshot_entry(producer_id, before, batch) for batch in earlier),
+        _snapshot_entry(producer_id, entry, last),
+    ]
+
+
+def _snapshot_entry(producer_id: int, entry: ProducerEntry, last: BatchSpan | None) -> ProducerSnapshotEntry:
     return ProducerSnapshotEntry(
         producer_id=producer_id,
         producer_epoch=entry.epoch,

@@ -41,6 +41,7 @@ from .side_files import cut_room
 from .topic_folders import (
     create_partition_folder,
     has_records,
+    mend_metadata,
     remove_deleted_folders,
     remove_folder,
     topic_id_of,
@@ -352,6 +353,8 @@ def _recover_partition(
 
 
 def _recover(log: PartitionLog, points: dict[tuple[str, int], int], log_start_offset: int) -> None:
+    sweep_leftovers(log.files, log.directory)
+    mend_metadata(log.files, log.directory, log.topic_id)
     point = points.get((log.topic, log.partition), 0)
     publish(log, recover_log(log, recovery_point=point, log_start_offset=log_start_offset))
 

@@ -11,6 +11,7 @@ delete   the journal's TopicEvent(state="deleting"); then each folder is renamed
 from __future__ import annotations
 
 import errno
+import logging
 
 from .checkpoints import (
     LEADER_EPOCH_CHECKPOINT,
@@ -18,11 +19,15 @@ from .checkpoints import (
     EpochStart,
     encode_leader_epochs,
     encode_partition_metadata,
+    parse_leader_epochs,
     parse_partition_metadata,
 )
 from .files import Files
 from .layout import MAX_STEM_CHARACTERS
 from .segment_files import SegmentFiles, list_segments
+from .side_files import keep_aside
+
+logger = logging.getLogger("logbroker.recovery")
 
 DELETED_SUFFIX = "-delete"
 
@@ -71,6 +76,28 @@ def topic_id_of(files: Files, directory: str) -> bytes | None:
         return parse_partition_metadata(files.read_file(f"{directory}/{PARTITION_METADATA}"))
     except (FileNotFoundError, ValueError):
         return None
+
+
+def mend_metadata(files: Files, directory: str, topic_id: bytes) -> None:
+    """Write the two small files anew where they do not say what they must; a damaged one is kept aside."""
+    if topic_id_of(files, directory) != topic_id:
+        _rewrite(files, f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
+    if not _has_our_epochs(files, directory):
+        _rewrite(files, f"{directory}/{LEADER_EPOCH_CHECKPOINT}", encode_leader_epochs([EpochStart(0, 0)]))
+
+
+def _has_our_epochs(files: Files, directory: str) -> bool:
+    try:
+        epochs = parse_leader_epochs(files.read_file(f"{directory}/{LEADER_EPOCH_CHECKPOINT}"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return epochs == [EpochStart(0, 0)]
+
+
+def _rewrite(files: Files, path: str, content: bytes) -> None:
+    if files.exists(path):
+        logger.warning("%s is damaged: written anew, kept as %s", path, keep_aside(files, path))
+    files.replace_file(path, content)
 
 
 def has_records(files: Files, directory: str) -> bool:

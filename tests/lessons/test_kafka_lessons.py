@@ -579,13 +579,9 @@ def test_kafka_16541_a_checkpoint_is_whole_after_a_power_cut(tmp_path: Path) -> 
     root.mkdir()
     files = RecordingFiles(OsFiles(), str(root))
     desk = Desk(root / "data", files=files)
-    points = []
     for number in range(6):
         desk.put(b"%d" % number)
         desk.directory.checkpoint()
-        points.append(number + 1)
-        if number == 3:
-            points.append(desk.directory.truncate("t", 0, 2))
         for seed in range(5):
             after = tmp_path / f"after-{number}-{seed}"
             after.mkdir()
@@ -596,7 +592,7 @@ def test_kafka_16541_a_checkpoint_is_whole_after_a_power_cut(tmp_path: Path) -> 
     desk.close()
     for garbage in (b"", b"0\n7\n", b"\0" * 40):
         Path(f"{desk.folder}/{LEADER_EPOCH_CHECKPOINT}").write_bytes(garbage)
-        assert desk.reopen(without_view=True).values() == [b"0", b"1", b"4", b"5"]
+        assert desk.reopen(without_view=True).values() == [b"%d" % number for number in range(6)]
     desk.close()
 
 

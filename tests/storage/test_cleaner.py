@@ -343,21 +343,3 @@ def test_a_producer_of_old_records_is_not_taken_for_silent(fixture: Fixture) -> 
     fixture.clock.advance(ms=24 * HOUR_MS)
     fixture.clean()
     assert log.last_sequence(1) is None, "now it was silent for a day"
-
-
-def test_what_comes_in_place_of_cut_records_is_compacted_as_new(fixture: Fixture) -> None:
-    """A deletion among it is not taken for one that every reader has had time to see: the value would come back."""
-    log = fixture.topic(
-        cleanup_policy="compact", min_cleanable_dirty_ratio=0, delete_retention_ms=HOUR_MS, segment_bytes=200
-    )
-    for _ in range(6):
-        fixture.put(log, (b"k", b"v" * 60))
-    fixture.clean()
-    fixture.clock.advance(ms=2 * HOUR_MS)
-    fixture.directory.truncate("t", 0, 0)
-    fixture.put(log, (b"k", b"value"))
-    fixture.put(log, (b"k", None))
-    for _ in range(6):
-        fixture.put(log, (b"other", b"v" * 60))
-    fixture.clean()
-    assert [record.value for record in fixture.records(log) if record.key == b"k"] == [None]

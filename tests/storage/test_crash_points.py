@@ -172,33 +172,3 @@ def go_on(bench: Workbench) -> None:
     except TopicExistsError:
         pass  # it was created before the process died
     assert "new" in bench.directory.topics()
-
-
-def test_a_truncated_log_goes_on_at_its_new_end_also_when_the_view_is_lost(tmp_path: Path) -> None:
-    bench = Workbench(str(tmp_path / "data"), segment_bytes=300)
-    for number in range(10):
-        bench.put(b"%d" % number * 50)
-    bench.directory.checkpoint()
-    assert bench.directory.truncate("t", 0, 4) == 4
-    bench.crash()
-    bench.reopen(without_view=True)
-    assert bench.values() == [b"%d" % number * 50 for number in range(4)]
-    assert bench.put(b"instead").base_offset == 4
-    assert bench.side_files()
-    bench.close()
-
-
-def test_a_log_that_is_cut_below_what_was_deleted_keeps_what_comes_next_when_the_view_is_lost(
-    tmp_path: Path,
-) -> None:
-    """The journal knows up to where records were deleted; the next ones must not fall below that."""
-    bench = Workbench(str(tmp_path / "data"))
-    for value in (b"a", b"b", b"c"):
-        bench.put(value)
-    assert bench.directory.delete_records("t", 0, 2) == 2
-    assert bench.directory.truncate("t", 0, 0) == 2
-    assert bench.put(b"next").base_offset == 2
-    bench.crash()
-    assert bench.reopen(without_view=True).values() == [b"next"]
-    assert bench.log.offsets().log_start_offset == 2
-    bench.close()

@@ -571,23 +571,7 @@ def test_a_segment_removed_before_its_sync_needs_none(path, request):
     assert bench.values() == [b"c" * 50]
 
 
-# Cutting ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("offset", range(13))
-def test_truncating_removes_every_batch_that_ends_at_or_behind_the_offset(path, request, offset):
-    bench = open_bench(path, request, segment_bytes=250, index_interval_bytes=1)
-    for number in range(6):
-        bench.put(b"%d" % number * 30, b"second", producer_id=1, sequence=2 * number)
-    everything = bench.values()
-    end = bench.log.truncate_to(offset)
-    assert end == offset // 2 * 2
-    assert bench.values() == everything[:end]
-    assert bench.log.last_sequence(1) in (None if end == 0 else end - 1, end - 1)
-    assert bool(bench.side_files()) == (end < 12)
-    next_sequence = (bench.log.last_sequence(1) or -1) + 1
-    bench.put(b"more", producer_id=1, sequence=next_sequence)
-    assert bench.reopen(without_view=offset % 2 == 1).values() == [*everything[:end], b"more"]
+# Deleting ---------------------------------------------------------------------------------------------
 
 
 def test_deleting_before_an_offset_moves_the_start_and_only_forward(bench):

@@ -393,6 +393,28 @@ def test_a_removed_producer_is_remembered_also_when_a_power_cut_took_every_snaps
     assert (bench.log.last_sequence(1), bench.log.last_sequence(2)) == (7, 4)
 
 
+@pytest.mark.parametrize("how", ["close", "crash"])
+@pytest.mark.parametrize("snapshots", [(), (1,), (5,), (7,), (8,), (2, 4, 6), (6, 7, 8)])
+def test_all_batches_that_a_client_may_have_in_flight_are_known_again(open_bench, snapshots, how):
+    """Wherever the snapshots lie between them, and of a producer who has written nothing since, too."""
+    bench = open_bench()
+    sent = []
+    for number in range(8):
+        for producer_id in (7, 8):
+            if producer_id == 7 or number < 5:
+                last_offset = bench.put(b"a", b"b", producer_id=producer_id, sequence=2 * number).last_offset
+                sent.append((producer_id, 2 * number, last_offset))
+        if number + 1 in snapshots:
+            bench.log.roll_now()
+    getattr(bench, how)()
+    shutil.rmtree(bench.directory.layout.view)
+    bench.open()
+    for producer_id, sequence, last_offset in sent:
+        if producer_id == 8 or sequence >= 6:
+            again = bench.log.append(bench.batch(b"a", b"b", producer_id=producer_id, sequence=sequence))
+            assert (again.duplicate, again.last_offset) == (True, last_offset)
+
+
 def test_a_snapshot_of_records_that_were_cut_is_forgotten(open_bench):
     bench = open_bench(segment_bytes=150)
     for number in range(4):
@@ -406,6 +428,22 @@ def test_a_snapshot_of_records_that_were_cut_is_forgotten(open_bench):
         assert not bench.put(b"%d" % number * 60, producer_id=1, sequence=number).duplicate
     restart_machine(bench, point=2)
     assert bench.values() == [b"%d" % number * 60 for number in range(4)]
+
+
+def test_a_snapshot_of_a_log_that_is_lost_as_a_whole_is_forgotten(open_bench):
+    """Once the log is as long again it would be taken for one of the records that are there."""
+    bench = open_bench()
+    bench.put(b"lost", producer_id=1, sequence=0)
+    bench.close()
+    os.unlink(f"{bench.folder}/{0:020}.log")
+    restart_machine(bench, point=None)
+    bench.put(b"other", b"another")
+    bench.directory.checkpoint()
+    bench.crash()
+    shutil.rmtree(bench.directory.layout.view)
+    bench.open()
+    assert not bench.put(b"lost", producer_id=1, sequence=0).duplicate
+    assert bench.values() == [b"other", b"another", b"lost"]
 
 
 def test_bytes_of_a_torn_temporary_file_are_swept(open_bench):

@@ -501,25 +501,68 @@ def test_a_transaction_is_over_whose_end_retention_removed_and_a_power_cut_took_
     again.close()
 
 
-def test_a_transaction_is_over_whose_begin_retention_removed_and_whose_marker_was_cut(path):
-    """The snapshots from between the two know it as open."""
+def test_a_marker_that_a_power_cut_took_is_written_again_when_retention_has_removed_the_begin(path):
+    """The snapshots from between the two know the transaction as open, and so does who decided it."""
     desk = Desk(path)
     desk.put_in(ALICE, b"a")
     desk.log.roll_now()
     desk.put(b"b")
     desk.log.roll_now()
     desk.put(b"c")
-    desk.finish(COMMIT, ALICE)
-    delete_segments_below(desk.log, 1)
-    assert desk.directory.truncate("t", 0, 3) == 3
+    desk.directory.checkpoint()
+    synced_bytes = desk.log.state().end.active_bytes
+    desk.log.append_marker(COMMIT, producer_id=ALICE, marker_epoch=1)
     assert desk.open_offsets() == []
-    last_sequence = desk.log.last_sequence(ALICE)
+    delete_segments_below(desk.log, 1)
     desk.crash()
+    os.truncate(f"{desk.folder}/{2:020}.log", synced_bytes)
+    for _ in range(2):
+        delete_view(path)
+        again = desk.open()
+        assert again.open_offsets() == [0]
+        assert again.log.last_sequence(ALICE) == 0
+        again.crash()
+    again = desk.open()
+    assert again.finish(COMMIT, ALICE) == 3
+    assert again.open_offsets() == []
+    assert again.seen(start=1) == [b"b", b"c"]
+    again.crash()
+    delete_view(path)
+    assert desk.open().open_offsets() == []
+    desk.close()
+
+
+def test_a_transaction_is_over_whose_marker_compaction_could_take_and_a_power_cut_took_the_snapshots_since(
+    path,
+):
+    """The marker stays as long as there is a snapshot that knows the transaction as open."""
+    desk = Desk(path, clock=ManualClock(), cleanup_policy="compact", min_cleanable_dirty_ratio="0")
+
+    def put_plain(value: bytes) -> None:
+        desk.log.append(encode_batch([NewRecord(value, b"k", (), desk.clock.now_ms())]))
+        desk.log.sync()
+        desk.log.roll_now()
+
+    put_keyed(desk, ALICE, b"k", b"first", epoch=0, sequence=0)
+    desk.log.sync()
+    desk.log.roll_now()  # with a snapshot of the open transaction
+    desk.finish(COMMIT, ALICE)
+    put_plain(b"second")
+    for _ in range(2):  # the producer is noted as silent, and a day later forgotten
+        desk.clock.advance(ms=48 * 3_600_000)
+        desk.directory.maintenance.clean()
+    put_plain(b"third")
+    desk.directory.maintenance.clean()
+    desk.put(b"last")
+    desk.directory.checkpoint()
+    assert desk.seen() == [b"third", b"last"]
+    desk.crash()
+    for offset in (3, 4):
+        os.truncate(f"{desk.folder}/{offset:020}{SNAPSHOT_SUFFIX}", 5)
     delete_view(path)
     again = desk.open()
     assert again.open_offsets() == []
-    assert again.seen(start=1) == [b"b", b"c"]
-    assert again.log.last_sequence(ALICE) == last_sequence == 0
+    assert again.seen() == [b"third", b"last"]
     again.close()
 
 

@@ -11,6 +11,7 @@ underscores for dots.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from ..files import Files, OsFiles
 from ..log_config import LogConfig
 from ..partition_log import AppendResult, PartitionLog
 from ..record_batch import Record, decode_records, encode_values
+from ..recovery import reopen_failed
+from ..segment import locate
 from ..segment_files import LOG_SUFFIX
 from .faulty_files import FaultyFiles
 from .log_builder import without_room
@@ -117,6 +120,21 @@ class Workbench:
         if sync:
             log.sync(result.last_offset + 1)
         return result
+
+    def lose(self, offset: int) -> None:
+        """The disk refuses a sync and holds nothing from the batch of *offset* on; then the log is verified."""
+        log = self.log
+        with log.append_lock:
+            log.sync_refused(OSError(errno.EIO, "lost"))
+        holding = [base for base in self.segments() if base <= offset][-1]
+        segment = log.segment(holding)
+        try:
+            size = segment.log_bytes()
+            lost = locate(self.directory.files, segment.descriptor(), b"", holding, offset, size)
+            segment.cut_log(lost.position)
+        finally:
+            segment.close()
+        reopen_failed(log)
 
     # Reading ------------------------------------------------------------------------------------------
 

@@ -486,31 +486,6 @@ class LogMachine(RuleBasedStateMachine):
         self.start = max(self.start, min(offset, high_watermark))
         assert self.directory.delete_records(TOPIC, 0, offset) == self.start
 
-    @rule(data=st.data())
-    def truncate(self, data: st.DataObject) -> None:
-        asked = data.draw(st.integers(max(self.start - 2, 0), self.end))
-        offset = max(asked, self.start)  # what was deleted stays so
-        if offset >= self.end and self.unpublished is None:
-            assert self.directory.truncate(TOPIC, 0, asked) == self.end
-            return
-        if offset >= self.end:
-            return  # what nobody knows of stays as it is
-        self.unpublished = None
-        kept = [batch for batch in self.batches if batch.last_offset < offset]
-        # What was deleted was there: the log does not end below it.
-        expected = max(kept[-1].last_offset + 1 if kept else 0, self.start)
-        self.end = self.directory.truncate(TOPIC, 0, asked)
-        if self.kind == "compacted":  # batches without a record left are one by now, and go together
-            assert self.end <= expected
-            assert all(entry.is_gone for entry in self.entries() if self.end <= entry.offset < expected)
-        else:
-            assert self.end == expected
-        self.batches = [batch for batch in kept if batch.last_offset < self.end]
-        self.cleaned_offset = 0
-        self.cleaned_ms.clear()
-        self.replay(is_cut=True)
-        self.take_all_as_synced()
-
     def _first_base(self) -> int:
         log = self.handles[0]
         return log.segments(log.state().end)[0]
@@ -626,17 +601,17 @@ class LogMachine(RuleBasedStateMachine):
             self.take_all_as_synced()
             self.replay()
 
-    def replay(self, *, is_cut: bool = False) -> None:
+    def replay(self) -> None:
         """Only what is in the log is known of its producers now, and of that the last batch for certain.
 
         A fence without a marker may be remembered: a snapshot can have it. Compaction and retention may have taken
-        batches that were not a producer's last ones, and are now: where the log was cut behind them, or the fence
-        that came behind them is forgotten. Nothing tells of those any more.
+        batches that were not a producer's last ones, and are now: the fence that came behind them is forgotten.
+        Nothing tells of those any more.
         """
         entries = self.directory.view.producers(self.handles[0].key)
         told = self.told_by_batches()
         for producer_id, known in told.items():
-            if is_cut or self.producers[producer_id].epoch > known.epoch:
+            if self.producers[producer_id].epoch > known.epoch:
                 self.forget_what_is_forgotten(producer_id, entries.get(producer_id))
         self.producers = self.told_by_batches()
         for producer_id, entry in entries.items():

@@ -368,20 +368,6 @@ CUTTING = [
         "recovering.deaths_over_a_torn_tail",
     ),
     _broken(
-        f"{STORAGE}.data_directory",
-        "the recovery point is lowered before a log is cut",
-        "self.checkpoint(at_most={(topic, partition): offset})",
-        "pass",
-        "recovering.a_truncated_log",
-    ),
-    _broken(
-        f"{STORAGE}.truncation",
-        "the synced offset is lowered before a log is cut",
-        "log.view.publish_sync(log.key, sync._replace(synced_offset=min(sync.synced_offset, offset)))",
-        "pass",
-        "recovering.deaths_in_truncating",
-    ),
-    _broken(
         f"{STORAGE}.recovery",
         "a snapshot of records that are gone goes, too",
         "log.files.unlink(log.segment(offset).path(SNAPSHOT_SUFFIX))",
@@ -394,6 +380,20 @@ CUTTING = [
         "and not (cuts or damages or dropped)",
         "and not (cuts or damages)",
         "recovering.a_snapshot_of_lost_records",
+    ),
+    _broken(
+        f"{STORAGE}.recovery",
+        "an aborted index that recovery writes, or finds, is synced before it counts as true",
+        "for suffix in SYNCED_SUFFIXES:",
+        "for suffix in SYNCED_SUFFIXES[:3]:",
+        "recovering.an_aborted_index_found_again",
+    ),
+    _broken(
+        f"{STORAGE}.recovery",
+        "an index that is built again is synced before it counts as true",
+        "unsynced = {*rebuilt, *doubtful}",
+        "unsynced = set(doubtful)",
+        "recovering.an_index_built_again",
     ),
     _broken(
         f"{STORAGE}.recovery",
@@ -410,10 +410,10 @@ COMPACTING = [
         "segments go when the new log is in their place",
         """
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
-        _finish(log.files, segment, log.directory)
+        _finish(log.files, segment, bases[1:])
         """,
         """
-        _finish(log.files, segment, log.directory)
+        _finish(log.files, segment, bases[1:])
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))
         """,
         "cleaning.deaths_in_compacting",

@@ -253,23 +253,23 @@ FILE_SYNCS = [
     ),
     _off(
         f"{STORAGE}.segment_replacement",
-        '''
-        """Step 4."""
+        """
+        directory = segment.directory
         files.fsync_directory(directory)
-        ''',
+        """,
         "the new log's name is synced before the segments go that it replaces",
         "cleaning.replaced_files",
-        instead='"""Step 4."""',
+        instead="directory = segment.directory",
     ),
     _off(
         f"{STORAGE}.segment_replacement",
         """
         files.fsync_directory(directory)
-        files.unlink(replaces)
+        files.unlink(segment.path(REPLACES_SUFFIX))
         """,
         "replaced segments are gone from the disk before their list is",
         "cleaning.replaced_files",
-        instead="files.unlink(replaces)",
+        instead="files.unlink(segment.path(REPLACES_SUFFIX))",
     ),
     _off(
         f"{STORAGE}.segment_replacement",
@@ -568,9 +568,6 @@ WAITS = [
 ]
 
 WITHOUT_A_MUTANT = {
-    SyncCall(
-        f"{STORAGE}.snapshot_files", "replace_snapshots", "files.fsync_directory(directory)"
-    ): "a gap: no scenario cuts the power in a truncation, which nothing in the product asks for yet",
     SyncCall(f"{STORAGE}.files", "OsFiles.fdatasync", "_sync(fd)"): "only on macOS, where it is F_FULLFSYNC",
     SyncCall(
         f"{STORAGE}.files", "OsFiles.replace_file", "replace_file(self, path, data)"

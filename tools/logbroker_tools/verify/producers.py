@@ -130,7 +130,8 @@ class ProducerChecks:
             )
 
     def _compare(self, snapshot: _Snapshot) -> Iterator[Finding]:
-        for entry in snapshot.entries:
+        last_entries = {entry.producer_id: entry for entry in snapshot.entries}
+        for entry in last_entries.values():
             folded = self._producers.get(entry.producer_id)
             if entry.last_offset >= snapshot.offset:
                 message = f"producer {entry.producer_id} is said to have written offset {entry.last_offset}"

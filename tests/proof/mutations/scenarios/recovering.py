@@ -12,7 +12,10 @@ from pathlib import Path
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import StorageFailedError
 from logbroker_storage.files import Files, OsFiles
+from logbroker_storage.log_reader import Isolation
+from logbroker_storage.record_batch import ControlType, encode_values
 from logbroker_storage.testing import Workbench
+from logbroker_storage.testing.manual_clock import START_MS
 from logbroker_storage.testing.workbench import crash
 
 from .machine import Machine, WatchedFiles, died_at_each_operation
@@ -161,49 +164,6 @@ def bench_bytes(path: str) -> int:
     return size
 
 
-def a_truncated_log(folder: Path) -> None:
-    """A log that is cut on request ends at the offset or where it did, whenever the power is cut, without damage."""
-    machine = Machine(folder)
-    bench = machine.bench(segment_bytes=ROLLING)
-    values = [b"%d" % number * 60 for number in range(6)]
-    for value in values:
-        bench.put(value)
-    bench.directory.checkpoint()
-    told: list[int] = []
-
-    def act() -> None:
-        told.append(bench.directory.truncate("t", 0, 3))
-
-    for path, is_done in machine.states_during(act, lambda: bool(told)):
-        after = Workbench(path)
-        found = after.values()
-        assert 3 <= len(found) <= (3 if is_done else 6)
-        assert found == values[: len(found)]
-        assert after.put(b"on").base_offset == len(found), "offsets were skipped, as if records were lost"
-        crash(after.directory)
-
-
-def deaths_in_truncating(folder: Path) -> None:
-    """A process that dies while it cuts a log on request leaves one that goes on, with nothing but sound records."""
-    values = [b"%d" % number * 60 for number in range(6)]
-
-    def prepare(path: str) -> None:
-        bench = Workbench(path, segment_bytes=ROLLING)
-        for value in values:
-            bench.put(value)
-        bench.directory.checkpoint()
-        bench.close()
-
-    for path, _, died in died_at_each_operation(
-        folder, prepare, lambda bench: bench.directory.truncate("t", 0, 3)
-    ):
-        bench = Workbench(path)
-        end_offset = bench.put(b"on").base_offset
-        assert 3 <= end_offset <= (6 if died else 3)
-        assert bench.values() == [*values[:end_offset], b"on"]
-        crash(bench.directory)
-
-
 def a_snapshot_of_lost_records(folder: Path) -> None:
     """A producer's sequence that went with its records is not remembered for the records in their place.
 
@@ -228,6 +188,48 @@ def a_snapshot_of_lost_records(folder: Path) -> None:
     assert after.values() == [b"a", b"other"]
     assert not after.put(b"lost", producer_id=7, sequence=1).duplicate, "acknowledged, and not in the log"
     after.close()
+
+
+def an_aborted_index_found_again(folder: Path) -> None:
+    """What recovery shows of an abort that nobody had synced is on the disk: its entry alone hides the records."""
+    machine = Machine(folder)
+    bench = machine.bench()
+    batch = encode_values(
+        [b"aborted"], [(0, START_MS)], producer_id=7, producer_epoch=0, base_sequence=0, transactional=True
+    )
+    bench.log.append(batch)
+    bench.log.sync()
+    machine.files.fail("fdatasync", path=".txnindex", error=errno.EIO)
+    with contextlib.suppress(StorageFailedError):
+        bench.log.append_marker(ControlType.ABORT, producer_id=7, marker_epoch=1)
+    bench = _restarted(machine, bench)
+    bench.directory.checkpoint()
+    after = machine.cut()
+    reader = after.log.reader(0, Isolation.READ_COMMITTED)
+    assert all(found.header.is_control for found in reader.read()), "aborted records are shown"
+    reader.close()
+    crash(after.directory)
+
+
+def an_index_built_again(folder: Path) -> None:
+    """A sealed segment's indexes that recovery built again are on the disk: whatever is well-formed is believed."""
+    machine = Machine(folder)
+    bench = machine.bench(index_interval_bytes=0)
+    for number in range(3):
+        bench.put(b"%d" % number)
+    bench.log.roll_now()
+    bench.put(b"behind")
+    bench.directory.checkpoint()
+    for suffix in (".index", ".timeindex"):
+        fd = machine.files.open(f"{bench.folder}/{0:020d}{suffix}")
+        machine.files.pwrite(fd, b"\xff" * 8, 0)
+        machine.files.fsync(fd)
+        machine.files.close(fd)
+    bench = _restarted(machine, bench)
+    unsynced = machine.recorded.mirror.unsynced_paths()
+    built = [f"/data/logs/t-0/{0:020d}{suffix}" for suffix in (".index", ".timeindex")]
+    assert not set(built) & set(unsynced), "a power cut could take a part of it"
+    crash(bench.directory)
 
 
 def a_rebuild_that_dies(folder: Path) -> None:

@@ -110,7 +110,9 @@ def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
         # Whoever verifies a failed partition sweeps its folder. A list without the new log would say that the
         # old ones are to go.
         if not log.files.exists(cleaned):
-            raise WriteFailedError(f"{cleaned} was swept while it was being made; the next cleaning makes it again")
+            raise WriteFailedError(
+                f"{cleaned} was swept while it was being made; the next cleaning makes it again"
+            )
         content = "".join(f"{base}\n" for base in bases[1:]).encode()
         log.files.replace_file(segment.path(REPLACES_SUFFIX), content)
         log.files.rename(cleaned, segment.path(LOG_SUFFIX))

@@ -22,7 +22,7 @@ CHUNK = 500
 COMMITS = 5
 POLLS = 200
 SETTLING_S = 2.0
-WATCHED_S, WATCHED_QUICKLY_S = 15.0, 3.0
+WATCHED_S, WATCHED_QUICKLY_S = 31.0, 3.0  # the cleaner runs every 30
 
 
 def measure(runner: Runner, sizes: list[int]) -> Iterator[tuple[int, Figures]]:

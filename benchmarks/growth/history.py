@@ -26,9 +26,7 @@ def measure(runner: Runner, sizes: list[int]) -> Iterator[tuple[int, Figures]]:
     """Figures by the number of records when they were measured: the size, and what was appended to measure."""
     for size in sizes:
         records = int(runner.run(fill, size)["records"])
-        figures: Figures = {}
-        for step in (read, commit, work_off, tend):
-            figures |= runner.run(step, records)
+        figures = runner.run(use, records)
         figures |= runner.openings()
         figures |= runner.run(append)
         yield records, figures
@@ -60,9 +58,15 @@ def append(data: str, _: int) -> Figures:
         return {"append_us_per_record": median_us(produce, PROBE // CHUNK - 1) / CHUNK}
 
 
-def read(data: str, records: int) -> Figures:
+def use(data: str, records: int) -> Figures:
+    with logbroker.open(data) as broker:
+        return read(broker, records) | commit(broker, records) | work_off(broker) | tend(broker)
+
+
+def read(broker: logbroker.Broker, records: int) -> Figures:
     rng = random.Random(1)
-    with logbroker.open(data) as broker, broker.consumer(TOPIC) as consumer:
+    with broker.consumer(TOPIC) as consumer:
+        consumer.poll(1)  # the first one opens the log
         consume_us: list[float] = []
         left = min(PROBE, records)
         consumer.seek(0, records - left)
@@ -92,8 +96,8 @@ def read(data: str, records: int) -> Figures:
     }
 
 
-def commit(data: str, records: int) -> Figures:
-    with logbroker.open(data) as broker, broker.consumer(TOPIC, group="g", delivery="manual") as consumer:
+def commit(broker: logbroker.Broker, records: int) -> Figures:
+    with broker.consumer(TOPIC, group="g", delivery="manual") as consumer:
         consumer.seek(0, max(0, records - COMMITS * BATCH))
         took_us = []
         for _ in range(COMMITS):
@@ -102,9 +106,9 @@ def commit(data: str, records: int) -> Figures:
     return {"commit_us": statistics.median(took_us)}
 
 
-def work_off(data: str, _: int) -> Figures:
+def work_off(broker: logbroker.Broker) -> Figures:
     """Messages of a queue whose backlog is all that was not worked off before."""
-    with logbroker.open(data) as broker, broker.queue(subscription=SUBSCRIPTION) as queue:
+    with broker.queue(subscription=SUBSCRIPTION) as queue:
 
         def batch() -> None:
             received = queue.receive_many(BATCH, timeout=0)
@@ -115,12 +119,11 @@ def work_off(data: str, _: int) -> Figures:
         return {"queue_us_per_message": median_us(batch, BATCHES) / BATCH}
 
 
-def tend(data: str, _: int) -> Figures:
+def tend(broker: logbroker.Broker) -> Figures:
     """What is done in the background, and what a look at everything takes."""
-    with logbroker.open(data) as broker:
-        broker.clean()
-        return {
-            "clean_ms": median_us(broker.clean, 5) / 1e3,
-            "describe_topic_ms": median_us(lambda: broker.topic(TOPIC), 5) / 1e3,
-            "describe_subscription_ms": median_us(lambda: broker.subscription(SUBSCRIPTION), 5) / 1e3,
-        }
+    broker.clean()
+    return {
+        "clean_ms": median_us(broker.clean, 5) / 1e3,
+        "describe_topic_ms": median_us(lambda: broker.topic(TOPIC), 5) / 1e3,
+        "describe_subscription_ms": median_us(lambda: broker.subscription(SUBSCRIPTION), 5) / 1e3,
+    }

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-if not (ROOT / "benchmarks").is_dir():
-    pytest.skip("the benchmarks are not here", allow_module_level=True)
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

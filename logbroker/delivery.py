@@ -198,8 +198,15 @@ class Delivery:
             self._thread.wake()
 
     def limit_bytes(self, queue: PartitionQueue, needed_bytes: int) -> int:
-        """The limit of a new batch that begins with a record of *needed_bytes*."""
-        return max(needed_bytes, min(self._batch_bytes, queue.log.config.max_message_bytes - HEADER_BYTES))
+        """The limit of a new batch that begins with a record of *needed_bytes*.
+
+        An open batch takes up its limit, so half of the buffer has room for one of each partition that was written
+        to. Else the first record for a partition too many would have all others appended with what they have: 1,000
+        partitions in turn got a batch a record, at 100 µs.
+        """
+        share_bytes = self._buffer_bytes // 2 // max(1, len(self._queues))
+        largest_bytes = min(self._batch_bytes, queue.log.config.max_message_bytes - HEADER_BYTES)
+        return max(needed_bytes, min(largest_bytes, share_bytes))
 
     def open_batch(self, queue: PartitionQueue, needed_bytes: int) -> Batch | None:
         """A new open batch of *queue*; None when the buffer has no room for it."""

@@ -29,12 +29,13 @@ def _live_members(directory: DataDirectory, state: GroupState) -> list[str]:
 
 
 def _subscribed_topics(directory: DataDirectory, group: str) -> set[str]:
-    return {topic for event in directory.group_events() if event.group == group for topic in event.topics}
+    event = directory.group_event(group)
+    return set() if event is None else set(event.topics)
 
 
 def _check_exists(directory: DataDirectory, group: str) -> None:
     check_group_name(group)
-    if group not in directory.groups():
+    if not directory.has_group(group):
         raise InvalidRequestError(f"there is no consumer group {group!r}; `logbroker group list` names them")
 
 

@@ -298,7 +298,7 @@ def check_no_group(directory: DataDirectory, name: str) -> None:
     """
     server = directory.volatile_get(_network_key(name))
     is_on_network = server is not None and directory.process_alive(server.decode())
-    if name in directory.groups() or is_on_network or live_members(directory, name):
+    if directory.has_group(name) or is_on_network or live_members(directory, name):
         raise SubscriptionExistsError(name, what="consumer group")
 
 

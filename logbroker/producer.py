@@ -77,7 +77,8 @@ class Producer:
                 by default); ``"written"``: in the operating system's memory, synced soon after; ``"none"``:
                 nothing, and failures are only logged.
             linger: seconds that a record may wait for others to share its batch; 0 appends each at once.
-            batch_bytes: a batch is complete at this size, before compression.
+            batch_bytes: a batch is complete at this size, before compression; at a smaller one where half of the
+                buffer has no room for a batch of each partition that was written to.
             compression: ``"gzip"``, ``"snappy"``, ``"lz4"``, ``"zstd"`` or None, for topics whose
                 ``compression.type`` is ``producer``.
             buffer_bytes: most that may wait, in memory or for the disk, before ``send`` blocks.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -16,12 +14,12 @@ from typing import Annotated
 
 import typer
 
+from ..measuring import Figures, figures_of, machine
 from . import report
 from .contender import Contender, Work
 from .contenders import CONTENDERS
-from .works import Figures, child
+from .works import child
 
-ROOT = Path(__file__).parents[2]
 LONGEST_S = 900.0  # of one measurement, its server and filling included
 
 
@@ -48,7 +46,7 @@ def main(
     skipped = {each.name: reason for each in contenders if (reason := each.missing())}
     for name, reason in skipped.items():
         print(f"SKIPPED {name}: {reason}", file=sys.stderr, flush=True)
-    results = report.Results(machine=_machine(), budget_s=budget_s, rounds=rounds, skipped=skipped)
+    results = report.Results(machine=machine(), budget_s=budget_s, rounds=rounds, skipped=skipped)
     for each_work in works:
         able = [each for each in contenders if each_work in each.works and each.name not in skipped]
         _compare(each_work, able, budget_s, rounds, folder, results)
@@ -96,18 +94,10 @@ def _measured(contender: Contender, work: Work, budget_s: float, parent: Path | 
     try:
         with contender.server(folder) as address:
             command = child("measure", contender, work, folder, address, budget_s)
-            done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_S, cwd=ROOT)
-            if done.returncode:
-                raise RuntimeError(done.stderr.strip() or f"it ended with {done.returncode}")
-            figures: Figures = json.loads(done.stdout.splitlines()[-1])
-            return figures
+            return figures_of(command, LONGEST_S)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.sync()  # what one contender left unwritten is not the next one's to write
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..measuring import Figures, number, pyplot
 from .contender import Work
-from .works import LEADING_FIGURE, Figures
+from .works import LEADING_FIGURE
 
 OURS = "logbroker"
 
@@ -57,7 +58,7 @@ def _table(work: Work, by_contender: dict[str, Figures]) -> list[str]:
         "|---|" + "---:|" * (len(keys) + 1),
     ]
     for name, figures in ranked:
-        cells = " | ".join(_number(figures[key]) if key in figures else "" for key in keys)
+        cells = " | ".join(number(figures[key]) if key in figures else "" for key in keys)
         ratio = f"{figures[leading] / by_contender[reference][leading]:.2f}" if reference else ""
         lines.append(f"| {f'**{name}**' if name.startswith(OURS) else name} | {cells} | {ratio} |")
     return lines
@@ -68,24 +69,14 @@ def _ranked(work: Work, by_contender: dict[str, Figures]) -> list[tuple[str, Fig
     return sorted(by_contender.items(), key=lambda item: item[1][leading], reverse=leading.endswith("_per_s"))
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def _plot(results: Results, path: Path) -> None:
     """One panel a work, a bar a contender, ours in colour; on a logarithmic scale, for they lie far apart."""
-    try:
-        import matplotlib
-    except ImportError:
-        return  # tables and JSON say the same
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
+    plotting = pyplot()
     works = [work for work in Work if results.works.get(work.value)]
-    if not works:
+    if plotting is None or not works:
         return
     heights = [1 + 0.35 * len(results.works[work.value]) for work in works]
-    figure, axes = pyplot.subplots(
+    figure, axes = plotting.subplots(
         len(works), 1, figsize=(9, sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
     )
     for (panel,), work in zip(axes, works, strict=True):
@@ -96,4 +87,4 @@ def _plot(results: Results, path: Path) -> None:
         panel.set_xscale("log")
         panel.set_title(f"{work.value}: {leading.replace('_', ' ')}", loc="left")
     figure.savefig(path)
-    pyplot.close(figure)
+    plotting.close(figure)

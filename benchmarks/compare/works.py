@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import resource
 import signal
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ..measuring import Figures, peak_mib
 from .contender import Contender, Session, Work
 
 SMALL = b"x" * 100
@@ -30,7 +30,6 @@ TAIL_PAUSE_S = 0.002
 TAIL_WARM_UP = 50
 QUEUE_BATCH = 100
 RANDOM_READS = 20_000
-Figures = dict[str, float]
 
 
 def child(
@@ -44,17 +43,8 @@ def child(
 def measure(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
     """Run *work* once; called in a process of its own, on a new folder (or a folder that ``prepare`` filled)."""
     figures = _WORKS[work](contender, work, folder, address, budget_s)
-    figures["client_peak_mib"] = _peak_mib()
+    figures["client_peak_mib"] = peak_mib()
     return figures
-
-
-def _peak_mib() -> float:
-    """The most memory that this process had resident. ``ru_maxrss`` would be the parent's, kept over exec."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: bytes
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) / 1024
 
 
 def _value(work: Work) -> bytes:

@@ -42,7 +42,6 @@ from .events import NamedProducerEvent
 from .index_files import read_index_file
 from .locks import ProcessLock
 from .log_config import LogConfig, RetentionPolicy
-from .log_reader import sealed_timestamp_ms
 from .partition_log import PartitionLog
 from .producer_expiry import expire_producers
 from .producer_recovery import aborted_index_of
@@ -58,6 +57,7 @@ from .segment_replacement import (
     write_replacement,
 )
 from .snapshot_files import open_in_snapshots
+from .view import LogEnd
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -92,9 +92,10 @@ class Cleaner:
             return False
         try:
             self._finish_journal()
+            named = self._named_producer_ids()
             for topic in self._directory.catalog.live():  # any of them may be deleted before its turn comes
                 for number in range(topic.partitions):
-                    self._clean_in_peace(topic.name, number)
+                    self._clean_in_peace(topic.name, number, named)
         finally:
             self._lock.release()
         return True
@@ -106,14 +107,14 @@ class Cleaner:
         except (LogbrokerError, OSError) as error:
             logger.warning("the journal could not be synced: %s", error)
 
-    def _clean_in_peace(self, topic: str, partition: int) -> None:
+    def _clean_in_peace(self, topic: str, partition: int, named: set[int]) -> None:
         """Clean one log; what goes wrong there (a damaged or deleted topic) does not stop the others."""
         try:
-            self._clean(self._directory.log(topic, partition))
+            self._clean(self._directory.log(topic, partition), named)
         except (LogbrokerError, OSError) as error:
             logger.warning("%s-%d could not be cleaned: %s", topic, partition, error)
 
-    def _clean(self, log: PartitionLog) -> None:
+    def _clean(self, log: PartitionLog, named: set[int]) -> None:
         if is_unfinished(log.files, log.directory):
             with log.append_lock:  # whoever verifies a failed partition lists its files under it
                 finish_replacements(log.files, log.directory)
@@ -124,13 +125,14 @@ class Cleaner:
         self._remove(log, retention)
         if log.config.cleanup_policy.compacts:
             self._compact(log)
-        expire_producers(log, named=self._named_producer_ids(), now_ms=self._directory.clock.now_ms())
+        expire_producers(log, named=named, now_ms=self._directory.clock.now_ms())
 
     # Retention ------------------------------------------------------------------------------------
 
     def _plan(self, log: PartitionLog) -> RetentionPlan:
         offsets = log.offsets()
-        consumed_offset = self._consumed_offset(log)
+        is_consumed = log.config.retention_policy is RetentionPolicy.CONSUMED
+        consumed_offset = self._consumed_offset(log) if is_consumed else None
         decided = plan(
             segment_infos(log),
             config=_with_time_limit(log.config),
@@ -140,8 +142,7 @@ class Cleaner:
             consumed_offset=consumed_offset,
         )
         everything_consumed = (
-            log.config.retention_policy is RetentionPolicy.CONSUMED
-            and consumed_offset is not None
+            consumed_offset is not None
             and consumed_offset >= offsets.log_end_offset
             and log.state().end.active_bytes > 0
         )
@@ -281,7 +282,7 @@ def segment_infos(log: PartitionLog) -> list[SegmentInfo]:
     """The segments of a log, oldest first, the active one last."""
     end = log.state().end
     bases = [base for base in list_segments(log.files, log.directory) if base <= end.active_base_offset]
-    sealed = [_sealed_info(log, base, next_base) for base, next_base in pairwise(bases)]
+    sealed = [_sealed_info(log, end, base, next_base) for base, next_base in pairwise(bases)]
     active = SegmentInfo(
         base_offset=end.active_base_offset,
         next_offset=end.log_end_offset,
@@ -292,14 +293,14 @@ def segment_infos(log: PartitionLog) -> list[SegmentInfo]:
     return [*sealed, active]
 
 
-def _sealed_info(log: PartitionLog, base_offset: int, next_offset: int) -> SegmentInfo:
+def _sealed_info(log: PartitionLog, end: LogEnd, base_offset: int, next_offset: int) -> SegmentInfo:
     segment = log.segment(base_offset)
     try:
         return SegmentInfo(
             base_offset=base_offset,
             next_offset=next_offset,
             size_bytes=segment.log_bytes(),
-            max_timestamp_ms=sealed_timestamp_ms(log, base_offset),
+            max_timestamp_ms=log.segment_times.largest_ms(end, base_offset, next_offset),
         )
     finally:
         segment.close()

@@ -44,7 +44,7 @@ from .events import (
     TtlEvent,
 )
 from .files import Files, OsFiles
-from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
+from .journal import GROUPS_VERSION, JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout
 from .locks import ProcessLock
 from .log_config import ConfigValue, Durability, LogConfig
@@ -93,6 +93,8 @@ class DataDirectory:
         self._noted: set[tuple[type, bytes]] = (
             set()
         )  # of topic ids; an entry too few costs a look, so no lock
+        # Of GROUPS_VERSION; replaced whole, so it needs no lock.
+        self._group_events: tuple[int, list[GroupEvent]] = (-1, [])
         self._producer_ids = range(0)  # reserved and not given out yet; guarded by _producer_ids_lock
         # Not _logs_lock: this one is held while waiting for the journal, whose holders ask for logs.
         self._producer_ids_lock = threading.Lock()
@@ -445,13 +447,26 @@ class DataDirectory:
 
     def groups(self) -> list[str]:
         """Every group that has subscribed or committed, ascending."""
-        subscribed = {event.group for event in self.group_events()}
-        committed = (key.split(b"\0")[1].decode() for key, _ in self.view.events(OffsetEvent.ALL))
-        return sorted(subscribed.union(committed))
+        subscribed, committed = (self.view.first_names(kind.ALL) for kind in (GroupEvent, OffsetEvent))
+        return sorted({*subscribed, *committed})
+
+    def has_group(self, group: str) -> bool:
+        """Whether *group* is one of ``groups``; as quick with many of them."""
+        return self.view.event(GroupEvent.key_of(group)) is not None or self.view.has_events(
+            OffsetEvent.prefix_of(group)
+        )
+
+    def group_event(self, group: str) -> GroupEvent | None:
+        """The topics that *group* has subscribed to; None when it only committed."""
+        return self.view.event_of(GroupEvent, GroupEvent.key_of(group))
 
     def group_events(self) -> list[GroupEvent]:
-        """Every consumer group, with the topics that it has subscribed to."""
-        return self.view.events_of(GroupEvent, GroupEvent.ALL)
+        """Every consumer group, with the topics that it has subscribed to. Do not change the result."""
+        version = self.view.meta_int(GROUPS_VERSION)
+        cached = self._group_events
+        if cached[0] != version:
+            cached = self._group_events = (version, self.view.events_of(GroupEvent, GroupEvent.ALL))
+        return cached[1]
 
     # Producers ------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from .errors import (
     StorageFailedError,
     WriteFailedError,
 )
-from .events import BindingEvent, Event, SubscriptionEvent, TopicEvent, encode_event
+from .events import BindingEvent, Event, GroupEvent, SubscriptionEvent, TopicEvent, encode_event
 from .locks import ProcessLock
 from .log_config import LogConfig
 from .partition_log import PartitionLog
@@ -54,10 +54,12 @@ COMPACTED_BYTES = b"journal_compacted_bytes"
 TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
 SUBSCRIPTIONS_VERSION = b"subscriptions_version"  # … to a subscription
 BINDINGS_VERSION = b"bindings_version"  # … to a binding
+GROUPS_VERSION = b"groups_version"  # … to the topics that a consumer group has subscribed to
 _VERSIONS = (
     (TopicEvent.ALL, TOPICS_VERSION),
     (SubscriptionEvent.ALL, SUBSCRIPTIONS_VERSION),
     (BindingEvent.ALL, BINDINGS_VERSION),
+    (GroupEvent.ALL, GROUPS_VERSION),
 )
 
 COMPACT_FROM_BYTES = 1 << 20

@@ -22,6 +22,7 @@ import bisect
 import enum
 import logging
 from collections.abc import Iterator
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
 from .aborted_index import by_producer, is_aborted
@@ -32,13 +33,11 @@ from .record_batch import HEADER_BYTES, StoredBatch, decode_records, read_batch,
 from .segment import (
     Located,
     TimestampOffset,
-    build_indexes,
     locate,
     locate_timestamp,
     next_sound_batch,
 )
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX
-from .time_index import last_timestamp_ms, used_bytes
 from .view import LogEnd, PartitionState
 
 if TYPE_CHECKING:
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("logbroker.storage")
 
 DEFAULT_READ_BYTES = 1 << 20
-MAX_TIMESTAMP_MS = (1 << 63) - 1
 
 
 class Isolation(enum.Enum):
@@ -332,22 +330,6 @@ def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int
     return (content or b"")[:size_bytes]
 
 
-def sealed_timestamp_ms(log: PartitionLog, base_offset: int) -> int:
-    """The largest timestamp of a sealed segment, from its batches where its time index does not say; -1 without one."""
-    index = read_index(log, base_offset, TIME_INDEX_SUFFIX, None)
-    times = index[: used_bytes(index)]
-    if not times:
-        fd = log.files.open(log.segment(base_offset).log_path, readonly=True)
-        try:
-            size = log.files.size(fd)
-            times = build_indexes(
-                log.files, fd, base_offset, size, log.config.index_interval_bytes
-            ).time_index
-        finally:
-            log.files.close(fd)
-    return last_timestamp_ms(times)
-
-
 def record_at_time(log: PartitionLog, timestamp_ms: int) -> TimestampOffset | None:
     """The first visible record that is not older than *timestamp_ms*; None when all are."""
     while True:
@@ -396,31 +378,27 @@ def _newest_left(log: PartitionLog) -> TimestampOffset | None:
 
 def _timestamps(log: PartitionLog, end: LogEnd) -> Iterator[int]:
     """The largest timestamp of each segment, -1 where none is known."""
-    for base in log.segments(end):
-        if base == end.active_base_offset:
-            yield end.max_timestamp_ms
-        else:
-            yield sealed_timestamp_ms(log, base)
+    for base, next_base in pairwise(log.segments(end)):
+        yield log.segment_times.largest_ms(end, base, next_base)
+    yield end.max_timestamp_ms
 
 
 def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> TimestampOffset | None:
     end = state.end
-    for base in log.segments(end):
+    bases = log.segments(end)
+    for base, next_base in zip_longest(bases, bases[1:]):
         is_active = base == end.active_base_offset
-        index = read_index(log, base, TIME_INDEX_SUFFIX, end.time_index_bytes if is_active else None)
-        largest_ms = end.max_timestamp_ms if is_active else _largest_timestamp_ms(index)
-        if largest_ms < timestamp_ms:
+        if is_active:
+            largest_ms: int | None = end.max_timestamp_ms
+        else:
+            largest_ms = log.segment_times.indexed_ms(end, base, next_base)
+        if largest_ms is not None and largest_ms < timestamp_ms:
             continue
+        index = read_index(log, base, TIME_INDEX_SUFFIX, end.time_index_bytes if is_active else None)
         found = _in_segment(log, state, base, index, timestamp_ms)
         if found is not None:
             return found if found.offset < state.high_watermark else None
     return None
-
-
-def _largest_timestamp_ms(index: bytes) -> int:
-    """Of a sealed segment; an index that is missing or holds nothing rules nothing out."""
-    used = index[: used_bytes(index)]
-    return last_timestamp_ms(used) if used else MAX_TIMESTAMP_MS
 
 
 def _in_segment(

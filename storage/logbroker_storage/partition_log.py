@@ -76,6 +76,7 @@ from .record_batch import (
 from .rolling import roll
 from .segment import TimestampOffset
 from .segment_files import SegmentFiles, list_segments
+from .segment_times import SegmentTimes
 from .side_files import cut_room
 from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, View, partition_key
@@ -149,6 +150,7 @@ class PartitionLog:
         self._clock = clock
         self.active = ActiveSegment(self)
         self._syncing = LogSync(self)
+        self.segment_times = SegmentTimes(self)
 
     # Reading --------------------------------------------------------------------------------------
 

@@ -480,6 +480,21 @@ def test_a_full_buffer_blocks_and_then_refuses(gated):
         producer.send("t", b"y").result()
 
 
+def test_many_partitions_in_turn_get_whole_batches(broker):
+    """Open batches take up room for what may come; where there is too little for all, they are smaller."""
+    partitions, rounds = 20, 15
+    broker.create_topic("many", partitions=partitions, config={"durability": "os"})
+    with broker.producer(batch_bytes=10_000, buffer_bytes=100_000, linger=FOREVER) as producer:
+        for _ in range(rounds):
+            for partition in range(partitions):
+                producer.send("many", b"x" * 100, partition=partition)
+        producer.flush()
+    logs = [broker._directory.log("many", partition) for partition in range(partitions)]
+    assert [log.offsets().log_end_offset for log in logs] == [rounds] * partitions
+    # In the first round the share of each is still larger; from then on every batch is open at once.
+    assert sum(log.appends for log in logs) <= 2 * partitions
+
+
 def test_a_sender_goes_on_when_the_disk_does(gated):
     broker, files = gated
     with broker.producer(batch_bytes=1000, buffer_bytes=5000, linger=FOREVER) as producer:

@@ -295,8 +295,8 @@ def test_a_cleaner_that_dies_at_any_step_leaves_a_log_that_reads_the_same(
 
 def test_a_topic_that_is_deleted_while_others_are_cleaned_stops_nothing(fixture: Fixture) -> None:
     """It was listed, and is gone when its turn comes: the topics behind it are cleaned all the same."""
-    for name in ("a", "b"):
-        fixture.directory.create_topic(name, 1, LogConfig())
+    for name in ("a", "b"):  # readers are asked where it is they who decide
+        fixture.directory.create_topic(name, 1, LogConfig.parse({"retention.policy": "consumed"}))
     log = fixture.topic(retention_ms=HOUR_MS)
     fixture.put(log, (None, b"old"))
     fixture.clock.advance(ms=HOUR_MS + 1)

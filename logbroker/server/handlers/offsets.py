@@ -242,7 +242,7 @@ def _all_committed(
 
 async def delete(node: Node, request: Request) -> bytes:
     body = request.body
-    if body.group_id not in node.directory.groups():
+    if not node.directory.has_group(body.group_id):
         return request.reply({"error_code": ErrorCode.group_id_not_found, "topics": []})
     subscribed = node.subscribed_topics(body.group_id)
     keys = []

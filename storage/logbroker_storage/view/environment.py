@@ -573,6 +573,24 @@ class View:
         decoded = (decode_event(value) for _, value in self.events(prefix))
         return [event for event in decoded if isinstance(event, kind)]
 
+    def has_events(self, prefix: bytes) -> bool:
+        """Whether there is an event whose key begins with *prefix*."""
+        return bool(self._items(prefix, self._journal, limit=1))
+
+    def first_names(self, prefix: bytes) -> list[str]:
+        """What stands behind *prefix* in the keys of events, up to the next NUL, ascending: each name once.
+
+        One step of the table for each name, however many events it has.
+        """
+        names: list[str] = []
+        with self.read() as transaction, transaction.cursor(db=self._journal) as cursor:
+            found = cursor.set_range(prefix)
+            while found and (key := cursor.key()).startswith(prefix):
+                name = key[len(prefix) :].partition(b"\0")[0]
+                names.append(name.decode())
+                found = cursor.set_range(prefix + name + b"\1")  # behind every key of this name
+        return names
+
     def apply_events(self, transaction: Transaction, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Put each journal key's latest value; None deletes it."""
         for key, value in items:

@@ -1,0 +1,177 @@
+"""What an operation costs does not grow with what the directory already holds: reads are counted, nothing is timed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import logbroker
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.events import GroupEvent, NamedProducerEvent, OffsetEvent
+from logbroker_storage.files import OsFiles
+from logbroker_storage.log_config import LogConfig
+from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.record_batch import NewRecord, encode_batch
+from logbroker_storage.testing import ManualClock
+from logbroker_storage.view import View
+
+
+class CountingFiles(OsFiles):
+    """Counts whole files that are read, by suffix."""
+
+    def __init__(self) -> None:
+        self.read: Counter[str] = Counter()
+
+    def read_file(self, path: str) -> bytes:
+        self.read[path.rpartition(".")[2]] += 1
+        return super().read_file(path)
+
+
+class Values:
+    """How many values of the view were looked at inside of the block."""
+
+    count = 0
+
+
+@contextmanager
+def counted_values() -> Iterator[Values]:
+    found = Values()
+    unseal = View.unseal
+
+    def counting(view: View, key: bytes, stored: bytes) -> bytes:
+        found.count += 1
+        return unseal(view, key, stored)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(View, "unseal", counting)
+        yield found
+
+
+def log_of_segments(directory: DataDirectory, clock: ManualClock, segments: int) -> PartitionLog:
+    """A log of one record a segment, one second after the other."""
+    directory.create_topic("t", 1, LogConfig.parse({"segment.bytes": 100, "durability": "os"}))
+    log = directory.log("t", 0)
+    for _ in range(segments):
+        log.append(encode_batch([NewRecord(value=b"x" * 50, timestamp_ms=clock.now_ms())]))
+        clock.advance(ms=1000)
+    return log
+
+
+@pytest.mark.parametrize("segments", [5, 50])
+def test_a_search_by_time_reads_the_index_of_the_segment_it_ends_in(tmp_path: object, segments: int) -> None:
+    """That of each sealed segment is read once for all searches."""
+    files, clock = CountingFiles(), ManualClock()
+    directory = DataDirectory.open(f"{tmp_path}/data", files=files, clock=clock)
+    log = log_of_segments(directory, clock, segments)
+    first_ms = clock.now_ms() - segments * 1000
+    assert log.offset_for_timestamp(first_ms + (segments - 2) * 1000) == segments - 2
+    for offset in range(segments - 1):
+        files.read.clear()
+        assert log.offset_for_timestamp(first_ms + offset * 1000) == offset
+        assert files.read["timeindex"] == 1
+    directory.close()
+
+
+def test_what_is_known_of_segment_times_is_forgotten_with_the_list_of_segments(tmp_path: object) -> None:
+    """A log that was cut and has gone on otherwise has the same base offsets and other times."""
+    clock = ManualClock()
+    directory = DataDirectory.open(f"{tmp_path}/data", clock=clock)
+    log = log_of_segments(directory, clock, 4)
+    first_ms = clock.now_ms() - 4000
+    assert log.offset_for_timestamp(first_ms + 3000) == 3
+    directory.truncate("t", 0, 1)
+    late_ms = clock.now_ms() + 100_000
+    for number in range(3):
+        log.append(encode_batch([NewRecord(value=b"y" * 50, timestamp_ms=late_ms + number)]))
+    assert log.offset_for_timestamp(first_ms + 3000) == 1
+    assert log.offset_for_timestamp(late_ms + 1) == 2
+    directory.close()
+
+
+@pytest.mark.parametrize("segments", [5, 50])
+def test_a_pass_of_the_cleaner_reads_no_index_that_it_has_read_before(
+    tmp_path: object, segments: int
+) -> None:
+    files, clock = CountingFiles(), ManualClock()
+    directory = DataDirectory.open(f"{tmp_path}/data", files=files, clock=clock)
+    log_of_segments(directory, clock, segments)
+    assert directory.maintenance.clean()
+    files.read.clear()
+    assert directory.maintenance.clean()
+    assert files.read["timeindex"] == 0
+    directory.close()
+
+
+def values_of_a_pass(path: str, *, groups: int, named: int, partitions: int, **config: str) -> int:
+    """How many values the cleaner's second pass looks at."""
+    directory = DataDirectory.open(path)
+    settings = {key.replace("_", "."): value for key, value in config.items()}
+    directory.create_topic("t", partitions, LogConfig.parse(settings))
+    directory.journal.record([GroupEvent(f"g{number}", ["t"], 0) for number in range(groups)])
+    directory.journal.record([NamedProducerEvent(f"p{number}", 0, {}) for number in range(named)])
+    assert directory.maintenance.clean()
+    with counted_values() as found:
+        assert directory.maintenance.clean()
+    directory.close()
+    return found.count
+
+
+def test_a_pass_of_the_cleaner_asks_for_groups_only_where_they_decide(tmp_path: object) -> None:
+    few, many = (
+        values_of_a_pass(f"{tmp_path}/{groups}", groups=groups, named=0, partitions=3) for groups in (1, 100)
+    )
+    assert many == few
+
+
+def test_a_pass_of_the_cleaner_looks_at_each_group_once_a_partition_that_it_decides_on(
+    tmp_path: object,
+) -> None:
+    """At what it has committed, that is: which topics it reads is known."""
+    few, many = (
+        values_of_a_pass(
+            f"{tmp_path}/{groups}", groups=groups, named=0, partitions=3, retention_policy="consumed"
+        )
+        for groups in (1, 100)
+    )
+    assert many == few  # none has committed, so that there is no value
+
+
+def test_a_pass_of_the_cleaner_looks_at_named_producers_once(tmp_path: object) -> None:
+    few, many = (
+        values_of_a_pass(f"{tmp_path}/{named}", groups=0, named=named, partitions=10) for named in (1, 41)
+    )
+    assert many == few + 40
+
+
+def test_looking_at_a_group_costs_the_same_beside_others(tmp_path: object) -> None:
+    counts = []
+    with logbroker.open(f"{tmp_path}/data") as broker:
+        broker.create_topic("t")
+        directory = broker._directory
+        for groups in (1, 100):
+            directory.journal.record([GroupEvent(f"g{number}", ["t"], 0) for number in range(groups)])
+            directory.journal.record(
+                [OffsetEvent(f"g{number}", "t", 0, 0, "", 0) for number in range(groups)]
+            )
+            broker.group("g0")  # learns what has changed
+            with counted_values() as found:
+                assert broker.group("g0").offsets[0].committed_offset == 0
+            counts.append(found.count)
+    assert counts[0] == counts[1]
+
+
+def test_groups_are_listed_without_looking_at_what_each_has_committed(tmp_path: object) -> None:
+    directory = DataDirectory.open(f"{tmp_path}/data")
+    directory.journal.record([OffsetEvent(name, "t", 0, 0, "", 0) for name in ("a", "ab", "b")])
+    directory.journal.record([OffsetEvent("ab", "t", number, 0, "", 0) for number in range(100)])
+    directory.journal.record([GroupEvent("only subscribed", ["t"], 0), GroupEvent("a", ["t"], 0)])
+    with counted_values() as found:
+        assert directory.groups() == ["a", "ab", "b", "only subscribed"]
+        assert found.count == 0
+    assert [directory.has_group(name) for name in ("a", "ab", "only subscribed", "onl", "c")] == [
+        True, True, True, False, False
+    ]  # fmt: skip
+    directory.close()

@@ -70,9 +70,10 @@ class Holding(msgspec.Struct, frozen=True):
     epoch: int
     process_id: str | None  # None: only the timeout ends it
     partitions: list[TopicPartition]
-    started_ms: int  # of the transaction in progress
+    started_ms: int  # of the transaction in progress, by the wall clock: for those who ask
     timeout_ms: int
     number: int = 0  # of the transaction in progress, among those of one epoch
+    deadline_ms: int = 0  # of the transaction in progress, by the monotonic clock, which all processes share
 
     def is_held_by(self, claim: Claim) -> bool:
         return (self.producer_id, self.epoch) == (claim.producer_id, claim.epoch)
@@ -104,6 +105,13 @@ class TransactionCoordinator:
     def holding(self, transactional_id: str) -> Holding | None:
         value = self._directory.volatile_get(_PREFIX + transactional_id.encode())
         return None if value is None else _decode(value)
+
+    def is_in_time(self, holding: Holding) -> bool:
+        """Whether the timeout of its transaction is still to come, whatever was done to the wall clock."""
+        return self._monotonic_ms() < holding.deadline_ms
+
+    def _monotonic_ms(self) -> int:
+        return int(self._directory.clock.monotonic() * 1000)
 
     def is_current(self, claim: Claim) -> bool:
         """Whether nobody has claimed the id since, and there is an epoch left to use."""
@@ -280,9 +288,17 @@ class TransactionCoordinator:
         timeout_ms: int,
         number: int = 0,
     ) -> bytes:
-        now_ms = self._directory.clock.now_ms()
         return _encode(
-            Holding(claim.producer_id, claim.epoch, process_id, partitions, now_ms, timeout_ms, number)
+            Holding(
+                producer_id=claim.producer_id,
+                epoch=claim.epoch,
+                process_id=process_id,
+                partitions=partitions,
+                started_ms=self._directory.clock.now_ms(),
+                timeout_ms=timeout_ms,
+                number=number,
+                deadline_ms=self._monotonic_ms() + timeout_ms,
+            )
         )
 
     def add_partitions(self, claim: Claim, places: Sequence[TopicPartition]) -> None:
@@ -291,16 +307,18 @@ class TransactionCoordinator:
         Raises:
             FencedError: the id was claimed by a newer holder, or its transaction timed out and was aborted.
         """
-        now_ms = self._directory.clock.now_ms()
+        now_ms, monotonic_ms = self._directory.clock.now_ms(), self._monotonic_ms()
 
         def with_places(value: bytes | None) -> bytes:
             holding = None if value is None else _decode(value)
             if holding is None or not holding.is_held_by(claim):
                 raise fenced(claim)
             added = [place for place in places if place not in holding.partitions]
-            started_ms = holding.started_ms if holding.partitions else now_ms
-            partitions = [*holding.partitions, *added]
-            return _encode(msgspec.structs.replace(holding, partitions=partitions, started_ms=started_ms))
+            if not holding.partitions:
+                holding = msgspec.structs.replace(
+                    holding, started_ms=now_ms, deadline_ms=monotonic_ms + holding.timeout_ms
+                )
+            return _encode(msgspec.structs.replace(holding, partitions=[*holding.partitions, *added]))
 
         self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), with_places)
 
@@ -538,7 +556,7 @@ class TransactionCoordinator:
             return False
         if holding.process_id is not None and not self._directory.process_alive(holding.process_id):
             return False
-        return self._directory.clock.now_ms() - holding.started_ms < holding.timeout_ms
+        return self.is_in_time(holding)
 
     def _abort_stranger(self, producer_id: int) -> bool:
         """A transaction in a log that came from elsewhere: nobody can decide it any more."""

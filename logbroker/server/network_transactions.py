@@ -225,7 +225,7 @@ class NetworkTransactions:
         claim = waiting.claim
         holding = self._coordinator.holding(claim.transactional_id)
         if holding is not None and holding.is_held_by(claim):
-            if self._directory.clock.now_ms() - holding.started_ms < holding.timeout_ms:
+            if self._coordinator.is_in_time(holding):
                 return False
             try:
                 self._coordinator.abort(claim)

@@ -463,6 +463,31 @@ def test_a_transaction_that_takes_too_long_is_aborted_by_whoever_waits(path):
             slow.commit()
 
 
+def test_a_timeout_is_not_measured_by_the_wall_clock(path):
+    """A clock that is set an hour ahead ends no transaction, and one that is set back lets none go on for an hour."""
+    clock = ManualClock()
+    with logbroker.open(path, clock=clock) as broker:
+        broker.create_topic("out")
+        kept = broker.transaction("kept", timeout=5)
+        kept.send("out", b"kept").result(5)
+        clock.set_back(ms=-3_600_000)
+        assert TransactionCoordinator(broker._directory).abort_orphans() == 0
+        kept.commit()
+        slow = broker.transaction("slow", timeout=5)
+        slow.send("out", b"slow").result(5)
+        clock.set_back(ms=3_600_000)
+        clock.advance(ms=5001)
+        with broker.producer() as producer:
+            producer.send("out", b"plain").result(5)
+        with broker.consumer("out") as consumer:
+            found = []
+            while len(found) < 2 and (records := consumer.poll(10, 5)):
+                found += [record.value for record in records]
+        assert found == [b"kept", b"plain"]
+        with pytest.raises(FencedError, match="timeout"):
+            slow.commit()
+
+
 def in_another_process(path: Path, program: str) -> subprocess.Popen[str]:
     prelude = f"""
         import logbroker, os, sys, time

@@ -1,6 +1,6 @@
 """Disks, limits and clocks that fail, bounded; and that each kind of mistake would be noticed.
 
-See ``tests.proof.faults``.
+See ``tests.proof.faults``; those of a server are in ``test_faults_served``.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.files import Buffer
-
 from . import faults
 from .faults.every_call import Fault, Tries
+from .faults.mistakes import AcknowledgesWhatWasNotWritten, RepeatsAFailedSync
 from .faults.stories import STORIES, Story
 from .faults.sync_ledger import SyncLedger
 from .proof import Proof, Row
@@ -27,26 +26,10 @@ PRODUCING, READING = (story for story in STORIES if story.name in ("producing", 
 def test_no_fault_makes_an_acknowledgement_false_or_stops_writes_for_ever(
     prove: Callable[[Proof], list[Row]],
 ) -> None:
-    prove(faults.run)
+    prove(faults.run_embedded)
 
 
 # What would be noticed --------------------------------------------------------------------------------------
-
-
-class AcknowledgesWhatWasNotWritten(SyncLedger):
-    def pwrite(self, fd: int, data: Buffer, position: int) -> None:
-        try:
-            super().pwrite(fd, data, position)
-        except OSError:
-            pass
-
-
-class RepeatsAFailedSync(SyncLedger):
-    def fdatasync(self, fd: int) -> None:
-        try:
-            super().fdatasync(fd)
-        except OSError:
-            super().fdatasync(fd)
 
 
 class LeavesWhatItRefuses(SyncLedger):

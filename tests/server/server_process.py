@@ -46,6 +46,18 @@ class ServerProcess:
         self.port = int(line.rpartition(":")[2])
         return self
 
+    def try_to_start(self) -> bool:
+        """Start it; whether it listens. One that does not has ended, or will when it is told to stop."""
+        try:
+            self.start()
+        except AssertionError:
+            return False
+        return True
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def log(self) -> str:
         """What it has logged so far, of all its starts."""
         return self._log.read_text()

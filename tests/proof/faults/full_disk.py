@@ -30,28 +30,30 @@ MAX_STEPS = 1000  # 4 MiB: the run needs a seventh of that
 
 def run(scope: Scope) -> Iterator[Row]:
     """Bounded, every eighth size from one on that the seed chooses."""
+    yield in_a_namespace(MODULE, TEST, scope, step=scope.count(8, 1))
+
+
+def in_a_namespace(module: str, test: str, scope: Scope, *, step: int) -> Row:
+    """What ``main`` of *module* does in a mount namespace of its own, with every *step*-th size."""
     if not sys.platform.startswith("linux") or os.geteuid() != 0 or shutil.which("unshare") is None:
-        yield Row(TEST, 0, "sizes", skipped="needs Linux, root and unshare(1) to mount a tmpfs")
-        return
-    step = scope.count(8, 1)
+        return Row(test, 0, "sizes", skipped="needs Linux, root and unshare(1) to mount a tmpfs")
     first = scope.rng("full disk").randint(1, step)
     disk = f"{scope.folder}/disk"
-    os.mkdir(disk)
-    command = ["unshare", "--mount", sys.executable, "-m", MODULE, disk, str(first), str(step)]
+    os.makedirs(disk, exist_ok=True)
+    command = ["unshare", "--mount", sys.executable, "-m", module, disk, str(first), str(step)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if "cannot be mounted" in done.stderr or "unshare failed" in done.stderr:
-        yield Row(TEST, 0, "sizes", skipped=done.stderr.strip().splitlines()[-1])
-        return
+        return Row(test, 0, "sizes", skipped=done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    yield Row(TEST, int(done.stdout.split()[-1]), "sizes", scope.seed if step > 1 else None)
+    return Row(test, int(done.stdout.split()[-1]), "sizes", scope.seed if step > 1 else None)
 
 
 def main(disk: str, first: int, step: int) -> None:
     """In the namespace: every *step*-th size from the *first* on until one is enough; prints how many."""
     for number in range(first, MAX_STEPS, step):
-        _mount(f"size={number * STEP_BYTES}", disk)
+        mount(f"size={number * STEP_BYTES}", disk)
         try:
-            ease = partial(_mount, f"remount,size={ROOMY_BYTES}", disk)
+            ease = partial(mount, f"remount,size={ROOMY_BYTES}", disk)
             status = in_a_child(partial(go_through, f"{disk}/data", lambda: None, ease))
         finally:
             subprocess.run(["umount", disk], check=True)
@@ -63,7 +65,8 @@ def main(disk: str, first: int, step: int) -> None:
     sys.exit("the run needs more than was thought")
 
 
-def _mount(options: str, disk: str) -> None:
+def mount(options: str, disk: str) -> None:
+    """A tmpfs at *disk*, or (``remount``) another size of it."""
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk]
     if subprocess.run(command, check=False, capture_output=True).returncode:
         sys.exit("a tmpfs cannot be mounted here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import random
 import statistics
 import time
@@ -16,6 +17,7 @@ from .steps import TOPIC, VALUE, Runner, median_us, timed_us
 SUBSCRIPTION = "workers"
 CHUNK = 20_000
 PROBE = 100_000
+PASSES = 5
 READS = 1000
 COMMITS = 50
 BATCHES = 20
@@ -43,6 +45,7 @@ def fill(data: str, records: int) -> Figures:
         with broker.producer() as producer:
             while end < records:
                 end += producer.send_many(TOPIC, values[: records - end])
+    os.sync()  # what is unwritten would be written while others are measured
     return {"records": end}
 
 
@@ -66,15 +69,15 @@ def use(data: str, records: int) -> Figures:
 def read(broker: logbroker.Broker, records: int) -> Figures:
     rng = random.Random(1)
     with broker.consumer(TOPIC) as consumer:
-        consumer.poll(1)  # the first one opens the log
         consume_us: list[float] = []
-        left = min(PROBE, records)
-        consumer.seek(0, records - left)
-        while left > 0:
-            began = time.perf_counter()
-            count = len(consumer.poll(CHUNK))
-            consume_us.append((time.perf_counter() - began) * 1e6 / count)
-            left -= count
+        for _ in range(PASSES):
+            left = min(PROBE, records)
+            consumer.seek(0, records - left)
+            while left > 0:
+                began = time.perf_counter()
+                count = len(consumer.poll(CHUNK))
+                consume_us.append((time.perf_counter() - began) * 1e6 / count)
+                left -= count
 
         offset_us, time_us = [], []
         for _ in range(READS):

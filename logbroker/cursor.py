@@ -37,6 +37,8 @@ from .records import may_have_reserved_headers, without_reserved_headers
 logger = logging.getLogger("logbroker.consumer")
 
 NEVER_MS = 1 << 63
+FEW_RECORDS = 10
+FEW_READ_BYTES = 64 << 10  # a whole megabyte read and checked made a random read take almost twice as long
 UNKNOWN_POSITION = -1
 
 _offset_of = attrgetter("offset")
@@ -91,6 +93,7 @@ class Cursor:
         self._matches = matches
         self._reader: LogReader | None = None
         self._batches: deque[StoredBatch] = deque()
+        self._is_first_read = True  # here, or behind a seek
         self._records: list[Record] = []
         self._next = 0  # index in _records of the next to hand out
         self._end = position  # the position when all of _records were handed out
@@ -170,6 +173,7 @@ class Cursor:
         self._end = self.position
         self._deadlines = {}
         self.expires_ms = NEVER_MS
+        self._is_first_read = True
         if self._reader is not None:
             self._reader.seek(self.position)
 
@@ -182,7 +186,7 @@ class Cursor:
         self._records = []
         self._next = 0
         while len(records) < enough:
-            if not self._batches and (records or not self._read(read_bytes)):
+            if not self._batches and (records or not self._read(enough, read_bytes)):
                 break
             decoded = self._decoded(self._batches[0], is_first=not records)
             if decoded is None:
@@ -195,9 +199,12 @@ class Cursor:
             self.moved = True
         return bool(records)
 
-    def _read(self, read_bytes: int) -> bool:
+    def _read(self, enough: int, read_bytes: int) -> bool:
         if self._reader is None:
             self._reader = self.log.reader(self.position, self._isolation)
+        if self._is_first_read and enough <= FEW_RECORDS:  # perhaps nothing else is wanted of this place
+            read_bytes = min(read_bytes, FEW_READ_BYTES)
+        self._is_first_read = False
         try:
             self._batches.extend(self._reader.read(read_bytes))
         except OffsetOutOfRangeError as error:

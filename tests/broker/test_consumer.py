@@ -22,6 +22,7 @@ from logbroker.errors import (
 from logbroker.records import stored_headers
 from logbroker_storage.clock import SYSTEM_CLOCK
 from logbroker_storage.events import decode_event
+from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import (
     Compression,
     ControlType,
@@ -374,6 +375,30 @@ def test_seek_goes_back_and_forth(desk):
         assert values(consumer.poll()) == list("bcd")
         consumer.seek(0, 4)
         assert consumer.poll() == []
+
+
+def test_one_record_of_a_place_costs_no_megabyte_and_reading_on_is_done_in_large_pieces(desk, monkeypatch):
+    desk.topic(durability="os")
+    with desk.broker.producer() as producer:
+        for _ in range(20):
+            producer.send_many("t", [b"x" * 1000] * 100)
+    sizes = []
+    pread = OsFiles.pread
+
+    def counting(files, fd, size, position):
+        sizes.append(size)
+        return pread(files, fd, size, position)
+
+    monkeypatch.setattr(OsFiles, "pread", counting)
+    with desk.consumer() as consumer:
+        consumer.seek(0, 1500)
+        (record,) = consumer.poll(1)
+        assert (record.offset, len(record.value)) == (1500, 1000)
+        assert sum(sizes) < 300_000, "a piece of the log, and the batch if it was longer"
+        sizes.clear()
+        consumer.seek(0, 0)
+        assert len(consumer.poll(10_000)) > 1000
+        assert max(sizes) >= 1 << 20
 
 
 def test_seek_inside_an_iteration_takes_effect_at_the_next_record(desk):

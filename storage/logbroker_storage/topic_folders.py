@@ -22,7 +22,7 @@ from .checkpoints import (
     parse_leader_epochs,
     parse_partition_metadata,
 )
-from .files import Files
+from .files import Files, put_file
 from .layout import MAX_STEM_CHARACTERS
 from .segment_files import SegmentFiles, list_segments
 from .side_files import keep_aside
@@ -79,7 +79,10 @@ def topic_id_of(files: Files, directory: str) -> bytes | None:
 
 
 def mend_metadata(files: Files, directory: str, topic_id: bytes) -> None:
-    """Write the two small files anew where they do not say what they must; a damaged one is kept aside."""
+    """Write the two small files anew where they do not say what they must; a damaged one is kept aside.
+
+    Not synced: what a power cut leaves of them is mended again.
+    """
     if topic_id_of(files, directory) != topic_id:
         _rewrite(files, f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
     if not _has_our_epochs(files, directory):
@@ -97,7 +100,7 @@ def _has_our_epochs(files: Files, directory: str) -> bool:
 def _rewrite(files: Files, path: str, content: bytes) -> None:
     if files.exists(path):
         logger.warning("%s is damaged: written anew, kept as %s", path, keep_aside(files, path))
-    files.replace_file(path, content)
+    put_file(files, path, content)
 
 
 def has_records(files: Files, directory: str) -> bool:

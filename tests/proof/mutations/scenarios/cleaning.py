@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import ControlType, NewRecord, encode_batch
 from logbroker_storage.segment_removal import delete_segments_below
 from logbroker_storage.segment_replacement import finish_replacements
-from logbroker_storage.testing import MemoryFiles, ProcessKilled, Workbench
+from logbroker_storage.testing import FaultyFiles, MemoryFiles, ProcessKilled, Workbench
 from logbroker_storage.testing.workbench import crash
+from logbroker_tools.findings import Severity
+from logbroker_tools.layout import find
+from logbroker_tools.verify import verify
 
 from .logs import committed_values
 from .machine import Machine, WatchedFiles, died_at_each_operation, names
@@ -206,30 +211,39 @@ def deaths_in_compacting(folder: Path) -> None:
 
 
 def deaths_over_what_a_compaction_left(folder: Path) -> None:
-    """A process that dies while it clears up behind one that died in compacting loses nothing either."""
-    latest: dict[bytes, bytes] = {}
+    """A process that dies while it clears up behind one that died in compacting loses nothing, and mixes nothing up."""
+    watched = WatchedFiles(OsFiles())
+    bench = Workbench(str(folder / "left"), files=watched, **COMPACTED)
+    latest = _fill(bench)
 
-    def prepare(path: str) -> None:
-        files = WatchedFiles(OsFiles())
-        bench = Workbench(path, files=files, **COMPACTED)
-        latest.update(_fill(bench))
+    def die(operation: str, name: str) -> None:
+        if operation == "rename" and name.endswith(".log"):
+            raise ProcessKilled
 
-        def die(operation: str, name: str) -> None:
-            if operation == "rename" and name.endswith(".log"):
-                raise ProcessKilled
+    watched.before = die
+    with contextlib.suppress(ProcessKilled):
+        _clean(bench)
+    watched.before = None
+    crash(bench.directory)
+    assert any(name.endswith(".replaces") for name in names(bench.folder))
 
-        files.before = die
-        with contextlib.suppress(ProcessKilled):
-            _clean(bench)
-        files.before = None
-        crash(bench.directory)
-        assert any(name.endswith(".replaces") for name in names(bench.folder))
-
-    for path, operation, _ in died_at_each_operation(folder, prepare, _clean):
-        bench = Workbench(path)
+    left, died = bench.path, True
+    for operation in itertools.count(1):
+        path = shutil.copytree(left, folder / f"death-{operation}")
+        files = FaultyFiles(OsFiles()).kill(at=operation)
+        try:
+            finish_replacements(files, f"{path}/logs/t-0")
+            died = False
+        except ProcessKilled:
+            pass
+        bench = Workbench(str(path))
+        wrong = [finding for finding in verify(find(bench.folder)) if finding.severity is Severity.ERROR]
+        assert not wrong, f"died at operation {operation}: {wrong}"
         _clean(bench)
         assert _latest(bench) == latest, f"died at operation {operation}"
         crash(bench.directory)
+        if not died:
+            return
 
 
 def _clean(bench: Workbench) -> None:

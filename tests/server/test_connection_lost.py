@@ -38,7 +38,7 @@ async def _lose_one_that_is_woken(path: str, turns: int) -> None:
     await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, theirs)
     ours.sendall(A_FETCH)
     async with asyncio.timeout(WAITING_S):
-        while not node.watch._waiting:
+        while not node.watch._waiting:  # noqa: ASYNC110 (nothing tells that a fetch begins to wait)
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.01)  # by now it waits
     node.begin_to_stop()

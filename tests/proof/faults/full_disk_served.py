@@ -90,6 +90,7 @@ def _try(server: ServerProcess, clients: Clients, pages: int, turn: str) -> bool
     mount(f"remount,size={used_bytes + pages * STEP_BYTES}", disk)
     try:
         clients.try_everything()
+        assert pages or "loose" in clients.refusals, "a full disk refuses nothing"
         if turn != "goes on":
             clients.may_be_forgotten = True
             if turn == "is killed":

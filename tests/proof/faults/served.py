@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import logbroker
 from logbroker.errors import LogbrokerError, StorageFailedError
@@ -38,9 +39,9 @@ def run(scope: Scope) -> Iterator[Row]:
         for _ in range(scope.count(1, 10)):
             folder = new_folder(in_memory=True)
             try:
-                served = Served(f"{folder}/data")
-                cases += served.run(fault)
-                served.close()
+                with Served(f"{folder}/data") as served:
+                    cases += served.run(fault)
+                    served.close()
             finally:
                 delete_folder(folder)
         yield Row(f"{TEST}{fault.name}", cases, "calls")
@@ -59,6 +60,17 @@ class Served:
         self.server = ServerThread(path, self.files, SYSTEM_CLOCK).start()
         self.clients = Clients(self.server.address, self.account)
         self.clients.go_on()
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Where a promise was broken, leave nothing running; what more goes wrong is not told."""
+        if kind is not None:
+            self.files.heal()
+            with suppress(AssertionError, RuntimeError):
+                self.clients.close()
+                self.server.stop(may_tell=(BaseException,))
 
     def run(self, fault: Fault) -> int:
         """Each call of a round; how many there were."""

@@ -37,9 +37,9 @@ def test_a_mistake_of_each_kind_is_noticed(
     tmp_path: Path, make_files: type[SyncLedger], fault: Fault, noticed: str
 ) -> None:
     def prove_it() -> None:
-        served = Served(str(tmp_path / "data"), make_files=make_files)
-        served.run(fault)
-        served.close()
+        with Served(str(tmp_path / "data"), make_files=make_files) as served:
+            served.run(fault)
+            served.close()
 
     with pytest.raises(AssertionError, match=noticed):
         prove_it()

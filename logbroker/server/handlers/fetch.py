@@ -115,7 +115,9 @@ async def _when_enough(
             if left_s <= 0 or node.is_stopping or _is_enough(served, min(body.min_bytes, max_bytes)):
                 return _answer(node, request, session, served)
             try:
-                await asyncio.wait_for(_something_new(node, watched, isolation, news), left_s)
+                # Not wait_for(): before Python 3.12 it goes on when news come as the connection is lost.
+                async with asyncio.timeout(left_s):
+                    await _something_new(node, watched, isolation, news)
             except TimeoutError:
                 pass  # the time that the client gave: it gets what there is
     finally:

@@ -207,7 +207,10 @@ async def _when_something_is_there(
                 session.served(place for place, name in places.items() if name in found.acquired)
                 return request.reply_in_pieces(values)
             try:
-                await asyncio.wait_for(news.wait(), _least(left_s, found.next_due_s))
+                # Not wait_for(): before Python 3.12 it goes on when news come as the connection is lost, and would
+                # acquire for a session that is gone.
+                async with asyncio.timeout(_least(left_s, found.next_due_s)):
+                    await news.wait()
                 is_woken = True
             except TimeoutError:
                 is_woken = False  # something is due, or the time that the client gave is over

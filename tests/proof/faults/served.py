@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import logbroker
 from logbroker.errors import LogbrokerError, StorageFailedError
@@ -32,18 +33,23 @@ MAX_CALLS = 2000
 
 
 def run(scope: Scope) -> Iterator[Row]:
-    """Each call of one round; in the long form ten times, for what is done at once comes in another order each time."""
+    """Each call of one round; in the long form ten times, for what is done at once comes in another order each time.
+
+    Bounded, every other call from which on all fail: librdkafka has patience with those.
+    """
     for fault in FAULTS:
         cases = 0
+        step = scope.count(2 if fault.forever else 1, 1)
+        first = scope.rng("served").randint(1, step)
         for _ in range(scope.count(1, 10)):
             folder = new_folder(in_memory=True)
             try:
-                served = Served(f"{folder}/data")
-                cases += served.run(fault)
-                served.close()
+                with Served(f"{folder}/data") as served:
+                    cases += served.run(fault, first, step)
+                    served.close()
             finally:
                 delete_folder(folder)
-        yield Row(f"{TEST}{fault.name}", cases, "calls")
+        yield Row(f"{TEST}{fault.name}", cases, "calls", scope.seed if step > 1 else None)
 
 
 class Served:
@@ -60,11 +66,22 @@ class Served:
         self.clients = Clients(self.server.address, self.account)
         self.clients.go_on()
 
-    def run(self, fault: Fault) -> int:
-        """Each call of a round; how many there were."""
-        for at in range(1, MAX_CALLS):
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Where a promise was broken, leave nothing running; what more goes wrong is not told."""
+        if kind is not None:
+            self.files.heal()
+            with suppress(AssertionError, RuntimeError):
+                self.clients.close()
+                self.server.stop(may_tell=(BaseException,))
+
+    def run(self, fault: Fault, first: int = 1, step: int = 1) -> int:
+        """Every *step*-th call of a round from the *first* on; how many there were."""
+        for at in range(first, MAX_CALLS, step):
             if not self.try_at(fault, at):
-                return at - 1
+                return (at - first) // step
         raise AssertionError(f"{fault.name}: it makes more calls than was thought")
 
     def try_at(self, fault: Fault, at: int) -> bool:

@@ -1,0 +1,52 @@
+"""A connection that is lost at the moment at which what its request waits for happens."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from logbroker.server.listener import Connection
+from logbroker.server.metrics import Metrics
+from logbroker.server.node import Node
+from logbroker.server.settings import ServerSettings
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.log_config import LogConfig
+
+from .raw_client import FETCH, fetch_partition, request_bytes
+
+WAITING_S = 20.0
+TOPIC = {"topic": "t", "partitions": [fetch_partition(0)]}
+A_FETCH = request_bytes(FETCH, 12, max_wait=60_000, min_bytes=1, max_bytes=1 << 20, topics=[TOPIC])
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_fetch_ends_with_its_connection_although_news_come_at_once(tmp_path: Path, turns: int) -> None:
+    """asyncio.wait_for() would go on, before Python 3.12; *turns* of the event loop are between the two."""
+    asyncio.run(_lose_one_that_is_woken(str(tmp_path / "data"), turns))
+
+
+async def _lose_one_that_is_woken(path: str, turns: int) -> None:
+    directory = DataDirectory.open(path)
+    directory.create_topic("t", 1, LogConfig.parse({}))
+    node = Node(directory, ServerSettings(router=False), Metrics())
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    connection = Connection(node)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, theirs)
+    ours.sendall(A_FETCH)
+    async with asyncio.timeout(WAITING_S):
+        while not node.watch._waiting:  # noqa: ASYNC110 (nothing tells that a fetch begins to wait)
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)  # by now it waits
+    node.begin_to_stop()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    connection.abort()
+    tasks = connection._tasks
+    await asyncio.wait(tasks)
+    await node.close()
+    ours.close()
+    assert all(task.cancelled() or task.exception() is None for task in tasks), tasks

@@ -362,10 +362,10 @@ WAITS = [
     ),
     _off(
         f"{STORAGE}.partition_log",
-        "return self._syncing.sync(self.state().end.log_end_offset if end_offset is None else end_offset)",
+        "return self._syncing.sync(end_offset, also)",
         "a log is synced when it is asked to",
         "logs.acknowledged_records",
-        instead="return self.state().end.log_end_offset if end_offset is None else end_offset",
+        instead="return end_offset",
     ),
     _off(
         f"{STORAGE}.partition_log",

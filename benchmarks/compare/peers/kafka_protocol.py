@@ -1,4 +1,4 @@
-"""Servers that speak Kafka's protocol, all through confluent-kafka: logbroker's own, Apache Kafka, Tansu.
+"""Servers that speak Kafka's protocol, all through confluent-kafka: logbroker's own, Apache Kafka, Tansu, a mock.
 
 Apache Kafka is run where ``java`` is, and ``KAFKA_JARS`` names a folder with a broker's jars (``libs`` of its
 distribution). Its setting "synced" is ``log.flush.interval.messages=1``, which is what acknowledging from the disk
@@ -22,6 +22,7 @@ from ..contender import LOG_WORKS, Contender, Session, Work, free_port, program,
 TOPIC = "t"
 OUT = "out"
 TIMEOUT_S = 30.0
+TRANSACTION_RECORDS = 10_000
 FETCH = {
     "fetch.max.bytes": 50 << 20,
     "max.partition.fetch.bytes": 50 << 20,
@@ -76,7 +77,14 @@ class _Session(Session):
     def _consumer(self, offset: int) -> Any:
         from confluent_kafka import Consumer, TopicPartition
 
-        consumer = Consumer({"bootstrap.servers": self._address, "group.id": str(uuid.uuid4()), **FETCH})
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._address,
+                "group.id": str(uuid.uuid4()),
+                "enable.auto.commit": False,
+                **FETCH,
+            }
+        )
         consumer.assign([TopicPartition(TOPIC, 0, offset)])
         return consumer
 
@@ -109,6 +117,29 @@ class _Session(Session):
                 _check(message)
                 return bytes(message.value())
 
+    def transform(self, count: int) -> None:
+        from confluent_kafka import Producer
+
+        consumer = self._consumer(0)
+        producer = Producer(
+            {"bootstrap.servers": self._address, "transactional.id": str(uuid.uuid4()), "linger.ms": 5}
+        )
+        producer.init_transactions(TIMEOUT_S)
+        while count > 0:
+            messages = consumer.consume(min(count, TRANSACTION_RECORDS), 1.0)
+            if not messages:
+                continue
+            producer.begin_transaction()
+            for message in messages:
+                _check(message)
+                producer.produce(OUT, message.value().upper())
+            producer.send_offsets_to_transaction(
+                consumer.position(consumer.assignment()), consumer.consumer_group_metadata(), TIMEOUT_S
+            )
+            producer.commit_transaction(TIMEOUT_S)
+            count -= len(messages)
+        consumer.close()
+
     def close(self) -> None:
         if self._tail is not None:
             self._tail.close()
@@ -133,6 +164,7 @@ class Served(KafkaProtocol):
     """``logbroker serve``; its topics sync, which is the default."""
 
     name = "logbroker serve, synced"
+    works = LOG_WORKS | {Work.TRANSFORM}
 
     @contextmanager
     def server(self, folder: Path) -> Iterator[str]:
@@ -183,8 +215,9 @@ class ApacheKafka(KafkaProtocol):
     def __init__(self, *, is_synced: bool) -> None:
         self._is_synced = is_synced
         self.name = f"Apache Kafka, {'synced' if is_synced else 'not synced'}"
+        self.works = LOG_WORKS | {Work.TRANSFORM}
         if not is_synced:
-            self.works = LOG_WORKS - {Work.DURABLE_1, Work.DURABLE_16}
+            self.works -= {Work.DURABLE_1, Work.DURABLE_16}
 
     def missing(self) -> str:
         if not program("java"):
@@ -227,4 +260,22 @@ class ApacheKafka(KafkaProtocol):
             yield address
 
 
-CONTENDERS = [Served(), ApacheKafka(is_synced=True), ApacheKafka(is_synced=False), Tansu()]
+class Mock(KafkaProtocol):
+    """librdkafka's mock cluster, in this process: what the client itself can do, with nobody who stores anything."""
+
+    name = "librdkafka's mock, nothing is stored"
+    works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K})
+
+    @contextmanager
+    def server(self, folder: Path) -> Iterator[str]:
+        from confluent_kafka import Producer
+
+        cluster = Producer({"bootstrap.servers": "", "test.mock.num.brokers": 1, "log_level": 2})
+        for topic in (TOPIC, OUT):
+            cluster.list_topics(topic, timeout=TIMEOUT_S)  # which makes it
+        (broker,) = cluster.list_topics(timeout=TIMEOUT_S).brokers.values()
+        yield f"{broker.host}:{broker.port}"
+        del cluster
+
+
+CONTENDERS = [Served(), Mock(), ApacheKafka(is_synced=True), ApacheKafka(is_synced=False), Tansu()]

@@ -96,6 +96,8 @@ def test_produce_over_the_network(benchmark: Any, tmp_path: Path, records: int, 
         benchmark.pedantic(in_turn, rounds=ROUNDS)
     benchmark.extra_info["records_per_s"] = round(statistics.median(mine))
     benchmark.extra_info["clients_ceiling_records_per_s"] = round(statistics.median(ceiling))
+    ratios = [ours / client for ours, client in zip(mine, ceiling, strict=True)]
+    benchmark.extra_info["ratio_to_clients_ceiling"] = round(statistics.median(ratios), 2)
 
 
 # Fetching ---------------------------------------------------------------------------------------------------

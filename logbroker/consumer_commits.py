@@ -111,7 +111,13 @@ class ConsumerCommits:
 
     def commit(self) -> None:
         """As ``Consumer.commit``."""
-        self._commit(self._unlost_membership())
+        try:
+            self._commit(self._unlost_membership())
+        except FencedError:
+            # What this tells of is not to be told again when the next poll notices it.
+            self._assigned.follow()
+            self._assigned.lost.clear()
+            raise
         self._assigned.release_idle()
 
     def pending(self, only: TopicPartition | None) -> PendingCommit:

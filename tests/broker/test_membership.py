@@ -152,6 +152,23 @@ def test_a_partition_that_is_not_released_in_time_is_taken_and_the_late_commit_f
             assert "delivered again" in caplog.text
 
 
+def test_a_loss_is_told_once_also_to_who_had_not_noticed_it_yet(make_group, monkeypatch):
+    group = make_group(partitions=2)
+    group.put(0, "a")
+    group.put(1, "b")
+    with group.join(delivery="manual", session_timeout=1.5) as one:
+        assert sorted(values(one.poll())) == ["a", "b"]
+        with group.join() as other:
+            # Only a call of its own has it look at the group from now on.
+            monkeypatch.setattr(Consumer, "_tend", lambda consumer, now: True)
+            eventually(lambda: len(other.assignment()) == 1)
+            with pytest.raises(FencedError):
+                one.commit()
+            one.poll()
+            one.commit()
+            assert group.committed(1 - other.assignment()[0][1]) == 1
+
+
 def test_a_member_that_leaves_hands_its_partitions_over_at_once(make_group):
     group = make_group()
     with group.join() as one:

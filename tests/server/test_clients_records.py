@@ -473,7 +473,7 @@ def test_a_compacted_topic_takes_no_record_without_a_key(broker: logbroker.Broke
     with_key, without = Wire(b"v", key=b"k"), Wire(b"v")
     for codec in CODECS:
         broker.create_topic(codec, config={"cleanup.policy": "compact"})
-        for error in CONFLUENT.outcomes(server.address, codec, [with_key, without], codec, linger_ms=200):
+        for error in CONFLUENT.outcomes(server.address, codec, [with_key, without], codec, linger_ms=5000):
             assert isinstance(error, KafkaError)
             assert error.code() == KafkaError.INVALID_RECORD
         assert CONFLUENT.write(server.address, codec, [with_key], codec) == [0]

@@ -15,7 +15,8 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import NewRecord, encode_batch
-from logbroker_storage.testing import ManualClock
+from logbroker_storage.testing import ManualClock, Workbench
+from logbroker_storage.testing.manual_clock import START_MS
 from logbroker_storage.view import View
 
 
@@ -76,19 +77,18 @@ def test_a_search_by_time_reads_the_index_of_the_segment_it_ends_in(tmp_path: ob
 
 
 def test_what_is_known_of_segment_times_is_forgotten_with_the_list_of_segments(tmp_path: object) -> None:
-    """A log that was cut and has gone on otherwise has the same base offsets and other times."""
-    clock = ManualClock()
-    directory = DataDirectory.open(f"{tmp_path}/data", clock=clock)
-    log = log_of_segments(directory, clock, 4)
-    first_ms = clock.now_ms() - 4000
-    assert log.offset_for_timestamp(first_ms + 3000) == 3
-    directory.truncate("t", 0, 1)
-    late_ms = clock.now_ms() + 100_000
+    """A log that lost its end to a bad disk, and has gone on, has the same base offsets and other times."""
+    bench = Workbench(f"{tmp_path}/data", segment_bytes=100, durability="os")
+    for number in range(4):
+        bench.put(b"x" * 50, sync=False, timestamp_ms=START_MS + number)
+    assert bench.log.offset_for_timestamp(START_MS + 3) == 3
+    bench.lose(1)
+    late_ms = START_MS + 100_000
     for number in range(3):
-        log.append(encode_batch([NewRecord(value=b"y" * 50, timestamp_ms=late_ms + number)]))
-    assert log.offset_for_timestamp(first_ms + 3000) == 1
-    assert log.offset_for_timestamp(late_ms + 1) == 2
-    directory.close()
+        bench.put(b"y" * 50, sync=False, timestamp_ms=late_ms + number)
+    assert bench.log.offset_for_timestamp(START_MS + 3) == 1
+    assert bench.log.offset_for_timestamp(late_ms + 1) == 2
+    bench.close()
 
 
 @pytest.mark.parametrize("segments", [5, 50])

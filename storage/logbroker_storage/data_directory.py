@@ -322,7 +322,7 @@ class DataDirectory:
             event = topics.get(topic)
             if event is None or event.topic_id != log.topic_id:
                 del self._logs[topic, partition]
-                log.release_files()
+                self._descriptors.log_deleted(log)
             else:
                 log.config = LogConfig.parse(event.config)
         live = {event.topic_id for event in topics.values()}

@@ -42,17 +42,36 @@ class Descriptors:
         self.logs_limit = max(LEAST, limit // LOGS_SHARE // DESCRIPTORS_OF_A_LOG)
         self.readers_limit = max(LEAST, limit // READERS_SHARE)
         self._logs: dict[PartitionLog, None] = {}  # in the order of their next look; guarded by _lock
+        self._deleted: set[PartitionLog] = (
+            set()
+        )  # those of deleted topics that are still open; guarded by _lock
         self._readers = 0  # guarded by _lock
         self._lock = threading.Lock()
 
     def log_opened(self, log: PartitionLog) -> None:
         """*log*, whose lock the caller holds, has opened a descriptor: another one may have to close its own."""
         with self._lock:
-            self._logs[log] = None
+            if log.is_deleted:
+                self._deleted.add(log)
+            else:
+                self._logs[log] = None
+            self._close_deleted()
             looks = 2 * len(self._logs)  # a log in use is passed over, so two rounds find every idle one
             while len(self._logs) > self.logs_limit and looks:
                 looks -= 1
                 self._look(log)
+
+    def log_deleted(self, log: PartitionLog) -> None:
+        """The topic of *log* is gone: close its descriptors, now or when nobody uses it any more, and forget it."""
+        with self._lock:
+            log.is_deleted = True
+            self._logs.pop(log, None)
+            self._deleted.add(log)
+            self._close_deleted()
+
+    def _close_deleted(self) -> None:
+        """Under _lock."""
+        self._deleted -= {log for log in self._deleted if log.release_files()}
 
     def _look(self, opened: PartitionLog) -> None:
         """Close the descriptors of the log that is next, or give it a second chance. Under _lock."""

@@ -146,6 +146,7 @@ class PartitionLog:
         self.view = view
         self.files = files
         self.descriptors = descriptors
+        self.is_deleted = False  # with its topic; guarded by descriptors
         self.used = False  # since the last look of descriptors; written by any user, no guard needed
         self._clock = clock
         self.active = ActiveSegment(self)

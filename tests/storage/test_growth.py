@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,4 +177,31 @@ def test_groups_are_listed_without_looking_at_what_each_has_committed(tmp_path: 
     assert [directory.has_group(name) for name in ("a", "ab", "only subscribed", "onl", "c")] == [
         True, True, True, False, False
     ]  # fmt: skip
+    directory.close()
+
+
+def test_a_log_is_forgotten_with_its_topic(tmp_path: object) -> None:
+    """By who had it open, too, and its descriptors are closed; one that was just in use follows later."""
+    directory = DataDirectory.open(f"{tmp_path}/data")
+    logs = []
+    for number in range(10):
+        directory.create_topic(f"t{number}", 1, LogConfig.parse({"durability": "os"}))
+        log = directory.log(f"t{number}", 0)
+        log.append(encode_batch([NewRecord(value=b"x")]))
+        logs.append(weakref.ref(log))
+    with log.append_lock:
+        for number in range(10):
+            directory.delete_topic(f"t{number}")
+        assert directory.open_logs() == []
+        gc.collect()
+        assert [log_of() is None for log_of in logs] == [True] * 9 + [False]
+    del log
+    directory.create_topic("next", 1, LogConfig.parse({"durability": "os"}))
+    directory.log("next", 0).append(encode_batch([NewRecord(value=b"x")]))
+    gc.collect()
+    assert logs[-1]() is None
+    open_files = [
+        os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)
+    ]
+    assert not [path for path in open_files if path.startswith(str(tmp_path)) and "deleted" in path]
     directory.close()

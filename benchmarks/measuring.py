@@ -58,6 +58,7 @@ def pyplot() -> Any:
     except ImportError:
         return None
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text as text: as outlines it is a megabyte
     from matplotlib import pyplot as plotting
 
     return plotting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -132,41 +133,42 @@ def test_a_manual_member_gives_up_a_partition_when_it_has_committed(make_group):
             assert other.poll() == []
 
 
-def test_a_partition_that_is_not_released_in_time_is_taken_and_the_late_commit_fenced(make_group, caplog):
-    group = make_group(partitions=2)
+@contextlib.contextmanager
+def lost_one_of_two(group):
+    """A member that has "a" of one partition and "b" of the other, who took one of them in the end, and which."""
     group.put(0, "a")
     group.put(1, "b")
     with group.join(delivery="manual", session_timeout=1.5) as one:
         assert sorted(values(one.poll())) == ["a", "b"]
         with group.join() as other:
             eventually(lambda: len(other.assignment()) == 1)
-            lost = other.assignment()[0][1]
-            with pytest.raises(FencedError, match=f"t-{lost}") as caught:
-                one.commit()
-            assert "nothing of this commit was written" in str(caught.value)
-            assert group.committed(0) is group.committed(1) is None
-            assert values(other.poll()) == [{0: "a", 1: "b"}[lost]]
-            one.poll()
+            yield one, other, other.assignment()[0][1]
+
+
+def test_a_partition_that_is_not_released_in_time_is_taken_and_the_late_commit_fenced(make_group, caplog):
+    group = make_group(partitions=2)
+    with lost_one_of_two(group) as (one, other, lost):
+        with pytest.raises(FencedError, match=f"t-{lost}") as caught:
             one.commit()
-            assert group.committed(1 - lost) == 1
-            assert "delivered again" in caplog.text
+        assert "nothing of this commit was written" in str(caught.value)
+        assert group.committed(0) is group.committed(1) is None
+        assert values(other.poll()) == [{0: "a", 1: "b"}[lost]]
+        one.poll()
+        one.commit()
+        assert group.committed(1 - lost) == 1
+        assert "delivered again" in caplog.text
 
 
 def test_a_loss_is_told_once_also_to_who_had_not_noticed_it_yet(make_group, monkeypatch):
+    # Only calls of its own have a member look at its group.
+    monkeypatch.setattr(Consumer, "_tend", lambda consumer, now: True)
     group = make_group(partitions=2)
-    group.put(0, "a")
-    group.put(1, "b")
-    with group.join(delivery="manual", session_timeout=1.5) as one:
-        assert sorted(values(one.poll())) == ["a", "b"]
-        with group.join() as other:
-            # Only a call of its own has it look at the group from now on.
-            monkeypatch.setattr(Consumer, "_tend", lambda consumer, now: True)
-            eventually(lambda: len(other.assignment()) == 1)
-            with pytest.raises(FencedError):
-                one.commit()
-            one.poll()
+    with lost_one_of_two(group) as (one, _, lost):
+        with pytest.raises(FencedError):
             one.commit()
-            assert group.committed(1 - other.assignment()[0][1]) == 1
+        one.poll()
+        one.commit()
+        assert group.committed(1 - lost) == 1
 
 
 def test_a_member_that_leaves_hands_its_partitions_over_at_once(make_group):

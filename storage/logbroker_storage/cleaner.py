@@ -115,7 +115,7 @@ class Cleaner:
             logger.warning("%s-%d could not be cleaned: %s", topic, partition, error)
 
     def _clean(self, log: PartitionLog, named: set[int]) -> None:
-        if is_unfinished(log.files, log.directory):
+        if is_unfinished(log.files.listdir(log.directory)):
             with log.append_lock:  # whoever verifies a failed partition lists its files under it
                 finish_replacements(log.files, log.directory)
         retention = self._plan(log)

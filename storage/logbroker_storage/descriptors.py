@@ -42,9 +42,8 @@ class Descriptors:
         self.logs_limit = max(LEAST, limit // LOGS_SHARE // DESCRIPTORS_OF_A_LOG)
         self.readers_limit = max(LEAST, limit // READERS_SHARE)
         self._logs: dict[PartitionLog, None] = {}  # in the order of their next look; guarded by _lock
-        self._deleted: set[PartitionLog] = (
-            set()
-        )  # those of deleted topics that are still open; guarded by _lock
+        # Those of deleted topics that are still open; guarded by _lock.
+        self._deleted: set[PartitionLog] = set()
         self._readers = 0  # guarded by _lock
         self._lock = threading.Lock()
 

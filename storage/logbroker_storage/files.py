@@ -22,7 +22,7 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
 from .errors import file_system_error
@@ -262,12 +262,12 @@ def put_file(files: Files, path: str, data: Buffer) -> None:
     files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
 
 
-def remove_temporaries(files: Files, directory: str, prefix: str = "") -> None:
+def remove_temporaries(files: Files, directory: str, names: Iterable[str], prefix: str = "") -> None:
     """Remove what killed calls of ``replace_file`` left in *directory*, for names that begin with *prefix*.
 
-    For who knows that nobody is replacing one of these files now.
+    *names* are those of the files there. For who knows that nobody is replacing one of these files now.
     """
-    for name in files.listdir(directory):
+    for name in names:
         if name.startswith(prefix) and name.endswith(TEMPORARY_SUFFIX):
             files.unlink(f"{directory}/{name}")
 

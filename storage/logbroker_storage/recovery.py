@@ -40,7 +40,7 @@ from .segment_files import (
     list_snapshots,
     remove_orphans,
 )
-from .segment_replacement import finish_replacements
+from .segment_replacement import finish_replacements, is_unfinished
 from .side_files import Cut, cut_file, cut_room, keep_aside, remove_unused, set_aside
 from .snapshot_files import read_snapshot
 from .view import LogEnd, SyncPoint
@@ -216,9 +216,12 @@ def sweep_leftovers(files: Files, directory: str) -> None:
 
     For the only process: the replacement of a segment is made outside the locks of the log.
     """
-    finish_replacements(files, directory)
-    remove_temporaries(files, directory)
-    remove_orphans(files, directory)
+    names = files.listdir(directory)
+    if is_unfinished(names):
+        finish_replacements(files, directory)
+        names = files.listdir(directory)
+    remove_temporaries(files, directory, names)
+    remove_orphans(files, directory, names)
 
 
 def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:

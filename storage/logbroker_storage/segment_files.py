@@ -49,12 +49,11 @@ def list_segments(files: Files, directory: str, suffix: str = LOG_SUFFIX) -> lis
     return _bases(files.listdir(directory), suffix)
 
 
-def remove_orphans(files: Files, directory: str) -> None:
+def remove_orphans(files: Files, directory: str, names: list[str]) -> None:
     """Remove the indexes of segments whose log file is gone: who removed it died before it came to them.
 
-    For who knows that nobody is removing or making segments now.
+    *names* are those of the files in *directory*. For who knows that nobody is removing or making segments now.
     """
-    names = files.listdir(directory)
     logs = set(_bases(names, LOG_SUFFIX))
     for name in names:
         for suffix in SEGMENT_SUFFIXES[1:]:

@@ -121,8 +121,6 @@ def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
 
 def finish_replacements(files: Files, directory: str) -> None:
     """Go on where a dead process stopped: finish step 4, or remove what it had not put in place."""
-    if not is_unfinished(files, directory):
-        return
     names = files.listdir(directory)
     lists = {name: base for name in names if (base := parse_segment_name(name, REPLACES_SUFFIX)) is not None}
     for name, base in lists.items():
@@ -138,9 +136,9 @@ def finish_replacements(files: Files, directory: str) -> None:
             files.unlink(f"{directory}/{name}")
 
 
-def is_unfinished(files: Files, directory: str) -> bool:
-    """Whether there is something for ``finish_replacements`` to do."""
-    return any(name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)) for name in files.listdir(directory))
+def is_unfinished(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these *names* has something for ``finish_replacements`` to do."""
+    return any(name.endswith((CLEANED_SUFFIX, REPLACES_SUFFIX)) for name in names)
 
 
 def _superseded(files: Files, segment: SegmentFiles) -> list[int]:

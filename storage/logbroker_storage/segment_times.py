@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .index_files import read_index_file
+from .log_reader import read_index
 from .segment import build_indexes
 from .segment_files import TIME_INDEX_SUFFIX
 from .time_index import last_timestamp_ms, used_bytes
@@ -30,11 +30,7 @@ class SegmentTimes:
         known = self._of(end)
         found = known.get((base_offset, next_base))
         if found is None:
-            log = self._log
-            index = (
-                read_index_file(log.files, log.directory, base_offset, TIME_INDEX_SUFFIX, is_sealed=True)
-                or b""
-            )
+            index = read_index(self._log, base_offset, TIME_INDEX_SUFFIX, None)
             times = index[: used_bytes(index)]
             if not times:
                 return None

@@ -252,7 +252,9 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     """
     remove_deleted_folders(files, layout.logs)
     _sweep_locks_and_signals(files, layout, view)
-    remove_temporaries(files, layout.logs, os.path.basename(layout.recovery_points))
+    remove_temporaries(
+        files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)
+    )
     places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
     for topic in view.events_of(TopicEvent, TopicEvent.ALL):
         if topic.state == "live":
@@ -381,8 +383,9 @@ def _adopt_or_remove_strangers(
     """
     strangers: dict[str, list[int]] = {}
     remove_deleted_folders(files, layout.logs)
-    remove_temporaries(files, layout.logs, os.path.basename(layout.recovery_points))
-    for name in files.listdir(layout.logs):
+    names = files.listdir(layout.logs)
+    remove_temporaries(files, layout.logs, names, os.path.basename(layout.recovery_points))
+    for name in names:
         parsed = parse_partition_folder(name)
         if parsed is None or parsed == (JOURNAL_TOPIC, 0):
             continue

@@ -473,7 +473,7 @@ async def _write_large_with_aiokafka(address: str, value: bytes) -> None:
 
 def test_a_compacted_topic_takes_no_record_without_a_key(broker: logbroker.Broker, server: Any) -> None:
     """Nothing of the batch is written, in any codec; with keys it is."""
-    one_batch: dict[str, Any] = {"batch_num_messages": 2, "linger_ms": 5000}
+    one_batch: dict[str, Any] = {"batch_num_messages": 2, "linger_ms": 1000}
     with_key, without = Wire(b"v", key=b"k"), Wire(b"v")
     for codec in CODECS:
         broker.create_topic(codec, config={"cleanup.policy": "compact"})

@@ -29,10 +29,10 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.log_reader import Isolation, LogReader
 from logbroker_storage.partition_log import LogOffsets, PartitionLog
-from logbroker_storage.record_batch import Record, StoredBatch, decode_records
+from logbroker_storage.record_batch import Record, StoredBatch, decode_batch
 from logbroker_storage.record_expiry import record_ttl_ms
 
-from .records import may_have_reserved_headers, without_reserved_headers
+from .records import without_reserved_headers
 
 logger = logging.getLogger("logbroker.consumer")
 
@@ -237,14 +237,14 @@ class Cursor:
         if ttl_ms >= 0 <= header.base_timestamp_ms and header.max_timestamp_ms + ttl_ms <= self._now_ms():
             return []
         try:
-            records = decode_records(batch, *self.place)
+            records, have_headers = decode_batch(batch, *self.place)
         except CorruptBatchError as error:
             if not is_first:
                 return None
             raise self._corruption(batch, error) from error
         if header.base_offset < self.position:
             del records[: bisect_left(records, self.position, key=_offset_of)]
-        if may_have_reserved_headers(records):
+        if have_headers:
             records = self._without_ttl_headers(records)
         if ttl_ms >= 0 or self._deadlines:
             records = self._unexpired(records)

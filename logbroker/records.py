@@ -6,14 +6,13 @@ belong to the broker: users cannot send them, and never see them on delivery.
 
 A time to live is such a header, and so is everything else that a sender says of a delivery
 (``delivery_headers``). The batch header does not know of them, so a reader first asks whether any record of a
-batch has headers at all (``may_have_reserved_headers``).
+batch has headers at all (``decode_batch``).
 """
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Literal, TypedDict
 
 import msgspec
@@ -35,7 +34,6 @@ MILLISECOND = datetime.timedelta(milliseconds=1)
 NO_DELAY = datetime.timedelta(0)
 INT64_MAX = (1 << 63) - 1
 
-_headers_of = attrgetter("header_pairs")
 
 __all__ = ["Message", "Record", "RecordMetadata"]
 
@@ -256,14 +254,6 @@ def timestamp_ms_of(timestamp: TimestampArgument, name: str = "timestamp") -> in
 
 
 # On the way out -----------------------------------------------------------------------------------------
-
-
-def may_have_reserved_headers(records: Sequence[Record]) -> bool:
-    """Whether any of *records* can have a header of the broker's; False is certain.
-
-    0.03 µs a record; searching the batch's bytes for the prefix takes 0.05 µs.
-    """
-    return any(map(_headers_of, records))
 
 
 def without_reserved_headers(record: Record) -> Record:

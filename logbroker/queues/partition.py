@@ -272,12 +272,17 @@ class QueuePartition:
         """Read a run and sort out what of it is not to be delivered (now); what is too much goes back."""
         is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         try:
-            records, batches, end_offset = self._read(run, math.inf if is_only_arranged else max_bytes)
+            records, batches, end_offset, have_headers = self._read(
+                run, math.inf if is_only_arranged else max_bytes
+            )
             if end_offset <= run.last:
                 self.give_back(owner, [(end_offset, run.last)])
                 run = replace(run, last=end_offset - 1)
             verdict = self._judge.judge(
-                records, now_ms=self._directory.clock.now_ms(), ttl_ms=self.log.config.message_ttl_ms
+                records,
+                have_headers=have_headers,
+                now_ms=self._directory.clock.now_ms(),
+                ttl_ms=self.log.config.message_ttl_ms,
             )
         except OffsetOutOfRangeError as error:
             start_offset = error.start_offset
@@ -293,7 +298,7 @@ class QueuePartition:
             self._sort_out(owner, run, verdict.rejected, verdict.arranged)
         if is_only_arranged:
             return Held([], run.delivery_count, run.due_ms)
-        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches, verdict.have_headers)
+        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches, have_headers)
 
     def _read(self, run: Run, max_bytes: float = math.inf) -> RangeRead:
         with self._reading:

@@ -14,11 +14,10 @@ from typing import NamedTuple
 
 from logbroker_storage.log_reader import Isolation, LogReader
 from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import Record, StoredBatch, decode_records
+from logbroker_storage.record_batch import Record, StoredBatch, decode_batch
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
 from ..expressions import ExpressionError, Predicate
-from ..records import may_have_reserved_headers
 from .rows import NO_KEY
 from .state import Arranged
 
@@ -34,6 +33,7 @@ class RangeRead(NamedTuple):
     records: list[Record]
     batches: list[StoredBatch]
     end_offset: int
+    have_headers: bool  # perhaps, some records; False is certain
 
 
 class RangeReader:
@@ -44,6 +44,7 @@ class RangeReader:
         self._reader: LogReader | None = None
         self._records: list[Record] = []
         self._batches: list[StoredBatch] = []  # that _records are of
+        self._have_headers = False
         self._begin = self._end = 0  # the offsets that _records speaks of
 
     def read(self, first: int, last: int, max_bytes: float = math.inf) -> RangeRead:
@@ -56,6 +57,7 @@ class RangeReader:
         """
         records: list[Record] = []
         batches: list[StoredBatch] = []
+        have_headers = False
         position, left_bytes = first, max_bytes
         while position <= last:
             if not self._begin <= position < self._end and not self._fill(position):
@@ -70,10 +72,11 @@ class RangeReader:
             begin = bisect_left(self._records, position, key=_offset_of)
             end = bisect_left(self._records, end_offset, key=_offset_of)
             records += self._records[begin:end]
+            have_headers = have_headers or self._have_headers
             if left_bytes < 0 and end_offset <= last:
-                return RangeRead(records, batches, end_offset)
+                return RangeRead(records, batches, end_offset, have_headers)
             position = self._end
-        return RangeRead(records, batches, last + 1)
+        return RangeRead(records, batches, last + 1, have_headers)
 
     def _batches_in(self, begin: int, end: int) -> list[StoredBatch]:
         """Those read last that have offsets in [begin, end)."""
@@ -91,9 +94,12 @@ class RangeReader:
             return False
         self._batches = [batch for batch in batches if not batch.header.is_control]
         records: list[Record] = []
+        have_headers = False
         for batch in self._batches:
-            records += decode_records(batch, self._log.topic, self._log.partition)
-        self._records = records
+            decoded = decode_batch(batch, self._log.topic, self._log.partition)
+            records += decoded.records
+            have_headers = have_headers or decoded.have_headers
+        self._records, self._have_headers = records, have_headers
         self._begin, self._end = offset, self._reader.position
         return True
 
@@ -112,7 +118,6 @@ class Verdict(NamedTuple):
     )  # of those, and of those to be delivered later; None: they ask for nothing
     rejected: dict[str, list[int]]  # note -> offsets
     is_plain: bool  # every record is to be delivered, now
-    have_headers: bool  # some of those that were judged have
 
     @property
     def arranged(self) -> list[Arranged]:
@@ -130,11 +135,10 @@ class Judge(NamedTuple):
     buries_expired: bool
     buries_unknown: bool  # whether what the filter has no value for is rejected, or passed over
 
-    def judge(self, records: list[Record], *, now_ms: int, ttl_ms: int) -> Verdict:
-        """*now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
-        have_headers = may_have_reserved_headers(records)
+    def judge(self, records: list[Record], *, have_headers: bool, now_ms: int, ttl_ms: int) -> Verdict:
+        """*have_headers*: some may have; *now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
         if self.matches is None and ttl_ms < 0 and not self.ordered and not have_headers:
-            return Verdict(records, None, {}, True, have_headers)
+            return Verdict(records, None, {}, True)
         deliver: list[Record] = []
         arranged: list[Arranged] = []
         rejected: dict[str, list[int]] = {}
@@ -153,7 +157,7 @@ class Judge(NamedTuple):
             arranged.append(message)
             if message.not_before_ms <= now_ms:
                 deliver.append(record)
-        return Verdict(deliver, arranged, rejected, len(deliver) == len(records), have_headers)
+        return Verdict(deliver, arranged, rejected, len(deliver) == len(records))
 
     def _reason_against(self, record: Record) -> str | None:
         """Why *record* is not delivered: "" for no reason to be told, None when it is."""

@@ -37,7 +37,7 @@ from .control_record import (
     encode_control_batch,
 )
 from .record import Record
-from .record_decoding import MAX_DECOMPRESSED_BYTES, decode_records
+from .record_decoding import MAX_DECOMPRESSED_BYTES, Decoded, decode_batch, decode_records
 from .record_encoding import (
     NO_TIMESTAMP,
     BatchFields,
@@ -56,7 +56,7 @@ __all__ = [
     "read_header", "check_crc", "read_batch", "assign", "stamp_append_time", "find_next_batch", "Compression",
     # records
     "NO_TIMESTAMP", "MAX_DECOMPRESSED_BYTES", "RESERVED_HEADER_PREFIX", "TTL_HEADER",
-    "NewRecord", "Record", "BatchFields", "decode_records",
+    "NewRecord", "Record", "BatchFields", "Decoded", "decode_batch", "decode_records",
     "encode_batch", "encode_values", "encode_empty_batch",
     # transaction markers
     "ControlType", "ControlRecord", "control_type_of", "encode_control_batch", "decode_control_record",

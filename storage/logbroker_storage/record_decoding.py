@@ -10,6 +10,9 @@ each record's fields fill its length, the records fill the batch, offsets increa
 
 from __future__ import annotations
 
+from operator import attrgetter
+from typing import NamedTuple
+
 from .batch_header import HEADER_BYTES, BatchHeader, StoredBatch
 from .compression import decompress
 from .record import HeaderPairs, Record
@@ -25,6 +28,15 @@ MAX_ALONE = 64  # a look for a run costs 1 to 5 µs; records of mixed lengths pa
 MAX_KNOWN_HEADERS = 16  # blocks of headers remembered in a batch: those that all differ are not worth it
 NULL = 1  # the length -1 as it is stored
 
+_headers_of = attrgetter("header_pairs")
+
+
+class Decoded(NamedTuple):
+    """The records of a batch."""
+
+    records: list[Record]
+    have_headers: bool  # some of them
+
 
 def decode_records(
     batch: StoredBatch,
@@ -38,23 +50,37 @@ def decode_records(
     *topic* and *partition* are only copied into the records. Raises ``CorruptBatchError`` when any record
     is malformed, or when they decompress to more than *max_decompressed_bytes*.
     """
+    return decode_batch(batch, topic, partition, max_decompressed_bytes=max_decompressed_bytes).records
+
+
+def decode_batch(
+    batch: StoredBatch,
+    topic: str,
+    partition: int,
+    *,
+    max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
+) -> Decoded:
+    """As ``decode_records``; tells besides whether there are headers: to look at each record takes 0.02 µs."""
     header = batch.header
     data = decompress(header.compression, batch.data[HEADER_BYTES:], max_decompressed_bytes)
     records: list[Record] = []
     try:
-        position = _read_records(records, data, header, topic, partition)
+        position, have_headers = _read_records(records, data, header, topic, partition)
     except IndexError:
         raise malformed(len(records), "the batch ends inside it") from None
     if position != len(data):
         raise malformed(len(records), f"{len(data) - position} bytes follow the last record")
     if records and records[-1].offset > header.last_offset:
         raise malformed(len(records) - 1, "its offset is behind the batch's last")
-    return records
+    return Decoded(records, have_headers)
 
 
-def _read_records(records: list[Record], data: bytes, header: BatchHeader, topic: str, partition: int) -> int:
-    """Append every record of *data*; return the position behind the last."""
+def _read_records(
+    records: list[Record], data: bytes, header: BatchHeader, topic: str, partition: int
+) -> tuple[int, bool]:
+    """Append every record of *data*; return the position behind the last, and whether any has headers."""
     position = 0
+    have_headers = False
     known_headers: dict[bytes, HeaderPairs] = {}
     alone = 1  # records to read one by one before a run is looked for again
     while len(records) < header.record_count:
@@ -62,11 +88,13 @@ def _read_records(records: list[Record], data: bytes, header: BatchHeader, topic
         if end > position:
             position = end
             alone = 1
+            have_headers = have_headers or bool(records[-1].header_pairs)  # all of a run have the same
         else:
             count = min(alone, header.record_count - len(records))
             position = _read_each(records, data, position, count, header, topic, partition, known_headers)
             alone = min(2 * alone, MAX_ALONE)
-    return position
+            have_headers = have_headers or any(map(_headers_of, records[-count:]))
+    return position, have_headers
 
 
 def _read_each(

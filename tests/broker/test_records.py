@@ -10,14 +10,13 @@ from logbroker.errors import InvalidRequestError, InvalidTopicError, TopicNotFou
 from logbroker.records import (
     Record,
     RecordMetadata,
-    may_have_reserved_headers,
     stored_headers,
     timestamp_ms_of,
     without_reserved_headers,
 )
 from logbroker.topic_names import check_group_name, check_topic_name, matches
 from logbroker.topic_selection import TopicSelection
-from logbroker_storage.record_batch import Compression, NewRecord, decode_records, encode_batch, read_batch
+from logbroker_storage.record_batch import Compression, NewRecord, decode_batch, encode_batch, read_batch
 from logbroker_storage.record_expiry import is_expired, record_ttl_ms
 
 # Headers --------------------------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ def test_a_batch_with_reserved_headers_is_found_compressed_or_not(compression, t
     headers = stored_headers({} if ttl is None else {"a": b"1"}, ttl)
     encoded = encode_batch([NewRecord(b"v", None, headers, 1000)], compression=compression)
     batch = read_batch(bytes(encoded))
-    assert may_have_reserved_headers(decode_records(batch)) is (ttl is not None)
+    assert decode_batch(batch, "t", 0).have_headers is (ttl is not None)
 
 
 # Timestamps -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from logbroker_storage.record_batch import (
     StoredBatch,
     assign,
     check_crc,
+    decode_batch,
     decode_control_record,
     decode_records,
     encode_batch,
@@ -75,8 +76,9 @@ def plain_records(batch: StoredBatch) -> list[Record]:
 
 def decoded(batch: bytearray) -> list[Record]:
     stored = read_batch(batch)
-    records = decode_records(stored, "t", 3)
+    records, have_headers = decode_batch(stored, "t", 3)
     assert records == plain_records(stored)
+    assert have_headers is any(record.header_pairs for record in records)
     assert all(
         type(item) is bytes for record in records for item in (record.key, record.value) if item is not None
     )

@@ -38,7 +38,8 @@ BOUNDS = {
     # A log's are opened when it is first used, six at most; what leaks once a life is more even in a bounded run.
     "descriptors": Bound(24),
     "threads": Bound(1),
-    "watches": Bound(4),
+    # Who reads every topic has two for each partition that there is just now.
+    "watches": Bound(4, share=0.25),
     "readers": Bound(2),
     "pages": Bound(16, share=0.25),
     "file_bytes": Bound(256 * KIB, share=0.1),

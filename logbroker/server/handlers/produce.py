@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -27,9 +28,10 @@ from logbroker_storage.partition_log import AppendResult, PartitionLog
 from logbroker_storage.record_batch import (
     TTL_HEADER,
     BatchHeader,
+    Decoded,
     Record,
     StoredBatch,
-    decode_records,
+    decode_batch,
     read_batch,
 )
 
@@ -45,6 +47,8 @@ ACKS_ALL, ACKS_NONE = -1, 0
 ACKS = (ACKS_ALL, ACKS_NONE, 1)
 FIRST_WITH_TOPIC_ID = 13
 FIRST_OF_TRANSACTIONS_V2 = 12  # the partition is added to the transaction by the batch itself (KIP-890)
+
+_timestamp_of = attrgetter("timestamp_ms")
 
 
 class _Part(NamedTuple):
@@ -160,8 +164,10 @@ def _checked(
         raise RefusedError(ErrorCode.invalid_record, "a producer id without an epoch or a sequence")
     if header.is_transactional and header.producer_id < 0:
         raise RefusedError(ErrorCode.invalid_record, "a transactional batch without a producer id")
-    records = _records(stored, log)
+    records, have_headers = _decoded(stored, log)
     _check_timestamps(header, records, log, directory.clock.now_ms())
+    if not have_headers:
+        return header, []
     if any(name == TTL_HEADER for record in records for name, _ in record.header_pairs):
         directory.note_ttl(log.topic)
     base_offset = header.base_offset
@@ -173,17 +179,18 @@ def _checked(
     return header, found
 
 
-def _records(stored: StoredBatch, log: PartitionLog) -> list[Record]:
+def _decoded(stored: StoredBatch, log: PartitionLog) -> Decoded:
     """The records, which every reader can read; with keys where compaction goes by them."""
     try:
-        records = decode_records(stored)
+        decoded = decode_batch(stored, log.topic, log.partition)
     except CorruptBatchError as error:
         raise RefusedError(ErrorCode.invalid_record, str(error)) from error
+    records = decoded.records
     if records[-1].offset - records[0].offset != len(records) - 1:
         raise RefusedError(ErrorCode.invalid_record, "its records skip offsets")
     if log.config.cleanup_policy.compacts and any(record.key is None for record in records):
         raise RefusedError(ErrorCode.invalid_record, f"{log.topic!r} is compacted: every record needs a key")
-    return records
+    return decoded
 
 
 def _check_timestamps(header: BatchHeader, records: list[Record], log: PartitionLog, now_ms: int) -> None:
@@ -192,7 +199,7 @@ def _check_timestamps(header: BatchHeader, records: list[Record], log: Partition
         raise RefusedError(ErrorCode.invalid_timestamp, "the log's time is the broker's to give")
     if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
         return
-    times_ms = [record.timestamp_ms for record in records]
+    times_ms = list(map(_timestamp_of, records))
     oldest_ms, newest_ms = min(times_ms), max(times_ms)
     if header.max_timestamp_ms != newest_ms:
         raise RefusedError(ErrorCode.invalid_timestamp, "its largest timestamp is not that of its records")

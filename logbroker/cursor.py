@@ -185,14 +185,23 @@ class Cursor:
             self.expires_ms = NEVER_MS
         self._records = []
         self._next = 0
-        while len(records) < enough:
-            if not self._batches and (records or not self._read(enough, read_bytes)):
-                break
-            decoded = self._decoded(self._batches[0], is_first=not records)
-            if decoded is None:
-                break
-            self._end = self._batches.popleft().header.next_offset
-            records = records + decoded if records else decoded
+        try:
+            while len(records) < enough:
+                if not self._batches and (records or not self._read(enough, read_bytes)):
+                    break
+                try:
+                    decoded = self._decoded(self._batches[0], is_first=not records)
+                except Exception:  # of the user's filter, say: the records before it go out first
+                    if not records:
+                        raise
+                    break
+                if decoded is None:
+                    break
+                self._end = self._batches.popleft().header.next_offset
+                records = records + decoded if records else decoded
+        except BaseException:
+            self._forget_buffer()  # what was read ahead is read again: nobody has seen it
+            raise
         self._records = records
         if not records and self.position < self._end:
             self.position = self._end  # only records that consumers do not see: the group may know of it

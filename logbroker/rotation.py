@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
+from logbroker_storage.errors import TopicNotFoundError
 from logbroker_storage.record_batch import Record
 
 from .cursor import Cursor
@@ -68,10 +68,14 @@ class Rotation:
         for _ in range(len(self.cursors)):
             try:
                 one = self.take_one(left)
-            except LogbrokerError:
+            except Exception:  # of a read, or of the user's filter
                 if taken:
                     self._next -= 1  # it comes first the next time
                     break
+                raise
+            except BaseException:  # Ctrl-C: nobody will see what was taken
+                for one in taken:
+                    one.cursor.give_back(len(one.records))
                 raise
             if one is None:
                 break

@@ -538,6 +538,8 @@ class Consumer:
         )
 
     def _seek(self, cursor: Cursor, offset: int) -> None:
+        if type(offset) is not int:  # nor a bool or a float: it is stored
+            raise InvalidRequestError(f"an offset is an integer, not {offset!r}")
         offsets = cursor.log.offsets()
         if not offsets.log_start_offset <= offset <= offsets.log_end_offset:
             raise OffsetOutOfRangeError(

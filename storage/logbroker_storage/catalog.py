@@ -211,10 +211,7 @@ class Catalog:
         check_partitions(total)
         with self._journal.exclusive() as turn:
             event = self.get(name)
-            if total <= event.partitions:
-                raise InvalidPartitionCountError(
-                    f"topic {name!r} has {event.partitions} partitions; their number can only grow, not become {total}"
-                )
+            check_growth(event, total)
             changed = msgspec.structs.replace(event, partitions=total)
             self._make_partitions(changed, range(event.partitions, total))
             turn.record([changed])
@@ -286,11 +283,24 @@ class Catalog:
         return doomed
 
 
+def check_growth(event: TopicEvent, total: int) -> None:
+    """That a topic can have *total* partitions from now on.
+
+    Raises:
+        InvalidPartitionCountError: it has as many or more already, or cannot have so many.
+    """
+    check_partitions(total)
+    if total <= event.partitions:
+        raise InvalidPartitionCountError(
+            f"topic {event.name!r} has {event.partitions} partitions; their number can only grow, not become {total}"
+        )
+
+
 def check_partitions(partitions: int) -> None:
     """That a topic can have so many.
 
     Raises:
         InvalidPartitionCountError: it cannot.
     """
-    if not 1 <= partitions <= MAX_PARTITIONS:
-        raise InvalidPartitionCountError(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions}")
+    if type(partitions) is not int or not 1 <= partitions <= MAX_PARTITIONS:  # nor a bool: it is stored
+        raise InvalidPartitionCountError(f"a topic has 1 to {MAX_PARTITIONS} partitions, not {partitions!r}")

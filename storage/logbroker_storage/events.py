@@ -35,7 +35,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from .errors import BatchDefect, CorruptBatchError
+from .errors import BatchDefect, CorruptBatchError, InvalidRequestError
 
 SEPARATOR = b"\0"
 
@@ -433,7 +433,18 @@ _DECODER: msgspec.msgpack.Decoder[AnyEvent] = msgspec.msgpack.Decoder(AnyEvent)
 
 
 def encode_event(event: Event) -> bytes:
-    return _ENCODER.encode(event)
+    """The event as a journal record's value.
+
+    Raises:
+        InvalidRequestError: a field is of another type than it must be (a bool in place of a number, say): nobody could
+            read the journal any more.
+    """
+    value = _ENCODER.encode(event)
+    try:
+        _DECODER.decode(value)
+    except _NO_EVENT as error:
+        raise InvalidRequestError(f"{type(event).__name__}: {error}") from None
+    return value
 
 
 def decode_event(value: bytes | memoryview) -> AnyEvent:

@@ -864,3 +864,61 @@ def test_a_commit_after_the_topic_was_made_anew_is_refused(desk):
         with contextlib.suppress(FencedError, TopicNotFoundError):
             consumer.commit()
     assert desk.committed() is None
+
+
+# Broken off ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ConnectionError, KeyboardInterrupt])
+def test_a_filter_that_raises_once_loses_no_record(desk, error):
+    desk.topic().put(*map(str, range(10))).put(*map(str, range(10, 20)))
+    broken = True
+
+    def matches(record):
+        if broken and record.offset == 15:
+            raise error
+        return True
+
+    with desk.consumer(group="g", filter=matches) as consumer:
+        found = consumer.poll(3)
+        with pytest.raises(error):  # noqa: PT012 (in one of the polls)
+            while records := consumer.poll(10):
+                found += records
+        broken = False
+        while records := consumer.poll(10):
+            found += records
+    assert values(found) == list(map(str, range(20)))
+
+
+@pytest.mark.parametrize("error", [ConnectionError, KeyboardInterrupt])
+def test_a_filter_that_raises_leaves_the_records_of_other_partitions(desk, error):
+    desk.topic(partitions=2).put("a", "b", partition=0).put("c", "d", partition=1)
+    broken = True
+
+    def matches(record):
+        if broken and record.partition == 1:
+            raise error
+        return True
+
+    found = []
+    with desk.consumer(group="g", filter=matches) as consumer:
+        for _ in range(5):
+            try:
+                found += values(consumer.poll(100))
+            except error:
+                broken = False
+    assert sorted(found) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("offset", [True, 2.5, 3.0])
+def test_an_offset_is_an_integer(desk, offset):
+    """Nothing else comes into the journal, which has to be read again."""
+    desk.topic().put("a", "b", "c", "d")
+    with desk.consumer(group="g", delivery="manual") as consumer:
+        with pytest.raises(InvalidRequestError, match="integer"):
+            consumer.seek(0, offset)
+        consumer.commit()
+    with pytest.raises(InvalidRequestError):
+        desk.broker.delete_records("t", {0: offset})
+    with logbroker.open(desk.directory.path) as again:
+        again.group("g")

@@ -11,9 +11,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from logbroker_storage.errors import StorageFailedError, WriteFailedError
+from logbroker_storage.errors import InvalidRequestError, StorageFailedError, WriteFailedError
 from logbroker_storage.events import BindingEvent, OffsetEvent, TopicEvent, encode_event
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import (
@@ -357,3 +358,9 @@ def test_no_producer_id_is_given_out_twice_although_the_event_that_says_which_we
     assert fresh > producer_id
     assert not bench.put(b"second", producer_id=fresh, sequence=0).duplicate
     bench.close()
+
+
+@pytest.mark.parametrize("offset", [True, 2.5, None])
+def test_an_event_that_nobody_could_read_is_refused(offset):
+    with pytest.raises(InvalidRequestError, match="OffsetEvent"):
+        encode_event(msgspec.structs.replace(commit(1), offset=offset))

@@ -133,7 +133,7 @@ class Transactions:
             transactions, holders = list(self._open), list(self._idle.values())
             self._idle.clear()
         for transaction in transactions:
-            transaction.abort()
+            transaction.cut_off()
         for holder in holders:
             holder.close()
 
@@ -150,12 +150,13 @@ class Transaction:
         self._holder = holder
         self._claim = claim
         self._ended = ended
-        self._consumers: dict[Consumer, PendingCommit] = {}
+        self._consumers: dict[Consumer, dict[TopicPartition | None, PendingCommit]] = {}  # None: of all
         self._commits: list[PendingCommit] = []  # of others than consumers
         self._outcome: str | None = None  # how it ended
         self._may_be_committed = False
         self._next_look = 0.0  # at whether the claim is still the newest
         self._state: TransactionState | None = None
+        self._was_cut_off = False  # nobody asked for its end
 
     @property
     def state(self) -> TransactionState:
@@ -220,7 +221,10 @@ class Transaction:
             FencedError: a partition that it read has moved to another member of the group.
         """
         self._check_open()
-        self._consumers[consumer] = consumer.leave_commits_to_transactions(only)
+        commit = consumer.leave_commits_to_transactions(only)
+        if only is None:
+            self._consumers[consumer] = {}  # it says everything that was said before
+        self._consumers.setdefault(consumer, {})[only] = commit
 
     def accept(self, messages: Iterable[QueueMessage]) -> None:
         """Accept *messages* of queues together with the records: done with if it commits, still in hand if not.
@@ -270,7 +274,8 @@ class Transaction:
         self._commits.append(commit)
 
     def _pending(self) -> list[PendingCommit]:
-        return [*self._consumers.values(), *self._commits]
+        of_consumers = [commit for by_place in self._consumers.values() for commit in by_place.values()]
+        return [*of_consumers, *self._commits]
 
     def _send_state(self) -> None:
         if self._state is not None:
@@ -293,6 +298,11 @@ class Transaction:
         """Take it all back. Nothing happens when it has ended already."""
         if self._outcome is None:
             self._abort()
+
+    def cut_off(self) -> None:
+        """Abort it because the broker is being closed."""
+        self._was_cut_off = True
+        self.abort()
 
     def _abort(self) -> None:
         """Take it back, unless a commit that was broken off turns out to have been decided."""
@@ -359,9 +369,21 @@ class Transaction:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Commit, or abort when an exception passes; nothing more when it has ended already."""
-        if self._outcome is not None:
-            return
-        if error is not None:
-            self._abort()
+        if error is None:
+            self.leave()
         else:
+            self.abort()
+
+    def leave(self) -> None:
+        """At the end of a block: commit, if it has not ended already.
+
+        Raises:
+            ClosedError: it was aborted because the broker was closed.
+            as ``commit``.
+        """
+        if self._outcome is None:
             self.commit()
+        elif self._was_cut_off:
+            raise ClosedError(
+                f"the broker was closed before transaction {self.transactional_id!r} was committed: it was aborted"
+            )

@@ -618,3 +618,25 @@ def test_a_forked_child_has_no_part_in_it(broker):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     tx.commit()
     assert values(broker) == [b"a"]
+
+
+def test_closing_the_broker_inside_the_block_is_no_commit(path):
+    broker = logbroker.open(path)
+    broker.create_topic("out")
+    with pytest.raises(logbroker.ClosedError, match="aborted"), broker.transaction("t") as tx:  # noqa: PT012 (in the block)
+        tx.send("out", b"a").result(5)
+        broker.close()
+    with logbroker.open(path) as broker:
+        assert values(broker) == []
+
+
+def test_the_offsets_of_partitions_one_by_one_are_all_part_of_it(broker):
+    with broker.producer() as producer:
+        for number in range(4):
+            producer.send("out", b"", partition=number % 2)
+    with broker.consumer("out", group="g", delivery="manual") as consumer:
+        assert len(consumer.poll(10, 5)) == 4
+        with broker.transaction("t") as tx:
+            tx.commit_offsets(consumer, only=("out", 0))
+            tx.commit_offsets(consumer, only=("out", 1))
+        assert consumer.committed() == {0: 2, 1: 2}

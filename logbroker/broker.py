@@ -10,9 +10,11 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Literal
 
+from logbroker_storage.catalog import check_growth
 from logbroker_storage.checkpoints import encode_topic_id
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.data_directory import DataDirectory
@@ -43,6 +45,7 @@ from .routing.bindings import (
     describe_bindings,
     make_binding,
     remove_binding,
+    router_offsets,
 )
 from .routing.descriptions import BindingDescription, RouteExplanation
 from .routing.explanation import explain_message, explain_record
@@ -92,6 +95,7 @@ class Broker(Messaging):
         super().__init__(directory)
         directory.maintenance.add_task("transactions", self._coordinator.abort_orphans)
         directory.maintenance.add_readers("queues", self._subscriptions.queue_offsets)
+        directory.maintenance.add_readers("routes", partial(router_offsets, directory))
         try:
             self._coordinator.abort_orphans()
         except (LogbrokerError, OSError) as error:
@@ -191,6 +195,9 @@ class Broker(Messaging):
         Raises:
             TopicNotFoundError, InvalidConfigError, InvalidTopicError: nothing was changed.
         """
+        known = self._directory.topic(name)
+        if partitions is not None:
+            check_growth(known, partitions)
         if config:
             self._directory.alter_topic(name, config)
         if partitions is not None:

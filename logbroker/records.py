@@ -182,10 +182,14 @@ def _stored_header(pair: object) -> tuple[str, bytes | None]:
             f"header {key!r} is reserved: keys that begin with {RESERVED_HEADER_PREFIX!r} are the broker's; "
             "use another key (ttl=, deliver_at=, priority= and message_id= are arguments of their own)"
         )
+    try:
+        key.encode(errors="surrogateescape")  # as it is stored
+        if isinstance(value, str):
+            return key, value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(f"header {key!r} has no UTF-8 form: {value!r}") from None
     if value is None or type(value) is bytes:
         return key, value
-    if isinstance(value, str):
-        return key, value.encode()
     if isinstance(value, (bytes, bytearray, memoryview)):
         return key, bytes(value)
     raise InvalidRequestError(

@@ -322,6 +322,14 @@ def describe_bindings(directory: DataDirectory) -> list[BindingDescription]:
     return [_describe(directory, event, stalls) for event in stored_bindings(directory)]
 
 
+def router_offsets(directory: DataDirectory, topic: str, partition: int) -> list[int]:
+    """How far the router is in a partition that a binding reads: retention.policy=consumed must wait for it."""
+    if not any(source_matches(event.source, topic) for event in stored_bindings(directory)):
+        return []
+    committed = directory.committed(ROUTER_GROUP, topic, partition)
+    return [0 if committed is None else committed.offset]
+
+
 def describe_binding(directory: DataDirectory, event: BindingEvent) -> BindingDescription:
     """One of them."""
     return _describe(directory, event, stalled_partitions(directory))

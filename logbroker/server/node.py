@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from kio.schema.errors import ErrorCode
@@ -20,6 +21,7 @@ from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
 from ..request_reply.topics import sweep_reply_topics
+from ..routing.bindings import router_offsets
 from ..topic_names import check_topic_name, is_internal
 from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
@@ -84,6 +86,7 @@ class Node:
         directory.maintenance.add_task("network transactions", self.network_transactions.abort_expired)
         # The cleaner asks before it deletes what was consumed.
         directory.maintenance.add_readers("queues", self.share.subscriptions.queue_offsets)
+        directory.maintenance.add_readers("routes", partial(router_offsets, directory))
         self._topics_by_id: tuple[int, dict[bytes, TopicEvent]] = (-1, {})
 
     async def run(self, function: Callable[..., Result], *arguments: object) -> Result:

@@ -22,6 +22,7 @@ from logbroker.errors import (
     DeliveryTimeoutError,
     ForkedError,
     InvalidRequestError,
+    InvalidTopicError,
     RecordTooLargeError,
     StorageFailedError,
     TopicNotFoundError,
@@ -255,6 +256,33 @@ def test_a_producer_sees_added_partitions_and_changed_settings(broker):
 
 
 # Wrong calls --------------------------------------------------------------------------------------
+
+
+def test_a_header_that_has_no_utf8_form_concerns_no_other_record(broker):
+    with broker.producer(linger=0.2) as producer:
+        before = producer.send("t", b"good", key=b"k")
+        for headers in ({"a\ud800": b""}, {"a": "\ud800"}):
+            with pytest.raises(InvalidRequestError, match="UTF-8"):
+                producer.send("t", b"bad", headers=headers)
+        behind = producer.send("t", b"", headers={"bytes of others\udcff": b""})
+        assert (before.result(5).offset, behind.result(5).offset) == (0, 1)
+
+
+def test_altering_a_topic_is_done_whole_or_not_at_all(broker):
+    with pytest.raises(InvalidTopicError, match="partitions"):
+        broker.alter_topic("wide", config={"retention.ms": 5}, partitions=1)
+    assert broker.topic("wide").overrides == {}
+    with pytest.raises(TopicNotFoundError):
+        broker.alter_topic("nope")
+
+
+@pytest.mark.parametrize("partitions", [True, 2.0, "3"])
+def test_a_number_of_partitions_is_an_integer(tmp_path, broker, partitions):
+    """Nothing else comes into the journal, which has to be read again."""
+    with pytest.raises(InvalidTopicError, match="partitions"):
+        broker.create_topic("other", partitions=partitions)
+    with logbroker.open(tmp_path / "data") as again:
+        assert again.topics() == ["t", "wide"]
 
 
 def test_what_cannot_be_sent_is_refused_at_once(broker):

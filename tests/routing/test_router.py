@@ -544,3 +544,20 @@ def test_a_place_without_a_record_cannot_be_explained(routing):
     routing.send("orders", b"2")
     with pytest.raises(InvalidRequestError, match="no record at offset 1"):
         routing.broker.explain_route("orders", at=(0, 1))
+
+
+def test_what_is_still_to_be_routed_is_not_deleted_as_consumed(routing):
+    """Also before a router has run for the first time."""
+    broker = routing.broker
+    config = {"retention.policy": "consumed", "retention.ms": -1, "segment.bytes": 500}
+    broker.create_topic("in", config=config)
+    broker.bind("in", "out")
+    with broker.producer(batch_bytes=200) as producer:
+        producer.send_many("in", [b"value %d" % number for number in range(100)])
+    with broker.consumer("in", group="g") as consumer:
+        while consumer.poll(timeout=0.2):
+            pass
+    broker.clean()
+    assert broker.run_router(idle_timeout=0.5) == 100
+    broker.clean()
+    assert broker.topic("in").partitions[0].log_start_offset == 100

@@ -302,6 +302,7 @@ class AsyncProducer:
         self._producer: Producer | None = None
         self._worker = Worker("logbroker-aio-producer")
         self._closed = False
+        self._closing: asyncio.Future[None] | None = None  # kept from being collected
         self._untold: BaseException | None = None  # the first failure of a cancelled send
         # Filled by the loop, emptied by the worker; deque operations are atomic.
         self._sendings: deque[_Sending] = deque()
@@ -343,6 +344,7 @@ class AsyncProducer:
         """Send one record and wait until it is acknowledged; see ``Producer.send`` and ``Receipt.result``."""
         if self._producer is None or self._closed:
             await self._opened()
+        self._worker.check_process()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
         self._sendings.append(_Sending((topic, value, key, headers), options, future))
@@ -422,15 +424,24 @@ class AsyncProducer:
         return await self._call(lambda producer: producer.last_sequence(topic, partition))
 
     async def close(self) -> None:
-        """Flush and close; raises the first failure that nobody was told. Idempotent."""
+        """Flush and close; raises the first failure that nobody was told. Idempotent.
+
+        Cancelled, it is carried out all the same.
+        """
         if self._closed:
             return
         self._closed = True
+        self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        async with self._opening:  # somebody may be opening it
+            pass
         if self._producer is None:
             return
         self._worker.do(self._drain)
         try:
-            await asyncio.shield(self._worker.submit(self._producer.close))
+            await self._worker.submit(self._producer.close)
         finally:
             self._worker.stop()
         if self._untold is not None:
@@ -448,6 +459,7 @@ class AsyncConsumer:
         self._reader = Worker("logbroker-aio-consumer")  # polls; may wait for records
         self._control = Worker("logbroker-aio-commit")  # everything else
         self._closed = False
+        self._closing: asyncio.Future[None] | None = None  # kept from being collected
         self._reading = False  # a task is in poll or in an iteration's wait
         self._polling: asyncio.Future[list[Record]] | None = None  # of a poll that was cancelled
         self._returned: list[Record] = []  # by such a poll, and not handed out yet
@@ -462,7 +474,7 @@ class AsyncConsumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._close(lambda consumer: consumer.__exit__(kind, error, trace))
+        await self._end(lambda consumer: consumer.__exit__(kind, error, trace))
 
     async def _opened(self) -> Consumer:
         if self._closed:
@@ -503,7 +515,8 @@ class AsyncConsumer:
             # An iteration was cancelled here: its wait goes on in the thread, and brings the next records.
             await asyncio.wait([self._next], timeout=left)
             if self._next.done():
-                slice_, self._next = self._next.result(), None
+                ended, self._next = self._next, None
+                slice_ = ended.result()
                 if slice_ is not None:
                     self._returned += list(iter(slice_.next_live, None))
             return
@@ -579,8 +592,8 @@ class AsyncConsumer:
             if self._next is None:
                 self._next = self._reader.submit(partial(_next_slice, consumer))
             await asyncio.wait([self._next])  # cancelled, it is taken up again by the next call
-            slice_, self._next = self._next.result(), None
-        return slice_
+            ended, self._next = self._next, None
+        return ended.result()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -637,13 +650,22 @@ class AsyncConsumer:
         await self._call(lambda consumer: consumer.seek_to(moment))
 
     async def close(self) -> None:
-        """Leave the group and close, as ``Consumer.close``; ends an iteration. Idempotent."""
-        await self._close(lambda consumer: consumer.close())
+        """Leave the group and close, as ``Consumer.close``; ends an iteration. Idempotent.
 
-    async def _close(self, close: Callable[[Consumer], None]) -> None:
+        Cancelled, it is carried out all the same.
+        """
+        await self._end(lambda consumer: consumer.close())
+
+    async def _end(self, close: Callable[[Consumer], None]) -> None:
         if self._closed:
             return
         self._closed = True
+        self._closing = asyncio.ensure_future(self._close(close))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, close: Callable[[Consumer], None]) -> None:
+        async with self._opening:  # somebody may be opening it
+            pass
         consumer = self._consumer
         if consumer is None:
             return
@@ -653,7 +675,7 @@ class AsyncConsumer:
             await self._put_all_back(consumer)
         finally:
             try:
-                await asyncio.shield(self._control.submit(lambda: close(consumer)))
+                await self._control.submit(lambda: close(consumer))
             finally:
                 self._reader.stop()
                 self._control.stop()

@@ -33,6 +33,7 @@ from logbroker_storage.errors import (
     LeaseLostError,
     LogbrokerError,
     QueueEmptyError,
+    TopicNotFoundError,
 )
 
 from .of_record import OfPlacedRecord
@@ -193,6 +194,7 @@ class AsyncQueue:
         self._receive_now: _Receive | None = None  # of the task whose turn it is
         self._abandoned: set[asyncio.Future[list[QueueMessage]]] = set()  # cancelled, and still in the thread
         self._closed = False
+        self._closing: asyncio.Future[None] | None = None  # kept from being collected
         # Filled by the loop, emptied by the settler; deque operations are atomic.
         self._accepting: deque[_Accepting] = deque()
         # Whether the settler will look at _accepting. It takes this back *before* it looks, so that what
@@ -278,15 +280,13 @@ class AsyncQueue:
     @asynccontextmanager
     async def _my_turn(self, timeout: float | None) -> AsyncIterator[bool]:  # noqa: ASYNC109 (as its callers')
         """Be the one task that receives; False when the turn has not come within *timeout* seconds."""
-        if self._turn.locked():
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._turn.acquire()
-            except TimeoutError:
-                yield False
-                return
-        else:
-            await self._turn.acquire()  # at once
+        try:
+            # Also where nobody has the turn now: somebody who waited longer may be about to get it.
+            async with asyncio.timeout(timeout):
+                await self._turn.acquire()
+        except TimeoutError:
+            yield False
+            return
         try:
             yield True
         finally:
@@ -319,6 +319,7 @@ class AsyncQueue:
         """
         accepted = self._blocking(messages)
         await self._opened()
+        self._settler.check_process()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._accepting.append(_Accepting(accepted, future))
@@ -338,11 +339,11 @@ class AsyncQueue:
             return
         assert self._opening is not None
         queue = self._opening.result()
-        error: BaseException | None = None
-        try:
-            queue.accept([message for one in accepting for message in one.messages])
-        except BaseException as failure:  # noqa: BLE001 (it belongs to who awaits the acceptance)
-            error = failure
+        error = _acceptance(queue, accepting)
+        if isinstance(error, (InvalidRequestError, TopicNotFoundError)) and len(accepting) > 1:
+            for one in accepting:  # nothing was written: let it concern only whose message it is about
+                post(one.future.get_loop(), _tell, [one], _acceptance(queue, [one]))
+            return
         post(accepting[0].future.get_loop(), _tell, accepting, error)
 
     async def release(self, messages: Iterable[Settled], *, delay: float | datetime.timedelta = 0.0) -> None:
@@ -382,10 +383,17 @@ class AsyncQueue:
     # The end --------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Release what is in these hands, as ``Queue.close``; ends iterations. Idempotent."""
+        """Release what is in these hands, as ``Queue.close``; ends iterations. Idempotent.
+
+        Cancelled, it is carried out all the same.
+        """
         if self._closed:
             return
         self._closed = True
+        self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self._opening is None:
             return
         try:
@@ -396,7 +404,7 @@ class AsyncQueue:
                 while self._abandoned:
                     await asyncio.wait(self._abandoned)  # what they bring is given back
             self._settler.do(self._drain)
-            await asyncio.shield(self._settler.submit(queue.close))
+            await self._settler.submit(queue.close)
         finally:
             self._receiver.stop()
             self._settler.stop()
@@ -408,6 +416,15 @@ def _give_back(queue: Queue, messages: list[QueueMessage]) -> None:
         queue.give_back(messages)
     except LogbrokerError as error:
         logger.warning("%r come again when their lease ends: %s", messages, error)
+
+
+def _acceptance(queue: Queue, accepting: list[_Accepting]) -> BaseException | None:
+    """In the settler: why *accepting* could not be carried out; None when it was."""
+    try:
+        queue.accept([message for one in accepting for message in one.messages])
+    except BaseException as error:  # noqa: BLE001 (it belongs to who awaits the acceptance)
+        return error
+    return None
 
 
 def _tell(accepting: list[_Accepting], error: BaseException | None) -> None:

@@ -44,8 +44,8 @@ class AsyncTransaction:
         try:
             if error is not None:
                 await self.abort()
-            elif self._transaction is not None and self._transaction.is_open:
-                await self.commit()
+            elif self._transaction is not None:
+                await self._call(lambda tx: tx.leave())
         finally:
             self._worker.stop()
 
@@ -84,6 +84,7 @@ class AsyncTransaction:
     async def commit_offsets(self, consumer: AsyncConsumer, *, only: TopicPartition | None = None) -> None:
         """Commit what *consumer* has handed out so far with the records; see ``Transaction.commit_offsets``."""
         blocking = await consumer._opened()
+        await consumer._put_all_back(blocking)  # what a cancelled poll brought, nobody has seen
         await self._call(lambda tx: tx.commit_offsets(blocking, only=only))
 
     async def accept(self, messages: Iterable[AsyncQueueMessage]) -> None:

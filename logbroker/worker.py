@@ -11,10 +11,13 @@ caller shielded the future and looks at it later.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
+
+from logbroker_storage.errors import ForkedError
 
 Result = TypeVar("Result")
 
@@ -26,6 +29,12 @@ class Worker:
         self._name = name
         self._calls: SimpleQueue[tuple[asyncio.Future[Any] | None, Callable[[], Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None  # used by the loop's thread only
+        self._pid = os.getpid()
+
+    def check_process(self) -> None:
+        """Raises ForkedError in a forked child, where the thread is not."""
+        if os.getpid() != self._pid:
+            raise ForkedError("this broker")
 
     def submit(self, call: Callable[[], Result]) -> asyncio.Future[Result]:
         """Have *call* done in the thread; its result or exception comes through the future."""
@@ -38,6 +47,7 @@ class Worker:
         self._put(None, call)
 
     def _put(self, future: asyncio.Future[Any] | None, call: Callable[[], Any]) -> None:
+        self.check_process()
         self._calls.put((future, call))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

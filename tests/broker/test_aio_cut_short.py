@@ -1,0 +1,207 @@
+"""The asyncio twins where something is cut short: polls, receives and closings that are cancelled, damage, a fork."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import logbroker
+from logbroker.aio import AsyncBroker
+
+
+def damage(folder: Path) -> None:
+    (path,) = folder.glob("*.log")
+    path.write_bytes(path.read_bytes().replace(b"value-2", b"valUe-2"))
+
+
+def test_async_iteration_goes_on_behind_damage(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            async with broker.producer() as producer:
+                for number in range(5):
+                    await producer.send("t", b"value-%d" % number)
+        damage(tmp_path / "d" / "logs" / "t-0")
+        seen = []
+        async with logbroker.open_async(tmp_path / "d") as broker, broker.consumer("t") as consumer:
+            for _ in range(2):
+                try:
+                    async with asyncio.timeout(2):
+                        async for record in consumer:
+                            seen.append(record.offset)
+                            if record.offset == 4:
+                                break
+                except logbroker.CorruptionError as error:
+                    await consumer.seek(error.partition, error.end_offset)
+        assert seen == [0, 1, 3, 4]
+
+    asyncio.run(main())
+
+
+def test_an_async_transaction_commits_nothing_that_a_cancelled_poll_brought(tmp_path):
+    async def main():
+        with logbroker.open(tmp_path / "d") as blocking, blocking.producer() as producer:
+            blocking.create_topic("t")
+            producer.send("t", b"0").result(5)
+            async with logbroker.open_async(tmp_path / "d") as broker:
+                async with broker.consumer("t", group="g", delivery="manual") as consumer:
+                    assert len(await consumer.poll(timeout=2)) == 1
+                    more = asyncio.create_task(consumer.poll(timeout=None))
+                    await asyncio.sleep(0.2)
+                    producer.send("t", b"1").result(5)
+                    time.sleep(0.3)  # noqa: ASYNC251 (the thread has it, the loop does not know)
+                    more.cancel()
+                    await asyncio.wait([more])
+                    async with broker.transaction("x") as tx:
+                        await tx.commit_offsets(consumer)
+                async with broker.consumer("t", group="g", delivery="manual") as consumer:
+                    assert [record.value for record in await consumer.poll(timeout=1)] == [b"1"]
+
+    asyncio.run(main())
+
+
+async def make_queue(broker: AsyncBroker, count: int = 1, **options) -> None:
+    """A topic "t" with *count* messages, and its subscription "s"."""
+    await broker.create_topic("t")
+    await broker.create_subscription("s", topic="t", **options)
+    async with broker.producer() as producer:
+        await producer.send_many("t", [b"%d" % n for n in range(count)])
+
+
+def test_a_receive_without_waiting_does_not_wait_behind_another(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await make_queue(broker, 0)
+            async with broker.queue(subscription="s") as queue, broker.producer() as producer:
+
+                async def taking():
+                    await queue.receive(timeout=5)
+                    async with asyncio.timeout(1):
+                        return await queue.receive_many(10, timeout=0.0)
+
+                one = asyncio.create_task(taking())
+                await asyncio.sleep(0.1)
+                other = asyncio.create_task(queue.receive_many(1, timeout=None))
+                await asyncio.sleep(0.1)
+                await producer.send("t", b"1")
+                assert await one == []
+                other.cancel()
+                await asyncio.wait([other])
+
+    asyncio.run(main())
+
+
+def test_closing_an_async_queue_is_carried_out_though_cancelled(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await make_queue(broker, lease=3600.0)
+            queue = broker.queue(subscription="s", renew=True)
+            await queue.receive(timeout=2)
+            waiting = asyncio.create_task(queue.receive_many(1, timeout=None))
+            await asyncio.sleep(0.2)
+            closing = asyncio.create_task(queue.close())
+            await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.gather(closing, waiting, return_exceptions=True)
+            async with broker.queue(subscription="s") as again:
+                assert (await again.receive(timeout=3)).value == b"0"
+
+    asyncio.run(main())
+
+
+def test_a_handle_of_a_deleted_topic_fails_nobody_elses_acceptance(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("a")
+            await broker.create_topic("b")
+            await broker.create_subscription("s", topic=["a", "b"])
+            async with broker.producer() as producer:
+                await producer.send("a", b"")
+                await producer.send("b", b"")
+            async with broker.queue(subscription="s", detached=True) as queue:
+                messages = {
+                    m.topic: m for m in [await queue.receive(timeout=1), await queue.receive(timeout=1)]
+                }
+                await broker.delete_topic("b")
+                outcomes = await asyncio.gather(
+                    messages["a"].accept(), queue.accept([messages["b"].handle]), return_exceptions=True
+                )
+                assert outcomes[0] is None
+                assert isinstance(outcomes[1], logbroker.LogbrokerError)
+            assert (await broker.subscription("s")).lag == 0
+
+    asyncio.run(main())
+
+
+def test_async_objects_say_so_in_a_forked_child(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            async with broker.producer() as producer, broker.consumer("t") as consumer:
+                await producer.send("t", b"")
+                await consumer.poll(timeout=1)
+                if (child := os.fork()) == 0:
+                    code = 1
+                    try:
+                        asyncio.events._set_running_loop(None)
+
+                        async def inside():
+                            for call in (broker.topics, lambda: producer.send("t", b""), consumer.poll):
+                                with pytest.raises(logbroker.ForkedError):
+                                    async with asyncio.timeout(3):
+                                        await call()
+
+                        asyncio.run(inside())
+                        code = 0
+                    finally:
+                        os._exit(code)
+                assert os.waitpid(child, 0)[1] == 0  # noqa: ASYNC222 (nothing else is to go on)
+
+    asyncio.run(main())
+
+
+def test_closing_an_async_consumer_that_is_being_opened_closes_it(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            consumer = broker.consumer("t", group="g")
+            polling = asyncio.create_task(consumer.poll(timeout=1))
+            await asyncio.sleep(0)
+            await consumer.close()
+            await asyncio.wait([polling])
+            assert (await broker.group("g")).members == []
+
+    asyncio.run(main())
+
+
+def test_closing_an_async_producer_is_carried_out_though_cancelled(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            producer = broker.producer(name="n")
+            await producer.send("t", b"0")
+            closing = asyncio.create_task(producer.close())
+            await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([closing])
+            async with asyncio.timeout(5):
+                while not producer._producer.closed:  # noqa: ASYNC110 (a thread does it)
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_leaving_an_async_transaction_of_a_closed_broker_is_no_commit(tmp_path):
+    async def main():
+        broker = logbroker.open_async(tmp_path / "d")
+        await broker.create_topic("t")
+        async with broker.transaction("x") as tx:
+            await tx.send("t", b"payment")
+            await broker.close()
+
+    with pytest.raises(logbroker.ClosedError):
+        asyncio.run(main())

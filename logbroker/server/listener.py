@@ -128,6 +128,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (asyncio's)
         for task in self._tasks:
             task.cancel()
+        self._tasks = []  # a cancelled task holds this connection: together only the garbage collector would free them
         for _, answer, _ in self._outgoing:
             if isinstance(answer, asyncio.Future):
                 answer.cancel()

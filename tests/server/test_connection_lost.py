@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import weakref
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,34 @@ async def _lose_one_that_is_woken(path: str, turns: int) -> None:
     await node.close()
     ours.close()
     assert all(task.cancelled() or task.exception() is None for task in tasks), tasks
+
+
+def test_a_lost_connection_is_freed_without_the_garbage_collector(tmp_path: Path) -> None:
+    """Which comes seldom in a large process: clients that come and go would be megabytes by then."""
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(_lose_one_that_waits(str(tmp_path / "data")))
+    finally:
+        gc.enable()
+
+
+async def _lose_one_that_waits(path: str) -> None:
+    directory = DataDirectory.open(path)
+    directory.create_topic("t", 1, LogConfig.parse({}))
+    node = Node(directory, ServerSettings(router=False), Metrics())
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    transport, connection = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: Connection(node), theirs
+    )
+    is_there = weakref.ref(connection)
+    ours.sendall(A_FETCH)
+    async with asyncio.timeout(WAITING_S):
+        while not node.watch._waiting:  # noqa: ASYNC110 (nothing tells that a fetch begins to wait)
+            await asyncio.sleep(0.001)
+        ours.close()
+        del transport, connection
+        while is_there() is not None:  # noqa: ASYNC110 (nor when the last reference goes)
+            await asyncio.sleep(0.001)
+    await node.close()

@@ -405,23 +405,34 @@ class Delivery:
         deadline_s = None if timeout is None else time.monotonic() + timeout
         queue = batch.queue
         while not batch.is_over:
+            leads = woken = False
             waiting: Waiting | None = None
-            with self.lock:
-                if self.state is HandleState.FORKED:
-                    raise ForkedError("this producer")
-                if deadline_s is not None and time.monotonic() >= deadline_s:
-                    break
-                if queue.leading:
-                    waiting = Waiting(batch)
-                    queue.waiters.append(waiting)
+            # An exception out of a signal handler (Ctrl-C) may come behind any call: whatever was begun by then is
+            # ended here, or the others would wait for ever.
+            try:
+                with self.lock:
+                    if self.state is HandleState.FORKED:
+                        raise ForkedError("this producer")
+                    if deadline_s is not None and time.monotonic() >= deadline_s:
+                        break
+                    if queue.leading:
+                        waiting = Waiting(batch)
+                        queue.waiters.append(waiting)
+                    else:
+                        leads = queue.leading = True
+                        if batch.state is OPEN:
+                            self.close_batch(batch)
+                if waiting is None:
+                    self._lead(queue, deadline_s)
                 else:
-                    queue.leading = True
-                    if batch.state is OPEN:
-                        self.close_batch(batch)
-            if waiting is None:
-                self._lead(queue, deadline_s)
-            else:
-                self._await_turn(queue, waiting, deadline_s)
+                    left = -1 if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+                    woken = waiting.turn.acquire(timeout=left)
+            finally:
+                if leads:
+                    queue.leading = False
+                    self._pass_on(queue)
+                elif waiting is not None and not woken:
+                    self._withdraw(queue, waiting)
         else:
             return
         self._pass_on(queue)  # this thread may have been called to lead, too late
@@ -435,28 +446,21 @@ class Delivery:
             if queue.leading:
                 return
             queue.leading = True
-        self._lead(queue, None)
+        try:
+            self._lead(queue, None)
+        finally:
+            queue.leading = False
+            self._pass_on(queue)
 
     def _lead(self, queue: PartitionQueue, deadline_s: float | None) -> None:
-        try:
-            self.append_closed(queue, deadline_s)
-            if self.waits_for_disk:
-                self.sync(queue)
-        finally:
-            self._hand_over(queue)
-
-    def _hand_over(self, queue: PartitionQueue) -> None:
-        """Stop leading: wake those who are served, and one of the others to lead next."""
-        with self.lock:
-            queue.leading = False
-            if not queue.waiters and not queue.closed and not queue.needs_sync:
-                return
-        self._pass_on(queue)
+        self.append_closed(queue, deadline_s)
+        if self.waits_for_disk:
+            self.sync(queue)
 
     def _pass_on(self, queue: PartitionQueue) -> None:
         """Unless somebody leads *queue*, see that somebody does who has to, and wake those who are served."""
         with self.lock:
-            if queue.leading:
+            if queue.leading or not (queue.waiters or queue.closed or queue.needs_sync):
                 return
             woken = [waiting for waiting in queue.waiters if waiting.batch.is_over]
             queue.waiters = [waiting for waiting in queue.waiters if not waiting.batch.is_over]
@@ -467,15 +471,6 @@ class Delivery:
                 self._thread.wake()
         for waiting in woken:
             waiting.turn.release()
-
-    def _await_turn(self, queue: PartitionQueue, waiting: Waiting, deadline_s: float | None) -> None:
-        timeout = -1 if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-        woken = False
-        try:
-            woken = waiting.turn.acquire(timeout=timeout)
-        finally:
-            if not woken:
-                self._withdraw(queue, waiting)
 
     def _withdraw(self, queue: PartitionQueue, waiting: Waiting) -> None:
         """Wait no longer."""

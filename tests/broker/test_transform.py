@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import logbroker
-from logbroker import InvalidRequestError, Message
+from logbroker import InvalidRequestError, Message, StorageFailedError
 from logbroker.broker import Broker
-from logbroker.transaction_state import StateTable
+from logbroker.transaction_state import StateTable, state_topic
 from logbroker_storage.log_reader import LogReader
 
 
@@ -196,6 +197,22 @@ def test_state_outlives_the_process(path, end):
         shutil.rmtree(path / "view")
     with logbroker.open(path) as broker, broker.transaction("t") as tx:
         assert dict(tx.state.range()) == {b"n": b"2", b"1": b"x" * 5000, b"2": b"x" * 5000}
+
+
+def test_state_outlives_a_sync_of_its_log_that_failed(path):
+    """Whoever opens next reads the log back from the disk, and applies it anew."""
+    broker = logbroker.open(path)
+    with broker.transaction("t") as tx:
+        tx.state[b"n"] = b"1"
+    with broker.transaction("t") as tx:
+        assert tx.state[b"n"] == b"1"
+    log = broker._directory.log(state_topic("t"), 0)
+    with log.append_lock:
+        log.sync_refused(OSError(errno.EIO, "refused"))
+    with pytest.raises(StorageFailedError):
+        broker.close()
+    with logbroker.open(path) as broker, broker.transaction("t") as tx:
+        assert tx.state[b"n"] == b"1"
 
 
 def test_a_state_is_over_with_its_transaction(broker):

@@ -442,6 +442,7 @@ class View:
         for known in (self._known_ends, self._known_syncs, self._known_producers):
             known.pop(key, None)
         self._drop_producers(transaction, key)
+        self._drop_state(transaction, key)
         _delete_prefix(transaction, self._queues, key)
         _delete_prefix(transaction, self._volatile, OF_PARTITION + key)
 
@@ -523,7 +524,9 @@ class View:
     def replace_producers(
         self, transaction: Transaction, partition: bytes, entries: dict[int, ProducerEntry]
     ) -> None:
+        """Put what recovery found in a log; its state is applied anew, as records of it may be gone."""
         self._drop_producers(transaction, partition)
+        self._drop_state(transaction, partition)
         for producer_id, entry in entries.items():
             self.put_producer(transaction, partition, producer_id, entry)
 
@@ -531,7 +534,7 @@ class View:
         transaction.delete(partition + _PRODUCER_ID.pack(producer_id), db=self._producers)
 
     def _drop_producers(self, transaction: Transaction, partition: bytes) -> None:
-        for table in (self._producers, self._transactions, self._state):
+        for table in (self._producers, self._transactions):
             _delete_prefix(transaction, table, partition)
 
     # Open transactions ----------------------------------------------------------------------------
@@ -665,6 +668,11 @@ class View:
                 else:
                     transaction.put(stored_key, seal(stored_key, value), db=self._state)
             self.put_meta_int(transaction, name, to_offset)
+
+    def _drop_state(self, transaction: Transaction, partition: bytes) -> None:
+        """Forget the items together with the offset, which says that they are there."""
+        _delete_prefix(transaction, self._state, partition)
+        self.delete_meta(transaction, _state_meta(partition))
 
     def clear_volatile(self) -> None:
         """Forget members, heartbeats and leases: nobody has the directory open."""

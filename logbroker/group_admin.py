@@ -196,7 +196,7 @@ def check_no_members(directory: DataDirectory, group: str, what: str) -> None:
 def delete_group(directory: DataDirectory, group: str) -> None:
     """As ``Broker.delete_group``."""
     _check_exists(directory, group)
-    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    subscriptions = directory.view.events.all(SubscriptionEvent, SubscriptionEvent.ALL)
     if any(event.name == group for event in subscriptions):
         raise InvalidRequestError(
             f"group {group!r} belongs to a subscription; use broker.delete_subscription() or "

@@ -138,7 +138,7 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
 
 
 def _known_subscription(directory: DataDirectory, group: str) -> GroupEvent | None:
-    return directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
+    return directory.view.events.get(GroupEvent, GroupEvent.key_of(group))
 
 
 def _subscription(
@@ -273,7 +273,7 @@ def check_not_on_network(directory: DataDirectory, group: str) -> None:
 
 def is_queue(directory: DataDirectory, name: str) -> bool:
     """Whether *name* is that of a queue, so that no group can have it."""
-    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    subscriptions = directory.view.events.all(SubscriptionEvent, SubscriptionEvent.ALL)
     return any(event.name == name and event.subscription_kind == "queue" for event in subscriptions)
 
 

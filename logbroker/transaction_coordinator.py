@@ -100,7 +100,7 @@ class TransactionCoordinator:
 
     def event(self, transactional_id: str) -> TransactionEvent | None:
         """How the id's last transaction ended; None when it was never claimed."""
-        return self._directory.view.event_of(TransactionEvent, TransactionEvent.key_of(transactional_id))
+        return self._directory.view.events.get(TransactionEvent, TransactionEvent.key_of(transactional_id))
 
     def holding(self, transactional_id: str) -> Holding | None:
         value = self._directory.volatile_get(_PREFIX + transactional_id.encode())
@@ -491,7 +491,7 @@ class TransactionCoordinator:
         Returns how many producers' transactions that were. Cheap when nothing is open.
         """
         by_producer: dict[int, list[OpenTransaction]] = {}
-        for found in self._directory.view.open_transactions():
+        for found in self._directory.view.partitions.open_transactions():
             by_producer.setdefault(found.producer_id, []).append(found)
         if not by_producer:
             return 0
@@ -505,7 +505,7 @@ class TransactionCoordinator:
 
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""
-        return self._directory.view.events_of(TransactionEvent, TransactionEvent.ALL)
+        return self._directory.view.events.all(TransactionEvent, TransactionEvent.ALL)
 
     def _settle(self, known: TransactionEvent, left_open: Sequence[OpenTransaction]) -> bool:
         if not self._undecided(known, left_open):
@@ -528,7 +528,7 @@ class TransactionCoordinator:
 
     def _are_open(self, newest: TransactionEvent, seen: Sequence[OpenTransaction]) -> bool:
         """Whether one of those that were *seen* open still is, and *newest* has not decided it meanwhile."""
-        still_open = set(self._directory.view.open_transactions())
+        still_open = set(self._directory.view.partitions.open_transactions())
         return bool(self._undecided(newest, [found for found in seen if found in still_open]))
 
     def _undecided(
@@ -546,7 +546,7 @@ class TransactionCoordinator:
         ]
 
     def _is_decided_by_epoch(self, known: TransactionEvent, found: OpenTransaction) -> bool:
-        entry = self._directory.view.producer(found.partition_key, found.producer_id)
+        entry = self._directory.view.partitions.producer(found.partition_key, found.producer_id)
         return known.is_decided and (entry is None or entry.epoch <= known.epoch)
 
     def _is_alive(self, known: TransactionEvent) -> bool:
@@ -562,7 +562,7 @@ class TransactionCoordinator:
         """A transaction in a log that came from elsewhere: nobody can decide it any more."""
         for topic, partition in self._open_places(producer_id):
             log = self._directory.log(topic, partition)
-            entry = self._directory.view.producer(log.key, producer_id)
+            entry = self._directory.view.partitions.producer(log.key, producer_id)
             if entry is not None:
                 log.append_marker(ControlType.ABORT, producer_id=producer_id, marker_epoch=entry.epoch + 1)
                 log.wait_durable(log.offsets().log_end_offset)
@@ -571,7 +571,7 @@ class TransactionCoordinator:
     def _open_places(self, producer_id: int) -> list[TopicPartition]:
         keys = {
             found.partition_key
-            for found in self._directory.view.open_transactions()
+            for found in self._directory.view.partitions.open_transactions()
             if found.producer_id == producer_id
         }
         return [place for key, place in self._places().items() if key in keys] if keys else []

@@ -77,7 +77,7 @@ class Aftermath:
 
     def forget_hands(self) -> None:
         """The queue is no more: nobody has to be looked after."""
-        self._directory.view.forget_volatile(self._hands)
+        self._directory.view.volatile.forget(self._hands)
 
     # Transactions ---------------------------------------------------------------------------------
 
@@ -126,12 +126,12 @@ class Aftermath:
 
     def _is_done_in_the_journal(self, offset: int) -> bool:
         view, subscription_id = self._directory.view, self._subscription_id
-        event = view.event_of(QueueEvent, QueueEvent.key_of(subscription_id, *self._place))
+        event = view.events.get(QueueEvent, QueueEvent.key_of(subscription_id, *self._place))
         if event is not None and offset < event.start_offset:
             return True
         number, at = divmod(offset, BLOCK_OFFSETS)
         key = QueueBlockEvent.key_of(subscription_id, *self._place, number)
-        block = view.event_of(QueueBlockEvent, key)
+        block = view.events.get(QueueBlockEvent, key)
         return block is not None and bool(int.from_bytes(block.done, "little") >> at & 1)
 
     @contextmanager

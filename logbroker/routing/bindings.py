@@ -69,7 +69,7 @@ def bindings_version(directory: DataDirectory) -> int:
 
 def stored_bindings(directory: DataDirectory) -> list[BindingEvent]:
     """Every binding, by name."""
-    return directory.view.events_of(BindingEvent, BindingEvent.ALL)
+    return directory.view.events.all(BindingEvent, BindingEvent.ALL)
 
 
 def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
@@ -78,7 +78,7 @@ def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
     Raises:
         BindingNotFoundError: there is none.
     """
-    event = directory.view.event_of(BindingEvent, BindingEvent.key_of(name))
+    event = directory.view.events.get(BindingEvent, BindingEvent.key_of(name))
     if event is None:
         raise BindingNotFoundError(name, known=[event.name for event in stored_bindings(directory)])
     return event
@@ -305,7 +305,7 @@ def _forgotten(directory: DataDirectory, remaining: Sequence[BindingEvent]) -> l
     items: list[Item] = [
         (event.key(), None) for event in directory.committed_offsets(ROUTER_GROUP) if not is_read(event.topic)
     ]
-    group = directory.view.event_of(GroupEvent, GroupEvent.key_of(ROUTER_GROUP))
+    group = directory.view.events.get(GroupEvent, GroupEvent.key_of(ROUTER_GROUP))
     if group is not None:
         topics = list(filter(is_read, group.topics))
         kept = encode_event(msgspec.structs.replace(group, topics=topics)) if topics else None

@@ -195,7 +195,7 @@ class Cleaner:
         if reason is None:
             return
         # What makes a record or a producer's batch dispensable comes behind it, and must be on the disk before it goes.
-        producers = log.view.producers(log.key)
+        producers = log.view.partitions.producers(log.key)
         log.sync()
         latest = OffsetMap(OFFSET_MAP_BYTES)
         sound = _sound_prefix(log, segments)
@@ -267,7 +267,7 @@ class Cleaner:
     # Producers ------------------------------------------------------------------------------------
 
     def _named_producer_ids(self) -> set[int]:
-        events = self._directory.view.events_of(NamedProducerEvent, NamedProducerEvent.ALL)
+        events = self._directory.view.events.all(NamedProducerEvent, NamedProducerEvent.ALL)
         return {producer_id for event in events for producer_id in event.producer_ids.values()}
 
 

@@ -204,7 +204,7 @@ class DataDirectory:
             return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
         with closed_on_failure(view):
             make_view_folders(self.files, self.layout)
-            view.clear_volatile()
+            view.volatile.clear()
             remove_leftovers(self.files, self.layout, view)
         return view
 
@@ -217,7 +217,7 @@ class DataDirectory:
         return open_view(self.files, self.layout)
 
     def _verify_failed(self) -> None:
-        failed = set(self.view.failed_partitions())
+        failed = set(self.view.partitions.failed())
         if not failed:
             return
         logs = [self.journal.log]
@@ -268,7 +268,7 @@ class DataDirectory:
             points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
             for topic in self.catalog.live():
                 for number in range(topic.partitions):
-                    state = self.view.partition(partition_key(topic.topic_id, number))
+                    state = self.view.partitions.state(partition_key(topic.topic_id, number))
                     if state is not None:
                         synced_offset = state.sync.synced_offset
                         points.append(PartitionOffset(topic.name, number, synced_offset))
@@ -329,7 +329,7 @@ class DataDirectory:
         for topic_id in [known for known in self._windows if known not in live]:
             self._windows.pop(topic_id).release()
         self._noted = {(kind, topic_id) for kind, topic_id in self._noted if topic_id in live}
-        self.view.keep_known(live | {JOURNAL_TOPIC_ID})
+        self.view.partitions.keep_known(live | {JOURNAL_TOPIC_ID})
         self._logs_version = version
 
     def open_logs(self) -> list[PartitionLog]:
@@ -392,13 +392,13 @@ class DataDirectory:
     def _note(self, event: TtlEvent | MessageIdEvent, topic: str) -> None:
         noted = (type(event), self.topic(topic).topic_id)
         if noted not in self._noted:
-            if self.view.event(event.key()) is None:
+            if self.view.events.value(event.key()) is None:
                 self.journal.record([event])
             self._noted.add(noted)
 
     def may_hold_ttl(self, topic: str) -> bool:
         """Whether records of *topic* may have a time to live of their own."""
-        return self.view.event(TtlEvent.key_of(topic)) is not None
+        return self.view.events.value(TtlEvent.key_of(topic)) is not None
 
     def deduplication(self, topic: str) -> DeduplicationWindow:
         """The deduplication window of a topic; the same object each time.
@@ -425,11 +425,11 @@ class DataDirectory:
     # Groups ---------------------------------------------------------------------------------------
 
     def committed(self, group: str, topic: str, partition: int) -> OffsetEvent | None:
-        return self.view.event_of(OffsetEvent, OffsetEvent.key_of(group, topic, partition))
+        return self.view.events.get(OffsetEvent, OffsetEvent.key_of(group, topic, partition))
 
     def committed_offsets(self, group: str) -> list[OffsetEvent]:
         """What the group has committed, by topic and partition."""
-        offsets = self.view.events_of(OffsetEvent, OffsetEvent.prefix_of(group))
+        offsets = self.view.events.all(OffsetEvent, OffsetEvent.prefix_of(group))
         return sorted(offsets, key=lambda event: (event.topic, event.partition))
 
     def sync_below(self, offsets: Iterable[OffsetEvent]) -> None:
@@ -447,25 +447,25 @@ class DataDirectory:
 
     def groups(self) -> list[str]:
         """Every group that has subscribed or committed, ascending."""
-        subscribed, committed = (self.view.first_names(kind.ALL) for kind in (GroupEvent, OffsetEvent))
+        subscribed, committed = (self.view.events.first_names(kind.ALL) for kind in (GroupEvent, OffsetEvent))
         return sorted({*subscribed, *committed})
 
     def has_group(self, group: str) -> bool:
         """Whether *group* is one of ``groups``; as quick with many of them."""
-        return self.view.event(GroupEvent.key_of(group)) is not None or self.view.has_events(
+        return self.view.events.value(GroupEvent.key_of(group)) is not None or self.view.events.has_any(
             OffsetEvent.prefix_of(group)
         )
 
     def group_event(self, group: str) -> GroupEvent | None:
         """The topics that *group* has subscribed to; None when it only committed."""
-        return self.view.event_of(GroupEvent, GroupEvent.key_of(group))
+        return self.view.events.get(GroupEvent, GroupEvent.key_of(group))
 
     def group_events(self) -> list[GroupEvent]:
         """Every consumer group, with the topics that it has subscribed to. Do not change the result."""
         version = self.view.meta_int(GROUPS_VERSION)
         cached = self._group_events
         if cached[0] != version:
-            cached = self._group_events = (version, self.view.events_of(GroupEvent, GroupEvent.ALL))
+            cached = self._group_events = (version, self.view.events.all(GroupEvent, GroupEvent.ALL))
         return cached[1]
 
     # Producers ------------------------------------------------------------------------------------
@@ -480,14 +480,14 @@ class DataDirectory:
 
     def _reserve_producer_ids(self, count: int) -> range:
         with self.journal.exclusive() as turn:
-            event = self.view.event_of(ProducerIdsEvent, ProducerIdsEvent.key_of())
+            event = self.view.events.get(ProducerIdsEvent, ProducerIdsEvent.key_of())
             journaled = event.next_producer_id if event is not None else 0
             first = max(journaled, self.view.meta_int(USED_PRODUCER_IDS_END))
             turn.record([ProducerIdsEvent(first + count)])
         return range(first, first + count)
 
     def named_producer(self, name: str) -> NamedProducerEvent | None:
-        return self.view.event_of(NamedProducerEvent, NamedProducerEvent.key_of(name))
+        return self.view.events.get(NamedProducerEvent, NamedProducerEvent.key_of(name))
 
     def open_named_producer(self, name: str) -> NamedProducerEvent:
         """Become the holder of a name: its epoch grows, so that the holder before is fenced. Durable."""
@@ -555,13 +555,13 @@ class DataDirectory:
         return path
 
     def volatile_get(self, key: bytes) -> bytes | None:
-        return self.view.volatile(key)
+        return self.view.volatile.value(key)
 
     def volatile_update(self, key: bytes, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
-        return self.view.update_volatile(key, change)
+        return self.view.volatile.update(key, change)
 
     def volatile_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        return self.view.volatile_items(prefix)
+        return self.view.volatile.items(prefix)
 
     # Fork -----------------------------------------------------------------------------------------
 

@@ -249,13 +249,13 @@ def test_two_that_bring_the_state_up_to_date_at_once_leave_nothing_out(broker, m
     with directory.view.write() as transaction:  # as before any of it was applied
         directory.view.put_meta_int(transaction, b"state\0" + key, 0)
         for number in range(6):
-            transaction.delete(key + b"%d" % number, db=directory.view._state)
+            transaction.delete(key + b"%d" % number, db=directory.view.tables["state"])
     read, reads = LogReader.read, iter([True])
 
     def read_while_another_applies(reader, max_bytes=1 << 20):
         batches = read(reader, 600)
         if next(reads, False):
-            directory.view.apply_state(key, [(b"0", b"0" * 100)], 0, 2)
+            directory.view.state.apply(key, [(b"0", b"0" * 100)], 0, 2)
         return batches
 
     monkeypatch.setattr(LogReader, "read", read_while_another_applies)

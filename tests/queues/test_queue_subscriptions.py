@@ -362,18 +362,18 @@ def test_a_deleted_subscription_ends_a_waiting_receive(desk: QueueDesk) -> None:
 def test_nothing_of_a_deleted_subscription_is_left_in_the_journal(desk: QueueDesk) -> None:
     desk.queue_of().put(*"abcdef")
     view = desk.directory.view
-    before = {key for key, _ in view.events(b"")}
+    before = {key for key, _ in view.events.items(b"")}
     hands = desk.hands()
     batch = hands.receive_many()
     batch[3].accept()
     batch[1].release()
-    assert {key for key, _ in view.events(b"")} > before
+    assert {key for key, _ in view.events.items(b"")} > before
     desk.broker.delete_subscription("workers")
     for message in (batch[0], batch[2]):
         with pytest.raises(LeaseLostError):
             message.accept()
     desk.directory.journal.finish()
-    assert [key for key, _ in view.events(b"queue")] == []
+    assert [key for key, _ in view.events.items(b"queue")] == []
 
 
 def test_a_description_says_how_far_a_queue_is(desk: QueueDesk) -> None:

@@ -221,7 +221,7 @@ def test_what_a_producer_s_later_batch_makes_dispensable_goes_when_that_one_is_o
 
     left = Workbench(str(tmp_path / "cut" / "data"), clock=ManualClock())
     assert (
-        left.log.view.producers(left.log.key)[7].last_sequence >= 0
+        left.log.view.partitions.producers(left.log.key)[7].last_sequence >= 0
     )  # else its first batch could come again
     left.close()
 

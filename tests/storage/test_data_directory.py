@@ -533,10 +533,10 @@ def test_nothing_is_remembered_of_topics_that_another_process_has_deleted(path, 
         directory.close()
     """
     directory.checkpoint()
-    before = set(directory.view._known_ends), set(directory.view._known_syncs)
+    before = set(directory.view.partitions._known_ends), set(directory.view.partitions._known_syncs)
     run_python(change, path, "create")
     directory.checkpoint()
-    assert len(directory.view._known_ends) == len(before[0]) + 3
+    assert len(directory.view.partitions._known_ends) == len(before[0]) + 3
     run_python(change, path, "delete")
     directory.open_logs()
-    assert (set(directory.view._known_ends), set(directory.view._known_syncs)) == before
+    assert (set(directory.view.partitions._known_ends), set(directory.view.partitions._known_syncs)) == before

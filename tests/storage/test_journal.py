@@ -60,7 +60,7 @@ def committed(bench: Workbench, *, partition: int = 0, group: str = "g") -> int 
 
 
 def table(bench: Workbench) -> list[tuple[bytes, bytes]]:
-    return bench.directory.view.events(b"")
+    return bench.directory.view.events.items(b"")
 
 
 def journal_of(bench: Workbench) -> Journal:

@@ -78,7 +78,7 @@ def test_a_view_of_another_boot_or_format_or_that_was_not_finished_is_rebuilt(
     expected = answers(closed)
     with closed.directory.view.write() as transaction:
         if value is None:
-            transaction.delete(name, db=closed.directory.view._meta)
+            transaction.delete(name, db=closed.directory.view.tables["meta"])
         else:
             closed.directory.view.put_meta_bytes(transaction, name, value or b"\1" * 8)
     closed.reopen()

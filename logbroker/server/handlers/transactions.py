@@ -353,6 +353,6 @@ def _producers(node: Node, topic: str, index: int) -> Values:
                 "coordinator_epoch": max(0, entry.coordinator_epoch),
                 "current_txn_start_offset": entry.txn_first_offset,
             }
-            for producer_id, entry in sorted(node.directory.view.producers(log.key).items())
+            for producer_id, entry in sorted(node.directory.view.partitions.producers(log.key).items())
         ],
     }

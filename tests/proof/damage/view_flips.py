@@ -17,8 +17,8 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.layout import DataLayout
 from logbroker_storage.record_batch import encode_values
 from logbroker_storage.startup import CHECKSUM_FILE, damage_of_view
-from logbroker_storage.view.environment import TABLES
 from logbroker_storage.view.pages import find_damage
+from logbroker_storage.view.tables import TABLES
 
 from .segments import mapped
 from .small_files import Lookups

@@ -223,7 +223,9 @@ def _try_journal(store: Store, sound: Sound, lost: Batch | None, where: str) -> 
             )
             assert is_lost or (event is not None and event.offset == 2), f"{where}: {name}: {event}"
         fresh = directory.allocate_producer_id()
-        known = max(record_id for record_id in directory.view.producers(directory.log(TOPIC, 0).key))
+        known = max(
+            record_id for record_id in directory.view.partitions.producers(directory.log(TOPIC, 0).key)
+        )
         assert fresh > known, f"{where}: producer id {fresh} is given out again: {known} has written records"
     finally:
         directory.close()

@@ -390,7 +390,7 @@ class Subscriptions:
             log.sync_below(offset)
             if subscription.kind == "queue":
                 items.append(item_of(QueueEvent(subscription.id, topic, partition, offset)))
-            elif self._directory.committed(subscription.name, topic, partition) is None:
+            elif self._directory.groups.committed(subscription.name, topic, partition) is None:
                 items.append(item_of(OffsetEvent(subscription.name, topic, partition, offset, "", now_ms)))
         return items
 
@@ -448,7 +448,7 @@ class Subscriptions:
     def _keys_of(self, subscription: Subscription) -> list[bytes]:
         view = self._directory.view
         if subscription.kind == "stream":
-            committed = self._directory.committed_offsets(subscription.name)
+            committed = self._directory.groups.committed_offsets(subscription.name)
             return [GroupEvent.key_of(subscription.name), *(event.key() for event in committed)]
         prefixes = (QueueEvent.prefix_of(subscription.id), QueueBlockEvent.prefix_of(subscription.id))
         return [key for prefix in prefixes for key, _ in view.events.items(prefix)]
@@ -476,7 +476,7 @@ class Subscriptions:
                     items.append(item_of(msgspec.structs.replace(known, group=new_name)))
                 items += [
                     item_of(msgspec.structs.replace(event, group=new_name))
-                    for event in directory.committed_offsets(name)
+                    for event in directory.groups.committed_offsets(name)
                 ]
             turn.write(items)
         directory.signal(SIGNAL)

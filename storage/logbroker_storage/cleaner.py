@@ -150,8 +150,8 @@ class Cleaner:
 
     def _consumed_offset(self, log: PartitionLog) -> int | None:
         """The lowest offset that a group or other reader of the topic is at; None when nobody reads it."""
-        groups = [event.group for event in self._directory.group_events() if log.topic in event.topics]
-        committed = [self._directory.committed(group, log.topic, log.partition) for group in groups]
+        groups = [event.group for event in self._directory.groups.all() if log.topic in event.topics]
+        committed = [self._directory.groups.committed(group, log.topic, log.partition) for group in groups]
         offsets = [event.offset if event is not None else 0 for event in committed]
         for offsets_of in self.readers.values():
             offsets += offsets_of(log.topic, log.partition)

@@ -234,7 +234,7 @@ def test_a_partition_that_moved_away_takes_the_transaction_along(broker):
     with pytest.raises(FencedError):
         tx.commit()
     assert values(broker) == []
-    assert directory.committed("g", "in", 0) is None
+    assert directory.groups.committed("g", "in", 0) is None
     slow.close()
 
 

@@ -400,11 +400,11 @@ def test_nothing_is_left_in_the_view_of_a_queue_that_is_gone(desk: QueueDesk, wh
     """A process that lives for long makes and deletes any number of them."""
     directory = desk.broker._directory
     desk.topic("other")
-    before = directory.volatile_items(b"")
+    before = directory.view.volatile.items(b"")
     desk.topic("jobs").subscription("passing", topic="jobs").put("a", "b")
     assert desk.left(subscription="passing") == ["a", "b"]
     if what_goes == "the topic":
         desk.broker.delete_topic("jobs")
     else:
         desk.broker.delete_subscription("passing")
-    assert directory.volatile_items(b"") == before
+    assert directory.view.volatile.items(b"") == before

@@ -182,7 +182,7 @@ def test_a_deleted_topic_leaves_nothing(bench):
     key = bench.log.key
     directory.delete_topic("t")
     assert directory.topics() == folders(bench) == []
-    assert [event.topic for event in directory.committed_offsets("g")] == ["other"]
+    assert [event.topic for event in directory.groups.committed_offsets("g")] == ["other"]
     assert directory.view.events.items(LogStartEvent.ALL) == []
     assert directory.view.partitions.state(key) is None
     assert directory.view.partitions.producers(key) == {}

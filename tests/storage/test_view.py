@@ -231,9 +231,9 @@ def directory_with_a_view(path: str) -> bytes:
     bench = Workbench(path, partitions=40, durability="os")
     for number in range(40):
         bench.put(b"%d" % number, partition=number, producer_id=number, sequence=0, sync=False)
-        bench.directory.volatile_update(b"%d" % number, lambda _: b"v" * 150)
-    bench.directory.volatile_update(b"large", lambda _: b"v" * 9000)
-    bench.directory.volatile_update(b"large", lambda _: b"v" * 6000)
+        bench.directory.view.volatile.update(b"%d" % number, lambda _: b"v" * 150)
+    bench.directory.view.volatile.update(b"large", lambda _: b"v" * 9000)
+    bench.directory.view.volatile.update(b"large", lambda _: b"v" * 6000)
     bench.close()
     return Path(path, "view", "data.mdb").read_bytes()
 
@@ -263,5 +263,5 @@ def test_a_view_whose_last_reader_died_of_it_is_rebuilt(tmp_path):
     bench = Workbench(path)
     assert not Path(path, "view", "damaged").exists()
     assert bench.values(partition=7) == [b"7"]
-    assert bench.directory.volatile_items(b"") == []
+    assert bench.directory.view.volatile.items(b"") == []
     bench.close()

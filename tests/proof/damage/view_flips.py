@@ -139,8 +139,8 @@ class ViewDamage:
 
 def use(directory: DataDirectory) -> None:
     """Write a little of everything that goes through the view."""
-    directory.volatile_update(b"new", lambda _: b"v" * 5000)
-    directory.volatile_update(b"new", lambda _: None)
+    directory.view.volatile.update(b"new", lambda _: b"v" * 5000)
+    directory.view.volatile.update(b"new", lambda _: None)
     directory.journal.record([OffsetEvent(GROUP, OTHER, 1, 1, "", NOW_MS)])
     log = directory.log(OTHER, 1)
     end = log.offsets().log_end_offset

@@ -253,7 +253,9 @@ class AssignedPartitions:
         membership = self.membership
         try:
             log = self._directory.log(*place)
-            event = self._directory.committed(membership.group, *place) if membership is not None else None
+            event = (
+                self._directory.groups.committed(membership.group, *place) if membership is not None else None
+            )
             cursor = Cursor(
                 log,
                 since=since,

@@ -477,7 +477,7 @@ class Broker(Messaging):
 
     def groups(self) -> list[str]:
         """Every consumer group that has subscribed or committed, ascending."""
-        return self._directory.groups()
+        return self._directory.groups.names()
 
     def group(self, name: str) -> GroupDescription:
         """A group's live members, committed offsets and lag.

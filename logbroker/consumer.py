@@ -408,7 +408,7 @@ class Consumer:
         with self._lock:
             self._assigned.settle_handout()
             for cursor in self._assigned.cursors.values():
-                event = self._directory.committed(self.group, *cursor.place) if self.group else None
+                event = self._directory.groups.committed(self.group, *cursor.place) if self.group else None
                 cursor.committed = None if event is None else event.offset
                 cursor.return_to_committed()
 

@@ -19,7 +19,7 @@ ResetTarget = str | int | datetime.datetime | datetime.timedelta
 
 
 def _live_state(directory: DataDirectory, group: str) -> GroupState:
-    return decode_group(directory.volatile_get(group_key(group)))
+    return decode_group(directory.view.volatile.value(group_key(group)))
 
 
 def _live_members(directory: DataDirectory, state: GroupState) -> list[str]:
@@ -29,13 +29,13 @@ def _live_members(directory: DataDirectory, state: GroupState) -> list[str]:
 
 
 def _subscribed_topics(directory: DataDirectory, group: str) -> set[str]:
-    event = directory.group_event(group)
+    event = directory.groups.subscribed(group)
     return set() if event is None else set(event.topics)
 
 
 def _check_exists(directory: DataDirectory, group: str) -> None:
     check_group_name(group)
-    if not directory.has_group(group):
+    if not directory.groups.has(group):
         raise InvalidRequestError(f"there is no consumer group {group!r}; `logbroker group list` names them")
 
 
@@ -64,7 +64,9 @@ def describe_group(directory: DataDirectory, group: str) -> GroupDescription:
 def _describe_offsets(
     directory: DataDirectory, group: str, owners: dict[tuple[str, int], str]
 ) -> list[OffsetDescription]:
-    committed = {(event.topic, event.partition): event.offset for event in directory.committed_offsets(group)}
+    committed = {
+        (event.topic, event.partition): event.offset for event in directory.groups.committed_offsets(group)
+    }
     existing = set(directory.topics())
     topics = (_subscribed_topics(directory, group) | {topic for topic, _ in committed}) & existing
     rows = []
@@ -97,7 +99,9 @@ def reset_group(
 ) -> dict[tuple[str, int], int]:
     """As ``Broker.reset_group``."""
     check_group_name(group)
-    committed = {(event.topic, event.partition): event.offset for event in directory.committed_offsets(group)}
+    committed = {
+        (event.topic, event.partition): event.offset for event in directory.groups.committed_offsets(group)
+    }
     places = _places_to_reset(directory, group, topics, committed)
     offset_of = _target(directory, to, shift, committed)
     targets = {place: _clamped(directory, place, offset_of(*place)) for place in places}
@@ -196,13 +200,13 @@ def check_no_members(directory: DataDirectory, group: str, what: str) -> None:
 def delete_group(directory: DataDirectory, group: str) -> None:
     """As ``Broker.delete_group``."""
     _check_exists(directory, group)
-    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    subscriptions = directory.view.events.all(SubscriptionEvent, SubscriptionEvent.ALL)
     if any(event.name == group for event in subscriptions):
         raise InvalidRequestError(
             f"group {group!r} belongs to a subscription; use broker.delete_subscription() or "
             "`logbroker subscription delete`"
         )
-    keys = [event.key() for event in directory.committed_offsets(group)]
+    keys = [event.key() for event in directory.groups.committed_offsets(group)]
     keys.append(GroupEvent.key_of(group))
     directory.journal.delete(keys, check=lambda: check_no_members(directory, group, "deleted"))
-    directory.volatile_update(group_key(group), lambda _: None)
+    directory.view.volatile.update(group_key(group), lambda _: None)

@@ -103,7 +103,7 @@ def monotonic_ms(directory: DataDirectory) -> int:
 
 def group_state(directory: DataDirectory, group: str) -> GroupState:
     """The group as it is now, dead members included until somebody noticed them."""
-    return decode_group(directory.volatile_get(group_key(group)))
+    return decode_group(directory.view.volatile.value(group_key(group)))
 
 
 def live_members(directory: DataDirectory, group: str) -> dict[str, Member]:
@@ -131,14 +131,14 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
         if known is None or not set(state.topics) <= set(known.topics):
             turn.record([_subscription(directory, group, known, state.topics)])
         encoded = encode_group(state)
-        directory.volatile_update(group_key(group), lambda _: encoded)
+        directory.view.volatile.update(group_key(group), lambda _: encoded)
     directory.signal(group_signal(group))
     _log_change(group, before, state)
     return state
 
 
 def _known_subscription(directory: DataDirectory, group: str) -> GroupEvent | None:
-    return directory.view.event_of(GroupEvent, GroupEvent.key_of(group))
+    return directory.view.events.get(GroupEvent, GroupEvent.key_of(group))
 
 
 def _subscription(
@@ -194,7 +194,7 @@ class Membership:
 
         The same object until something changes.
         """
-        stored = self._directory.volatile_get(self._key)
+        stored = self._directory.view.volatile.value(self._key)
         seen, owned = self._seen
         if stored == seen:
             return owned
@@ -263,7 +263,7 @@ def check_not_on_network(directory: DataDirectory, group: str) -> None:
     Raises:
         InvalidRequestError: one does.
     """
-    server = directory.volatile_get(_network_key(group))
+    server = directory.view.volatile.value(_network_key(group))
     if server is not None and directory.process_alive(server.decode()):
         raise InvalidRequestError(
             f"group {group!r} has members that are connected to a server of this directory, and a group's members "
@@ -273,7 +273,7 @@ def check_not_on_network(directory: DataDirectory, group: str) -> None:
 
 def is_queue(directory: DataDirectory, name: str) -> bool:
     """Whether *name* is that of a queue, so that no group can have it."""
-    subscriptions = directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+    subscriptions = directory.view.events.all(SubscriptionEvent, SubscriptionEvent.ALL)
     return any(event.name == name and event.subscription_kind == "queue" for event in subscriptions)
 
 
@@ -296,9 +296,9 @@ def check_no_group(directory: DataDirectory, name: str) -> None:
     Raises:
         SubscriptionExistsError: one has.
     """
-    server = directory.volatile_get(_network_key(name))
+    server = directory.view.volatile.value(_network_key(name))
     is_on_network = server is not None and directory.process_alive(server.decode())
-    if directory.has_group(name) or is_on_network or live_members(directory, name):
+    if directory.groups.has(name) or is_on_network or live_members(directory, name):
         raise SubscriptionExistsError(name, what="consumer group")
 
 
@@ -314,13 +314,13 @@ def reserve_for_network(directory: DataDirectory, group: str) -> bool:
         if is_queue(directory, group) or live_members(directory, group):
             return False
         value = directory.process_id.encode()
-        directory.volatile_update(_network_key(group), lambda _: value)
+        directory.view.volatile.update(_network_key(group), lambda _: value)
     return True
 
 
 def release_from_network(directory: DataDirectory, group: str) -> None:
     """The opposite of ``reserve_for_network``."""
-    directory.volatile_update(_network_key(group), lambda _: None)
+    directory.view.volatile.update(_network_key(group), lambda _: None)
 
 
 def record_subscription(directory: DataDirectory, group: str, topics: Iterable[str]) -> None:
@@ -497,7 +497,7 @@ class Coordinator:
         """Say that this process is alive and not stopped."""
         key = _HEARTBEAT_PREFIX + self._directory.process_id.encode()
         value = _HEARTBEAT.pack(monotonic_ms(self._directory))
-        self._directory.volatile_update(key, lambda _: value)
+        self._directory.view.volatile.update(key, lambda _: value)
 
     def _step(self) -> float:
         """Do what is due; seconds until something may be due again, if nothing wakes us."""
@@ -534,7 +534,7 @@ class Coordinator:
             self._watch_neighbour(group, None)
 
     def _state(self, group: str) -> GroupState:
-        stored = self._directory.volatile_get(group_key(group))
+        stored = self._directory.view.volatile.value(group_key(group))
         seen = self._states.get(group)
         if seen is None or seen.stored != stored:
             seen = self._states[group] = _Seen.of(stored)
@@ -572,7 +572,7 @@ class Coordinator:
             if self._directory.process_alive(process_id):
                 break
             dead.add(process_id)
-            self._directory.volatile_update(_HEARTBEAT_PREFIX + process_id.encode(), lambda _: None)
+            self._directory.view.volatile.update(_HEARTBEAT_PREFIX + process_id.encode(), lambda _: None)
         return tuple(name for name, member in state.members.items() if member.process_id in dead)
 
     def _watch_neighbour(self, group: str, process_id: str | None) -> None:
@@ -589,7 +589,7 @@ class Coordinator:
             return ()
         beats = {
             key[len(_HEARTBEAT_PREFIX) :].decode(): int(_HEARTBEAT.unpack(value)[0])
-            for key, value in self._directory.volatile_items(_HEARTBEAT_PREFIX)
+            for key, value in self._directory.view.volatile.items(_HEARTBEAT_PREFIX)
         }
         return tuple(
             name

@@ -62,7 +62,7 @@ class NamedSequences:
     def __init__(self, directory: DataDirectory, name: str) -> None:
         self.name = name
         self._directory = directory
-        event = directory.open_named_producer(name)
+        event = directory.producer_ids.open_named(name)
         self._epoch = event.epoch
         self._producer_ids = dict(event.producer_ids)  # block -> producer id; only grows
 
@@ -103,7 +103,7 @@ class NamedSequences:
         block = block_of(batch.last_sequence)
         producer_id = self._producer_ids.get(block)
         if producer_id is None:
-            producer_id = self._directory.add_named_block(self.name, self._epoch, block)
+            producer_id = self._directory.producer_ids.add_block(self.name, self._epoch, block)
             self._producer_ids[block] = producer_id
         base_sequence = stored_base_sequence(batch.last_sequence, batch.count)
         return BatchNumber(producer_id, self._epoch & EPOCH_MASK, base_sequence)
@@ -115,7 +115,7 @@ class NamedSequences:
         queue.failure = queue.failure or error
 
     def _check_current(self) -> None:
-        newest = self._directory.named_producer(self.name)
+        newest = self._directory.producer_ids.named(self.name)
         if newest is None or newest.epoch != self._epoch:
             raise FencedError(
                 f"producer {self.name!r} was opened again elsewhere and that holder goes on; "

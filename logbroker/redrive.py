@@ -149,7 +149,7 @@ class _Done:
         self, directory: DataDirectory, subscription: Subscription, topic: str, partition: int
     ) -> None:
         self._key = (subscription.id, topic, partition)
-        events = directory.view.events_of(QueueBlockEvent, QueueBlockEvent.prefix_of(*self._key))
+        events = directory.view.events.all(QueueBlockEvent, QueueBlockEvent.prefix_of(*self._key))
         self._blocks = {event.block: int.from_bytes(event.done, "little") for event in events}
 
     def __contains__(self, offset: int) -> bool:
@@ -340,7 +340,7 @@ class Redrive:
 
     def _check_unchanged(self, topic_id: bytes) -> None:
         """Offsets mean the same letters as when they were read."""
-        if self._directory.view.event(SubscriptionEvent.key_of(self._subscription.id)) is None:
+        if self._directory.view.events.value(SubscriptionEvent.key_of(self._subscription.id)) is None:
             raise SubscriptionNotFoundError(self._subscription.name)
         if self._directory.topic(self._topic).topic_id != topic_id:
             raise TopicNotFoundError(self._topic)

@@ -65,7 +65,7 @@ class AnonymousSequences:
     def producer_id(self) -> int:
         with self._lock:
             if self._producer_id < 0:
-                self._producer_id = self._directory.allocate_producer_id()
+                self._producer_id = self._directory.producer_ids.allocate()
             return self._producer_id
 
     def number(self, queue: PartitionQueue, batch: Batch) -> BatchNumber:  # noqa: ARG002 (protocol)

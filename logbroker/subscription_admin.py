@@ -121,7 +121,7 @@ def delete_subscription(directory: DataDirectory, subscriptions: Subscriptions, 
 
     subscription = subscriptions.delete(name, check=check, then=forget)
     if subscription.kind == "stream":
-        directory.volatile_update(group_key(name), lambda _: None)
+        directory.view.volatile.update(group_key(name), lambda _: None)
 
 
 def rename_subscription(

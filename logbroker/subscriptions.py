@@ -226,7 +226,7 @@ class Subscriptions:
         version = self.version()
         cached = self._cached
         if cached[0] != version:
-            events = self._directory.view.events_of(SubscriptionEvent, SubscriptionEvent.ALL)
+            events = self._directory.view.events.all(SubscriptionEvent, SubscriptionEvent.ALL)
             by_name = {event.name: Subscription.of(event) for event in events}
             cached = self._cached = (version, dict(sorted(by_name.items())))
         return cached[1]
@@ -272,7 +272,7 @@ class Subscriptions:
             if subscription.kind == "queue" and subscription.selection.wants(topic)
         ]
         keys = [QueueEvent.key_of(subscription.id, topic, partition) for subscription in reading]
-        events = [self._directory.view.event_of(QueueEvent, key) for key in keys]
+        events = [self._directory.view.events.get(QueueEvent, key) for key in keys]
         return [0 if event is None else event.start_offset for event in events]
 
     # Changes --------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ class Subscriptions:
                 for topic in topics
                 for key_of in (QueueEvent.prefix_of, QueueBlockEvent.prefix_of)
             ]
-            keys = [key for prefix in prefixes for key, _ in self._directory.view.events(prefix)]
+            keys = [key for prefix in prefixes for key, _ in self._directory.view.events.items(prefix)]
             turn.write([item_of(after.event()), *((key, None) for key in keys)])
         self._directory.signal(SIGNAL)
         return after
@@ -390,7 +390,7 @@ class Subscriptions:
             log.sync_below(offset)
             if subscription.kind == "queue":
                 items.append(item_of(QueueEvent(subscription.id, topic, partition, offset)))
-            elif self._directory.committed(subscription.name, topic, partition) is None:
+            elif self._directory.groups.committed(subscription.name, topic, partition) is None:
                 items.append(item_of(OffsetEvent(subscription.name, topic, partition, offset, "", now_ms)))
         return items
 
@@ -448,10 +448,10 @@ class Subscriptions:
     def _keys_of(self, subscription: Subscription) -> list[bytes]:
         view = self._directory.view
         if subscription.kind == "stream":
-            committed = self._directory.committed_offsets(subscription.name)
+            committed = self._directory.groups.committed_offsets(subscription.name)
             return [GroupEvent.key_of(subscription.name), *(event.key() for event in committed)]
         prefixes = (QueueEvent.prefix_of(subscription.id), QueueBlockEvent.prefix_of(subscription.id))
-        return [key for prefix in prefixes for key, _ in view.events(prefix)]
+        return [key for prefix in prefixes for key, _ in view.events.items(prefix)]
 
     def rename(self, name: str, new_name: str, *, check: Callable[[Subscription], None]) -> Subscription:
         """Give a subscription another name, durably; it keeps its progress.
@@ -470,13 +470,13 @@ class Subscriptions:
             after = msgspec.structs.replace(before, name=new_name)
             items = [item_of(after.event())]
             if before.kind == "stream":
-                known = directory.view.event_of(GroupEvent, GroupEvent.key_of(name))
+                known = directory.view.events.get(GroupEvent, GroupEvent.key_of(name))
                 items += [(key, None) for key in self._keys_of(before)]
                 if known is not None:
                     items.append(item_of(msgspec.structs.replace(known, group=new_name)))
                 items += [
                     item_of(msgspec.structs.replace(event, group=new_name))
-                    for event in directory.committed_offsets(name)
+                    for event in directory.groups.committed_offsets(name)
                 ]
             turn.write(items)
         directory.signal(SIGNAL)

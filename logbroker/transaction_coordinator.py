@@ -100,10 +100,10 @@ class TransactionCoordinator:
 
     def event(self, transactional_id: str) -> TransactionEvent | None:
         """How the id's last transaction ended; None when it was never claimed."""
-        return self._directory.view.event_of(TransactionEvent, TransactionEvent.key_of(transactional_id))
+        return self._directory.view.events.get(TransactionEvent, TransactionEvent.key_of(transactional_id))
 
     def holding(self, transactional_id: str) -> Holding | None:
-        value = self._directory.volatile_get(_PREFIX + transactional_id.encode())
+        value = self._directory.view.volatile.value(_PREFIX + transactional_id.encode())
         return None if value is None else _decode(value)
 
     def is_in_time(self, holding: Holding) -> bool:
@@ -131,7 +131,7 @@ class TransactionCoordinator:
             StorageFailedError, WriteFailedError: the id may be claimed or not; claim it again.
         """
         directory = self._directory
-        fresh_id = directory.allocate_producer_id()
+        fresh_id = directory.producer_ids.allocate()
         with directory.journal.exclusive() as turn:
             return self._take_over(
                 turn,
@@ -176,7 +176,7 @@ class TransactionCoordinator:
         if self._open_places(claim.producer_id):
             return None
         value = self._holding_of(claim, self._directory.process_id, [], timeout_ms, number)
-        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
+        self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
         return _decode(value)
 
     def raised(self, claim: Claim) -> Claim | None:
@@ -206,7 +206,7 @@ class TransactionCoordinator:
             self._write_markers(decided)
             claim = Claim(decided.transactional_id, decided.producer_id, holding.epoch)
             value = self._holding_of(claim, holding.process_id, [], holding.timeout_ms)
-            self._directory.volatile_update(_PREFIX + decided.transactional_id.encode(), lambda _: value)
+            self._directory.view.volatile.update(_PREFIX + decided.transactional_id.encode(), lambda _: value)
             return True
 
     def _take_over(
@@ -251,7 +251,7 @@ class TransactionCoordinator:
             empty = self._event(claim, "empty", [], timeout_ms)
             turn.record([msgspec.structs.replace(empty, holder_goes_on=holder_goes_on)])
         clear = self._holding_of(claim, process_id, [], timeout_ms)
-        self._directory.volatile_update(_PREFIX + transactional_id.encode(), lambda _: clear)
+        self._directory.view.volatile.update(_PREFIX + transactional_id.encode(), lambda _: clear)
         return claim
 
     def _adopt_everywhere(self) -> None:
@@ -277,7 +277,7 @@ class TransactionCoordinator:
             left[:] = [] if value is None else _decode(value).partitions
             return self._holding_of(claim, process_id, left, timeout_ms)
 
-        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), raised)
+        self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), raised)
         return left
 
     def _holding_of(
@@ -320,7 +320,7 @@ class TransactionCoordinator:
                 )
             return _encode(msgspec.structs.replace(holding, partitions=[*holding.partitions, *added]))
 
-        self._directory.volatile_update(_PREFIX + claim.transactional_id.encode(), with_places)
+        self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), with_places)
 
     def begin_in_memory(self, claim: Claim, place: TopicPartition) -> None:
         """Note that the transaction goes on with *place*, of which this process knows something that no log does.
@@ -406,7 +406,7 @@ class TransactionCoordinator:
             LogbrokerError: it is not decided yet, or its markers are missing; whoever comes next sees to it.
         """
         directory = self._directory
-        fresh_id = directory.allocate_producer_id()
+        fresh_id = directory.producer_ids.allocate()
         with directory.journal.exclusive() as turn:
             holding = self.holding(claim.transactional_id)
             if holding is None or not holding.is_held_by(claim):
@@ -447,7 +447,7 @@ class TransactionCoordinator:
             number = 0 if decided.ends is None else decided.number + 1
             return self._holding_of(following, holding.process_id, [], holding.timeout_ms, number)
 
-        self._directory.volatile_update(_PREFIX + decided.transactional_id.encode(), moved_on)
+        self._directory.view.volatile.update(_PREFIX + decided.transactional_id.encode(), moved_on)
 
     def _write_markers(self, decided: TransactionEvent) -> None:
         """The markers of a decision that are missing, and all of them on the disk: the event may be replaced."""
@@ -491,7 +491,7 @@ class TransactionCoordinator:
         Returns how many producers' transactions that were. Cheap when nothing is open.
         """
         by_producer: dict[int, list[OpenTransaction]] = {}
-        for found in self._directory.view.open_transactions():
+        for found in self._directory.view.partitions.open_transactions():
             by_producer.setdefault(found.producer_id, []).append(found)
         if not by_producer:
             return 0
@@ -505,7 +505,7 @@ class TransactionCoordinator:
 
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""
-        return self._directory.view.events_of(TransactionEvent, TransactionEvent.ALL)
+        return self._directory.view.events.all(TransactionEvent, TransactionEvent.ALL)
 
     def _settle(self, known: TransactionEvent, left_open: Sequence[OpenTransaction]) -> bool:
         if not self._undecided(known, left_open):
@@ -515,7 +515,7 @@ class TransactionCoordinator:
         if self._is_alive(known):
             return False
         directory = self._directory
-        fresh_id = directory.allocate_producer_id()
+        fresh_id = directory.producer_ids.allocate()
         with directory.journal.exclusive() as turn:
             newest = self.event(known.transactional_id)
             if newest is None or self._is_alive(newest) or not self._are_open(newest, left_open):
@@ -528,7 +528,7 @@ class TransactionCoordinator:
 
     def _are_open(self, newest: TransactionEvent, seen: Sequence[OpenTransaction]) -> bool:
         """Whether one of those that were *seen* open still is, and *newest* has not decided it meanwhile."""
-        still_open = set(self._directory.view.open_transactions())
+        still_open = set(self._directory.view.partitions.open_transactions())
         return bool(self._undecided(newest, [found for found in seen if found in still_open]))
 
     def _undecided(
@@ -546,7 +546,7 @@ class TransactionCoordinator:
         ]
 
     def _is_decided_by_epoch(self, known: TransactionEvent, found: OpenTransaction) -> bool:
-        entry = self._directory.view.producer(found.partition_key, found.producer_id)
+        entry = self._directory.view.partitions.producer(found.partition_key, found.producer_id)
         return known.is_decided and (entry is None or entry.epoch <= known.epoch)
 
     def _is_alive(self, known: TransactionEvent) -> bool:
@@ -562,7 +562,7 @@ class TransactionCoordinator:
         """A transaction in a log that came from elsewhere: nobody can decide it any more."""
         for topic, partition in self._open_places(producer_id):
             log = self._directory.log(topic, partition)
-            entry = self._directory.view.producer(log.key, producer_id)
+            entry = self._directory.view.partitions.producer(log.key, producer_id)
             if entry is not None:
                 log.append_marker(ControlType.ABORT, producer_id=producer_id, marker_epoch=entry.epoch + 1)
                 log.wait_durable(log.offsets().log_end_offset)
@@ -571,7 +571,7 @@ class TransactionCoordinator:
     def _open_places(self, producer_id: int) -> list[TopicPartition]:
         keys = {
             found.partition_key
-            for found in self._directory.view.open_transactions()
+            for found in self._directory.view.partitions.open_transactions()
             if found.producer_id == producer_id
         }
         return [place for key, place in self._places().items() if key in keys] if keys else []

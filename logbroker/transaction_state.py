@@ -51,7 +51,7 @@ class StateTable:
 
     def catch_up(self) -> None:
         """Apply what the log has committed and the table does not know yet."""
-        applied = self._view.state_offset(self._log.key)
+        applied = self._view.state.offset(self._log.key)
         offsets = self._log.offsets()
         if applied >= offsets.last_stable_offset:
             return
@@ -65,17 +65,17 @@ class StateTable:
                     for record in decode_records(batch)
                     if record.key is not None and record.offset >= applied
                 ]
-                self._view.apply_state(self._log.key, items, applied, reader.position)
-                applied = self._view.state_offset(self._log.key)
+                self._view.state.apply(self._log.key, items, applied, reader.position)
+                applied = self._view.state.offset(self._log.key)
                 reader.seek(applied)  # elsewhere, when another process has been at it
         finally:
             reader.close()
 
     def get(self, key: bytes) -> bytes | None:
-        return self._view.state_value(self._log.key, key)
+        return self._view.state.value(self._log.key, key)
 
     def items(self, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
-        return self._view.state_items(self._log.key, start, end)
+        return self._view.state.items(self._log.key, start, end)
 
 
 class TransactionState:

@@ -54,7 +54,7 @@ class Aftermath:
         """Say, before anything is in them, that this process has to be looked after."""
         if not self._has_said_so:
             key = self._hands + self._directory.process_id.encode()
-            self._directory.volatile_update(key, lambda _: b"")
+            self._directory.view.volatile.update(key, lambda _: b"")
             self._has_said_so = True
 
     def dead(self, holders: Callable[[], Iterable[str]]) -> set[str]:
@@ -64,7 +64,7 @@ class Aftermath:
         died together with all others is not known any more.
         """
         size = len(self._hands)
-        known = {key[size:].decode() for key, _ in self._directory.volatile_items(self._hands)}
+        known = {key[size:].decode() for key, _ in self._directory.view.volatile.items(self._hands)}
         if not self._knows_the_dead:
             known.update(holders())
         return {process_id for process_id in known if not self._directory.process_alive(process_id)}
@@ -72,12 +72,12 @@ class Aftermath:
     def forget(self, dead: Iterable[str]) -> None:
         """The leases of *dead* have been ended."""
         for process_id in dead:
-            self._directory.volatile_update(self._hands + process_id.encode(), lambda _: None)
+            self._directory.view.volatile.update(self._hands + process_id.encode(), lambda _: None)
         self._knows_the_dead = True
 
     def forget_hands(self) -> None:
         """The queue is no more: nobody has to be looked after."""
-        self._directory.view.forget_volatile(self._hands)
+        self._directory.view.volatile.forget(self._hands)
 
     # Transactions ---------------------------------------------------------------------------------
 
@@ -126,12 +126,12 @@ class Aftermath:
 
     def _is_done_in_the_journal(self, offset: int) -> bool:
         view, subscription_id = self._directory.view, self._subscription_id
-        event = view.event_of(QueueEvent, QueueEvent.key_of(subscription_id, *self._place))
+        event = view.events.get(QueueEvent, QueueEvent.key_of(subscription_id, *self._place))
         if event is not None and offset < event.start_offset:
             return True
         number, at = divmod(offset, BLOCK_OFFSETS)
         key = QueueBlockEvent.key_of(subscription_id, *self._place, number)
-        block = view.event_of(QueueBlockEvent, key)
+        block = view.events.get(QueueBlockEvent, key)
         return block is not None and bool(int.from_bytes(block.done, "little") >> at & 1)
 
     @contextmanager

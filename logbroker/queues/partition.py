@@ -467,7 +467,7 @@ class QueuePartition:
         with self._directory.journal.exclusive() as turn:
             self._check_exists()
             # Not one block that is in the journal may be missed: it would call messages done.
-            blocks = [(key, None) for key, _ in self._directory.view.events(prefix)]
+            blocks = [(key, None) for key, _ in self._directory.view.events.items(prefix)]
             turn.write([item_of(QueueEvent(self.subscription.id, *self.place, offset)), *blocks])
             with self._transaction() as state:
                 state.begin(offset, {})
@@ -563,14 +563,14 @@ class QueuePartition:
         with self._directory.journal.exclusive() as turn:
             self._check_exists()
             key = QueueEvent.key_of(self.subscription.id, *self.place)
-            event = self._directory.view.event_of(QueueEvent, key)
+            event = self._directory.view.events.get(QueueEvent, key)
             if event is None:  # the partition came to be after the subscription: all of it counts
                 event = QueueEvent(self.subscription.id, *self.place, self.log.offsets().log_start_offset)
                 turn.record([event])
             prefix = QueueBlockEvent.prefix_of(self.subscription.id, *self.place)
             blocks = {
                 block.block: BlockChange(block.done, decode_attempts(block.attempts))
-                for block in self._directory.view.events_of(QueueBlockEvent, prefix)
+                for block in self._directory.view.events.all(QueueBlockEvent, prefix)
             }
             with self._transaction() as state:
                 if not state.exists:
@@ -588,7 +588,7 @@ class QueuePartition:
         if not self._is_live():
             raise TopicNotFoundError(self.place[0], partition=self.place[1])
         key = SubscriptionEvent.key_of(self.subscription.id)
-        if self._directory.view.event(key) is None:
+        if self._directory.view.events.value(key) is None:
             raise SubscriptionNotFoundError(self.subscription.name)
 
 

@@ -22,20 +22,20 @@ def _prefix(topic: str) -> bytes:
 
 def announce(directory: DataDirectory, topic: str, member: str) -> None:
     """Say that *member* (``<process id>/<n>``) of this process responds to *topic*."""
-    directory.volatile_update(_prefix(topic) + member.encode(), lambda _: THERE)
+    directory.view.volatile.update(_prefix(topic) + member.encode(), lambda _: THERE)
 
 
 def withdraw(directory: DataDirectory, topic: str, member: str) -> None:
     """The opposite of ``announce``."""
-    directory.volatile_update(_prefix(topic) + member.encode(), lambda _: None)
+    directory.view.volatile.update(_prefix(topic) + member.encode(), lambda _: None)
 
 
 def is_anybody_there(directory: DataDirectory, topic: str) -> bool:
     """Whether a live process responds to *topic*; the dead are forgotten on the way."""
     prefix = _prefix(topic)
-    for key, _ in directory.volatile_items(prefix):
+    for key, _ in directory.view.volatile.items(prefix):
         process_id = key[len(prefix) :].partition(b"/")[0].decode()
         if directory.process_alive(process_id):
             return True
-        directory.volatile_update(key, lambda _: None)
+        directory.view.volatile.update(key, lambda _: None)
     return False

@@ -69,7 +69,7 @@ def bindings_version(directory: DataDirectory) -> int:
 
 def stored_bindings(directory: DataDirectory) -> list[BindingEvent]:
     """Every binding, by name."""
-    return directory.view.events_of(BindingEvent, BindingEvent.ALL)
+    return directory.view.events.all(BindingEvent, BindingEvent.ALL)
 
 
 def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
@@ -78,7 +78,7 @@ def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
     Raises:
         BindingNotFoundError: there is none.
     """
-    event = directory.view.event_of(BindingEvent, BindingEvent.key_of(name))
+    event = directory.view.events.get(BindingEvent, BindingEvent.key_of(name))
     if event is None:
         raise BindingNotFoundError(name, known=[event.name for event in stored_bindings(directory)])
     return event
@@ -246,7 +246,7 @@ def _reaching(
         is_read = any(source_matches(other.source, topic.name) for other in others)
         routed: dict[int, int] = {}
         for partition, start in enumerate(starts):
-            committed = directory.committed(ROUTER_GROUP, topic.name, partition)
+            committed = directory.groups.committed(ROUTER_GROUP, topic.name, partition)
             if is_read and (committed is None or committed.offset <= start):
                 continue  # the router comes to it
             if is_read and committed is not None:
@@ -303,9 +303,11 @@ def _forgotten(directory: DataDirectory, remaining: Sequence[BindingEvent]) -> l
         return any(source_matches(event.source, topic) for event in remaining)
 
     items: list[Item] = [
-        (event.key(), None) for event in directory.committed_offsets(ROUTER_GROUP) if not is_read(event.topic)
+        (event.key(), None)
+        for event in directory.groups.committed_offsets(ROUTER_GROUP)
+        if not is_read(event.topic)
     ]
-    group = directory.view.event_of(GroupEvent, GroupEvent.key_of(ROUTER_GROUP))
+    group = directory.view.events.get(GroupEvent, GroupEvent.key_of(ROUTER_GROUP))
     if group is not None:
         topics = list(filter(is_read, group.topics))
         kept = encode_event(msgspec.structs.replace(group, topics=topics)) if topics else None
@@ -358,7 +360,7 @@ def _lag(directory: DataDirectory, event: BindingEvent, topic: TopicEvent) -> in
             offsets = directory.log(topic.name, partition).offsets()
         except TopicNotFoundError:
             break  # deleted a moment ago
-        committed = directory.committed(ROUTER_GROUP, topic.name, partition)
+        committed = directory.groups.committed(ROUTER_GROUP, topic.name, partition)
         starts = reach.starts if reach is not None else []
         begin = max(
             0 if committed is None else committed.offset,
@@ -387,22 +389,22 @@ def _stall_key(topic: str, partition: int) -> bytes:
 def note_stall(directory: DataDirectory, topic: str, partition: int, error: str, since_ms: int) -> None:
     """Show that this process's router cannot go on in a partition."""
     value = msgspec.msgpack.encode(_Stall(directory.process_id, error, since_ms))
-    directory.volatile_update(_stall_key(topic, partition), lambda _: value)
+    directory.view.volatile.update(_stall_key(topic, partition), lambda _: value)
 
 
 def clear_stall(directory: DataDirectory, topic: str, partition: int) -> bool:
     """A router goes on in a partition; whether one was held up there before."""
     key = _stall_key(topic, partition)
-    if directory.volatile_get(key) is None:
+    if directory.view.volatile.value(key) is None:
         return False
-    directory.volatile_update(key, lambda _: None)
+    directory.view.volatile.update(key, lambda _: None)
     return True
 
 
 def stalled_partitions(directory: DataDirectory) -> list[StallDescription]:
     """Where routers that are alive cannot go on, by topic and partition."""
     found = []
-    for key, value in directory.volatile_items(_STALL_PREFIX):
+    for key, value in directory.view.volatile.items(_STALL_PREFIX):
         stall = msgspec.msgpack.decode(value, type=_Stall)
         if directory.process_alive(stall.process_id):
             topic, partition = key[len(_STALL_PREFIX) :].split(b"\0")

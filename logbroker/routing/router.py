@@ -253,7 +253,7 @@ class _Router:
 
         def check() -> None:
             directory.journal.catch_up()  # a binding that a dead process has journalled counts, too
-            stored = directory.committed(ROUTER_GROUP, *place)
+            stored = directory.groups.committed(ROUTER_GROUP, *place)
             if (
                 bindings_version(directory) != version
                 or directory.topic(place[0]).topic_id != topic_id

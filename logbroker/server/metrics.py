@@ -186,7 +186,7 @@ class _GroupLag:
             labels=["group", "topic", "partition"],
         )
         if not self._directory.closed:
-            for group in self._directory.groups():
+            for group in self._directory.groups.names():
                 for topic, partition, lag in _lag_of(self._directory, group):
                     family.add_metric([group, topic, str(partition)], lag)
             for subscription in self._subscriptions.all().values():
@@ -224,7 +224,7 @@ class _RouterStalls:
 
 
 def _lag_of(directory: DataDirectory, group: str) -> Iterator[tuple[str, int, int]]:
-    for event in directory.committed_offsets(group):
+    for event in directory.groups.committed_offsets(group):
         try:
             offsets = directory.log(event.topic, event.partition).offsets()
         except TopicNotFoundError:

@@ -264,7 +264,7 @@ class ShareGroups:
 
     def config(self, group_id: str) -> dict[str, str]:
         """What was configured of a group, whether or not it is there. Safe in threads."""
-        event = self._directory.view.event_of(ShareConfigEvent, ShareConfigEvent.key_of(group_id))
+        event = self._directory.view.events.get(ShareConfigEvent, ShareConfigEvent.key_of(group_id))
         return {} if event is None else dict(event.config)
 
     def change_config(self, group_id: str, change: Callable[[dict[str, str]], dict[str, str]]) -> None:

@@ -47,8 +47,8 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     if size < end.active_bytes:
         return _recover_shrunken(log)
     builder = LogEndBuilder(end, log.config.index_interval_bytes, now_ms=end.active_created_ms)
-    fold = ProducerFold(load=lambda producer_id: log.view.producer(log.key, producer_id))
-    for unfinished in log.view.open_transactions(log.key):
+    fold = ProducerFold(load=lambda producer_id: log.view.partitions.producer(log.key, producer_id))
+    for unfinished in log.view.partitions.open_transactions(log.key):
         fold.open(unfinished.producer_id, unfinished.first_offset)
     aborted = bytearray()
     id_updates: list[IdUpdate] = []
@@ -86,9 +86,9 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     if log.config.durability is not Durability.FSYNC:
         adopted = adopted._replace(visible_offset=adopted.log_end_offset)
     with log.view.write() as transaction:
-        log.view.put_log_end(transaction, log.key, adopted)
+        log.view.partitions.put_log_end(transaction, log.key, adopted)
         for producer_id, entry in fold.producers.items():
-            log.view.put_producer(transaction, log.key, producer_id, entry)
+            log.view.partitions.put_producer(transaction, log.key, producer_id, entry)
         for ids in id_updates:
             log.view.message_ids.apply(transaction, ids)
     logger.info(

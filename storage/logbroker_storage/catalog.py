@@ -92,7 +92,7 @@ class Catalog:
         return cached[1]
 
     def _load(self) -> dict[str, TopicEvent]:
-        return {event.name: event for event in self._view.events_of(TopicEvent, TopicEvent.ALL)}
+        return {event.name: event for event in self._view.events.all(TopicEvent, TopicEvent.ALL)}
 
     def get(self, name: str) -> TopicEvent:
         """The live topic of this name.
@@ -156,8 +156,8 @@ class Catalog:
         with self._view.write() as transaction:
             for number in numbers:
                 key = partition_key(event.topic_id, number)
-                self._view.put_log_end(transaction, key, empty_log_end())
-                self._view.put_sync_point(transaction, key, SyncPoint(0, 0, 0))
+                self._view.partitions.put_log_end(transaction, key, empty_log_end())
+                self._view.partitions.put_sync_point(transaction, key, SyncPoint(0, 0, 0))
 
     def remove_unfinished(self) -> None:
         """Remove what creations that were cut short have left: folders without records that are no topic's.
@@ -240,13 +240,13 @@ class Catalog:
             logger.warning("the files of %r are removed later: %s", name, error)
 
     def _keys_about(self, topic: str) -> list[bytes]:
-        committed = self._view.events_of(OffsetEvent, OffsetEvent.ALL)
+        committed = self._view.events.all(OffsetEvent, OffsetEvent.ALL)
         offsets = (event.key() for event in committed if event.topic == topic)
-        starts = (key for key, _ in self._view.events(LogStartEvent.prefix_of(topic)))
+        starts = (key for key, _ in self._view.events.items(LogStartEvent.prefix_of(topic)))
         queues = (
             key
             for kind in (QueueEvent.ALL, QueueBlockEvent.ALL)
-            for key, _ in self._view.events(kind)
+            for key, _ in self._view.events.items(kind)
             if key.split(SEPARATOR)[2] == topic.encode()
         )
         return [*offsets, *starts, *queues, TtlEvent.key_of(topic), MessageIdEvent.key_of(topic)]

@@ -150,8 +150,8 @@ class Cleaner:
 
     def _consumed_offset(self, log: PartitionLog) -> int | None:
         """The lowest offset that a group or other reader of the topic is at; None when nobody reads it."""
-        groups = [event.group for event in self._directory.group_events() if log.topic in event.topics]
-        committed = [self._directory.committed(group, log.topic, log.partition) for group in groups]
+        groups = [event.group for event in self._directory.groups.all() if log.topic in event.topics]
+        committed = [self._directory.groups.committed(group, log.topic, log.partition) for group in groups]
         offsets = [event.offset if event is not None else 0 for event in committed]
         for offsets_of in self.readers.values():
             offsets += offsets_of(log.topic, log.partition)
@@ -195,7 +195,7 @@ class Cleaner:
         if reason is None:
             return
         # What makes a record or a producer's batch dispensable comes behind it, and must be on the disk before it goes.
-        producers = log.view.producers(log.key)
+        producers = log.view.partitions.producers(log.key)
         log.sync()
         latest = OffsetMap(OFFSET_MAP_BYTES)
         sound = _sound_prefix(log, segments)
@@ -267,7 +267,7 @@ class Cleaner:
     # Producers ------------------------------------------------------------------------------------
 
     def _named_producer_ids(self) -> set[int]:
-        events = self._directory.view.events_of(NamedProducerEvent, NamedProducerEvent.ALL)
+        events = self._directory.view.events.all(NamedProducerEvent, NamedProducerEvent.ALL)
         return {producer_id for event in events for producer_id in event.producer_ids.values()}
 
 

@@ -1,23 +1,29 @@
 """A data directory as one process sees it: its topics' logs, the journal, the view, and who else is there.
 
-One object a directory and process, however often it is opened (LMDB must not be opened twice in one
-process). It is counted by its users and closed with the last of them. Any number of processes may have
-the same directory open; what they share is on the disk and in the view.
+    room                  idea
+    ``open_directories``  one object a directory and process; what a fork does to it
+    ``presence``          the process's place among those that have the directory open
+    ``startup``           the view, made from the logs where it cannot be believed
+    ``catalog``           the topics
+    ``groups``            what consumer groups have subscribed to and committed
+    ``producer_ids``      who may write as which producer
+    ``maintenance``       the background work
 
-After ``fork`` the object is the parent's. In the child every use of it raises ``ForkedError``, and opening
-the directory again gives the child an object of its own.
+Any number of processes may have the same directory open; what they share is on the disk and in the view. After
+``fork`` the object is the parent's: in the child every use of it raises ``ForkedError``, and opening the directory
+again gives the child an object of its own.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
+from . import open_directories
 from .catalog import Catalog
 from .checkpoints import PartitionOffset, encode_partition_offsets
 from .clock import SYSTEM_CLOCK, Clock
@@ -25,39 +31,28 @@ from .deduplication import DeduplicationWindow
 from .descriptors import Descriptors
 from .errors import (
     DirectoryInUseError,
-    FencedError,
     FileSystemError,
-    ForkedError,
     LogbrokerError,
     TopicNotFoundError,
     WriteFailedError,
     reason_of,
 )
-from .events import (
-    GroupEvent,
-    LogStartEvent,
-    MessageIdEvent,
-    NamedProducerEvent,
-    OffsetEvent,
-    ProducerIdsEvent,
-    TopicEvent,
-    TtlEvent,
-)
+from .events import LogStartEvent, MessageIdEvent, OffsetEvent, TopicEvent, TtlEvent
 from .files import Files, OsFiles
-from .journal import GROUPS_VERSION, JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
+from .groups import Groups
+from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout
 from .locks import ProcessLock
 from .log_config import ConfigValue, Durability, LogConfig
 from .maintenance import Maintenance
 from .partition_log import PartitionLog
-from .processes import ProcessRegistry
+from .presence import Presence
+from .producer_ids import ProducerIds
 from .recovery import reopen_failed
 from .startup import (
-    USED_PRODUCER_IDS_END,
     closed_on_failure,
     make_folders,
     make_view_folders,
-    note_checksum,
     open_view,
     rebuild_view,
     remove_leftovers,
@@ -69,11 +64,6 @@ from .wakeup import make_touchable, touch
 logger = logging.getLogger("logbroker.storage")
 
 WINDOWS_OPEN = 64  # topics with message ids; with more of them, locks that are not in use are closed
-RESERVED_PRODUCER_IDS = 1000  # ids that one journal event reserves for a process
-
-_open: dict[tuple[int, int], DataDirectory] = {}  # by device and inode; guarded by _open_lock
-_open_lock = threading.Lock()
-_inherited: list[DataDirectory] = []  # of the parent process, in a forked child
 
 
 class DataDirectory:
@@ -84,48 +74,29 @@ class DataDirectory:
         self.clock = clock
         self.files = files
         self.layout = layout = DataLayout(path)
-        self._users = 0  # guarded by _open_lock
+        self.users = 0  # of this object, in the process; kept by ``open_directories``
         self._descriptors = Descriptors()
         self._logs: dict[tuple[str, int], PartitionLog] = {}  # guarded by _logs_lock
         self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
         self._logs_lock = threading.Lock()
         self._windows: dict[bytes, DeduplicationWindow] = {}  # by topic id; guarded by _logs_lock
-        self._noted: set[tuple[type, bytes]] = (
-            set()
-        )  # of topic ids; an entry too few costs a look, so no lock
-        # Of GROUPS_VERSION; replaced whole, so it needs no lock.
-        self._group_events: tuple[int, list[GroupEvent]] = (-1, [])
-        self._producer_ids = range(0)  # reserved and not given out yet; guarded by _producer_ids_lock
-        # Not _logs_lock: this one is held while waiting for the journal, whose holders ask for logs.
-        self._producer_ids_lock = threading.Lock()
+        # Kinds of events with topic ids. An entry too few costs a look, so it needs no lock.
+        self._noted: set[tuple[type, bytes]] = set()
         self.closed = False
-        self._forks_cleanly = True  # the last fork found no thread inside LMDB; guarded by _open_lock
-        self._opening_lock = ProcessLock(files, layout.opening_lock)
-        self._presence_fd = files.open(layout.presence_lock, create=True)
-        try:
-            with self._opening_lock:
-                self.view = self._enter()
-                try:
-                    # Under the opening lock, so that no sweep sees our file before we have locked it.
-                    self._processes = ProcessRegistry(files, layout.processes)
-                except BaseException:
-                    self.view.close()
-                    raise
-        except BaseException:
-            files.close(self._presence_fd)
-            self._opening_lock.close()
-            raise
-        self.process_id = self._processes.process_id
+        self._presence = Presence(files, layout)
+        self.view = self._presence.enter(self._first_view, self._shared_view)
+        self.process_id = self._presence.process_id
         self.journal = self._make_journal(self.view)
+        self.groups = Groups(self.view)
+        self.producer_ids = ProducerIds(self.journal, self.view)
         try:
-            with self._opening_lock:
-                self._processes.sweep()
+            self._presence.sweep()
             self._begin()
         except BaseException:
             for log in [self.journal.log, *self._logs.values()]:
                 log.release_files()
             self.journal.close()
-            self._leave()
+            self._presence.leave(self.view)
             raise
 
     def _begin(self) -> None:
@@ -142,7 +113,7 @@ class DataDirectory:
         self._verify_failed()
         self.journal.finish()
         self.catalog.finish_deletions()
-        if self._came_first:
+        if self._presence.came_first:
             self.catalog.remove_unfinished()
         self.maintenance = Maintenance(self)
 
@@ -162,41 +133,16 @@ class DataDirectory:
         except OSError as error:
             reason = f"the data directory cannot be made: {error.strerror}"
             raise FileSystemError(error.errno, reason, path) from error
-        status = os.stat(path)
-        identity = (status.st_dev, status.st_ino)
-        with _open_lock:
-            _close_inherited(identity)
-            directory = _open.get(identity)
-            if directory is None:
-                directory = _open[identity] = DataDirectory(path, files, clock)
-            directory._users += 1
-        return directory
+        return open_directories.use(path, lambda: DataDirectory(path, files, clock))
 
     def close(self) -> None:
         """Leave the directory; with the last user of this process: sync, checkpoint and close everything."""
-        with _open_lock:
-            if self.closed:
-                return
-            self._users -= 1
-            if self._users:
-                return
-            for identity, directory in list(_open.items()):
-                if directory is self:
-                    del _open[identity]
-            self.closed = True
-            self._shut_down()
+        open_directories.leave(self)
 
     @property
     def is_shared_in_process(self) -> bool:
         """Whether there is more than one user of this object."""
-        return self._users > 1
-
-    def _enter(self) -> View:
-        """Take our place among the processes, with a view that is true. Under the opening lock."""
-        self._came_first = _alone(self._presence_fd)
-        view = self._first_view() if self._came_first else self._shared_view()
-        fcntl.flock(self._presence_fd, fcntl.LOCK_SH)
-        return view
+        return self.users > 1
 
     def _first_view(self) -> View:
         view = sound_view(self.files, self.layout)
@@ -204,7 +150,7 @@ class DataDirectory:
             return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
         with closed_on_failure(view):
             make_view_folders(self.files, self.layout)
-            view.clear_volatile()
+            view.volatile.clear()
             remove_leftovers(self.files, self.layout, view)
         return view
 
@@ -217,7 +163,7 @@ class DataDirectory:
         return open_view(self.files, self.layout)
 
     def _verify_failed(self) -> None:
-        failed = set(self.view.failed_partitions())
+        failed = set(self.view.partitions.failed())
         if not failed:
             return
         logs = [self.journal.log]
@@ -227,7 +173,8 @@ class DataDirectory:
             if log.key in failed:
                 reopen_failed(log)
 
-    def _shut_down(self) -> None:
+    def shut_down(self) -> None:
+        """What ``close`` does with the last user."""
         self.maintenance.close()
         logs = [self.journal.log, *self._logs.values()]
         failures: list[LogbrokerError | OSError] = []
@@ -247,28 +194,17 @@ class DataDirectory:
         for window in self._windows.values():
             window.release()
         self.journal.close()
-        self._leave()
+        self._presence.leave(self.view)
         if failures:
             raise failures[0]
 
-    def _leave(self) -> None:
-        try:
-            self._processes.close()
-        finally:
-            with self._opening_lock:
-                self.view.close()
-                if _alone(self._presence_fd):
-                    note_checksum(self.files, self.layout)
-                self.files.close(self._presence_fd)
-            self._opening_lock.close()
-
     def checkpoint(self) -> None:
         """Write the recovery points: how much of each partition is known to be on the disk."""
-        with self._opening_lock:
+        with self._presence.opening_lock:
             points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
             for topic in self.catalog.live():
                 for number in range(topic.partitions):
-                    state = self.view.partition(partition_key(topic.topic_id, number))
+                    state = self.view.partitions.state(partition_key(topic.topic_id, number))
                     if state is not None:
                         synced_offset = state.sync.synced_offset
                         points.append(PartitionOffset(topic.name, number, synced_offset))
@@ -329,7 +265,7 @@ class DataDirectory:
         for topic_id in [known for known in self._windows if known not in live]:
             self._windows.pop(topic_id).release()
         self._noted = {(kind, topic_id) for kind, topic_id in self._noted if topic_id in live}
-        self.view.keep_known(live | {JOURNAL_TOPIC_ID})
+        self.view.partitions.keep_known(live | {JOURNAL_TOPIC_ID})
         self._logs_version = version
 
     def open_logs(self) -> list[PartitionLog]:
@@ -337,6 +273,19 @@ class DataDirectory:
         with self._logs_lock:
             self._refresh_logs()
             return list(self._logs.values())
+
+    def sync_below(self, offsets: Iterable[OffsetEvent]) -> None:
+        """``PartitionLog.sync_below`` for each of *offsets*.
+
+        Raises:
+            StorageFailedError: a log cannot be synced.
+        """
+        for event in offsets:
+            try:
+                log = self.log(event.topic, event.partition)
+            except TopicNotFoundError:
+                continue  # deleted meanwhile
+            log.sync_below(event.offset)
 
     # Topics ---------------------------------------------------------------------------------------
 
@@ -392,13 +341,13 @@ class DataDirectory:
     def _note(self, event: TtlEvent | MessageIdEvent, topic: str) -> None:
         noted = (type(event), self.topic(topic).topic_id)
         if noted not in self._noted:
-            if self.view.event(event.key()) is None:
+            if self.view.events.value(event.key()) is None:
                 self.journal.record([event])
             self._noted.add(noted)
 
     def may_hold_ttl(self, topic: str) -> bool:
         """Whether records of *topic* may have a time to live of their own."""
-        return self.view.event(TtlEvent.key_of(topic)) is not None
+        return self.view.events.value(TtlEvent.key_of(topic)) is not None
 
     def deduplication(self, topic: str) -> DeduplicationWindow:
         """The deduplication window of a topic; the same object each time.
@@ -422,102 +371,10 @@ class DataDirectory:
                 )
         return window
 
-    # Groups ---------------------------------------------------------------------------------------
-
-    def committed(self, group: str, topic: str, partition: int) -> OffsetEvent | None:
-        return self.view.event_of(OffsetEvent, OffsetEvent.key_of(group, topic, partition))
-
-    def committed_offsets(self, group: str) -> list[OffsetEvent]:
-        """What the group has committed, by topic and partition."""
-        offsets = self.view.events_of(OffsetEvent, OffsetEvent.prefix_of(group))
-        return sorted(offsets, key=lambda event: (event.topic, event.partition))
-
-    def sync_below(self, offsets: Iterable[OffsetEvent]) -> None:
-        """``PartitionLog.sync_below`` for each of *offsets*.
-
-        Raises:
-            StorageFailedError: a log cannot be synced.
-        """
-        for event in offsets:
-            try:
-                log = self.log(event.topic, event.partition)
-            except TopicNotFoundError:
-                continue  # deleted meanwhile
-            log.sync_below(event.offset)
-
-    def groups(self) -> list[str]:
-        """Every group that has subscribed or committed, ascending."""
-        subscribed, committed = (self.view.first_names(kind.ALL) for kind in (GroupEvent, OffsetEvent))
-        return sorted({*subscribed, *committed})
-
-    def has_group(self, group: str) -> bool:
-        """Whether *group* is one of ``groups``; as quick with many of them."""
-        return self.view.event(GroupEvent.key_of(group)) is not None or self.view.has_events(
-            OffsetEvent.prefix_of(group)
-        )
-
-    def group_event(self, group: str) -> GroupEvent | None:
-        """The topics that *group* has subscribed to; None when it only committed."""
-        return self.view.event_of(GroupEvent, GroupEvent.key_of(group))
-
-    def group_events(self) -> list[GroupEvent]:
-        """Every consumer group, with the topics that it has subscribed to. Do not change the result."""
-        version = self.view.meta_int(GROUPS_VERSION)
-        cached = self._group_events
-        if cached[0] != version:
-            cached = self._group_events = (version, self.view.events_of(GroupEvent, GroupEvent.ALL))
-        return cached[1]
-
-    # Producers ------------------------------------------------------------------------------------
-
-    def allocate_producer_id(self) -> int:
-        """A producer id that nobody else has or will get."""
-        with self._producer_ids_lock:
-            if not self._producer_ids:
-                self._producer_ids = self._reserve_producer_ids(RESERVED_PRODUCER_IDS)
-            first, self._producer_ids = self._producer_ids[0], self._producer_ids[1:]
-        return first
-
-    def _reserve_producer_ids(self, count: int) -> range:
-        with self.journal.exclusive() as turn:
-            event = self.view.event_of(ProducerIdsEvent, ProducerIdsEvent.key_of())
-            journaled = event.next_producer_id if event is not None else 0
-            first = max(journaled, self.view.meta_int(USED_PRODUCER_IDS_END))
-            turn.record([ProducerIdsEvent(first + count)])
-        return range(first, first + count)
-
-    def named_producer(self, name: str) -> NamedProducerEvent | None:
-        return self.view.event_of(NamedProducerEvent, NamedProducerEvent.key_of(name))
-
-    def open_named_producer(self, name: str) -> NamedProducerEvent:
-        """Become the holder of a name: its epoch grows, so that the holder before is fenced. Durable."""
-        with self.journal.exclusive() as turn:
-            known = self.named_producer(name)
-            epoch = known.epoch + 1 if known is not None else 0
-            event = NamedProducerEvent(name, epoch, known.producer_ids if known is not None else {})
-            turn.record([event])
-        return event
-
-    def add_named_block(self, name: str, epoch: int, block: int) -> int:
-        """The producer id that carries the sequences of *block* (sequence >> 31) of a named producer.
-
-        Raises:
-            FencedError: a newer holder has the name.
-        """
-        producer_id = self.allocate_producer_id()
-        with self.journal.exclusive() as turn:
-            event = self.named_producer(name)
-            if event is None or event.epoch != epoch:
-                raise FencedError(f"producer {name!r} was opened again elsewhere; this holder must stop")
-            if block in event.producer_ids:
-                return event.producer_ids[block]
-            turn.record([NamedProducerEvent(name, epoch, event.producer_ids | {block: producer_id})])
-        return producer_id
-
     # Other processes ------------------------------------------------------------------------------
 
     def process_alive(self, process_id: str) -> bool:
-        return self._processes.alive(process_id)
+        return self._presence.alive(process_id)
 
     def signal(self, name: str) -> None:
         """Wake every waiter, in any process, that watches ``signal_path(name)``.
@@ -554,15 +411,6 @@ class DataDirectory:
             ) from error
         return path
 
-    def volatile_get(self, key: bytes) -> bytes | None:
-        return self.view.volatile(key)
-
-    def volatile_update(self, key: bytes, change: Callable[[bytes | None], bytes | None]) -> bytes | None:
-        return self.view.update_volatile(key, change)
-
-    def volatile_items(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        return self.view.volatile_items(prefix)
-
     # Fork -----------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
@@ -570,90 +418,14 @@ class DataDirectory:
 
         No lock is taken: a thread that did not come along may have it.
         """
-        forked: Any = _Forked()
+        forked: Any = open_directories.Forked()
         for log in [self.journal.log, *self._logs.values()]:
             log.abandon(forked)
         for window in self._windows.values():
             window.abandon(forked)
         self.journal.abandon()
-        self._processes.abandon()
-        self.files.close(self._presence_fd)
-        self._opening_lock.abandon()
-        self._inherited_view = self.view  # kept, because closing it is only right just before opening anew
+        self._presence.abandon()
         self.maintenance.abandon()
-        self.view = self.journal = self.catalog = self.maintenance = self._processes = forked
-        self.files = self._opening_lock = self._logs_lock = self._producer_ids_lock = forked
+        self.view = self.journal = self.catalog = self.groups = self.producer_ids = self.maintenance = forked
+        self.files = self._presence = self._logs_lock = forked
         self.closed = True
-
-
-class _Forked:
-    """Stands in for everything that a forked child inherited and must not use."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise ForkedError("this broker")
-
-    def __enter__(self) -> NoReturn:
-        raise ForkedError("this broker")
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def _alone(presence_fd: int) -> bool:
-    """Whether nobody else has the directory open; then the presence lock is ours alone. Under the opening lock.
-
-    held by others         by whom                                                then
-    not at all             nobody                                                 we are alone
-    shared                 those who have the directory open                      we are not
-    exclusively            who died over making the view, a moment ago: the       wait for that moment, look again
-                           kernel frees a dead process's locks one by one, and
-                           the opening lock came first
-    """
-    while True:
-        try:
-            fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            pass
-        try:
-            fcntl.flock(presence_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            fcntl.flock(presence_fd, fcntl.LOCK_SH)
-
-
-def _close_inherited(identity: tuple[int, int]) -> None:
-    """In a forked child that opens a directory of its parent's: LMDB takes each file once a process."""
-    for directory in list(_inherited):
-        status = os.stat(directory.path)
-        if (status.st_dev, status.st_ino) == identity:
-            if not directory._forks_cleanly:
-                raise ForkedError("a view in the middle of a transaction")
-            directory._inherited_view.close()
-            _inherited.remove(directory)
-
-
-def _before_fork() -> None:
-    """Wait until no directory is being opened or closed, and nobody is in a view."""
-    _open_lock.acquire()
-    for directory in _open.values():
-        directory._forks_cleanly = directory.view.gate.shut()
-
-
-def _after_fork_in_parent() -> None:
-    for directory in _open.values():
-        directory.view.gate.open()
-    _open_lock.release()
-
-
-def _after_fork_in_child() -> None:
-    global _open_lock
-    _open_lock = threading.Lock()
-    for directory in _open.values():
-        directory.abandon()
-        _inherited.append(directory)
-    _open.clear()
-
-
-os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-)

@@ -131,7 +131,7 @@ class DeduplicationWindow:
             return first
         log = self._log_of(first.partition)
         # First, because a transaction that is over stays over.
-        entry = self._view.producer(log.key, first.producer_id)
+        entry = self._view.partitions.producer(log.key, first.producer_id)
         if entry is not None and 0 <= entry.txn_first_offset <= first.offset:
             if first.producer_id == sender:
                 return first

@@ -221,7 +221,7 @@ class Journal:
         """The same, in *transaction*."""
         if self._view.meta_int_in(transaction, APPLIED) != from_offset:
             return False
-        self._view.apply_events(transaction, items)
+        self._view.events.apply(transaction, items)
         for prefix, name in _VERSIONS:
             if any(key.startswith(prefix) for key, _ in items):
                 version = self._view.meta_int_in(transaction, name)
@@ -280,7 +280,7 @@ class Journal:
             return  # another process did it while we waited for the lock
         self.log.roll_now()
         start_offset = before.log_end_offset
-        live = self._view.events(b"")
+        live = self._view.events.items(b"")
         end_offset = start_offset
         for first in range(0, len(live), EVENTS_PER_BATCH):
             _, end_offset = self._append(live[first : first + EVENTS_PER_BATCH])

@@ -75,7 +75,7 @@ class LogSync:
 
     def _publish(self, sync: SyncPoint, also: _Also | None = None) -> None:
         try:
-            is_there = self._log.view.publish_sync(self._log.key, sync, also)
+            is_there = self._log.view.partitions.publish_sync(self._log.key, sync, also)
         except WriteFailedError as error:
             raise StorageFailedError(
                 f"{self._log.topic}-{self._log.partition} was synced but that could not be published ({error}): "

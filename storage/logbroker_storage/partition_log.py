@@ -161,8 +161,8 @@ class PartitionLog:
         Raises:
             TopicNotFoundError: the topic was deleted.
         """
-        view = self.view
-        state = view.partition(self.key) if transaction is None else view.partition_in(transaction, self.key)
+        rows = self.view.partitions
+        state = rows.state(self.key) if transaction is None else rows.state_in(transaction, self.key)
         if state is None:
             raise TopicNotFoundError(self.topic, partition=self.partition)
         return state
@@ -201,7 +201,7 @@ class PartitionLog:
 
     def last_sequence(self, producer_id: int) -> int | None:
         """The producer's last sequence in this partition; None when it wrote nothing here."""
-        entry = self.view.producer(self.key, producer_id)
+        entry = self.view.partitions.producer(self.key, producer_id)
         return None if entry is None or entry.last_sequence < 0 else entry.last_sequence
 
     def size_bytes(self) -> int:
@@ -279,11 +279,12 @@ class PartitionLog:
         allow_sequence_gaps: bool,
         records: Sequence[IdentifiedRecord],
     ) -> AppendResult:
-        state, entry = self.view.append_state(self.key, header.producer_id)
+        state, entry = self.view.partitions.append_state(self.key, header.producer_id)
         end = self._writable_end(state)
         if header.producer_id >= 0:
             if state is None or end is not state.end:
-                entry = self.view.producer(self.key, header.producer_id)  # it may be in what was adopted
+                # It may be in what was adopted.
+                entry = self.view.partitions.producer(self.key, header.producer_id)
             decision = decide(entry, header, allow_gaps=allow_sequence_gaps)
             if decision.verdict is not Verdict.APPEND:
                 return self._refuse(header, decision)
@@ -327,7 +328,7 @@ class PartitionLog:
         self, control_type: ControlType, producer_id: int, marker_epoch: int, before_offset: int | None
     ) -> AppendResult | None:
         end = self._writable_end()
-        entry = self.view.producer(self.key, producer_id)
+        entry = self.view.partitions.producer(self.key, producer_id)
         verdict = decide_marker(entry, marker_epoch, before_offset)
         if verdict is MarkerVerdict.PAST:
             return None
@@ -335,7 +336,7 @@ class PartitionLog:
         if verdict is MarkerVerdict.FENCE:
             fence = BatchSpan(NO_SEQUENCE, NO_SEQUENCE, -1, -1, now_ms)
             with self.view.write() as transaction:
-                self.view.put_producer(
+                self.view.partitions.put_producer(
                     transaction, self.key, producer_id, ProducerEntry(marker_epoch, (fence,))
                 )
             return None
@@ -385,7 +386,7 @@ class PartitionLog:
         """*end*, behind the marker that *before* was followed by, without the transaction of *first_offset*."""
         still_open = first_unstable(
             found.first_offset
-            for found in self.view.open_transactions(self.key)
+            for found in self.view.partitions.open_transactions(self.key)
             if found.first_offset != first_offset
         )
         end = end._replace(first_unstable_offset=still_open)
@@ -407,7 +408,7 @@ class PartitionLog:
         closed_offset: int = NO_TRANSACTION,
         ids: IdUpdate | None = None,
     ) -> None:
-        if not self.view.publish_append(self.key, end, producer_id, entry, closed_offset, ids):
+        if not self.view.partitions.publish_append(self.key, end, producer_id, entry, closed_offset, ids):
             raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
 
     def id_update(
@@ -449,10 +450,10 @@ class PartitionLog:
         """
         with self.append_lock:
             self._writable_end()
-            entry = self.view.producer(self.key, producer_id)
+            entry = self.view.partitions.producer(self.key, producer_id)
             entry = ProducerEntry(epoch) if entry is None else entry._replace(epoch=epoch)
             with self.view.write() as transaction:
-                self.view.put_producer(transaction, self.key, producer_id, entry)
+                self.view.partitions.put_producer(transaction, self.key, producer_id, entry)
         return entry.last_sequence if entry.last_sequence >= 0 else None
 
     def _writable_end(self, state: PartitionState | None = None) -> LogEnd:
@@ -611,7 +612,8 @@ class PartitionLog:
                 self.active.files(end).cut_room(end.active_bytes)
                 self.publish_end(self.active.seal(end))
                 write_checksums(self.files, self.directory, end.active_base_offset)
-                write_snapshot(self.files, self.directory, end.log_end_offset, self.view.producers(self.key))
+                producers = self.view.partitions.producers(self.key)
+                write_snapshot(self.files, self.directory, end.log_end_offset, producers)
             except (OSError, WriteFailedError) as error:
                 logger.warning("%s: closed without its time index or snapshot: %s", self.directory, error)
 

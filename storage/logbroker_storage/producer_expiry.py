@@ -42,7 +42,7 @@ _DECODER = msgspec.msgpack.Decoder(dict[int, Silence])
 def expire_producers(log: PartitionLog, *, named: Collection[int], now_ms: int) -> None:
     """One pass over the producers of *log*. Those of *named*, and those in a transaction, are never forgotten."""
     before = _noted(log)
-    silences = silent_producers(log.view.producers(log.key), before, named=named, now_ms=now_ms)
+    silences = silent_producers(log.view.partitions.producers(log.key), before, named=named, now_ms=now_ms)
     due = {
         producer_id: silence
         for producer_id, silence in silences.items()
@@ -78,12 +78,12 @@ def silent_producers(
 
 def _forget(log: PartitionLog, silences: Mapping[int, Silence]) -> None:
     with log.append_lock:
-        entries = log.view.producers(log.key)  # some may have begun to write meanwhile
+        entries = log.view.partitions.producers(log.key)  # some may have begun to write meanwhile
         with log.view.write() as transaction:
             for producer_id, silence in silences.items():
                 entry = entries.get(producer_id)
                 if entry is not None and entry.txn_first_offset < 0 and silence.lasts(entry):
-                    log.view.drop_producer(transaction, log.key, producer_id)
+                    log.view.partitions.drop_producer(transaction, log.key, producer_id)
 
 
 def _noted(log: PartitionLog) -> dict[int, Silence]:

@@ -158,15 +158,16 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
 def publish(log: PartitionLog, recovered: Recovered) -> LogEnd:
     """Put what recovery found into the view: all of it is synced. LogEnd as it is there."""
     end = recovered.end
-    state = log.view.partition(log.key)
+    state = log.view.partitions.state(log.key)
     if state is not None:
         end = end._replace(segments_version=state.end.segments_version + 1)
     with log.view.write() as transaction:
-        log.view.put_log_end(transaction, log.key, end)
-        log.view.put_sync_point(
+        log.view.partitions.put_log_end(transaction, log.key, end)
+        log.view.partitions.put_sync_point(
             transaction, log.key, SyncPoint(end.log_end_offset, end.active_base_offset, 0)
         )
-        log.view.replace_producers(transaction, log.key, recovered.producers)
+        log.view.partitions.replace_producers(transaction, log.key, recovered.producers)
+        log.view.state.drop(transaction, log.key)  # records of it may be gone: it is applied anew
         if state is not None:
             log.view.message_ids.drop_from(transaction, log.topic_id, log.partition, end.log_end_offset)
     for damage in recovered.damages:

@@ -34,7 +34,7 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
     log.active.seal(end)
     log.active.files(end).cut_room(end.active_bytes)
     write_checksums(log.files, log.directory, end.active_base_offset)
-    write_snapshot(log.files, log.directory, end.log_end_offset, log.view.producers(log.key))
+    write_snapshot(log.files, log.directory, end.log_end_offset, log.view.partitions.producers(log.key))
     _remove_unpublished(log, end)
     fresh = log.segment(end.log_end_offset)
     fresh.create()

@@ -47,8 +47,9 @@ from .topic_folders import (
     topic_id_of,
 )
 from .view import LogEnd, View, partition_key
-from .view.environment import DAMAGED_MARK, LOCK_BYTES, LOCK_FILE, TABLES, VIEW_FORMAT
+from .view.environment import DAMAGED_MARK, LOCK_BYTES, LOCK_FILE
 from .view.pages import find_damage
+from .view.tables import TABLES, VIEW_FORMAT
 from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.recovery")
@@ -256,11 +257,11 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
         files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)
     )
     places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
-    for topic in view.events_of(TopicEvent, TopicEvent.ALL):
+    for topic in view.events.all(TopicEvent, TopicEvent.ALL):
         if topic.state == "live":
             places += [(topic.name, topic.topic_id, number) for number in range(topic.partitions)]
     for name, topic_id, number in places:
-        state = view.partition(partition_key(topic_id, number))
+        state = view.partitions.state(partition_key(topic_id, number))
         if state is not None:
             _remove_leftovers_of(files, layout.partition(name, number), state.end)
 
@@ -282,7 +283,7 @@ def _sweep_locks_and_signals(files: Files, layout: DataLayout, view: View) -> No
     Not when a topic is deleted: who waits for a lock, or watches its file, must not be left with one that nobody
     else can find any more.
     """
-    topics = [event for event in view.events_of(TopicEvent, TopicEvent.ALL) if event.state == "live"]
+    topics = [event for event in view.events.all(TopicEvent, TopicEvent.ALL) if event.state == "live"]
     stems = [layout.topic_lock(event.name) for event in topics]
     for event in topics:
         for number in range(event.partitions):
@@ -328,7 +329,7 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
         if topic.state == "live":
             for number in range(topic.partitions):
                 _recover_partition(files, layout, make_log(view, topic.name, number, topic), points)
-    used_ids_end = view.used_producer_ids_end()
+    used_ids_end = view.partitions.used_producer_ids_end()
     with view.write() as transaction:
         view.put_meta_int(transaction, USED_PRODUCER_IDS_END, used_ids_end)
         view.put_meta_bytes(transaction, BOOT_ID, boot_id())
@@ -337,7 +338,7 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
 
 
 def _topics(view: View) -> dict[str, TopicEvent]:
-    return {event.name: event for event in view.events_of(TopicEvent, TopicEvent.ALL)}
+    return {event.name: event for event in view.events.all(TopicEvent, TopicEvent.ALL)}
 
 
 def _recover_partition(
@@ -347,9 +348,9 @@ def _recover_partition(
         logger.error("%s is missing: %s-%d begins empty", log.directory, log.topic, log.partition)
         create_partition_folder(files, log.directory, log.topic_id)
         files.fsync_directory(layout.logs)
-    event = log.view.event_of(LogStartEvent, LogStartEvent.key_of(log.topic, log.partition))
+    event = log.view.events.get(LogStartEvent, LogStartEvent.key_of(log.topic, log.partition))
     _recover(log, points, event.log_start_offset if event is not None else 0)
-    if log.view.event(MessageIdEvent.key_of(log.topic)) is not None:
+    if log.view.events.value(MessageIdEvent.key_of(log.topic)) is not None:
         restore(log)
     log.release_files()
 

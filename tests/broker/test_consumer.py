@@ -65,7 +65,7 @@ class Desk:
             log.wait_durable(result.last_offset + 1)
 
     def committed(self, group="g", topic="t", partition=0):
-        event = self.directory.committed(group, topic, partition)
+        event = self.directory.groups.committed(group, topic, partition)
         return None if event is None else event.offset
 
     def consumer(self, topics="t", **arguments):
@@ -733,7 +733,7 @@ def test_a_consumer_returns_to_what_is_stored_whatever_it_remembers(desk):
         consumer.poll()
         consumer.commit()
         assert consumer.committed_in(("t", 0)) == 2
-        event = desk.directory.committed("g", "t", 0)
+        event = desk.directory.groups.committed("g", "t", 0)
         desk.directory.journal.record([msgspec.structs.replace(event, offset=1)])
         consumer.return_to_committed()
         assert consumer.poll() == []

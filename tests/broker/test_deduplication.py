@@ -63,7 +63,7 @@ def values(broker: Broker, topic: str = "t") -> list[bytes]:
 def entries(broker: Broker) -> int:
     """How many ids the view remembers of all topics."""
     view = broker._directory.view
-    return len(view._items(b"", view.message_ids._ids))
+    return len(view.items(b"", view.message_ids._ids))
 
 
 # One topic ------------------------------------------------------------------------------------------------
@@ -412,7 +412,7 @@ def test_ids_that_grew_too_old_leave_the_view(broker, producer, clock):
         producer.flush()
         clock.advance(ms=WINDOW_MS // 2)
     assert entries(broker) <= 400
-    assert broker._directory.view._items(b"", broker._directory.view.message_ids._ages)
+    assert broker._directory.view.items(b"", broker._directory.view.message_ids._ages)
 
 
 def test_an_id_taken_anew_is_not_forgotten_with_its_first_life(broker, producer, clock):
@@ -427,7 +427,7 @@ def test_an_id_taken_anew_is_not_forgotten_with_its_first_life(broker, producer,
 def test_a_topic_that_never_had_ids_is_not_searched_for_them(broker):
     with broker.producer() as producer:
         producer.send("t", b"v")
-    assert not [key for key, _ in broker._directory.view.events(b"") if b"message_id" in key]
+    assert not [key for key, _ in broker._directory.view.events.items(b"") if b"message_id" in key]
 
 
 # Threads --------------------------------------------------------------------------------------------------

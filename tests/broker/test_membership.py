@@ -44,7 +44,7 @@ class Group:
         log.wait_durable(result.last_offset + 1)
 
     def committed(self, partition):
-        event = self.directory.committed("g", "t", partition)
+        event = self.directory.groups.committed("g", "t", partition)
         return None if event is None else event.offset
 
     def owners(self) -> dict[int, str]:
@@ -270,9 +270,9 @@ def test_the_topics_of_a_group_are_journaled_when_it_first_joins(make_group):
     group = make_group()
     group.broker.create_topic("t2", 1)
     group.join().close()
-    assert [(event.group, event.topics) for event in group.directory.group_events()] == [("g", ["t"])]
+    assert [(event.group, event.topics) for event in group.directory.groups.all()] == [("g", ["t"])]
     group.join("t*").close()
-    assert [event.topics for event in group.directory.group_events()] == [["t", "t2"]]
+    assert [event.topics for event in group.directory.groups.all()] == [["t", "t2"]]
 
 
 def test_no_thread_is_left_when_the_last_member_has_left(make_group):
@@ -412,7 +412,7 @@ def test_members_in_spawned_and_forked_processes_read_everything_once(tmp_path, 
         for child in children:
             child.join()
         assert read == {(partition, offset): 1 for partition in range(4) for offset in range(100)}
-        assert [event.offset for event in broker._directory.committed_offsets("g")] == [100] * 4
+        assert [event.offset for event in broker._directory.groups.committed_offsets("g")] == [100] * 4
 
 
 def test_a_forked_childs_copy_of_a_consumer_says_so_and_hurts_nobody(make_group):

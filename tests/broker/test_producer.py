@@ -639,10 +639,12 @@ def test_sequences_wrap_to_zero(broker):
         log = directory.log("t", 0)
         # As if all the sequences between had been written.
         producer_id = producer._delivery._sequences.producer_id
-        entry = log.view.producer(log.key, producer_id)
+        entry = log.view.partitions.producer(log.key, producer_id)
         span = entry.batches[-1]._replace(last_sequence=(1 << 31) - 3)
         with log.view.write() as transaction:
-            log.view.put_producer(transaction, log.key, producer_id, entry._replace(batches=(span,)))
+            log.view.partitions.put_producer(
+                transaction, log.key, producer_id, entry._replace(batches=(span,))
+            )
         producer.send_many("t", [b"b"] * 4)
         producer.flush()
         producer.send("t", b"c").result()

@@ -179,7 +179,7 @@ def test_what_a_dead_process_left_unpublished_counts(broker):
     """Killed between its write and publishing it: the next holder finds the batch in the file."""
     with broker.producer(name="loader") as producer:
         send_all(producer, range(3))
-    event = broker._directory.named_producer("loader")
+    event = broker._directory.producer_ids.named("loader")
     left = encode_values(
         [b"3", b"4"],
         [(0, 1)],

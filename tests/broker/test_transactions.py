@@ -22,7 +22,7 @@ from logbroker_storage.events import TransactionEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.testing import FaultyFiles, ManualClock
-from logbroker_storage.view import View
+from logbroker_storage.view.event_rows import EventRows
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_a_partition_that_moved_away_takes_the_transaction_along(broker):
     with pytest.raises(FencedError):
         tx.commit()
     assert values(broker) == []
-    assert directory.committed("g", "in", 0) is None
+    assert directory.groups.committed("g", "in", 0) is None
     slow.close()
 
 
@@ -280,13 +280,13 @@ def test_an_interrupted_commit_is_one_thing_or_the_other_and_never_half(broker, 
     with broker.transaction("t") as again:
         again.send("out", b"next", partition=0)
     assert values(broker)[-1] == b"next"
-    assert directory.view.open_transactions() == []
+    assert directory.view.partitions.open_transactions() == []
 
 
 def test_a_commit_whose_event_cannot_be_shown_stands(broker, monkeypatch):
     """The event is on the disk; the view has no space for it at first."""
     view = broker._directory.view
-    apply_events = View.apply_events
+    apply_events = EventRows.apply
     refusals = iter([True])
 
     def refused_once(self, transaction, items):
@@ -296,10 +296,10 @@ def test_a_commit_whose_event_cannot_be_shown_stands(broker, monkeypatch):
 
     tx = broker.transaction("t")
     tx.send("out", b"a", partition=0).result(5)
-    monkeypatch.setattr(View, "apply_events", refused_once)
+    monkeypatch.setattr(EventRows, "apply", refused_once)
     tx.commit()
     assert values(broker) == [b"a"]
-    assert view.open_transactions() == []
+    assert view.partitions.open_transactions() == []
 
 
 def test_a_decision_is_finished_though_its_holder_lives_and_could_not(broker, monkeypatch):
@@ -379,7 +379,7 @@ def test_a_new_holder_fences_the_one_before_and_aborts_what_it_left(path, broker
     old = broker.transaction("t")
     old.send("out", b"old", partition=0).result(5)
     with logbroker.open(path) as other, other.transaction("t") as new:
-        assert broker._directory.view.open_transactions() == []
+        assert broker._directory.view.partitions.open_transactions() == []
         new.send("out", b"new", partition=0)
     with pytest.raises(FencedError):
         old.send("out", b"old again", partition=0)
@@ -530,7 +530,7 @@ def test_the_transaction_of_a_killed_process_is_aborted_by_the_next_to_open(path
         broker.create_topic("out", partitions=2)
     killed(in_another_process(path, LEFT_OPEN))
     with logbroker.open(path) as broker:
-        assert broker._directory.view.open_transactions() == []
+        assert broker._directory.view.partitions.open_transactions() == []
         assert values(broker) == []
         assert values(broker, isolation="read_uncommitted") == [b"lost"]
 
@@ -581,7 +581,7 @@ def test_what_was_decided_is_finished_by_others(path, markers, finisher):
                 assert sorted(record.value for record in found) == [b"0", b"1"]
             else:
                 assert values(again) == [b"0", b"1"]
-            assert again._directory.view.open_transactions() == []
+            assert again._directory.view.partitions.open_transactions() == []
             assert again.group("g").offsets[0].committed_offset == 1
             ends = [partition.log_end_offset for partition in again.topic("out").partitions]
             assert ends == ([2, 4] if finisher == "claim" else [2, 2])  # one marker each
@@ -602,7 +602,7 @@ def test_closing_the_broker_aborts_what_is_open(path):
         broker.transaction("t")
     with logbroker.open(path) as broker:
         assert values(broker) == []
-        assert broker._directory.view.open_transactions() == []
+        assert broker._directory.view.partitions.open_transactions() == []
 
 
 def test_a_forked_child_has_no_part_in_it(broker):

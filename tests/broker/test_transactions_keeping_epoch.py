@@ -66,7 +66,7 @@ class Holder:
         return found
 
     def open_transactions(self) -> int:
-        return len(self.directory.view.open_transactions())
+        return len(self.directory.view.partitions.open_transactions())
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from collections.abc import Iterator
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import logbroker
-from logbroker import InvalidRequestError, Message
+from logbroker import InvalidRequestError, Message, StorageFailedError
 from logbroker.broker import Broker
-from logbroker.transaction_state import StateTable
+from logbroker.transaction_state import StateTable, state_topic
 from logbroker_storage.log_reader import LogReader
 
 
@@ -198,6 +199,22 @@ def test_state_outlives_the_process(path, end):
         assert dict(tx.state.range()) == {b"n": b"2", b"1": b"x" * 5000, b"2": b"x" * 5000}
 
 
+def test_state_outlives_a_sync_of_its_log_that_failed(path):
+    """Whoever opens next reads the log back from the disk, and applies it anew."""
+    broker = logbroker.open(path)
+    with broker.transaction("t") as tx:
+        tx.state[b"n"] = b"1"
+    with broker.transaction("t") as tx:
+        assert tx.state[b"n"] == b"1"
+    log = broker._directory.log(state_topic("t"), 0)
+    with log.append_lock:
+        log.sync_refused(OSError(errno.EIO, "refused"))
+    with pytest.raises(StorageFailedError):
+        broker.close()
+    with logbroker.open(path) as broker, broker.transaction("t") as tx:
+        assert tx.state[b"n"] == b"1"
+
+
 def test_a_state_is_over_with_its_transaction(broker):
     with broker.transaction("t") as tx:
         state = tx.state
@@ -232,13 +249,13 @@ def test_two_that_bring_the_state_up_to_date_at_once_leave_nothing_out(broker, m
     with directory.view.write() as transaction:  # as before any of it was applied
         directory.view.put_meta_int(transaction, b"state\0" + key, 0)
         for number in range(6):
-            transaction.delete(key + b"%d" % number, db=directory.view._state)
+            transaction.delete(key + b"%d" % number, db=directory.view.tables["state"])
     read, reads = LogReader.read, iter([True])
 
     def read_while_another_applies(reader, max_bytes=1 << 20):
         batches = read(reader, 600)
         if next(reads, False):
-            directory.view.apply_state(key, [(b"0", b"0" * 100)], 0, 2)
+            directory.view.state.apply(key, [(b"0", b"0" * 100)], 0, 2)
         return batches
 
     monkeypatch.setattr(LogReader, "read", read_while_another_applies)

@@ -473,7 +473,7 @@ def test_kafka_14402_a_batch_that_comes_behind_the_end_of_its_transaction_opens_
         desk.log.sync()
         offsets = desk.log.offsets()
         assert offsets.last_stable_offset == offsets.high_watermark == offsets.log_end_offset
-        assert desk.directory.view.open_transactions() == []
+        assert desk.directory.view.partitions.open_transactions() == []
         assert desk.committed() == []
     desk.close()
 
@@ -512,7 +512,9 @@ def test_kafka_8351_a_transaction_that_spans_segments_keeps_its_marker(tmp_path:
         assert dict(desk.committed()) == by_key
         assert marker.base_offset in control_offsets(desk)
         desk.die_and_recover()
-        assert desk.directory.view.open_transactions() == [], "a transaction is open that was ended"
+        assert desk.directory.view.partitions.open_transactions() == [], (
+            "a transaction is open that was ended"
+        )
         assert dict(desk.committed()) == by_key
         assert desk.log.offsets().last_stable_offset == desk.log.offsets().log_end_offset
         desk.close()
@@ -699,7 +701,7 @@ def test_kafka_19571_a_segment_that_is_deleted_while_it_is_synced_fails_nobody(t
         setattr(files, moment, lambda: desk.directory.delete_topic("t"))
         with pytest.raises(TopicNotFoundError):
             log.sync()
-        assert desk.directory.view.failed_partitions() == []
+        assert desk.directory.view.partitions.failed() == []
         result = other.append(desk.batch(b"goes on"))
         assert other.sync() == result.last_offset + 1
         desk.directory.create_topic("t", 1, LogConfig.parse({"segment.bytes": "100"}))

@@ -288,8 +288,8 @@ def test_the_journal_stays_small_however_much_is_accepted(tmp_path: Path) -> Non
     view, journal = desk.directory.view, desk.directory.journal
     assert view.meta_int(COMPACTED_BYTES) > 0
     assert journal.log.state().end.active_bytes < 6 << 20
-    assert len(view.events(QueueEvent.ALL)) == 1
-    assert len(view.events(QueueBlockEvent.ALL)) <= 4
+    assert len(view.events.items(QueueEvent.ALL)) == 1
+    assert len(view.events.items(QueueBlockEvent.ALL)) <= 4
     before = hands.receive_many(4000)
     assert {message.offset for message in before} == set(range(1, 4000, 24))
     hands.close()
@@ -298,7 +298,7 @@ def test_the_journal_stays_small_however_much_is_accepted(tmp_path: Path) -> Non
     again = desk.hands().receive_many(4000)
     assert [(m.offset, m.delivery_count) for m in again] == [(m.offset, m.delivery_count + 1) for m in before]
     again.accept()
-    assert len(desk.directory.view.events(QueueBlockEvent.ALL)) <= 1
+    assert len(desk.directory.view.events.items(QueueBlockEvent.ALL)) <= 1
     desk.close()
 
 

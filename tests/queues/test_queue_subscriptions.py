@@ -362,18 +362,18 @@ def test_a_deleted_subscription_ends_a_waiting_receive(desk: QueueDesk) -> None:
 def test_nothing_of_a_deleted_subscription_is_left_in_the_journal(desk: QueueDesk) -> None:
     desk.queue_of().put(*"abcdef")
     view = desk.directory.view
-    before = {key for key, _ in view.events(b"")}
+    before = {key for key, _ in view.events.items(b"")}
     hands = desk.hands()
     batch = hands.receive_many()
     batch[3].accept()
     batch[1].release()
-    assert {key for key, _ in view.events(b"")} > before
+    assert {key for key, _ in view.events.items(b"")} > before
     desk.broker.delete_subscription("workers")
     for message in (batch[0], batch[2]):
         with pytest.raises(LeaseLostError):
             message.accept()
     desk.directory.journal.finish()
-    assert [key for key, _ in view.events(b"queue")] == []
+    assert [key for key, _ in view.events.items(b"queue")] == []
 
 
 def test_a_description_says_how_far_a_queue_is(desk: QueueDesk) -> None:
@@ -400,11 +400,11 @@ def test_nothing_is_left_in_the_view_of_a_queue_that_is_gone(desk: QueueDesk, wh
     """A process that lives for long makes and deletes any number of them."""
     directory = desk.broker._directory
     desk.topic("other")
-    before = directory.volatile_items(b"")
+    before = directory.view.volatile.items(b"")
     desk.topic("jobs").subscription("passing", topic="jobs").put("a", "b")
     assert desk.left(subscription="passing") == ["a", "b"]
     if what_goes == "the topic":
         desk.broker.delete_topic("jobs")
     else:
         desk.broker.delete_subscription("passing")
-    assert directory.volatile_items(b"") == before
+    assert directory.view.volatile.items(b"") == before

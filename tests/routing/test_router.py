@@ -391,7 +391,7 @@ def test_a_router_that_lost_its_place_goes_on_where_the_group_is(routing):
         routing.send("orders", b"1")
         wait_until(lambda: routing.values("out") == [b"1"])
         directory = routing.broker._directory
-        event = directory.committed(ROUTER_GROUP, "orders", 0)
+        event = directory.groups.committed(ROUTER_GROUP, "orders", 0)
         routing.send("orders", b"2")
         wait_until(lambda: routing.values("out") == [b"1", b"2"])
         directory.journal.record([event])  # taken back behind the router's back

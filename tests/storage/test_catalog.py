@@ -182,10 +182,10 @@ def test_a_deleted_topic_leaves_nothing(bench):
     key = bench.log.key
     directory.delete_topic("t")
     assert directory.topics() == folders(bench) == []
-    assert [event.topic for event in directory.committed_offsets("g")] == ["other"]
-    assert directory.view.events(LogStartEvent.ALL) == []
-    assert directory.view.partition(key) is None
-    assert directory.view.producers(key) == {}
+    assert [event.topic for event in directory.groups.committed_offsets("g")] == ["other"]
+    assert directory.view.events.items(LogStartEvent.ALL) == []
+    assert directory.view.partitions.state(key) is None
+    assert directory.view.partitions.producers(key) == {}
     assert "t 0" not in Path(directory.layout.recovery_points).read_text()
     with pytest.raises(TopicNotFoundError):
         directory.delete_topic("t")
@@ -224,7 +224,7 @@ def test_a_creation_that_fails_leaves_no_topic_and_can_be_tried_again(path, oper
         bench.directory.create_topic("u", 2, DEFAULTS)
     except LogbrokerError:
         assert bench.directory.topics() == ["t"]
-        if not bench.directory.view.failed_partitions():
+        if not bench.directory.view.partitions.failed():
             files.heal()
             bench.directory.create_topic("u", 2, DEFAULTS)
     files.heal()

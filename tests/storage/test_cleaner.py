@@ -221,7 +221,7 @@ def test_what_a_producer_s_later_batch_makes_dispensable_goes_when_that_one_is_o
 
     left = Workbench(str(tmp_path / "cut" / "data"), clock=ManualClock())
     assert (
-        left.log.view.producers(left.log.key)[7].last_sequence >= 0
+        left.log.view.partitions.producers(left.log.key)[7].last_sequence >= 0
     )  # else its first batch could come again
     left.close()
 
@@ -314,9 +314,9 @@ def test_a_topic_that_is_deleted_while_others_are_cleaned_stops_nothing(fixture:
 
 def test_producers_that_were_silent_for_a_day_are_forgotten_but_not_named_ones(fixture: Fixture) -> None:
     log = fixture.topic()
-    named = fixture.directory.open_named_producer("loader")
-    named_id = fixture.directory.add_named_block("loader", named.epoch, 0)
-    anonymous_id = fixture.directory.allocate_producer_id()
+    named = fixture.directory.producer_ids.open_named("loader")
+    named_id = fixture.directory.producer_ids.add_block("loader", named.epoch, 0)
+    anonymous_id = fixture.directory.producer_ids.allocate()
     fixture.put(log, (None, b"1"), producer_id=named_id)
     fixture.put(log, (None, b"2"), producer_id=anonymous_id)
     fixture.clock.advance(ms=24 * HOUR_MS + 1)

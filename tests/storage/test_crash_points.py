@@ -123,7 +123,7 @@ def check(bench: Workbench, scenario: Scenario, acknowledged: list[bytes]) -> tu
     else:
         assert values == PREPARED
     if scenario in (commit_offsets, compact_the_journal):
-        event = directory.committed("g", "t", 0)
+        event = directory.groups.committed("g", "t", 0)
         offset = event.offset if event is not None else -1
         assert len(acknowledged) - 1 <= offset <= min(len(acknowledged), 2)
     topics = directory.topics()
@@ -135,8 +135,8 @@ def check(bench: Workbench, scenario: Scenario, acknowledged: list[bytes]) -> tu
         for number in range(directory.topic(name).partitions):
             directory.log(name, number).offsets()  # all or nothing: every partition of it is there
     if "doomed" not in topics:
-        assert directory.committed("g", "doomed", 1) is None
-    return topics, values, directory.committed_offsets("g"), bench.log.offsets()
+        assert directory.groups.committed("g", "doomed", 1) is None
+    return topics, values, directory.groups.committed_offsets("g"), bench.log.offsets()
 
 
 @pytest.mark.slow

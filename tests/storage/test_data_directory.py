@@ -161,25 +161,25 @@ def test_committed_offsets_are_kept_by_group(directory):
         OffsetEvent("g2", "t", 1, 5, "", 0)
     ]
     directory.journal.record(commits)
-    assert [event.partition for event in directory.committed_offsets("g")] == [1, 2, 10]
-    assert directory.committed("g2", "t", 1) == commits[3]
-    assert directory.committed("g", "t", 3) is None
+    assert [event.partition for event in directory.groups.committed_offsets("g")] == [1, 2, 10]
+    assert directory.groups.committed("g2", "t", 1) == commits[3]
+    assert directory.groups.committed("g", "t", 3) is None
     directory.journal.record([GroupEvent("g3", ["t"], 0)])
-    assert directory.groups() == ["g", "g2", "g3"]
+    assert directory.groups.names() == ["g", "g2", "g3"]
 
 
 def test_producer_ids_are_never_given_twice(path, directory):
-    ours = [directory.allocate_producer_id() for _ in range(1500)]
+    ours = [directory.producer_ids.allocate() for _ in range(1500)]
     theirs = run_python(
         f"""
         from logbroker_storage.data_directory import DataDirectory
         directory = DataDirectory.open({path!r})
-        print(*[directory.allocate_producer_id() for _ in range(1500)])
+        print(*[directory.producer_ids.allocate() for _ in range(1500)])
         """
     ).split()
     crash(directory)
     again = DataDirectory.open(path)
-    later = [again.allocate_producer_id() for _ in range(10)]
+    later = [again.producer_ids.allocate() for _ in range(10)]
     again.close()
     everybodys = [*ours, *map(int, theirs), *later]
     assert len(set(everybodys)) == len(everybodys)
@@ -188,7 +188,7 @@ def test_producer_ids_are_never_given_twice(path, directory):
 def test_who_waits_for_the_journal_to_reserve_producer_ids_keeps_no_logs_from_its_holder(directory):
     directory.create_topic("t", 1, LogConfig())
     with directory.journal.exclusive():
-        allocating = threading.Thread(target=directory.allocate_producer_id)
+        allocating = threading.Thread(target=directory.producer_ids.allocate)
         allocating.start()
         allocating.join(0.2)
         assert allocating.is_alive()
@@ -201,26 +201,26 @@ def test_who_waits_for_the_journal_to_reserve_producer_ids_keeps_no_logs_from_it
 
 
 def test_each_holder_of_a_name_has_a_higher_epoch_and_keeps_its_producer_ids(path, directory):
-    assert directory.named_producer("p") is None
-    first = directory.open_named_producer("p")
-    producer_id = directory.add_named_block("p", first.epoch, 0)
-    assert directory.add_named_block("p", first.epoch, 0) == producer_id
-    second = directory.open_named_producer("p")
+    assert directory.producer_ids.named("p") is None
+    first = directory.producer_ids.open_named("p")
+    producer_id = directory.producer_ids.add_block("p", first.epoch, 0)
+    assert directory.producer_ids.add_block("p", first.epoch, 0) == producer_id
+    second = directory.producer_ids.open_named("p")
     assert (second.epoch, second.producer_ids) == (first.epoch + 1, {0: producer_id})
     with pytest.raises(FencedError):
-        directory.add_named_block("p", first.epoch, 1)
+        directory.producer_ids.add_block("p", first.epoch, 1)
     directory.close()
     shutil.rmtree(directory.layout.view)
     again = DataDirectory.open(path)
-    assert again.named_producer("p") == second
+    assert again.producer_ids.named("p") == second
     again.close()
 
 
 def test_volatile_values_live_as_long_as_somebody_has_the_directory_open(path, directory):
-    directory.volatile_update(b"member", lambda _: b"here")
+    directory.view.volatile.update(b"member", lambda _: b"here")
     script = f"""
         from logbroker_storage.data_directory import DataDirectory
-        print(DataDirectory.open({path!r}).volatile_get(b"member"))
+        print(DataDirectory.open({path!r}).view.volatile.value(b"member"))
     """
     assert run_python(script) == "b'here'"
     directory.close()
@@ -293,7 +293,7 @@ def test_a_process_sees_at_once_what_another_does(path, directory):
     )
     assert seen == "ours"
     assert directory.topics() == ["theirs"]
-    committed = directory.committed("g", "theirs", 0)
+    committed = directory.groups.committed("g", "theirs", 0)
     assert committed is not None
     assert committed.offset == 7
 
@@ -380,12 +380,13 @@ def test_in_a_forked_child_every_use_of_what_was_inherited_is_an_error_and_none_
             lambda: directory.create_topic("u", 1, LogConfig.parse({})), lambda: directory.delete_topic("t"),
             lambda: directory.alter_topic("t", {}), lambda: directory.add_partitions("t", 2), directory.open_logs,
             lambda: directory.delete_records("t", 0, 1),
-            lambda: directory.committed("g", "t", 0), lambda: directory.committed_offsets("g"), directory.groups,
-            directory.group_events, directory.allocate_producer_id, lambda: directory.named_producer("p"),
-            lambda: directory.open_named_producer("p"), lambda: directory.add_named_block("p", 0, 0),
+            lambda: directory.groups.committed("g", "t", 0), lambda: directory.groups.committed_offsets("g"),
+            lambda: directory.groups.names(), lambda: directory.groups.all(),
+            lambda: directory.producer_ids.allocate(), lambda: directory.producer_ids.named("p"),
+            lambda: directory.producer_ids.open_named("p"), lambda: directory.producer_ids.add_block("p", 0, 0),
             lambda: directory.process_alive("1-x"), lambda: directory.signal("s"), lambda: directory.signal_path("s"),
-            lambda: directory.volatile_get(b"k"), lambda: directory.volatile_update(b"k", lambda v: v),
-            lambda: directory.volatile_items(b""), directory.checkpoint, lambda: directory.journal.record([]),
+            lambda: directory.view.volatile.value(b"k"), lambda: directory.view.volatile.update(b"k", lambda v: v),
+            lambda: directory.view.volatile.items(b""), directory.checkpoint, lambda: directory.journal.record([]),
             lambda: log.append(batch), log.sync, log.offsets, lambda: log.last_sequence(1), log.size_bytes,
             lambda: log.take_over(1, 1), log.roll_now, lambda: log.delete_before(0),
             lambda: log.offset_for_timestamp(0), log.release_files, log.adopt, log.signal_paths,
@@ -406,7 +407,7 @@ def test_in_a_forked_child_every_use_of_what_was_inherited_is_an_error_and_none_
             directory.close()
 
         locks = [log.append_lock, log.sync_lock, journal._lock, journal.log.append_lock, journal.log.sync_lock,
-                 directory._opening_lock, directory._logs_lock]
+                 directory._presence.opening_lock, directory._logs_lock]
         held, forked = threading.Barrier(len(locks) + 1), threading.Event()
 
         def hold(lock):
@@ -533,10 +534,10 @@ def test_nothing_is_remembered_of_topics_that_another_process_has_deleted(path, 
         directory.close()
     """
     directory.checkpoint()
-    before = set(directory.view._known_ends), set(directory.view._known_syncs)
+    before = set(directory.view.partitions._known_ends), set(directory.view.partitions._known_syncs)
     run_python(change, path, "create")
     directory.checkpoint()
-    assert len(directory.view._known_ends) == len(before[0]) + 3
+    assert len(directory.view.partitions._known_ends) == len(before[0]) + 3
     run_python(change, path, "delete")
     directory.open_logs()
-    assert (set(directory.view._known_ends), set(directory.view._known_syncs)) == before
+    assert (set(directory.view.partitions._known_ends), set(directory.view.partitions._known_syncs)) == before

@@ -133,7 +133,7 @@ def test_a_batch_that_a_plain_append_adopted_has_taken_its_ids(tmp_path: Path) -
     end = bench.log.state().end
     send(bench, 0, "x")
     with bench.log.view.write() as transaction:  # as a process leaves it that dies before it publishes
-        bench.log.view.put_log_end(transaction, bench.log.key, end)
+        bench.log.view.partitions.put_log_end(transaction, bench.log.key, end)
         bench.log.view.message_ids.drop_from(transaction, bench.log.topic_id, 0, 0)
     bench.put(b"plain")
     assert isinstance(send(bench, 1, "x"), Taken)

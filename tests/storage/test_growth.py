@@ -174,9 +174,9 @@ def test_groups_are_listed_without_looking_at_what_each_has_committed(tmp_path: 
     directory.journal.record([OffsetEvent("ab", "t", number, 0, "", 0) for number in range(100)])
     directory.journal.record([GroupEvent("only subscribed", ["t"], 0), GroupEvent("a", ["t"], 0)])
     with counted_values() as found:
-        assert directory.groups() == ["a", "ab", "b", "only subscribed"]
+        assert directory.groups.names() == ["a", "ab", "b", "only subscribed"]
         assert found.count == 0
-    assert [directory.has_group(name) for name in ("a", "ab", "only subscribed", "onl", "c")] == [
+    assert [directory.groups.has(name) for name in ("a", "ab", "only subscribed", "onl", "c")] == [
         True, True, True, False, False
     ]  # fmt: skip
     directory.close()

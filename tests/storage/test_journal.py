@@ -56,12 +56,12 @@ def commit(offset: int, *, partition: int = 0, group: str = "g") -> OffsetEvent:
 
 
 def committed(bench: Workbench, *, partition: int = 0, group: str = "g") -> int | None:
-    event = bench.directory.committed(group, "t", partition)
+    event = bench.directory.groups.committed(group, "t", partition)
     return None if event is None else event.offset
 
 
 def table(bench: Workbench) -> list[tuple[bytes, bytes]]:
-    return bench.directory.view.events(b"")
+    return bench.directory.view.events.items(b"")
 
 
 def journal_of(bench: Workbench) -> Journal:
@@ -148,7 +148,7 @@ def test_many_threads_share_syncs_and_lose_nothing(bench):
         thread.start()
     for thread in threads:
         thread.join()
-    assert [event.offset for event in bench.directory.committed_offsets("g")] == [39] * 6
+    assert [event.offset for event in bench.directory.groups.committed_offsets("g")] == [39] * 6
 
 
 def test_three_processes_write_at_once(path, bench):
@@ -161,7 +161,7 @@ def test_three_processes_write_at_once(path, bench):
         for offset in range(60):
             everybodys = OffsetEvent("all", "t", 0, offset, name, 0)
             directory.journal.record([OffsetEvent(name, "t", 0, offset, "", 0), everybodys])
-            assert directory.committed(name, "t", 0).offset == offset
+            assert directory.groups.committed(name, "t", 0).offset == offset
         directory.close()
     """
     processes = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), name]) for name in "abc"]
@@ -280,7 +280,9 @@ def test_a_hundred_thousand_commits_leave_a_small_journal_that_says_the_same(pat
             largest = max(largest, journal_of(bench).log.size_bytes())
     assert largest < 3 * COMPACT_FROM_BYTES
     before = table(bench)
-    assert [event.offset for event in bench.directory.committed_offsets("g")] == list(range(99_990, 100_000))
+    assert [event.offset for event in bench.directory.groups.committed_offsets("g")] == list(
+        range(99_990, 100_000)
+    )
     bench.reopen(without_view=True, files=Unsynced())
     assert table(bench) == before
     bench.close()
@@ -346,7 +348,7 @@ def test_what_need_not_last_at_once_is_synced_and_compacted_before_it_becomes_to
 def test_no_producer_id_is_given_out_twice_although_the_event_that_says_which_were_is_damaged(tmp_path):
     """The second holder's first batch would be taken for a duplicate of the first's: acknowledged, not written."""
     bench = Workbench(str(tmp_path / "data"))
-    producer_id = bench.directory.allocate_producer_id()
+    producer_id = bench.directory.producer_ids.allocate()
     bench.put(b"first", producer_id=producer_id, sequence=0)
     bench.put(b"foreign", producer_id=(1 << 63) - 1, sequence=0)
     bench.close()
@@ -354,7 +356,7 @@ def test_no_producer_id_is_given_out_twice_although_the_event_that_says_which_we
     content = journal.read_bytes()
     journal.write_bytes(content.replace(b"next_producer_id", b"last_producer_id"))
     bench.reopen(without_view=True)
-    fresh = bench.directory.allocate_producer_id()
+    fresh = bench.directory.producer_ids.allocate()
     assert fresh > producer_id
     assert not bench.put(b"second", producer_id=fresh, sequence=0).duplicate
     bench.close()

@@ -137,7 +137,7 @@ def test_the_pages_that_a_killed_reader_pins_are_used_again(bench):
 
     def bytes_after_writing() -> int:
         for number in range(300):
-            bench.directory.volatile_update(b"key", lambda _, number=number: b"%d" % number * 100)
+            bench.directory.view.volatile.update(b"key", lambda _, number=number: b"%d" % number * 100)
         return os.stat(f"{view}/data.mdb").st_size
 
     pinned = bytes_after_writing()

@@ -363,7 +363,7 @@ def test_a_deleted_topic_takes_no_appends_and_gives_no_records(bench):
     for use in (lambda: log.append(bench.batch(b"b")), log.sync, log.offsets, reader.read, log.adopt):
         with pytest.raises(TopicNotFoundError):
             use()
-    assert bench.directory.view.partition(log.key) is None
+    assert bench.directory.view.partitions.state(log.key) is None
     reader.close()
 
 

@@ -51,7 +51,8 @@ def test_a_producer_is_remembered_whose_records_retention_has_removed(
 def test_a_lost_tail_of_the_time_index_misleads_nobody(tmp_path: Path, rng: random.Random) -> None:
     """The indexes of the active segment are not synced with it: each may miss entries below the recovery point."""
     bench = Workbench(str(tmp_path / "data"), index_interval_bytes=200)
-    timestamps = [START_MS + rng.randrange(1000) for _ in range(60)]
+    # Rising, so that the index has entries: it takes one only for a timestamp above all before it.
+    timestamps = [START_MS + 10 * number + rng.randrange(400) for number in range(60)]
     for timestamp_ms in timestamps:
         bench.put(b"x", timestamp_ms=timestamp_ms)
     bench.directory.checkpoint()

@@ -86,7 +86,7 @@ def test_the_view_of_another_boot_is_not_believed(open_bench):
     bench.put(b"a")
     with bench.directory.view.write() as transaction:
         bench.directory.view.put_meta_bytes(transaction, BOOT_ID, b"another boot")
-        bench.directory.view.put_log_end(
+        bench.directory.view.partitions.put_log_end(
             transaction, bench.log.key, bench.log.state().end._replace(log_start_offset=1)
         )
     assert bench.reopen().values() == [b"a"]

@@ -40,7 +40,7 @@ def closed(tmp_path: Path) -> Workbench:
     for number in range(4):
         bench.put(b"%d" % number * 40, partition=number % 2, producer_id=1, sequence=number, gaps=True)
     bench.directory.journal.record([OffsetEvent("g", "t", 0, 1, "", 0)])
-    bench.directory.volatile_update(b"member", lambda _: b"here")
+    bench.directory.view.volatile.update(b"member", lambda _: b"here")
     bench.close()
     return bench
 
@@ -50,7 +50,7 @@ def answers(bench: Workbench) -> tuple[object, ...]:
         bench.directory.topics(),
         bench.values(partition=0),
         bench.values(partition=1),
-        bench.directory.committed("g", "t", 0),
+        bench.directory.groups.committed("g", "t", 0),
         [bench.partition(number).last_sequence(1) for number in range(2)],
         bench.log.offsets(),
     )
@@ -65,7 +65,7 @@ def was_rebuilt(caplog) -> Callable[[], bool]:
 def test_a_sound_view_is_used_and_its_volatile_facts_are_forgotten(closed, was_rebuilt):
     closed.open()
     assert not was_rebuilt()
-    assert closed.directory.volatile_items(b"") == []
+    assert closed.directory.view.volatile.items(b"") == []
     closed.close()
 
 
@@ -78,7 +78,7 @@ def test_a_view_of_another_boot_or_format_or_that_was_not_finished_is_rebuilt(
     expected = answers(closed)
     with closed.directory.view.write() as transaction:
         if value is None:
-            transaction.delete(name, db=closed.directory.view._meta)
+            transaction.delete(name, db=closed.directory.view.tables["meta"])
         else:
             closed.directory.view.put_meta_bytes(transaction, name, value or b"\1" * 8)
     closed.reopen()

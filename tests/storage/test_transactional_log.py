@@ -32,7 +32,7 @@ class Desk(Workbench):
 
     def put_in(self, producer_id: int, *values: bytes, epoch: int = 0, sequence: int | None = None) -> int:
         """Append a transactional batch; its base offset."""
-        entry = self.log.view.producer(self.log.key, producer_id)
+        entry = self.log.view.partitions.producer(self.log.key, producer_id)
         if sequence is None:
             sequence = entry.last_sequence + 1 if entry is not None and entry.epoch == epoch else 0
         batch = encode_values(
@@ -72,7 +72,7 @@ class Desk(Workbench):
         return found
 
     def open_offsets(self) -> list[int]:
-        return [found.first_offset for found in self.log.view.open_transactions(self.log.key)]
+        return [found.first_offset for found in self.log.view.partitions.open_transactions(self.log.key)]
 
 
 @pytest.fixture
@@ -341,8 +341,8 @@ def test_a_process_that_died_in_mid_append_leaves_its_transaction_to_the_next(pa
     some_transactions(desk)
     expected = (desk.open_offsets(), desk.log.aborted_transactions(0, 99), desk.seen())
     with desk.log.view.write() as transaction:  # as it was when the file had nothing but the first batch
-        desk.log.view.put_log_end(transaction, desk.log.key, end)
-        desk.log.view.replace_producers(transaction, desk.log.key, {})
+        desk.log.view.partitions.put_log_end(transaction, desk.log.key, end)
+        desk.log.view.partitions.replace_producers(transaction, desk.log.key, {})
     crash(desk.directory)
     again = Desk(path)
     again.log.adopt()
@@ -477,7 +477,7 @@ def test_a_producer_in_a_transaction_is_never_forgotten(path, request):
     for _ in range(2):  # a producer is noted as silent, and a day later forgotten
         desk.clock.advance(ms=48 * 3_600_000)
         desk.directory.maintenance.clean()
-    assert set(desk.log.view.producers(desk.log.key)) == {ALICE}
+    assert set(desk.log.view.partitions.producers(desk.log.key)) == {ALICE}
     desk.finish(COMMIT, ALICE)
     assert desk.seen() == [b"a", b"b"]
 

@@ -17,6 +17,7 @@ from logbroker_storage.producer_state import BatchSpan, ProducerEntry
 from logbroker_storage.testing import Workbench
 from logbroker_storage.view import LogEnd, PartitionState, SyncPoint, View, partition_key
 from logbroker_storage.view.pages import find_damage
+from logbroker_storage.view.partition_rows import PartitionRows
 from logbroker_storage.view.partitions import LOG_END, SYNC_POINT, empty_log_end
 
 KEY = partition_key(bytes(16), 3)
@@ -32,26 +33,26 @@ def view(tmp_path: Path) -> Iterator[View]:
 
 def put_partition(view: View, key: bytes = KEY) -> None:
     with view.write() as transaction:
-        view.put_log_end(transaction, key, empty_log_end(5))
-        view.put_sync_point(transaction, key, SyncPoint(5, 0, 0))
+        view.partitions.put_log_end(transaction, key, empty_log_end(5))
+        view.partitions.put_sync_point(transaction, key, SyncPoint(5, 0, 0))
 
 
 def raw(view: View, table: bytes, key: bytes, value: bytes) -> None:
     """Put bytes into a table past the view's own checks."""
-    with view._env.begin(write=True) as transaction:
-        transaction.put(key, value, db=view._env.open_db(table, txn=transaction))
+    with view.lmdb.begin(write=True) as transaction:
+        transaction.put(key, value, db=view.lmdb.open_db(table, txn=transaction))
 
 
 # Values -----------------------------------------------------------------------------------------------
 
 
 def test_a_partition_s_state_is_both_halves_or_nothing(view):
-    assert view.partition(KEY) is None
+    assert view.partitions.state(KEY) is None
     with view.write() as transaction:
-        view.put_log_end(transaction, KEY, empty_log_end(5))
-    assert view.partition(KEY) is None
+        view.partitions.put_log_end(transaction, KEY, empty_log_end(5))
+    assert view.partitions.state(KEY) is None
     put_partition(view)
-    assert view.partition(KEY) == PartitionState(empty_log_end(5), SyncPoint(5, 0, 0))
+    assert view.partitions.state(KEY) == PartitionState(empty_log_end(5), SyncPoint(5, 0, 0))
 
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -78,77 +79,78 @@ def test_nothing_is_published_of_a_partition_that_was_deleted(view):
     put_partition(view)
     with view.write() as transaction:
         view.drop_partition(transaction, KEY)
-    assert not view.publish_append(KEY, empty_log_end(9), 1, ENTRY)
-    assert not view.publish_sync(KEY, SyncPoint(9, 0, 0))
-    assert view.partition(KEY) is None
-    assert view.producers(KEY) == {}
+    assert not view.partitions.publish_append(KEY, empty_log_end(9), 1, ENTRY)
+    assert not view.partitions.publish_sync(KEY, SyncPoint(9, 0, 0))
+    assert view.partitions.state(KEY) is None
+    assert view.partitions.producers(KEY) == {}
 
 
 def test_producers_are_kept_by_partition(view):
     other = partition_key(bytes(16), 4)
     for key in (KEY, other):
         put_partition(view, key)
-        assert view.publish_append(key, empty_log_end(6), 7, ENTRY)
+        assert view.partitions.publish_append(key, empty_log_end(6), 7, ENTRY)
     with view.write() as transaction:
-        view.drop_producer(transaction, KEY, 7)
-        view.put_producer(transaction, KEY, 8, ENTRY)
-    assert view.producers(KEY) == {8: ENTRY}
-    assert view.producers(other) == {7: ENTRY}
-    assert view.append_state(other, 7) == (PartitionState(empty_log_end(6), SyncPoint(5, 0, 0)), ENTRY)
-    assert view.append_state(other, 9)[1] is None
+        view.partitions.drop_producer(transaction, KEY, 7)
+        view.partitions.put_producer(transaction, KEY, 8, ENTRY)
+    assert view.partitions.producers(KEY) == {8: ENTRY}
+    assert view.partitions.producers(other) == {7: ENTRY}
+    assert view.partitions.append_state(other, 7) == (
+        PartitionState(empty_log_end(6), SyncPoint(5, 0, 0)),
+        ENTRY,
+    )
+    assert view.partitions.append_state(other, 9)[1] is None
 
 
 def test_what_another_process_publishes_is_seen_through_every_cache(view):
     """Two handles on one file stand for two processes, but must not be in one: so raw puts play the other."""
     put_partition(view)
-    view.publish_append(KEY, empty_log_end(6), 7, ENTRY)
-    other = View.__new__(View)
-    other.__dict__.update(view.__dict__)
-    other._known_ends, other._known_syncs, other._known_producers = {}, {}, {}
+    view.partitions.publish_append(KEY, empty_log_end(6), 7, ENTRY)
+    other = PartitionRows(view, view.message_ids)
     other.publish_append(KEY, empty_log_end(10), 7, ENTRY._replace(epoch=2))
     other.publish_sync(KEY, SyncPoint(10, 0, 0))
-    state, entry = view.append_state(KEY, 7)
+    state, entry = view.partitions.append_state(KEY, 7)
     assert state == PartitionState(empty_log_end(10), SyncPoint(10, 0, 0))
     assert entry == ENTRY._replace(epoch=2)
 
 
 def test_failed_partitions_are_found(view):
     put_partition(view)
-    assert view.failed_partitions() == []
-    view.publish_sync(KEY, SyncPoint(5, 0, 1))
-    assert view.failed_partitions() == [KEY]
+    assert view.partitions.failed() == []
+    view.partitions.publish_sync(KEY, SyncPoint(5, 0, 1))
+    assert view.partitions.failed() == [KEY]
 
 
 def test_volatile_values_are_changed_in_one_step_and_forgotten_together(view):
-    assert view.update_volatile(b"a", lambda before: b"1" if before is None else b"2") == b"1"
-    assert view.update_volatile(b"a", lambda before: b"1" if before is None else b"2") == b"2"
-    view.update_volatile(b"ab", lambda _: b"x")
-    view.update_volatile(b"b", lambda _: b"y")
-    assert view.volatile_items(b"a") == [(b"a", b"2"), (b"ab", b"x")]
-    assert view.update_volatile(b"a", lambda _: None) is None
-    assert view.volatile(b"a") is None
-    view.clear_volatile()
-    assert view.volatile_items(b"") == []
+    assert view.volatile.update(b"a", lambda before: b"1" if before is None else b"2") == b"1"
+    assert view.volatile.update(b"a", lambda before: b"1" if before is None else b"2") == b"2"
+    view.volatile.update(b"ab", lambda _: b"x")
+    view.volatile.update(b"b", lambda _: b"y")
+    assert view.volatile.items(b"a") == [(b"a", b"2"), (b"ab", b"x")]
+    assert view.volatile.update(b"a", lambda _: None) is None
+    assert view.volatile.value(b"a") is None
+    view.volatile.clear()
+    assert view.volatile.items(b"") == []
 
 
 def test_a_change_that_raises_changes_nothing(view):
-    view.update_volatile(b"a", lambda _: b"1")
+    view.volatile.update(b"a", lambda _: b"1")
 
     def refuse(_: bytes | None) -> bytes:
         raise ValueError
 
     with pytest.raises(ValueError):
-        view.update_volatile(b"a", refuse)
-    assert view.volatile(b"a") == b"1"
+        view.volatile.update(b"a", refuse)
+    assert view.volatile.value(b"a") == b"1"
 
 
 def test_events_are_found_by_prefix_and_deleted_by_none(view):
     with view.write() as transaction:
-        view.apply_events(transaction, [(b"x\0a", b"1"), (b"x\0b", b"2"), (b"y\0a", b"3")])
-        view.apply_events(transaction, [(b"x\0a", None), (b"x\0b", b"4")])
-    assert view.events(b"x\0") == [(b"x\0b", b"4")]
-    assert view.event(b"y\0a") == b"3"
-    assert view.event(b"x\0a") is None
+        view.events.apply(transaction, [(b"x\0a", b"1"), (b"x\0b", b"2"), (b"y\0a", b"3")])
+        view.events.apply(transaction, [(b"x\0a", None), (b"x\0b", b"4")])
+    assert view.events.items(b"x\0") == [(b"x\0b", b"4")]
+    assert view.events.value(b"y\0a") == b"3"
+    assert view.events.value(b"x\0a") is None
 
 
 # Damage -----------------------------------------------------------------------------------------------
@@ -157,11 +159,11 @@ def test_events_are_found_by_prefix_and_deleted_by_none(view):
 @pytest.mark.parametrize("bit", [0, 31, 32, 100, 800])
 def test_a_flipped_bit_of_a_value_is_an_error_and_marks_the_view(view, bit):
     put_partition(view)
-    with view._env.begin() as transaction:
-        stored = bytearray(transaction.get(KEY, db=view._ends))
+    with view.lmdb.begin() as transaction:
+        stored = bytearray(transaction.get(KEY, db=view.tables["ends"]))
     stored[bit // 8] ^= 1 << bit % 8
     raw(view, b"ends", KEY, bytes(stored))
-    for use in (lambda: view.partition(KEY), lambda: view.append_state(KEY, 1), view.check):
+    for use in (lambda: view.partitions.state(KEY), lambda: view.partitions.append_state(KEY, 1), view.check):
         with pytest.raises(ViewError):
             use()
     assert os.path.exists(f"{view.path}/damaged")
@@ -169,8 +171,8 @@ def test_a_flipped_bit_of_a_value_is_an_error_and_marks_the_view(view, bit):
 
 def test_a_value_under_the_wrong_key_is_an_error(view):
     put_partition(view)
-    with view._env.begin() as transaction:
-        stored = transaction.get(KEY, db=view._ends)
+    with view.lmdb.begin() as transaction:
+        stored = transaction.get(KEY, db=view.tables["ends"])
     raw(view, b"ends", KEY[:-1] + b"x", stored)
     with pytest.raises(ViewError):
         view.check()
@@ -178,7 +180,7 @@ def test_a_value_under_the_wrong_key_is_an_error(view):
 
 def test_a_sound_view_passes_its_check(view):
     put_partition(view)
-    view.update_volatile(b"a", lambda _: b"1" * 100_000)
+    view.volatile.update(b"a", lambda _: b"1" * 100_000)
     view.check()
 
 
@@ -192,9 +194,9 @@ def test_a_closed_view_says_so(tmp_path):
     view = View(str(tmp_path))
     view.close()
     for use in (
-        lambda: view.partition(KEY),
-        lambda: view.event(b"a"),
-        lambda: view.update_volatile(b"a", lambda _: b""),
+        lambda: view.partitions.state(KEY),
+        lambda: view.events.value(b"a"),
+        lambda: view.volatile.update(b"a", lambda _: b""),
     ):
         with pytest.raises(ClosedError):
             use()
@@ -229,9 +231,9 @@ def directory_with_a_view(path: str) -> bytes:
     bench = Workbench(path, partitions=40, durability="os")
     for number in range(40):
         bench.put(b"%d" % number, partition=number, producer_id=number, sequence=0, sync=False)
-        bench.directory.volatile_update(b"%d" % number, lambda _: b"v" * 150)
-    bench.directory.volatile_update(b"large", lambda _: b"v" * 9000)
-    bench.directory.volatile_update(b"large", lambda _: b"v" * 6000)
+        bench.directory.view.volatile.update(b"%d" % number, lambda _: b"v" * 150)
+    bench.directory.view.volatile.update(b"large", lambda _: b"v" * 9000)
+    bench.directory.view.volatile.update(b"large", lambda _: b"v" * 6000)
     bench.close()
     return Path(path, "view", "data.mdb").read_bytes()
 
@@ -261,5 +263,5 @@ def test_a_view_whose_last_reader_died_of_it_is_rebuilt(tmp_path):
     bench = Workbench(path)
     assert not Path(path, "view", "damaged").exists()
     assert bench.values(partition=7) == [b"7"]
-    assert bench.directory.volatile_items(b"") == []
+    assert bench.directory.view.volatile.items(b"") == []
     bench.close()

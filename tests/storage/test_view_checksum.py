@@ -8,8 +8,8 @@ import pytest
 
 from logbroker_storage.startup import CHECKSUM, CHECKSUM_FILE
 from logbroker_storage.testing import Workbench
-from logbroker_storage.view.environment import TABLES
 from logbroker_storage.view.pages import _Walk, find_damage
+from logbroker_storage.view.tables import TABLES
 
 
 @pytest.fixture

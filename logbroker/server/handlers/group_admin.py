@@ -30,7 +30,7 @@ async def list_groups(node: Node, request: Request) -> bytes:
     body = request.body
     states = {state.lower() for state in getattr(body, "states_filter", ())}
     types = {kind.lower() for kind in getattr(body, "types_filter", ())}
-    stored = set(await node.run(node.directory.groups))
+    stored = set(await node.run(node.directory.groups.names))
     groups = [_listed(node, name, name in stored) for name in sorted({*stored, *node.groups.all()})]
     groups += [_listed_share(node, name) for name in node.share.all()]
     return request.reply(
@@ -78,7 +78,7 @@ def _state(group: ClassicGroup | ConsumerGroup) -> str:
 
 
 async def describe_groups(node: Node, request: Request) -> bytes:
-    stored = set(await node.run(node.directory.groups))
+    stored = set(await node.run(node.directory.groups.names))
     names = request.body.groups
     return request.reply({"groups": [_described(node, request, name, name in stored) for name in names]})
 
@@ -155,7 +155,7 @@ async def _delete(node: Node, name: str) -> ErrorCode:
     if group is not None and not is_empty(group):
         return ErrorCode.non_empty_group
     await node.groups.settle(name)  # embedded consumers may be told that it is in use
-    if name not in await node.run(node.directory.groups):
+    if name not in await node.run(node.directory.groups.names):
         return ErrorCode.none if group is not None else ErrorCode.group_id_not_found
     try:
         await node.run(delete_group, node.directory, name)

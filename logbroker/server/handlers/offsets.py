@@ -209,7 +209,7 @@ def _part(
     error: ErrorCode,
     undecided: frozenset[tuple[str, int]],
 ) -> Values:
-    event = None if topic is None else node.directory.committed(group_id, topic, index)
+    event = None if topic is None else node.directory.groups.committed(group_id, topic, index)
     if (topic, index) in undecided:
         event, error = None, ErrorCode.unstable_offset_commit
     return {
@@ -225,7 +225,7 @@ def _all_committed(
     node: Node, request: Request, group_id: str, undecided: frozenset[tuple[str, int]]
 ) -> list[Values]:
     topics: dict[str, list[Values]] = {}
-    for event in node.directory.committed_offsets(group_id):
+    for event in node.directory.groups.committed_offsets(group_id):
         part = _part(node, group_id, event.topic, event.partition, ErrorCode.none, undecided)
         topics.setdefault(event.topic, []).append(part)
     found: list[Values] = []
@@ -242,7 +242,7 @@ def _all_committed(
 
 async def delete(node: Node, request: Request) -> bytes:
     body = request.body
-    if not node.directory.has_group(body.group_id):
+    if not node.directory.groups.has(body.group_id):
         return request.reply({"error_code": ErrorCode.group_id_not_found, "topics": []})
     subscribed = node.subscribed_topics(body.group_id)
     keys = []
@@ -253,7 +253,7 @@ async def delete(node: Node, request: Request) -> bytes:
             error = ErrorCode.none
             if topic.name in subscribed:
                 error = ErrorCode.group_subscribed_to_topic
-            elif node.directory.committed(body.group_id, topic.name, part.partition_index) is not None:
+            elif node.directory.groups.committed(body.group_id, topic.name, part.partition_index) is not None:
                 keys.append(OffsetEvent.key_of(body.group_id, topic.name, part.partition_index))
             parts.append({"partition_index": part.partition_index, "error_code": error})
         topics.append({"name": topic.name, "partitions": parts})

@@ -48,7 +48,7 @@ async def init_producer_id(node: Node, request: Request) -> bytes:
     body = request.body
     try:
         if body.transactional_id is None:
-            producer_id = await node.run(node.directory.allocate_producer_id)
+            producer_id = await node.run(node.directory.producer_ids.allocate)
             return request.reply({"producer_id": producer_id, "producer_epoch": FIRST_EPOCH})
         claim = await node.run(_begin_holding, node, body)
     except LogbrokerError as error:
@@ -353,6 +353,6 @@ def _producers(node: Node, topic: str, index: int) -> Values:
                 "coordinator_epoch": max(0, entry.coordinator_epoch),
                 "current_txn_start_offset": entry.txn_first_offset,
             }
-            for producer_id, entry in sorted(node.directory.view.producers(log.key).items())
+            for producer_id, entry in sorted(node.directory.view.partitions.producers(log.key).items())
         ],
     }

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Sequence
 
-from .. import data_directory
+from .. import open_directories
 from ..clock import SYSTEM_CLOCK, Clock
 from ..data_directory import DataDirectory
 from ..files import Files, OsFiles
@@ -39,10 +39,7 @@ def crash(directory: DataDirectory) -> None:
     if isinstance(files, FaultyFiles):
         files.heal()  # so that the descriptors can be closed, as the kernel does it
     directory.maintenance.close()
-    with data_directory._open_lock:
-        for identity, opened in list(data_directory._open.items()):
-            if opened is directory:
-                del data_directory._open[identity]
+    open_directories.forget(directory)
     view = directory.view
     directory.abandon()
     view.close()

@@ -29,12 +29,7 @@ from ..message_ids import IdentifiedRecord
 from .seal import seal
 
 if TYPE_CHECKING:
-    import lmdb
-    from lmdb import _Database as Table
-
-    from .environment import View
-
-    Transaction = lmdb.Transaction[bytes]
+    from .environment import Environment, Transaction
 
 FIRST_RECORD = struct.Struct(">iqqqq")
 AGE = struct.Struct(">qiq")
@@ -99,31 +94,33 @@ def id_update(
 class MessageIds:
     """The two tables. What takes a transaction is part of the caller's."""
 
-    def __init__(self, view: View, ids: Table, ages: Table) -> None:
-        self._view = view
-        self._ids = ids
-        self._ages = ages
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._ids = environment.tables["message_ids"]
+        self._ages = environment.tables["message_ages"]
 
     # The next append ------------------------------------------------------------------------------
 
     def first_records(self, topic_id: bytes, ids: Iterable[bytes]) -> dict[bytes, FirstRecord]:
         """Those of *ids* that somebody has taken; whether that still counts is not looked at."""
-        with self._view.read() as transaction:
+        with self._environment.read() as transaction:
             return self._find(transaction, topic_id, ids)
 
     def last_append(self, topic_id: bytes) -> int | None:
         """The partition that records with an id were last appended to, or were about to be."""
-        payload = self._view.meta_bytes(_last_append_key(topic_id))
+        payload = self._environment.meta_bytes(_last_append_key(topic_id))
         return None if payload is None else int(LAST_APPEND.unpack(payload)[0])
 
     def note_append(self, topic_id: bytes, partition: int) -> None:
         """Records with an id are about to be appended to *partition*."""
-        with self._view.write() as transaction:
-            self._view.put_meta_bytes(transaction, _last_append_key(topic_id), LAST_APPEND.pack(partition))
+        with self._environment.write() as transaction:
+            self._environment.put_meta_bytes(
+                transaction, _last_append_key(topic_id), LAST_APPEND.pack(partition)
+            )
 
     def restore(self, update: IdUpdate) -> None:
         """Add those ids that no later record has taken; partitions are restored one after the other."""
-        with self._view.write() as transaction:
+        with self._environment.write() as transaction:
             known = self._find(transaction, update.topic_id, update.firsts)
             firsts = {
                 message_id: first
@@ -145,7 +142,7 @@ class MessageIds:
         return found
 
     def _first(self, key: bytes, stored: bytes) -> FirstRecord:
-        return FirstRecord._make(FIRST_RECORD.unpack(self._view.unseal(key, stored)))
+        return FirstRecord._make(FIRST_RECORD.unpack(self._environment.unseal(key, stored)))
 
     def apply(self, transaction: Transaction, update: IdUpdate) -> None:
         """Add ids, whoever had them before, and remove some of those that are too old."""
@@ -178,7 +175,7 @@ class MessageIds:
 
     def _forget(self, transaction: Transaction, age_key: bytes, stored: bytes) -> None:
         """Remove the id whose age this is, unless another record has taken it since."""
-        key = age_key[:TOPIC_ID_BYTES] + self._view.unseal(age_key, stored)
+        key = age_key[:TOPIC_ID_BYTES] + self._environment.unseal(age_key, stored)
         held = transaction.get(key, db=self._ids)
         _, partition, offset = AGE.unpack_from(age_key, TOPIC_ID_BYTES)
         if held is not None and self._first(key, held)[:2] == (partition, offset):
@@ -186,11 +183,11 @@ class MessageIds:
 
     def drop_topic(self, topic_id: bytes) -> None:
         """Forget the ids of a topic that is gone, some at a time."""
-        with self._view.write() as transaction:
-            self._view.delete_meta(transaction, _last_append_key(topic_id))
+        with self._environment.write() as transaction:
+            self._environment.delete_meta(transaction, _last_append_key(topic_id))
         count = DROPPED_AT_ONCE
         while count == DROPPED_AT_ONCE:
-            with self._view.write() as transaction:
+            with self._environment.write() as transaction:
                 count = self._remove(transaction, topic_id, end=None, limit=DROPPED_AT_ONCE)
 
     def drop_from(self, transaction: Transaction, topic_id: bytes, partition: int, offset: int) -> None:

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 from .seal import seal
 
 if TYPE_CHECKING:
-    import lmdb
-    from lmdb import _Database as Table
-
-    Transaction = lmdb.Transaction[bytes]
+    from .environment import Table, Transaction
 
 
 class TableRows:

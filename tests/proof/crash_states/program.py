@@ -147,7 +147,7 @@ class Program:
         """One batch of an idempotent producer, as ``Delivery`` appends and acknowledges it."""
         pairs = [value if isinstance(value, tuple) else (None, value) for value in values]
         if producer not in self._producer_ids:
-            self._producer_ids[producer] = self.directory.allocate_producer_id()
+            self._producer_ids[producer] = self.directory.producer_ids.allocate()
         sequence = self._sequences.get((producer, topic, partition), 0)
         now_ms = self.clock.now_ms()
         encoded = encode_batch(

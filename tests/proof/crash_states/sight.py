@@ -83,7 +83,7 @@ class Eye:
             sight.topics[name] = (event.topic_id, event.partitions)
             for number in range(event.partitions):
                 sight.logs[name, number] = self._seen(directory.log(name, number))
-        for offset in directory.view.events_of(OffsetEvent, OffsetEvent.ALL):
+        for offset in directory.view.events.all(OffsetEvent, OffsetEvent.ALL):
             sight.commits[offset.group, offset.topic, offset.partition] = offset.offset
         return sight
 
@@ -110,7 +110,7 @@ class Eye:
                 committed += self.records(batch)
         if records and records[0].offset < start:  # a batch may begin before the log does
             records = [record for record in records if record.offset >= start]
-        producers = sorted(log.view.producers(log.key).items())
+        producers = sorted(log.view.partitions.producers(log.key).items())
         return Seen(
             log_start_offset=start,
             high_watermark=offsets.high_watermark,

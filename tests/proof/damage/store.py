@@ -182,7 +182,7 @@ def _write(data: Path, rng: random.Random, segment_bytes: int) -> None:
         directory.log(OTHER, number).append(encode_values([b"%d" % number, b"end"], [(0, NOW_MS)]))
     for name in (TOPIC, OTHER):
         directory.journal.record([OffsetEvent(GROUP, name, 0, 2, "", NOW_MS)])
-    directory.allocate_producer_id()
+    directory.producer_ids.allocate()
     log.sync()
     directory.close()
 
@@ -286,7 +286,7 @@ def ask(directory: DataDirectory, offsets: list[int], times_ms: list[int]) -> An
         sequences={
             producer_id: log.last_sequence(producer_id) for producer_id in (PLAIN, COMMITTED, ABORTED, LATE)
         },
-        group=tuple(directory.committed_offsets(GROUP)),
+        group=tuple(directory.groups.committed_offsets(GROUP)),
         by_offset={offset: _base_offset_at(log, offset) for offset in offsets},
         by_time={time_ms: log.record_at_time(time_ms) for time_ms in times_ms},
     )

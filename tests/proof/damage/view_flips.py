@@ -17,8 +17,8 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.layout import DataLayout
 from logbroker_storage.record_batch import encode_values
 from logbroker_storage.startup import CHECKSUM_FILE, damage_of_view
-from logbroker_storage.view.environment import TABLES
 from logbroker_storage.view.pages import find_damage
+from logbroker_storage.view.tables import TABLES
 
 from .segments import mapped
 from .small_files import Lookups
@@ -139,8 +139,8 @@ class ViewDamage:
 
 def use(directory: DataDirectory) -> None:
     """Write a little of everything that goes through the view."""
-    directory.volatile_update(b"new", lambda _: b"v" * 5000)
-    directory.volatile_update(b"new", lambda _: None)
+    directory.view.volatile.update(b"new", lambda _: b"v" * 5000)
+    directory.view.volatile.update(b"new", lambda _: None)
     directory.journal.record([OffsetEvent(GROUP, OTHER, 1, 1, "", NOW_MS)])
     log = directory.log(OTHER, 1)
     end = log.offsets().log_end_offset

@@ -217,13 +217,15 @@ def _try_journal(store: Store, sound: Sound, lost: Batch | None, where: str) -> 
         assert read_all(directory.log(TOPIC, 0)) == sound.plain, f"{where}: other records are read"
         assert read_all(directory.log(TOPIC, 0), Isolation.READ_COMMITTED) == sound.committed, where
         for name in (TOPIC, OTHER):
-            event = directory.committed(GROUP, name, 0)
+            event = directory.groups.committed(GROUP, name, 0)
             is_lost = any(
                 key.startswith(b"offset\0" + GROUP.encode() + b"\0" + name.encode()) for key in lost_keys
             )
             assert is_lost or (event is not None and event.offset == 2), f"{where}: {name}: {event}"
-        fresh = directory.allocate_producer_id()
-        known = max(record_id for record_id in directory.view.producers(directory.log(TOPIC, 0).key))
+        fresh = directory.producer_ids.allocate()
+        known = max(
+            record_id for record_id in directory.view.partitions.producers(directory.log(TOPIC, 0).key)
+        )
         assert fresh > known, f"{where}: producer id {fresh} is given out again: {known} has written records"
     finally:
         directory.close()

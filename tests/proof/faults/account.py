@@ -69,7 +69,7 @@ class Account:
         for decision in self.decisions:
             _check_decision(decision, found)
         for group, allowed_offsets in self.offsets.items():
-            committed = broker._directory.committed(group, "plain", 0)
+            committed = broker._directory.groups.committed(group, "plain", 0)
             offset = None if committed is None else committed.offset
             assert offset in allowed_offsets, f"group {group!r} is at {offset}, may be at {allowed_offsets}"
 

@@ -231,7 +231,7 @@ class Witness:
         self.inspect(notes=True)
         with logbroker.open(self._data) as broker:
             directory = DataDirectory.open(str(self._data))
-            slots = directory.view._env.readers().splitlines()[1:]  # behind the heading
+            slots = directory.view.lmdb.readers().splitlines()[1:]  # behind the heading
             known = {
                 f"{topic.name}-{number}"
                 for topic in directory.catalog.live()

@@ -361,7 +361,7 @@ class GroupMachine(RuleBasedStateMachine):
             assert targets[place] == min(wanted, self.ends[place])
             self.committed[place] = self.unread[place] = targets[place]
 
-    @precondition(lambda self: GROUP in self.directory.groups())
+    @precondition(lambda self: GROUP in self.directory.groups.names())
     @rule(all_leave=st.booleans())
     def delete(self, all_leave: bool) -> None:
         deliveries = self.all_leave() if all_leave else []
@@ -423,7 +423,8 @@ class GroupMachine(RuleBasedStateMachine):
     @invariant()
     def offsets_are_those_of_the_model(self) -> None:
         found = {
-            (event.topic, event.partition): event.offset for event in self.directory.committed_offsets(GROUP)
+            (event.topic, event.partition): event.offset
+            for event in self.directory.groups.committed_offsets(GROUP)
         }
         assert found == self.committed
         for place, offset in found.items():

@@ -608,7 +608,7 @@ class LogMachine(RuleBasedStateMachine):
         batches that were not a producer's last ones, and are now: the fence that came behind them is forgotten.
         Nothing tells of those any more.
         """
-        entries = self.directory.view.producers(self.handles[0].key)
+        entries = self.directory.view.partitions.producers(self.handles[0].key)
         told = self.told_by_batches()
         for producer_id, known in told.items():
             if self.producers[producer_id].epoch > known.epoch:

@@ -123,7 +123,7 @@ class Transactions(RuleBasedStateMachine):
         if deletes_view:
             shutil.rmtree(self.folder / "data" / "view")
         self.broker = logbroker.open(self.folder / "data")
-        assert self.broker._directory.view.open_transactions() == []
+        assert self.broker._directory.view.partitions.open_transactions() == []
 
     @rule()
     def clean(self) -> None:

@@ -192,14 +192,14 @@ APPENDING = [
         "transactions.expiring_records",
     ),
     _broken(
-        f"{STORAGE}.data_directory",
+        f"{STORAGE}.producer_ids",
         "producer ids are journaled before they are used",
         "turn.record([ProducerIdsEvent(first + count)])",
         "pass",
         "directories.producer_ids",
     ),
     _broken(
-        f"{STORAGE}.data_directory",
+        f"{STORAGE}.producer_ids",
         "the epoch of a named producer is journaled before it is used",
         """
         event = NamedProducerEvent(name, epoch, known.producer_ids if known is not None else {})

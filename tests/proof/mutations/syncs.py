@@ -413,7 +413,10 @@ WAITS = [
         "self.log.sync(end_offset, also=put)",
         "an event is synced before it is shown",
         "directories.journaled_events",
-        instead="self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))",
+        instead="""
+        sync = self.log.state().sync._replace(synced_offset=end_offset)
+        self.log.view.partitions.publish_sync(self.log.key, sync)
+        """,
     ),
     _off(
         f"{STORAGE}.journal",
@@ -424,7 +427,8 @@ WAITS = [
         "the events of a dead process are synced before they are shown",
         "directories.events_of_the_dead",
         instead="""
-        self.log.view.publish_sync(self.log.key, self.log.state().sync._replace(synced_offset=end_offset))
+        sync = self.log.state().sync._replace(synced_offset=end_offset)
+        self.log.view.partitions.publish_sync(self.log.key, sync)
         self._apply_from_log(end_offset)
         """,
     ),

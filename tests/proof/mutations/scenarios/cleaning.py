@@ -189,7 +189,7 @@ def producers_of_compacted_records(folder: Path) -> None:
     _clean(bench)
     assert log.size_bytes() < size, "nothing was compacted"
     after = machine.cut()
-    assert 7 in after.log.view.producers(after.log.key), "nobody remembers the producer"
+    assert 7 in after.log.view.partitions.producers(after.log.key), "nobody remembers the producer"
     after.close()
 
 

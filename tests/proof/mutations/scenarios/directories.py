@@ -31,9 +31,9 @@ def the_first_event(folder: Path) -> None:
     """The very first thing that a new directory is asked to remember is remembered."""
     machine = Machine(folder)
     directory = DataDirectory.open(machine.path, files=machine.files)
-    directory.open_named_producer("loader")
+    directory.producer_ids.open_named("loader")
     after = DataDirectory.open(machine.started(machine.state()))
-    event = after.named_producer("loader")
+    event = after.producer_ids.named("loader")
     assert event is not None
     assert event.epoch == 0
     after.close()
@@ -182,7 +182,7 @@ def journaled_events(folder: Path) -> None:
 
 
 def _committed(directory: DataDirectory) -> int:
-    event = directory.committed("g", "t", 0)
+    event = directory.groups.committed("g", "t", 0)
     return 0 if event is None else event.offset
 
 
@@ -224,7 +224,7 @@ def a_compacted_journal(folder: Path) -> None:
 
     for path, _ in machine.states_during(act, seeds=2):
         after = DataDirectory.open(path)
-        found = [after.committed(f"g{number}", "t", 0) for number in range(3)]
+        found = [after.groups.committed(f"g{number}", "t", 0) for number in range(3)]
         assert [event and event.offset for event in found] == [1, 2, 3]
         crash(after)
 
@@ -262,9 +262,9 @@ def producer_ids(folder: Path) -> None:
     """A producer id that was given out is never given out again."""
     machine = Machine(folder)
     directory = DataDirectory.open(machine.path, files=machine.files)
-    given = directory.allocate_producer_id()
+    given = directory.producer_ids.allocate()
     after = DataDirectory.open(machine.started(machine.state()))
-    assert after.allocate_producer_id() > given
+    assert after.producer_ids.allocate() > given
     after.close()
 
 

@@ -76,7 +76,7 @@ def offsets_committed_by_clients(folder: Path) -> None:
 
 def _group_is_not_ahead(path: str, offset: int) -> None:
     after = logbroker.open(path)
-    event = after._directory.committed("g", "t", 0)
+    event = after._directory.groups.committed("g", "t", 0)
     assert event is not None
     assert event.offset == offset
     assert after._directory.log("t", 0).offsets().log_end_offset >= offset

@@ -154,7 +154,7 @@ def committed_offsets(folder: Path) -> None:
 
 def _offset_is(machine: Machine, group: str, offset: int) -> None:
     after = _after(machine)
-    event = after._directory.committed(group, "t", 0)
+    event = after._directory.groups.committed(group, "t", 0)
     assert event is not None
     assert event.offset == offset
     assert after._directory.log("t", 0).offsets().log_end_offset >= offset, "the group is ahead of the log"
@@ -202,7 +202,7 @@ def a_binding_that_begins(folder: Path) -> None:
     broker = _unsynced_topic(machine)
     broker.create_topic("target")
     broker.bind("t", "target", name="b")
-    groups = broker._directory.groups()
+    groups = broker._directory.groups.names()
     assert len(groups) == 1
     _offset_is(machine, groups[0], 3)
 

@@ -1,0 +1,48 @@
+"""What consumer groups have subscribed to and committed, as the journal's events say it."""
+
+from __future__ import annotations
+
+from .events import GroupEvent, OffsetEvent
+from .journal import GROUPS_VERSION
+from .view import View
+
+
+class Groups:
+    """The groups of a directory, by name. Safe across threads."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._events = view.events
+        # Of GROUPS_VERSION; replaced whole, so it needs no lock.
+        self._cached: tuple[int, list[GroupEvent]] = (-1, [])
+
+    def committed(self, group: str, topic: str, partition: int) -> OffsetEvent | None:
+        return self._events.get(OffsetEvent, OffsetEvent.key_of(group, topic, partition))
+
+    def committed_offsets(self, group: str) -> list[OffsetEvent]:
+        """What the group has committed, by topic and partition."""
+        offsets = self._events.all(OffsetEvent, OffsetEvent.prefix_of(group))
+        return sorted(offsets, key=lambda event: (event.topic, event.partition))
+
+    def names(self) -> list[str]:
+        """Every group that has subscribed or committed, ascending."""
+        subscribed, committed = (self._events.first_names(kind.ALL) for kind in (GroupEvent, OffsetEvent))
+        return sorted({*subscribed, *committed})
+
+    def has(self, group: str) -> bool:
+        """Whether *group* is one of ``names``; as quick with many of them."""
+        if self._events.value(GroupEvent.key_of(group)) is not None:
+            return True
+        return self._events.has_any(OffsetEvent.prefix_of(group))
+
+    def subscribed(self, group: str) -> GroupEvent | None:
+        """The topics that *group* has subscribed to; None when it only committed."""
+        return self._events.get(GroupEvent, GroupEvent.key_of(group))
+
+    def all(self) -> list[GroupEvent]:
+        """Every consumer group, with the topics that it has subscribed to. Do not change the result."""
+        version = self._view.meta_int(GROUPS_VERSION)
+        cached = self._cached
+        if cached[0] != version:
+            cached = self._cached = (version, self._events.all(GroupEvent, GroupEvent.ALL))
+        return cached[1]

@@ -328,7 +328,7 @@ def router_offsets(directory: DataDirectory, topic: str, partition: int) -> list
     """How far the router is in a partition that a binding reads: retention.policy=consumed must wait for it."""
     if not any(source_matches(event.source, topic) for event in stored_bindings(directory)):
         return []
-    committed = directory.committed(ROUTER_GROUP, topic, partition)
+    committed = directory.groups.committed(ROUTER_GROUP, topic, partition)
     return [0 if committed is None else committed.offset]
 
 

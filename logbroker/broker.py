@@ -324,6 +324,9 @@ class Broker(Messaging):
             progress: its counts are kept up to date, for who wants to look on.
 
         Returns how many records it has committed, those that became dead letters among them.
+
+        Raises:
+            ClosedError: the broker was closed meanwhile; what was not committed is taken back.
         """
         self._check_open()
         return run_transform(
@@ -464,6 +467,9 @@ class Broker(Messaging):
 
         Returns how many records it has routed, whether a binding took them or not. Where something holds it up,
         a missing target say, the partition waits and is tried again; ``bindings()`` shows it.
+
+        Raises:
+            ClosedError: the broker was closed meanwhile; what was not committed is taken back.
         """
         return run_router(
             self._directory,

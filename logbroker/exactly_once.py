@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from logbroker_storage.errors import FencedError
+from logbroker_storage.errors import FencedError, LogbrokerError
 
 from .groups import TopicPartition
 from .records import Record
@@ -59,6 +59,7 @@ def commit_once(
     group has committed, in all its partitions, as it has where this raises: what else it handed out is void.
 
     Raises:
+        ClosedError: the broker was closed meanwhile.
         whatever *write* raises, and what ``Transaction.commit`` does.
     """
     topic, partition = place
@@ -70,4 +71,7 @@ def commit_once(
         logger.info("%s-%d is read again, here or by another member: %s", topic, partition, error)
         consumer.return_to_committed()
         return False
+    except LogbrokerError:
+        transactions.check_open()  # closing aborts what is open: what that made of the batch is no news
+        raise
     return True

@@ -95,12 +95,13 @@ class Transactions:
         self._coordinator = coordinator
         self._idle: dict[str, Holder] = {}  # guarded by _lock
         self._open: set[Transaction] = set()  # guarded by _lock
-        self._closed = False  # guarded by _lock
+        self._closed = False  # written under _lock, once
         self._lock = threading.Lock()
 
     def begin(self, transactional_id: str, timeout: float) -> Transaction:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise InvalidRequestError(f"timeout={timeout!r}: give it a positive number of seconds")
+        self.check_open()
         with self._lock:
             holder = self._idle.pop(transactional_id, None)
         if holder is None:
@@ -116,7 +117,12 @@ class Transactions:
                 self._open.add(transaction)
                 return transaction
         transaction.abort()
-        raise ClosedError("the broker was closed; call logbroker.open() again")
+        raise _broker_closed()
+
+    def check_open(self) -> None:
+        """Raises ClosedError once the broker was closed; for whoever works on in a thread of its own."""
+        if self._closed:
+            raise _broker_closed()
 
     def _ended(self, transaction: Transaction, holder: Holder) -> None:
         with self._lock:
@@ -136,6 +142,10 @@ class Transactions:
             transaction.cut_off()
         for holder in holders:
             holder.close()
+
+
+def _broker_closed() -> ClosedError:
+    return ClosedError("the broker was closed; call logbroker.open() again")
 
 
 class Transaction:

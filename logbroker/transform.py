@@ -97,6 +97,7 @@ def run_transform(
     with broker.consumer(source, group=group, delivery="manual", max_poll_records=max_records) as consumer:
         consumer.keep_ttl_headers()
         while stop is None or not stop.is_set():
+            transactions.check_open()
             records = consumer.poll(max_records, POLL_S)
             idle_s = 0.0 if records else idle_s + POLL_S
             if idle_timeout is not None and idle_s > idle_timeout:

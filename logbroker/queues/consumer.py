@@ -13,7 +13,9 @@ process ends, and whoever has a message's ``handle`` settles it, with any queue 
     field                   guard        written by
     _partitions             _lock        whoever receives, when topics or the subscription change
     _by_handle              (none)       whoever settles by a handle: of two that are made at a time, one is left
+    _receiving_thread       _lock        whoever holds it to receive
     _woken                  (a flag)     set by wakeup, taken back by the receive that returns for it
+    _gave_back              _lock        the last step of closing
     everything else         (constant)
 """
 
@@ -115,6 +117,8 @@ class Queue:
         self._versions = (-1, -1)  # of topics and subscriptions, that _partitions was made for
         self._turn = 0  # whose partition comes first
         self._lock = threading.RLock()
+        self._receiving_thread: int | None = None
+        self._gave_back = False
         self._burial = Burial(self._directory, transactions, found)
         self._arrivals = Arrivals(self._directory, [TOPICS_SIGNAL, SIGNAL, queue_signal(found)])
         self._next_neighbour_check = 0.0
@@ -174,10 +178,14 @@ class Queue:
             timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
         ):
             return MessageBatch(self)
+        self._receiving_thread = threading.get_ident()
         try:
             return self._receive_until(deadline, limit)
         finally:
+            self._receiving_thread = None
             self._lock.release()
+            if self._closed.is_set():
+                self.close()  # what was called meanwhile has left it to us
 
     def _receive_until(self, deadline: float | None, limit: int) -> MessageBatch:
         while True:
@@ -472,16 +480,24 @@ class Queue:
             raise ClosedError("the queue was closed; make another with broker.queue()")
 
     def close(self) -> None:
-        """Release what is in these hands, unless they are detached. Idempotent."""
-        if self._closed.is_set():
-            return
+        """Release what is in these hands, unless they are detached. Idempotent.
+
+        From another thread, or a signal handler, it ends a receive that waits first.
+        """
         self._closed.set()
+        if self._directory.closed:
+            return  # closed before, or a forked child's copy: there is nothing that is ours to release
         self._arrivals.wake()
+        if self._receiving_thread == threading.get_ident():
+            return  # called inside a receive, by a signal handler: the receive closes when it ends
         if self._renewer is not None:
             self._renewer.join()
         with self._lock:
+            if self._gave_back:
+                return
+            self._gave_back = True
             try:
-                if not self._directory.closed and not self._is_detached:
+                if not self._is_detached:
                     for partition in self._partitions.values():
                         if self.owner in partition.owners():
                             partition.give_up(lambda owner: owner == self.owner)

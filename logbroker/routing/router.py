@@ -73,13 +73,18 @@ def run_router(
     max_records: int = MAX_RECORDS,
     on_routed: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Route until *stop*; how many records were. *on_routed* is told of each batch. See ``Broker.run_router``."""
+    """Route until *stop*; how many records were. *on_routed* is told of each batch. See ``Broker.run_router``.
+
+    Raises:
+        ClosedError: *transactions* were closed, with their broker.
+    """
     done, busy_s = 0, time.monotonic()
     # A user of the directory of its own: the view must not be closed while the router looks at it.
     directory = DataDirectory.open(directory.path)
     router = _Router(directory, transactions, max_records)
     try:
         while not stop.is_set():
+            transactions.check_open()
             routed = router.turn(stop)
             if routed:
                 done += routed

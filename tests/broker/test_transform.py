@@ -112,6 +112,64 @@ def test_it_stops_after_the_batch_at_hand(broker):
     assert not thread.is_alive()
 
 
+class Closing:
+    """A transform in a thread whose broker is closed while it runs."""
+
+    def __init__(self, broker: Broker, function, **options) -> None:
+        self._broker = broker
+        self._outcome: list[object] = []
+        self._thread = threading.Thread(target=self._run, args=(function,), kwargs=options)
+        self._thread.start()
+
+    def _run(self, function, **options) -> None:
+        try:
+            self._outcome.append(run(self._broker, function, idle_timeout=None, **options))
+        except BaseException as error:
+            self._outcome.append(type(error))
+
+    def outcome(self) -> object:
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+        return self._outcome[0]
+
+
+def test_closing_the_broker_ends_one_that_waits(broker):
+    running = Closing(broker, lambda record: record.value)
+    fill(broker, Message(b"a"))
+    with broker.consumer("clean") as consumer:
+        assert len(consumer.poll(1, 10)) == 1  # it has begun, and nothing more comes
+    broker.close()
+    assert running.outcome() is logbroker.ClosedError
+
+
+@pytest.mark.parametrize("options", [{}, {"dead_letter": "dead"}])
+@pytest.mark.parametrize("uses_state", [False, True])
+def test_closing_the_broker_ends_one_at_work_and_takes_the_batch_back(broker, path, options, uses_state):
+    """What the closing made of its transaction is neither the record's fault nor the function's."""
+    broker.create_topic("dead")
+    fill(broker, Message(b"a"))
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def slow(record) -> bytes:
+        at_work.set()
+        go_on.wait(20)
+        return b"x"
+
+    def slow_with_state(record, state) -> bytes:
+        value = slow(record)
+        state.put(b"k", b"v")
+        return value
+
+    running = Closing(broker, slow_with_state if uses_state else slow, **options)
+    assert at_work.wait(20)
+    broker.close()
+    go_on.set()
+    assert running.outcome() is logbroker.ClosedError
+    with logbroker.open(path) as again:
+        assert run(again, lambda record: record.value) == 1
+        assert (pairs(again), pairs(again, "dead")) == ([(None, b"a")], [])
+
+
 def test_members_share_the_partitions(broker):
     threads = [
         threading.Thread(target=run, args=(broker, lambda record: record.value), kwargs={"idle_timeout": 2.0})

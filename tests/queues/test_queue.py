@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from datetime import timedelta
@@ -192,6 +193,25 @@ def test_closing_a_queue_releases_what_is_in_its_hands(desk: QueueDesk) -> None:
     with pytest.raises(ClosedError):
         first.accept()
     hands.close()
+
+
+@pytest.mark.parametrize("renew", [False, True])
+def test_a_signal_handler_may_close_the_queue_that_its_thread_receives_from(
+    desk: QueueDesk, renew: bool
+) -> None:
+    desk.queue_of().put("a")
+    hands = desk.hands(renew=renew)
+    assert values(hands.receive_many()) == ["a"]
+    before = signal.signal(signal.SIGUSR1, lambda *_: hands.close())
+    sender = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1))
+    sender.start()
+    try:
+        with pytest.raises(ClosedError, match="the queue was closed"):
+            hands.receive(60)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert values(desk.hands().receive_many()) == ["a"]
 
 
 # Leases -----------------------------------------------------------------------------------------------------

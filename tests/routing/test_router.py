@@ -15,6 +15,7 @@ from logbroker import InvalidRequestError, Message
 from logbroker.routing.bindings import ROUTER_GROUP, note_stall, stalled_partitions
 from logbroker.routing.router import _Router, run_router
 from logbroker.routing.thread import RouterThread
+from logbroker.transaction import Transaction, Transactions
 from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 
@@ -408,7 +409,7 @@ def test_it_waits_for_a_first_binding_and_stops_when_told(routing):
 
 
 def test_closing_the_broker_ends_its_router(routing, path):
-    """Only what time may mend is tried again."""
+    """Idle as it is: nothing that comes later ends it."""
     routing.broker.bind("orders", "out")
     outcome: list[BaseException] = []
     with logbroker.open(path) as other:
@@ -422,10 +423,30 @@ def test_closing_the_broker_ends_its_router(routing, path):
         thread = threading.Thread(target=run)
         thread.start()
         wait_until(lambda: routing.broker.groups() and routing.broker.group(ROUTER_GROUP).members)
-    routing.send("orders", b"1")
     thread.join(20)
     assert [type(error) for error in outcome] == [logbroker.ClosedError]
+    routing.send("orders", b"1")
     assert routing.route() == 1
+
+
+def test_closing_the_broker_ends_its_router_in_the_middle_of_a_batch(routing):
+    """What the closing made of the transaction holds nothing up: nobody would mend it."""
+
+    class ClosedMeanwhile(Transactions):
+        def begin(self, transactional_id: str, timeout: float) -> Transaction:
+            transaction = super().begin(transactional_id, timeout)
+            self.close()
+            return transaction
+
+    routing.broker.bind("orders", "out", start="earliest")
+    routing.send("orders", b"1")
+    directory = routing.broker._directory
+    transactions = ClosedMeanwhile(directory, TransactionCoordinator(directory))
+    with pytest.raises(logbroker.ClosedError):
+        run_router(directory, transactions, stop=threading.Event())
+    assert stalled_partitions(directory) == []
+    assert routing.route() == 1
+    assert routing.values("out") == [b"1"]
 
 
 def test_batches_become_smaller_where_they_take_long_and_larger_where_they_do_not(routing):

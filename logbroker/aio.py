@@ -492,7 +492,7 @@ class AsyncConsumer:
 
         As ``Consumer.poll``. When it is cancelled, the records that it would have brought come next time.
         """
-        from .arrivals import deadline_after
+        from .deadlines import deadline_after
 
         consumer = await self._opened()
         deadline = deadline_after(timeout)

@@ -248,7 +248,7 @@ class AsyncQueue:
 
         When it is cancelled, nothing stays in these hands that nobody has seen.
         """
-        from .arrivals import deadline_after
+        from .deadlines import deadline_after
 
         queue = await self._opened()
         deadline = deadline_after(timeout)

@@ -12,13 +12,12 @@ same way it ends transactions that hold it up and have nobody any more to end th
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError, LogbrokerError, TopicNotFoundError
+from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
 from logbroker_storage.partition_log import LogOffsets, PartitionLog
 from logbroker_storage.wakeup import Waiter
 
@@ -30,19 +29,6 @@ logger = logging.getLogger("logbroker.consumer")
 SYNC_GRACE_S = 0.05  # how long a writer is left to sync its records itself
 HELD_CHECK_S = 0.2  # how often a waiter looks whether a transaction that holds it up is still at work
 LAST_CHECK_S = 2.0  # how often a waiter looks for such records when nothing has happened for long
-
-
-def deadline_after(timeout: float | None) -> float | None:
-    """The monotonic time at which *timeout* seconds are over; None: never.
-
-    Raises:
-        InvalidRequestError: it is no number of seconds.
-    """
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
-        raise InvalidRequestError(f"timeout={timeout!r}: give it seconds, or None to wait for ever")
-    return time.monotonic() + timeout
 
 
 class Watched(Protocol):

@@ -281,7 +281,7 @@ class Broker(Messaging):
         Args:
             transactional_id: who writes. A new holder of the id fences the one before: what that left is
                 finished or aborted first, and its next call raises ``FencedError``.
-            timeout: seconds from the first record on after which others may abort it; at once when this
+            timeout: seconds, up to 24 days, from the first record on after which others may abort it; at once when this
                 process dies.
 
         Raises:

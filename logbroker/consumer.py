@@ -42,11 +42,12 @@ from logbroker_storage.errors import (
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
-from .arrivals import Arrivals, deadline_after
+from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit
 from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
 from .cursor import NEVER_MS, Cursor, Handout
+from .deadlines import deadline_after
 from .expressions import Predicate
 from .groups import TopicPartition
 from .membership import group_signal
@@ -61,6 +62,7 @@ Place = int | TopicPartition
 
 IsolationName = Literal["read_committed", "read_uncommitted"]
 
+LONGEST_SESSION_S = 2_147_483  # Kafka's own limit: milliseconds in an int32
 LARGEST_SLICE = 1024  # records that an iteration hands out between two looks at the clock
 ENOUGH = 128  # a slice of so many is not filled up from the next batch: this one is still in the cache
 SLICE_S = 0.1  # how long a slice should take at most
@@ -126,7 +128,7 @@ class Consumer:
         delivery = checked_delivery(delivery)
         self._isolation = _checked_isolation(isolation)
         session_timeout_ms = _milliseconds("session_timeout", session_timeout)
-        self._max_poll_interval_s = _milliseconds("max_poll_interval", max_poll_interval) / 1000
+        self._max_poll_interval_s = _seconds("max_poll_interval", max_poll_interval)
         self._max_poll_records = _positive("max_poll_records", max_poll_records)
         self.group = check_group_name(group) if group is not None else None
         self._selection.check_names(directory.topics())
@@ -618,9 +620,15 @@ def _checked_isolation(isolation: str) -> Isolation:
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    if not seconds > 0:
-        raise InvalidRequestError(f"{name}={seconds!r}: give it a positive number of seconds")
+    if _seconds(name, seconds) > LONGEST_SESSION_S:
+        raise InvalidRequestError(f"{name}={seconds!r}: give it up to {LONGEST_SESSION_S} seconds")
     return max(1, int(seconds * 1000))
+
+
+def _seconds(name: str, seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise InvalidRequestError(f"{name}={seconds!r}: give it a positive number of seconds")
+    return seconds
 
 
 def _positive(name: str, number: int) -> int:

@@ -44,6 +44,7 @@ from logbroker_storage.record_batch import HEADER_BYTES, Compression
 from logbroker_storage.view.message_ids import FirstRecord
 
 from .accumulator import FAILED, OPEN, SETTLED, WRITTEN, Batch
+from .deadlines import deadline_after
 from .failures import Failures
 from .linger import LingerThread
 from .named_producer import NEVER_WROTE
@@ -402,7 +403,7 @@ class Delivery:
         Raises:
             DeliveryTimeoutError: it is neither after *timeout* seconds.
         """
-        deadline_s = None if timeout is None else time.monotonic() + timeout
+        deadline_s = deadline_after(timeout)
         queue = batch.queue
         while not batch.is_over:
             leads = woken = False
@@ -556,7 +557,7 @@ class Delivery:
 
     def flush(self, timeout: float | None = None) -> None:
         """Have every record that was taken before settled or failed."""
-        deadline_s = None if timeout is None else time.monotonic() + timeout
+        deadline_s = deadline_after(timeout)
         with self.lock:
             if self.state is HandleState.FORKED:
                 raise ForkedError("this producer")

@@ -17,6 +17,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from .deadlines import LONGEST_WAIT_S
+
 if TYPE_CHECKING:
     from .accumulator import Batch
     from .delivery import Delivery, PartitionQueue
@@ -131,7 +133,7 @@ class LingerThread:
             break
         if delivery.unsynced:
             pause_s = min(pause_s, self._synced_s + SYNC_PAUSE_S - now_s)
-        return max(0.0, pause_s)
+        return min(max(0.0, pause_s), LONGEST_WAIT_S)
 
 
 def _expired(batches: dict[Batch, None], opened_before_s: float) -> list[Batch]:

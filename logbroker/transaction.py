@@ -47,6 +47,7 @@ COMMITTED, ABORTED, IN_DOUBT = "committed", "aborted", "in doubt"
 
 # A fenced holder's batches and commit are refused in any case; a look costs 4 µs, a send without it 1.
 LOOK_S = 0.001
+LONGEST_TIMEOUT_S = 2_147_483  # Kafka's own limit: milliseconds in an int32
 LINGER_S = 0.05  # a commit flushes: batches need not go out earlier for anybody's sake
 
 
@@ -101,6 +102,8 @@ class Transactions:
     def begin(self, transactional_id: str, timeout: float) -> Transaction:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
             raise InvalidRequestError(f"timeout={timeout!r}: give it a positive number of seconds")
+        if timeout > LONGEST_TIMEOUT_S:
+            raise InvalidRequestError(f"timeout={timeout!r}: give it up to {LONGEST_TIMEOUT_S} seconds")
         self.check_open()
         with self._lock:
             holder = self._idle.pop(transactional_id, None)

@@ -44,8 +44,9 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.partition_log import PartitionLog
 
-from ..arrivals import Arrivals, deadline_after
+from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
+from ..deadlines import deadline_after
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..records import without_reserved_headers

@@ -34,7 +34,7 @@ from .events import (
 )
 from .files import Files
 from .journal import JOURNAL_TOPIC, TOPICS_VERSION, Item, Journal
-from .layout import DataLayout, parse_partition_folder
+from .layout import MAX_PARTITIONS, DataLayout, parse_partition_folder
 from .log_config import ConfigValue, LogConfig
 from .topic_folders import (
     check_free,
@@ -50,7 +50,6 @@ from .view.partitions import empty_log_end
 
 logger = logging.getLogger("logbroker.storage")
 
-MAX_PARTITIONS = 10_000
 SIGNAL = "topics"
 
 

@@ -15,9 +15,14 @@ data/
 from __future__ import annotations
 
 import hashlib
+import re
 from urllib.parse import quote
 
+MAX_PARTITIONS = 10_000  # of a topic
 MAX_STEM_CHARACTERS = 200  # of a file name that is made from a user's name; a system takes 255 with suffixes
+
+
+_PARTITION_FOLDER = re.compile(r"(?P<topic>[^\ud800-\udfff]+)-(?P<number>0|[1-9][0-9]{0,8})", re.DOTALL)
 
 
 class DataLayout:
@@ -63,8 +68,12 @@ def _shortened(stem: str) -> str:
 
 
 def parse_partition_folder(name: str) -> tuple[str, int] | None:
-    """Topic and partition in a folder's name; None when it is no partition's folder."""
-    topic, separator, number = name.rpartition("-")
-    if not separator or not topic or not (number.isascii() and number.isdigit()):
+    """Topic and partition in a folder's name; None when it is no partition's folder.
+
+    The two make that very name again: with a zero before the number, say, it is no partition's, nor with a number
+    that no topic has so many partitions for, nor with bytes that are no text.
+    """
+    match = _PARTITION_FOLDER.fullmatch(name)
+    if match is None or int(match["number"]) >= MAX_PARTITIONS:
         return None
-    return topic, int(number)
+    return match["topic"], int(match["number"])

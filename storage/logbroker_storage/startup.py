@@ -381,14 +381,21 @@ def _adopt_or_remove_strangers(
 ) -> None:
     """Folders that no topic event names: a topic's creation or removal that was cut short, or a log that
     somebody put there. The first two are removed; records are never thrown away, so the last becomes a topic.
+
+    What is no partition's folder, and what a topic that is known has no place for, stays as it is, unread.
     """
     strangers: dict[str, list[int]] = {}
+    left_alone: list[str] = []
     remove_deleted_folders(files, layout.logs)
     names = files.listdir(layout.logs)
     remove_temporaries(files, layout.logs, names, os.path.basename(layout.recovery_points))
     for name in names:
         parsed = parse_partition_folder(name)
-        if parsed is None or parsed == (JOURNAL_TOPIC, 0):
+        if parsed is None:
+            if _ends_in_a_number(name):
+                left_alone.append(name)
+            continue
+        if parsed == (JOURNAL_TOPIC, 0):
             continue
         topic, number = parsed
         known = topics.get(topic)
@@ -396,7 +403,14 @@ def _adopt_or_remove_strangers(
             strangers.setdefault(topic, []).append(number)
         elif known.state == "deleting" and topic_id_of(files, f"{layout.logs}/{name}") == known.topic_id:
             remove_folder(files, f"{layout.logs}/{name}")
-    for topic, numbers in strangers.items():
+    for topic, found in strangers.items():
+        numbers = _next_to(topics.get(topic), found)
+        for number in set(found) - set(numbers):
+            folder = layout.partition(topic, number)
+            if has_records(files, folder):
+                left_alone.append(os.path.basename(folder))
+            else:
+                remove_folder(files, folder)
         folders = [layout.partition(topic, number) for number in numbers]
         if not any(has_records(files, folder) for folder in folders):
             for folder in folders:
@@ -408,8 +422,26 @@ def _adopt_or_remove_strangers(
         )
         journal.write([(adopted.key(), encode_event(adopted))])
         topics[topic] = adopted
+    if left_alone:
+        logger.warning("%s: no topic has such partitions, so they stay unread", ", ".join(sorted(left_alone)))
     # The names of adopted folders, and of the journal's, if that was made just now.
     files.fsync_directory(layout.logs)
+
+
+def _ends_in_a_number(name: str) -> bool:
+    _, dash, number = name.rpartition("-")
+    return bool(dash) and number.isdigit()
+
+
+def _next_to(known: TopicEvent | None, found: list[int]) -> list[int]:
+    """Those of the *found* partitions that may be the topic's, ascending.
+
+    A topic grows by all the partitions up to its new number, so what lies behind a gap is none that it ever had.
+    Nothing tells the gaps of a topic that the journal does not know from folders that were lost.
+    """
+    if known is None:
+        return sorted(found)
+    return [number for place, number in enumerate(sorted(found), known.partitions) if number == place]
 
 
 def _adopted(

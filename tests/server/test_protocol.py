@@ -1434,3 +1434,19 @@ def test_list_offsets_of_a_partition_that_is_not_there(client: RawClient):
 
 def test_nothing_of_all_this_was_an_error_that_the_server_did_not_foresee(shared: ServerProcess):
     assert not re.search(r"ERROR|Traceback", shared.log())
+
+
+@pytest.mark.parametrize(
+    ("api_key", "version", "asked", "answers"),
+    [
+        (19, 5, {"topics": [{"name": "twin", "num_partitions": 1, "replication_factor": 1}] * 2}, "topics"),
+        (20, 5, {"topic_names": ["twin", "twin"]}, "responses"),
+        (37, 2, {"topics": [{"name": "twin", "count": 3, "assignments": None}] * 2}, "results"),
+    ],
+    ids=["CreateTopics", "DeleteTopics", "CreatePartitions"],
+)
+def test_a_topic_that_is_named_twice_is_refused_in_one_answer(client, api_key, version, asked, answers):
+    response = client.send(api_key, version, **asked)
+    assert [(str(one.name), one.error_code) for one in getattr(response, answers)] == [
+        ("twin", ErrorCode.invalid_request)
+    ]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.catalog import MAX_PARTITIONS
 from logbroker_storage.errors import (
     InvalidConfigError,
     InvalidTopicError,
@@ -23,6 +22,7 @@ from logbroker_storage.errors import (
 from logbroker_storage.events import LogStartEvent, OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import JOURNAL_TOPIC
+from logbroker_storage.layout import MAX_PARTITIONS
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
 from logbroker_storage.topic_folders import create_partition_folder

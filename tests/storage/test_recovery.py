@@ -484,6 +484,60 @@ def test_a_folder_with_records_that_no_topic_knows_becomes_a_topic(open_bench):
     assert bench.directory.log("found", 0).offsets().log_end_offset == 0
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "t-20261126",
+        "t-10000",
+        f"t-{'9' * 23}",
+        "t-00",
+        "found-01",
+        "found-20261126",
+        "t-\u0662",
+        pytest.param(os.fsdecode(b"\xff-0"), id="no text"),
+    ],
+)
+@pytest.mark.parametrize("has_records", [True, False])
+def test_a_folder_whose_number_no_partition_has_is_left_alone(open_bench, caplog, name, has_records):
+    """Nobody would have meant millions of partitions by a date."""
+    bench = open_bench()
+    bench.put(b"a")
+    bench.close()
+    stray = f"{bench.directory.layout.logs}/{name}"
+    log = LogBuilder(stray)
+    if has_records:
+        log.batch(b"b")
+    bench.open()
+    assert caplog.text == ""
+    bench.close()
+    restart_machine(bench, point=None)
+    assert len([line for line in caplog.messages if "stay unread" in line]) == 1
+    assert (bench.directory.topics(), bench.directory.topic("t").partitions) == (["t"], 1)
+    assert bench.values() == [b"a"]
+    assert os.path.exists(stray)
+
+
+def test_a_partition_that_a_known_topic_never_had_is_left_alone_and_one_that_it_may_have_had_is_not(
+    open_bench, caplog
+):
+    """A topic grows by every partition up to its new number: there is no gap in what it ever had."""
+    bench = open_bench()
+    bench.close()
+    logs = bench.directory.layout.logs
+    LogBuilder(f"{logs}/t-5").batch(b"copied")
+    LogBuilder(f"{logs}/t-7")
+    restart_machine(bench, point=None)
+    assert bench.directory.topic("t").partitions == 1
+    assert "t-5: no topic has such partitions" in caplog.text
+    bench.close()
+    for number in (1, 2):
+        LogBuilder(f"{logs}/t-{number}").batch(b"adopted")
+    restart_machine(bench, point=None)
+    assert bench.directory.topic("t").partitions == 3
+    assert bench.values(partition=2) == [b"adopted"]
+    assert sorted(name for name in os.listdir(logs) if name.startswith("t-")) == ["t-0", "t-1", "t-2", "t-5"]
+
+
 def test_a_folder_on_its_way_out_is_removed(open_bench):
     bench = open_bench()
     gone = f"{bench.directory.layout.logs}/gone-0.{'ab' * 16}-delete"

@@ -30,7 +30,7 @@ async def create(node: Node, request: Request) -> bytes:
     body = request.body
     names = Counter(topic.name for topic in body.topics)
     topics = []
-    for topic in body.topics:
+    for topic in {topic.name: topic for topic in body.topics}.values():  # each is answered once
         try:
             if names[topic.name] > 1:
                 raise RefusedError(ErrorCode.invalid_request, "the topic is named twice")
@@ -83,12 +83,17 @@ async def delete(node: Node, request: Request) -> bytes:
         asked: list[tuple[str | None, Any]] = [(name, None) for name in body.topic_names]
     else:
         asked = [(topic.name, topic.topic_id) for topic in body.topics]
-    return request.reply({"responses": [await _delete(node, name, topic_id) for name, topic_id in asked]})
+    responses = [
+        await _delete(node, name, topic_id, times=times) for (name, topic_id), times in Counter(asked).items()
+    ]
+    return request.reply({"responses": responses})
 
 
-async def _delete(node: Node, name: str | None, topic_id: Any) -> Values:
+async def _delete(node: Node, name: str | None, topic_id: Any, *, times: int) -> Values:
     deleted: dict[str, Any] = {"name": name, "topic_id": topic_id, "error_message": None}
     try:
+        if times > 1:
+            raise RefusedError(ErrorCode.invalid_request, "the topic is named twice")
         event = node.topic_by_id(topic_id) if name is None else node.directory.topic(name)
         deleted |= {"name": event.name, "topic_id": topic_uuid(event)}
         check_topic_name(event.name)
@@ -102,10 +107,13 @@ async def _delete(node: Node, name: str | None, topic_id: Any) -> Values:
 
 async def create_partitions(node: Node, request: Request) -> bytes:
     body = request.body
+    names = Counter(topic.name for topic in body.topics)
     results = []
-    for topic in body.topics:
+    for topic in {topic.name: topic for topic in body.topics}.values():  # each is answered once
         result: dict[str, Any] = {"name": topic.name, "error_message": None}
         try:
+            if names[topic.name] > 1:
+                raise RefusedError(ErrorCode.invalid_request, "the topic is named twice")
             await _add_partitions(node, topic, validate_only=body.validate_only)
         except LogbrokerError as error:
             result |= {"error_code": code_of(error), "error_message": str(error)}

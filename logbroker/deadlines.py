@@ -1,0 +1,24 @@
+"""Until when a wait goes on: any number of seconds that a user gives, also more than a lock can be asked to wait."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+from logbroker_storage.errors import InvalidRequestError
+
+LONGEST_WAIT_S = threading.TIMEOUT_MAX - 1.0  # with what a sum of floats may add; 292 years on Linux
+
+
+def deadline_after(timeout: float | None) -> float | None:
+    """The monotonic time at which *timeout* seconds are over; None: never.
+
+    Raises:
+        InvalidRequestError: it is no number of seconds.
+    """
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
+        raise InvalidRequestError(f"timeout={timeout!r}: give it seconds, or None to wait for ever")
+    return time.monotonic() + min(timeout, LONGEST_WAIT_S)

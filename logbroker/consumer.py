@@ -515,6 +515,8 @@ class Consumer:
 
     def _set_paused(self, place: TopicPartition, paused: bool) -> None:
         self._check_usable()
+        if not isinstance(place, tuple):
+            raise InvalidRequestError(f"a partition to pause or resume is a (topic, number), not {place!r}")
         with self._lock:
             cursor = self._assigned.cursors.get(place)
             if cursor is not None:

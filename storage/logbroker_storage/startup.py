@@ -423,7 +423,9 @@ def _adopt_or_remove_strangers(
         journal.write([(adopted.key(), encode_event(adopted))])
         topics[topic] = adopted
     if left_alone:
-        logger.warning("%s: no topic has such partitions, so they stay unread", ", ".join(sorted(left_alone)))
+        logger.warning(
+            "%s: no topic has such partitions, so they stay unread", ", ".join(map(repr, sorted(left_alone)))
+        )
     # The names of adopted folders, and of the journal's, if that was made just now.
     files.fsync_directory(layout.logs)
 

@@ -725,6 +725,8 @@ def test_a_paused_partition_hands_out_nothing_until_it_is_resumed(desk):
         consumer.resume(("t", 0))
         assert values(consumer.poll()) == ["a"]
         consumer.pause(("t", 7))  # not assigned: nothing to pause
+        with pytest.raises(InvalidRequestError, match="topic, number"):
+            consumer.pause(0)
 
 
 def test_a_consumer_returns_to_what_is_stored_whatever_it_remembers(desk):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,23 @@ def test_batches_are_filtered_by_offset_and_time(data: Path, capsys: pytest.Capt
     assert (offsets("--from-offset", "1"), offsets("--to-offset", "1")) == ([1], [0])
     assert (offsets("--since", "2001-01-01"), offsets("--until", "2001-01-01")) == ([0, 1], [])
     assert offsets("--since", "2999-01-01T00:00:00Z") == []
+
+
+def test_a_time_that_cannot_be_told_in_milliseconds_is_a_wrong_argument(data: Path) -> None:
+    for moment in ("0001-01-01", "yesterday"):
+        done = subprocess.run(
+            [*COMMAND, "dump", "--since", moment, str(data)], capture_output=True, check=False
+        )
+        assert (done.returncode, b"ISO 8601" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_file_whose_name_is_no_text_can_be_told_in_json(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(data, tmp_path / "copy")
+    (copy / "logs" / "t-0" / os.fsdecode(b"\xff.log")).write_bytes(b"")
+    run(["verify", "--json", str(copy)])
+    assert "\\udcff.log" in capsys.readouterr().out
 
 
 def test_the_directory_may_come_first_or_from_the_environment(

@@ -90,12 +90,12 @@ def _milliseconds(option: str, text: str | None) -> int | None:
     if text is None:
         return None
     try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
+        moment = datetime.datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):  # also of a local time at the edge of the years 1 to 9999
         raise typer.BadParameter(
             f"{option} {text!r} is not an ISO 8601 time, such as 2026-11-23T10:00"
         ) from None
-    return int(moment.astimezone().timestamp() * 1000)
+    return int(moment.timestamp() * 1000)
 
 
 @app.command()

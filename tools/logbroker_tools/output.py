@@ -6,6 +6,7 @@ In JSON, bytes are text when they are UTF-8; otherwise base64, and a second fiel
 from __future__ import annotations
 
 import base64
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -20,12 +21,19 @@ TABLE_ROWS = 1000
 
 def print_json(value: Any) -> None:
     """One document."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    sys.stdout.write(msgspec.json.format(_json(value), indent=2) + "\n")
 
 
 def print_json_line(value: Any) -> None:
     """One document on one line, of a stream."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.write(_json(value) + "\n")
+
+
+def _json(value: Any) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # a file's name that is no text: its bytes as escapes
+        return json.dumps(msgspec.to_builtins(value))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

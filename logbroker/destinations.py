@@ -15,7 +15,7 @@ from logbroker_storage.record_batch import Compression
 
 from .accumulator import OPEN, Batch
 from .delivery import Delivery, PartitionQueue
-from .partitioner import StickyPartitioner, partition_for_key
+from .partitioner import StickyPartitioner, partition_for_id, partition_for_key
 from .pending_record import PendingRecord
 
 
@@ -61,7 +61,7 @@ class Destinations:
             if pending.key is not None:
                 number = partition_for_key(pending.key, partitions)
             elif pending.message_id is not None:
-                number = partition_for_key(pending.message_id, partitions)
+                number = partition_for_id(pending.message_id, partitions)
             else:
                 if topic.sticky is not None and topic.sticky.state is not OPEN:
                     topic.sticky = None

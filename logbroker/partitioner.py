@@ -49,6 +49,11 @@ def partition_for_key(key: bytes, partitions: int) -> int:
     return positive_hash(key) % partitions
 
 
+def partition_for_id(message_id: bytes, partitions: int) -> int:
+    """The same for a message id, which is not remembered: it comes once or twice, and would push a key out."""
+    return (murmur2(message_id) & POSITIVE_MASK) % partitions
+
+
 class StickyPartitioner:
     """The partition for records without a key, of one topic. The owner's lock guards it."""
 

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logbroker.partitioner import StickyPartitioner, murmur2, partition_for_key, positive_hash
+from logbroker.partitioner import (
+    StickyPartitioner,
+    murmur2,
+    partition_for_id,
+    partition_for_key,
+    positive_hash,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # kafka-python reads its schemas through a deprecated function
@@ -40,6 +46,14 @@ def test_the_hash_is_kafka_pythons_for_any_key(key):
 @given(st.binary(max_size=20), st.integers(1, 100))
 def test_a_key_always_goes_to_the_same_existing_partition(key, partitions):
     assert partition_for_key(key, partitions) == partition_for_key(key, partitions) in range(partitions)
+
+
+@given(st.binary(max_size=20), st.integers(1, 100))
+def test_a_message_id_goes_where_a_key_would_and_pushes_no_key_out(message_id, partitions):
+    known = positive_hash.cache_info().currsize
+    found = partition_for_id(message_id, partitions)
+    assert positive_hash.cache_info().currsize == known
+    assert found == partition_for_key(message_id, partitions)
 
 
 def test_records_without_a_key_stay_in_one_partition_until_the_batch_is_complete():

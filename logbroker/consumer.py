@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, filterfalse
 from types import TracebackType
 from typing import Literal
 
@@ -212,15 +213,17 @@ class Consumer:
         ``commit()`` inside the loop commits everything up to and including the current record. Raises as
         ``poll``; iterating again after ``seek`` goes on.
         """
+        # Not a generator: "yield from" would cost each record a step of Python, a tenth of its price.
+        return chain.from_iterable(self._handed_out())
+
+    def _handed_out(self) -> Iterator[Iterable[Record]]:
+        """The records of one handout after the other."""
         self._check_usable()
         while (handout := self._next_handout()) is not None:
-            cursor = handout.cursor
-            if cursor.expires_ms == NEVER_MS:
-                yield from handout.iterator
+            if handout.cursor.expires_ms == NEVER_MS:
+                yield handout.iterator
             else:
-                for record in handout.iterator:
-                    if not cursor.is_expired(record):
-                        yield record
+                yield filterfalse(handout.cursor.is_expired, handout.iterator)
 
     def wakeup(self) -> None:
         """Make a poll that waits in another thread (or the next one) return at once. Thread-safe."""

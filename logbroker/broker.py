@@ -229,7 +229,7 @@ class Broker(Messaging):
         name: str | None = None,
         acks: Literal["all", "written", "none"] = "all",
         linger: float = 0.005,
-        batch_bytes: int = 131_072,
+        batch_bytes: int = 524_288,
         compression: str | None = None,
         buffer_bytes: int = 64 << 20,
         max_block: float = 60.0,

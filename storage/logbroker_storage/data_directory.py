@@ -40,6 +40,7 @@ from .errors import (
 from .events import LogStartEvent, MessageIdEvent, OffsetEvent, TopicEvent, TtlEvent
 from .files import Files, OsFiles
 from .groups import Groups
+from .heap import keep_freed_blocks
 from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout
 from .locks import ProcessLock
@@ -126,6 +127,7 @@ class DataDirectory:
         Raises:
             LogbrokerError: it cannot be created or opened; the message says why.
         """
+        keep_freed_blocks()
         files = files or OsFiles()
         path = os.path.abspath(path)
         try:

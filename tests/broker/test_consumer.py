@@ -379,7 +379,7 @@ def test_seek_goes_back_and_forth(desk):
 
 def test_one_record_of_a_place_costs_no_megabyte_and_reading_on_is_done_in_large_pieces(desk, monkeypatch):
     desk.topic(durability="os")
-    with desk.broker.producer() as producer:
+    with desk.broker.producer(batch_bytes=131_072) as producer:
         for _ in range(20):
             producer.send_many("t", [b"x" * 1000] * 100)
     sizes = []

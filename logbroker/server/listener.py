@@ -295,7 +295,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write(b"".join(small))
 
     async def _send_large(self, data: memoryview) -> None:
-        """Send *data* behind what was written, in a thread: the transport would copy what the socket does not take."""
+        """Send *data* behind what was written: what the socket takes at once, and the rest in a thread.
+
+        Not through the transport, which would copy what the socket does not take.
+        """
         transport = self._transport
         assert transport is not None
         transport.set_write_buffer_limits(high=0)
@@ -306,6 +309,7 @@ class Connection(asyncio.BufferedProtocol):
         out = os.dup(transport.get_extra_info("socket").fileno())
         sending: asyncio.Future[int] | None = None
         try:
+            data = data[_sent_at_once(out, data) :]
             while data and not transport.is_closing():
                 sending = asyncio.ensure_future(self._node.send_in_thread(_send_some, out, data))
                 sent = await asyncio.shield(sending)
@@ -346,6 +350,13 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _sent_at_once(out: int, data: memoryview) -> int:
+    try:
+        return os.write(out, data)
+    except BlockingIOError:
+        return 0
 
 
 def _send_some(out: int, data: memoryview) -> int:

@@ -102,8 +102,6 @@ async def _when_enough(
     watched: dict[Place, FetchWish] = {}
     try:
         while True:
-            if not watched:
-                watched = await _subscribed(node, wishes, news)
             room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
             max_bytes = max(1, min(body.max_bytes, node.settings.max_fetch_bytes, room))
             node.unsent_bytes += max_bytes  # until it is known how much it is
@@ -114,6 +112,9 @@ async def _when_enough(
             left_s = deadline - time.monotonic()
             if left_s <= 0 or node.is_stopping or _is_enough(served, min(body.min_bytes, max_bytes)):
                 return _answer(node, request, session, served)
+            if not watched:
+                watched = await _subscribed(node, wishes, news)
+                continue  # what came before somebody watched
             try:
                 # Not wait_for(): before Python 3.12 it goes on when news come as the connection is lost.
                 async with asyncio.timeout(left_s):
@@ -231,10 +232,10 @@ def _read_all(node: Node, parts: Sequence[_Served], isolation: Isolation, max_by
 
 
 def _read(node: Node, part: _Served, isolation: Isolation, max_bytes: int) -> _Served:
-    log = part.log
+    log, offsets = part.log, part.offsets
     assert log is not None
+    assert offsets is not None
     try:
-        offsets = log.offsets()
         end_offset = offsets.visible_end(isolation)
         batches = node.readers.read(
             log,
@@ -249,7 +250,7 @@ def _read(node: Node, part: _Served, isolation: Isolation, max_bytes: int) -> _S
                 {"producer_id": found.producer_id, "first_offset": found.first_offset}
                 for found in log.aborted_transactions(part.wish.offset, batches.next_offset)
             ]
-        return part._replace(offsets=offsets, batches=batches, aborted=aborted)
+        return part._replace(batches=batches, aborted=aborted)
     except (LogbrokerError, OSError) as error:
         refused = error if isinstance(error, LogbrokerError) else RefusedError(ErrorCode.kafka_storage_error)
         return part._replace(error=refused)

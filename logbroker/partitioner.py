@@ -46,7 +46,7 @@ def positive_hash(key: bytes) -> int:
 
 def partition_for_key(key: bytes, partitions: int) -> int:
     """The partition of *partitions* that every record with *key* goes to."""
-    return positive_hash(key) % partitions
+    return positive_hash(key) % partitions if partitions > 1 else 0
 
 
 def partition_for_id(message_id: bytes, partitions: int) -> int:

@@ -234,7 +234,7 @@ class Producer:
         """The short way of a record with a key and nothing else."""
         batches = self._keyed.get(topic)
         if batches is not None and type(key) is bytes:
-            batch = batches[positive_hash(key) % len(batches)]
+            batch = batches[positive_hash(key) % len(batches) if len(batches) > 1 else 0]
             if batch is not None:
                 size_bytes = len(value) + len(key)
                 record = NewRecord(value, key, NO_HEADERS, batch.timestamp_ms)

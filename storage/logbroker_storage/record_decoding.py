@@ -1,7 +1,7 @@
-"""The bytes of a batch to records. The layout is drawn in ``record_encoding``.
+"""The bytes of a batch to records; a record's layout is drawn in ``record_layout``.
 
 Two ways to the same records: a run of records that differ only in their contents (``record_runs``) is read
-as a table; what is no such run is read record by record, here.
+as a table; what is no such run is read record by record (``record_loops``).
 
 Invariants: whatever the bytes are, the outcome is exactly ``record_count`` records or ``CorruptBatchError``;
 each record's fields fill its length, the records fill the batch, offsets increase and stay within
@@ -16,17 +16,15 @@ from typing import NamedTuple
 from .batch_header import HEADER_BYTES, BatchHeader, StoredBatch
 from .compression import decompress
 from .record import HeaderPairs, Record
-from .record_encoding import HEADER_KEY_ERRORS, NO_HEADERS
-from .record_runs import malformed, read_run, record_timestamp
-from .varint import VARINT_MAX_BYTES, VARLONG_MAX_BYTES, decode_zigzag
+from .record_layout import malformed
+from .record_runs import read_run
+from .record_twin import read_each
 
 # What one batch may decompress to: far above any max.message.bytes in use, and still a bounded answer to
 # a batch that was made to explode.
 MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 
 MAX_ALONE = 64  # a look for a run costs 1 to 5 µs; records of mixed lengths pay for it this seldom
-MAX_KNOWN_HEADERS = 16  # blocks of headers remembered in a batch: those that all differ are not worth it
-NULL = 1  # the length -1 as it is stored
 
 _headers_of = attrgetter("header_pairs")
 
@@ -91,141 +89,7 @@ def _read_records(
             have_headers = have_headers or bool(records[-1].header_pairs)  # all of a run have the same
         else:
             count = min(alone, header.record_count - len(records))
-            position = _read_each(records, data, position, count, header, topic, partition, known_headers)
+            position = read_each(records, data, position, count, header, topic, partition, known_headers)
             alone = min(2 * alone, MAX_ALONE)
             have_headers = have_headers or any(map(_headers_of, records[-count:]))
     return position, have_headers
-
-
-def _read_each(
-    records: list[Record],
-    data: bytes,
-    position: int,
-    count: int,
-    header: BatchHeader,
-    topic: str,
-    partition: int,
-    known_headers: dict[bytes, HeaderPairs],
-) -> int:
-    """Append *count* records, read one by one from *position*; return the position behind them.
-
-    Integers of one byte (and the larger ones of two) are read in place: a call costs as much as the rest
-    of the record. A block of headers that was read before is not parsed again. 0.9 µs a record without
-    key, 1.1 µs with a key and headers (`tests/storage/test_record_batch_speed.py`, one shared core).
-    """
-    limit = len(data)
-    base_offset = header.base_offset
-    offset_zigzag = 2 * (records[-1].offset - base_offset) if records else -1
-    timestamp_zigzag = -1  # of the record before: most records of a batch share it
-    timestamp_ms = 0
-    append = records.append
-    for _ in range(count):
-        zigzag = data[position]
-        position += 1
-        if zigzag >= 0x80:
-            second = data[position]
-            if second < 0x80:
-                zigzag += (second << 7) - 0x80
-                position += 1
-            else:
-                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
-        end = position + (zigzag >> 1)
-        if zigzag & 1 or end > limit:
-            raise malformed(len(records), "its length does not fit")
-
-        zigzag = data[position + 1]  # behind the attributes, which mean nothing
-        if zigzag < 0x80:
-            position += 2
-        else:
-            zigzag, position = decode_zigzag(data, position + 1, VARLONG_MAX_BYTES)
-        if zigzag != timestamp_zigzag:
-            timestamp_zigzag = zigzag
-            timestamp_ms = record_timestamp(header, zigzag >> 1 ^ -(zigzag & 1))
-
-        zigzag = data[position]
-        position += 1
-        if zigzag >= 0x80:
-            second = data[position]
-            if second < 0x80:
-                zigzag += (second << 7) - 0x80
-                position += 1
-            else:
-                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
-        if zigzag & 1 or zigzag <= offset_zigzag:
-            raise malformed(len(records), "its offset does not follow the one before")
-        offset_zigzag = zigzag
-
-        zigzag = data[position]
-        position += 1
-        if zigzag == NULL:
-            key = None
-        else:
-            if zigzag >= 0x80:
-                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
-            if zigzag & 1:
-                raise malformed(len(records), "its key has a negative length")
-            key = data[position : position + (zigzag >> 1)]
-            position += zigzag >> 1
-
-        zigzag = data[position]
-        position += 1
-        if zigzag == NULL:
-            value = None
-        else:
-            if zigzag >= 0x80:
-                second = data[position]
-                if second < 0x80:
-                    zigzag += (second << 7) - 0x80
-                    position += 1
-                else:
-                    zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
-            if zigzag & 1:
-                raise malformed(len(records), "its value has a negative length")
-            value = data[position : position + (zigzag >> 1)]
-            position += zigzag >> 1
-
-        offset = base_offset + (offset_zigzag >> 1)
-        block = data[position:end]
-        if block == NO_HEADERS:
-            append(Record(topic, partition, offset, timestamp_ms, key, value))
-        else:
-            headers = known_headers.get(block)
-            if headers is None:
-                headers = _parse_headers(block, len(records))
-                if len(known_headers) < MAX_KNOWN_HEADERS:
-                    known_headers[block] = headers
-            append(Record(topic, partition, offset, timestamp_ms, key, value, headers))
-        position = end
-    return position
-
-
-def _parse_headers(block: bytes, index: int) -> HeaderPairs:
-    """The headers of record *index*; *block* is all that its length leaves for them."""
-    zigzag, position = decode_zigzag(block, 0, VARINT_MAX_BYTES)
-    if zigzag & 1:
-        raise malformed(index, "its header count is negative")
-    headers: list[tuple[str, bytes | None]] = []
-    for _ in range(zigzag >> 1):
-        zigzag = block[position]
-        position += 1
-        if zigzag >= 0x80:
-            zigzag, position = decode_zigzag(block, position - 1, VARINT_MAX_BYTES)
-        if zigzag & 1:
-            raise malformed(index, "a header key has a negative length")
-        key = block[position : position + (zigzag >> 1)].decode("utf-8", HEADER_KEY_ERRORS)
-        position += zigzag >> 1
-
-        zigzag = block[position]
-        position += 1
-        if zigzag == NULL:
-            headers.append((key, None))
-            continue
-        if zigzag >= 0x80:
-            zigzag, position = decode_zigzag(block, position - 1, VARINT_MAX_BYTES)
-        if zigzag & 1:
-            raise malformed(index, "a header value has a negative length")
-        headers.append((key, block[position : position + (zigzag >> 1)]))
-        position += zigzag >> 1
-    if position != len(block):
-        raise malformed(index, "its fields do not fill its length")
-    return tuple(headers)

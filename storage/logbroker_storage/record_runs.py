@@ -27,8 +27,8 @@ from .batch_header import BatchHeader
 from .errors import BatchDefect, CorruptBatchError
 from .offset_columns import offset_columns, run_end
 from .record import Record
-from .record_encoding import HEADER_KEY_ERRORS
-from .varint import VARLONG_MAX, VARLONG_MIN, decode_varint, decode_varlong, encode_varint
+from .record_layout import HEADER_KEY_ERRORS, record_timestamp
+from .varint import decode_varint, decode_varlong, encode_varint
 
 MIN_RUN = 8  # records for which one parse into a shape (5 µs) pays
 PIECE = 512  # records; bounds what a look for a run can cost when it finds a short one, and a table
@@ -48,21 +48,6 @@ class _Shape(msgspec.Struct, frozen=True, gc=False):
     has_key: bool
     has_value: bool
     headers: list[tuple[str, bool]]  # key, and whether there is a value
-
-
-def malformed(index: int, reason: str) -> CorruptBatchError:
-    """The error for record *index* of a batch."""
-    return CorruptBatchError(BatchDefect.BAD_RECORDS, detail=f"record {index}: {reason}")
-
-
-def record_timestamp(header: BatchHeader, delta: int) -> int:
-    """The timestamp in milliseconds that *delta* means in the batch of *header*."""
-    if header.uses_log_append_time:
-        return header.max_timestamp_ms
-    timestamp_ms = header.base_timestamp_ms + delta
-    if not VARLONG_MIN <= timestamp_ms <= VARLONG_MAX:
-        raise CorruptBatchError(BatchDefect.BAD_RECORDS, detail="a timestamp does not fit 64 bits")
-    return timestamp_ms
 
 
 def read_run(

@@ -38,6 +38,8 @@ with warnings.catch_warnings():  # kafka-python reads its schemas in a way that 
     from kafka.record.default_records import DefaultRecordBatchBuilder as KafkaBuilder
     from kafka.record.memory_records import MemoryRecords as KafkaMemoryRecords
 
+pytestmark = pytest.mark.usefixtures("codec_twin")
+
 T0 = 1_700_000_000_000
 MIXED = [
     NewRecord(

@@ -27,6 +27,8 @@ from logbroker_storage.record_batch import (
 )
 from logbroker_storage.varint import encode_varint
 
+pytestmark = pytest.mark.usefixtures("codec_twin")
+
 T0 = 1_700_000_000_000
 MIXED = encode_batch(
     [

@@ -25,6 +25,8 @@ from logbroker_storage.record_batch import (
     read_header,
 )
 
+pytestmark = pytest.mark.usefixtures("codec_twin")
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "kafka_batches.jsonl"
 BATCHES = {
     entry["name"]: bytes.fromhex(entry["hex"]) for entry in map(json.loads, GOLDEN.read_text().splitlines())

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from types import ModuleType
 
-from logbroker_storage import aborted_index, checkpoints, offset_index, producer_snapshot, time_index
+from logbroker_storage import (
+    aborted_index,
+    checkpoints,
+    offset_index,
+    producer_snapshot,
+    record_decoding,
+    record_loops,
+    time_index,
+)
 from logbroker_storage.compression import Compression, compress, decompress
 from logbroker_storage.crc32c import crc32c
 from logbroker_storage.errors import CorruptBatchError
@@ -15,15 +24,28 @@ from logbroker_storage.record_batch import (
     HEADER_BYTES,
     LENGTH_PREFIX_BYTES,
     MAGIC,
+    Record,
+    StoredBatch,
     control_type_of,
     decode_control_record,
     decode_records,
     read_batch,
 )
+from logbroker_storage.record_twin import compiled_loops
 
 from .target import MIB, Target
 
 MAX_DECOMPRESSED_BYTES = MIB
+
+
+def _twin() -> ModuleType | None:
+    try:
+        return compiled_loops()
+    except ImportError:
+        return None  # it was not built here
+
+
+TWIN = _twin()
 
 
 # Batches --------------------------------------------------------------------------------------------------
@@ -41,7 +63,14 @@ def resealed(data: bytes) -> bytes:
 def _decode(data: bytes) -> None:
     batch = read_batch(memoryview(data), 0)
     header = batch.header
-    records = decode_records(batch, max_decompressed_bytes=MAX_DECOMPRESSED_BYTES)
+    found = _records_of(batch, record_loops)
+    if TWIN is not None:
+        assert repr(_records_of(batch, TWIN)) == repr(found), (
+            "both codecs read the same, or refuse for the same reason"
+        )
+    if isinstance(found, CorruptBatchError):
+        raise found
+    records = found
     assert len(records) == header.record_count, "decoding gives all the records that are announced, or none"
     offsets = [record.offset for record in records]
     assert offsets == sorted(set(offsets)), "offsets increase"
@@ -50,6 +79,14 @@ def _decode(data: bytes) -> None:
         control_type_of(batch)
         for record in records:
             decode_control_record(record)
+
+
+def _records_of(batch: StoredBatch, loops: ModuleType) -> list[Record] | CorruptBatchError:
+    vars(record_decoding)["read_each"] = loops.read_each
+    try:
+        return decode_records(batch, max_decompressed_bytes=MAX_DECOMPRESSED_BYTES)
+    except CorruptBatchError as error:
+        return error
 
 
 def try_batch(data: bytes) -> None:

@@ -1,0 +1,27 @@
+# The C types of record_loops.py's variables, for Cython. What is not named here stays a Python object.
+cimport cython
+
+
+@cython.locals(
+    small=list, end=Py_ssize_t, before_delta=bytes, known_keys=dict, parts=list, delta=Py_ssize_t, offset=bytes, headers=bytes,
+    size=Py_ssize_t, key_length=bytes, value_length=bytes, length=bytes,
+)
+cpdef tuple encode_each(object records, object deltas, object base_timestamp_ms)
+
+
+@cython.locals(parts=list, known=bytes, encoded=bytes)
+cdef bytes _encode_headers(object headers, dict known_keys)
+
+
+@cython.locals(
+    limit=Py_ssize_t, base_offset="long long", offset_zigzag="long long", zigzag="long long", second="long long",
+    end=Py_ssize_t, key=bytes, value=bytes, offset="long long", block=bytes, headers=tuple,
+)
+cpdef Py_ssize_t read_each(
+    list records, bytes data, Py_ssize_t position, Py_ssize_t count, object header, str topic, object partition,
+    dict known_headers,
+) except -1
+
+
+@cython.locals(zigzag="long long", position=Py_ssize_t, headers=list, key=str)
+cdef tuple _parse_headers(bytes block, Py_ssize_t index)

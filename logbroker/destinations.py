@@ -83,6 +83,8 @@ class Destinations:
         if not self._short_way or pending.timestamp_ms is not None:
             return
         queue = batch.queue
+        if not pending.headers:
+            batch.widen(len(pending.value or b"") + len(pending.key or b""))
         batch.grant(queue.pace_s)
         if batch.records is None:
             if pending.key is None and pending.partition is None:

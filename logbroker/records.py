@@ -162,7 +162,7 @@ def due_ms(
 
 
 def _pairs(headers: object) -> Iterable[object]:
-    if isinstance(headers, Mapping):
+    if isinstance(headers, (dict, Mapping)):  # the usual type first: to ask an abstract one takes 0.3 µs
         return headers.items()
     if isinstance(headers, Iterable) and not isinstance(headers, (str, bytes)):
         return headers
@@ -172,7 +172,7 @@ def _pairs(headers: object) -> Iterable[object]:
 
 
 def _stored_header(pair: object) -> tuple[str, bytes | None]:
-    if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+    if not isinstance(pair, (tuple, Sequence)) or isinstance(pair, (str, bytes)) or len(pair) != 2:
         raise InvalidRequestError(f"a header is a (key, value) pair, not {pair!r}")
     key, value = pair
     if not isinstance(key, str):

@@ -38,6 +38,7 @@ from .varint import NULL_LENGTH, SMALL_VARINTS, TWO_BYTE_END, encode_varint
 
 NO_TIMESTAMP = -1
 ROOM_FOR_HEADER = bytes(HEADER_BYTES)
+SHORT_RUN = 8  # values of one timestamp; below it a table of its own for each timestamp does not pay
 NO_DELTAS = b"\x00\x00"  # of a batch's first record: timestamp and offset
 
 
@@ -120,6 +121,13 @@ def encode_values(
     """
     if not values:
         raise InvalidRequestError("a batch needs at least one record; use encode_empty_batch to keep offsets")
+    if 1 < len(timestamps) > len(values) // SHORT_RUN:
+        records = [
+            NewRecord(value, timestamp_ms=timestamp_ms)
+            for first, end, timestamp_ms in _runs(timestamps, len(values))
+            for value in values[first:end]
+        ]
+        return encode_batch(records, **fields)
     base_timestamp_ms = timestamps[0][1]
     try:
         parts = _encode_values(values, sizes or value_sizes(values), timestamps, base_timestamp_ms)

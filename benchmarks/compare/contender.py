@@ -26,10 +26,12 @@ class Work(Enum):
 
     PRODUCE_100 = "produce 100 B"
     PRODUCE_1K = "produce 1 KiB"
+    PRODUCE_MIXED = "produce 50 to 150 B"
     DURABLE_1 = "one durable record at a time, 1 thread"
     DURABLE_16 = "one durable record at a time, 16 threads"
     CONSUME_100 = "consume 100 B"
     CONSUME_1K = "consume 1 KiB"
+    CONSUME_MIXED = "consume 50 to 150 B"
     TAIL_SAME = "tail latency, same process"
     TAIL_OTHER = "tail latency, other process"
     QUEUE = "queue: receive and accept in batches of 100"
@@ -49,10 +51,12 @@ LOG_WORKS = frozenset(
     {
         Work.PRODUCE_100,
         Work.PRODUCE_1K,
+        Work.PRODUCE_MIXED,
         Work.DURABLE_1,
         Work.DURABLE_16,
         Work.CONSUME_100,
         Work.CONSUME_1K,
+        Work.CONSUME_MIXED,
         Work.TAIL_OTHER,
     }
 )

@@ -47,34 +47,40 @@ def measure(contender: Contender, work: Work, folder: Path, address: str, budget
     return figures
 
 
-def _value(work: Work) -> bytes:
-    return LARGE if work in (Work.PRODUCE_1K, Work.CONSUME_1K) else SMALL
+def _chunk(contender: Contender, work: Work) -> list[bytes]:
+    """So much as the contender is given at once: the same bytes, whatever the records' sizes."""
+    if work in (Work.PRODUCE_1K, Work.CONSUME_1K, Work.RANDOM_OFFSET, Work.RANDOM_TIME):
+        return [LARGE] * max(1, contender.chunk * len(SMALL) // len(LARGE))
+    if work in (Work.PRODUCE_MIXED, Work.CONSUME_MIXED):
+        sizes = random.Random(1)  # the same for all, around 100 bytes
+        return [bytes(sizes.randint(50, 150)) for _ in range(contender.chunk)]
+    return [SMALL] * contender.chunk
 
 
 def _produce_for(session: Session, values: list[bytes], budget_s: float) -> tuple[int, float]:
-    """Produce *values* again and again for a time; how many records that were, in how many seconds."""
+    """Produce *values* again and again for a time; how often that was, and how many seconds it took."""
     count = 0
     began = time.perf_counter()
     while True:
         session.produce(values)
-        count += len(values)
+        count += 1
         elapsed = time.perf_counter() - began
         if elapsed >= budget_s:
             return count, elapsed
 
 
-def _chunk(contender: Contender, value: bytes) -> list[bytes]:
-    return [value] * max(1, contender.chunk * len(SMALL) // len(value))
-
-
 def produce(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
     session = contender.open(folder, address, work)
-    value = _value(work)
-    values = _chunk(contender, value)
+    values = _chunk(contender, work)
     _produce_for(session, values, budget_s * WARM_UP)
-    count, elapsed = _produce_for(session, values, budget_s)
+    chunks, elapsed = _produce_for(session, values, budget_s)
     session.close()
-    return {"records_per_s": count / elapsed, "mb_per_s": count * len(value) / elapsed / 1e6}
+    return _throughput(chunks, values, elapsed)
+
+
+def _throughput(chunks: int, values: list[bytes], elapsed: float) -> Figures:
+    size = sum(map(len, values))
+    return {"records_per_s": chunks * len(values) / elapsed, "mb_per_s": chunks * size / elapsed / 1e6}
 
 
 def durable(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
@@ -111,18 +117,18 @@ def durable(contender: Contender, work: Work, folder: Path, address: str, budget
 
 def consume(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
     """What can be produced in the budget is read, by a session that did not write it."""
-    value = _value(work)
+    values = _chunk(contender, work)
     writer = contender.open(folder, address, work)
-    count, _ = _produce_for(writer, _chunk(contender, value), budget_s)
+    chunks, _ = _produce_for(writer, values, budget_s)
     writer.close()
     reader = contender.open(folder, address, work)
     began = time.perf_counter()
-    size = reader.consume(count)
+    size = reader.consume(chunks * len(values))
     elapsed = time.perf_counter() - began
     reader.close()
-    if size != count * len(value):
-        raise RuntimeError(f"{contender.name} gave {size} bytes back of {count * len(value)}")
-    return {"records_per_s": count / elapsed, "mb_per_s": size / elapsed / 1e6}
+    if size != chunks * sum(map(len, values)):
+        raise RuntimeError(f"{contender.name} gave {size} bytes back of {chunks * sum(map(len, values))}")
+    return _throughput(chunks, values, elapsed)
 
 
 def tail_same(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
@@ -198,7 +204,7 @@ def _percentiles(values_us: list[float]) -> Figures:
 
 def queue(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
     session = contender.open(folder, address, work)
-    count, _ = _produce_for(session, _chunk(contender, SMALL), budget_s)
+    _produce_for(session, _chunk(contender, work), budget_s)
     taken = 0
     began = time.perf_counter()
     while time.perf_counter() - began < budget_s:
@@ -209,13 +215,15 @@ def queue(contender: Contender, work: Work, folder: Path, address: str, budget_s
     elapsed = time.perf_counter() - began
     session.close()
     if not taken:
-        raise RuntimeError(f"{contender.name} gave none of {count} messages")
+        raise RuntimeError(f"{contender.name} gave no message of those that it was given")
     return {"messages_per_s": taken / elapsed}
 
 
 def transform(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
     session = contender.open(folder, address, work)
-    count, _ = _produce_for(session, [SMALL] * 20_000, budget_s / 20)
+    values = [SMALL] * 20_000
+    chunks, _ = _produce_for(session, values, budget_s / 20)
+    count = chunks * len(values)
     began = time.perf_counter()
     session.transform(count)
     elapsed = time.perf_counter() - began
@@ -225,7 +233,7 @@ def transform(contender: Contender, work: Work, folder: Path, address: str, budg
 
 def random_reads(contender: Contender, work: Work, folder: Path, address: str, budget_s: float) -> Figures:
     session = contender.open(folder, address, work)
-    values = _chunk(contender, LARGE)
+    values = _chunk(contender, work)
     count, moments_ms = 0, [time.time_ns() // 1_000_000]
     deadline = time.perf_counter() + budget_s
     while not count or time.perf_counter() < deadline:
@@ -293,10 +301,12 @@ def fill(contender: Contender, work: Work, folder: Path, address: str, gigabytes
 _WORKS: dict[Work, Callable[[Contender, Work, Path, str, float], Figures]] = {
     Work.PRODUCE_100: produce,
     Work.PRODUCE_1K: produce,
+    Work.PRODUCE_MIXED: produce,
     Work.DURABLE_1: durable,
     Work.DURABLE_16: durable,
     Work.CONSUME_100: consume,
     Work.CONSUME_1K: consume,
+    Work.CONSUME_MIXED: consume,
     Work.TAIL_SAME: tail_same,
     Work.TAIL_OTHER: tail_other,
     Work.QUEUE: queue,

@@ -60,7 +60,7 @@ class Bare(Contender):
     def __init__(self, *, is_synced: bool) -> None:
         self._is_synced = is_synced
         self.name = f"bare file, {'write + fdatasync' if is_synced else 'write'}"
-        self.works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K})
+        self.works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K, Work.PRODUCE_MIXED})
         self.works |= {Work.DURABLE_1, Work.DURABLE_16} if is_synced else {Work.CONSUME_100, Work.CONSUME_1K}
 
     def open(self, folder: Path, address: str, work: Work) -> Session:

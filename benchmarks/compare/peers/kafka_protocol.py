@@ -264,7 +264,7 @@ class Mock(KafkaProtocol):
     """librdkafka's mock cluster, in this process: what the client itself can do, with nobody who stores anything."""
 
     name = "librdkafka's mock, nothing is stored"
-    works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K})
+    works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K, Work.PRODUCE_MIXED})
 
     @contextmanager
     def server(self, folder: Path) -> Iterator[str]:

@@ -109,7 +109,7 @@ class Ours(Contender):
         setting = "synced" if durability == "fsync" else "not synced"
         self.name = f"logbroker{', send()' if one_by_one else ''}, {setting}"
         if one_by_one:
-            self.works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K})
+            self.works = frozenset({Work.PRODUCE_100, Work.PRODUCE_1K, Work.PRODUCE_MIXED})
         elif durability != "fsync":
             self.works -= {Work.DURABLE_1, Work.DURABLE_16, Work.QUEUE, Work.TRANSFORM}
 

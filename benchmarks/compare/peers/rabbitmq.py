@@ -194,7 +194,16 @@ CONTENDERS = [
         "stream, not synced",
         _Stream,
         "rstream",
-        frozenset({Work.PRODUCE_100, Work.PRODUCE_1K, Work.CONSUME_100, Work.CONSUME_1K}),
+        frozenset(
+            {
+                Work.PRODUCE_100,
+                Work.PRODUCE_1K,
+                Work.PRODUCE_MIXED,
+                Work.CONSUME_100,
+                Work.CONSUME_1K,
+                Work.CONSUME_MIXED,
+            }
+        ),
     ),
     RabbitMQ(
         "quorum queue, synced",

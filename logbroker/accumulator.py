@@ -17,7 +17,7 @@ the whole short way 0.3 µs. It may leave out the lock because CPython lets anot
 handler) in only where a function is called or a loop jumps back: reading and writing ``count`` and appending
 to the list have neither between them, so they are one step for everybody else. It may leave out the clock
 and the bytes because the long way has granted it so many records: ``grant`` allows indices below
-``granted_until``, of keys and values up to ``granted_bytes`` each, so that the batch's limit holds, and no
+``granted_until``, of keys, values and headers up to ``granted_bytes`` each, so that the batch's limit holds, and no
 more than come in within ``LOOK_S`` at the present pace. ``freeze`` takes the grant back, in one step as
 well; what it sees is complete. Without a GIL nothing is granted (see ``Producer``). ``encode`` checks that
 ``count`` and the lists agree.
@@ -61,6 +61,7 @@ VALUE_OVERHEAD_BYTES = 18
 # The same with any timestamps (10), and the key's length; headers add HEADER_OVERHEAD_BYTES each.
 RECORD_OVERHEAD_BYTES = 32
 HEADER_OVERHEAD_BYTES = 10
+UTF8_BYTES = 4  # at most, of one character
 
 
 class BatchState(enum.Enum):
@@ -117,7 +118,7 @@ class Batch:
         self.limit_bytes = limit_bytes
         self.opened_s = opened_s
         self.granted_until = 0  # lock-free senders may add records of indices below this
-        self.granted_bytes = 0  # and of values (with their keys) up to this size
+        self.granted_bytes = 0  # and of values (with their keys and headers) up to this size
         self.slack = 1  # granted_bytes is this many quarters above the average
         self.timestamp_ms = 0  # which is to be theirs
         self.until = 0.0  # wall-clock seconds at which the last run of timestamps ends
@@ -152,7 +153,7 @@ class Batch:
         count = self.count
         if self.records is not None:
             if self.accounted < count:
-                self.spare -= _keyed_bytes(self.records[self.accounted :])
+                self.spare -= _whole_bytes(self.records[self.accounted :])
                 self.accounted = count
         elif len(self.sizes) < count:
             sizes = value_sizes(self.values[len(self.sizes) :])
@@ -351,7 +352,15 @@ class Batch:
         return next((failure for failure in failures if failure is not None), None)
 
 
-def _keyed_bytes(records: Sequence[NewRecord]) -> int:
-    """What records of a key and a value, which lock-free senders added, take in a batch."""
-    sizes = [len(record.value) + len(record.key) for record in records]  # type: ignore[arg-type]
-    return sum(sizes) + len(sizes) * RECORD_OVERHEAD_BYTES
+def headers_bytes(headers: Sequence[tuple[str, bytes | None]]) -> int:
+    """An upper bound of what headers take in a batch."""
+    return sum(
+        [HEADER_OVERHEAD_BYTES + UTF8_BYTES * len(name) + len(content or b"") for name, content in headers]
+    )
+
+
+def _whole_bytes(records: Sequence[NewRecord]) -> int:
+    """An upper bound of what whole records, which lock-free senders added, take in a batch."""
+    sizes = [len(record.value or b"") + len(record.key or b"") for record in records]
+    headers = [headers_bytes(record.headers) for record in records if record.headers]
+    return sum(sizes) + sum(headers) + len(sizes) * RECORD_OVERHEAD_BYTES

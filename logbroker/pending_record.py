@@ -6,10 +6,8 @@ from collections.abc import Callable
 
 from logbroker_storage.errors import InvalidRequestError
 
-from .accumulator import HEADER_OVERHEAD_BYTES, RECORD_OVERHEAD_BYTES, VALUE_OVERHEAD_BYTES
+from .accumulator import RECORD_OVERHEAD_BYTES, VALUE_OVERHEAD_BYTES, headers_bytes
 from .records import Message, due_ms, message_id_bytes, stored_headers, timestamp_ms_of
-
-UTF8_BYTES = 4  # at most, of one character
 
 
 class PendingRecord:
@@ -62,9 +60,7 @@ class PendingRecord:
         if self.key is None and not self.headers and self.timestamp_ms is None:
             return size_bytes + VALUE_OVERHEAD_BYTES
         size_bytes += RECORD_OVERHEAD_BYTES + (0 if self.key is None else len(self.key))
-        for name, content in self.headers:
-            size_bytes += HEADER_OVERHEAD_BYTES + UTF8_BYTES * len(name) + len(content or b"")
-        return size_bytes
+        return size_bytes + headers_bytes(self.headers)
 
 
 def not_bytes(what: str, value: object) -> InvalidRequestError:

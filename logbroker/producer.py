@@ -24,7 +24,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 from logbroker_storage.record_batch import Compression, NewRecord
 
-from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch
+from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch, headers_bytes
 from .delivery import Acks, Delivery, HandleState
 from .destinations import Destinations
 from .long_way import FIRST_SLICE, LongWay
@@ -32,7 +32,7 @@ from .named_producer import NEVER_WROTE, NamedSequences
 from .partitioner import positive_hash
 from .pending_record import PendingRecord
 from .receipts import Receipt
-from .records import NO_HEADERS, AcksName, HeadersArgument, Message, SendOptions
+from .records import NO_HEADERS, AcksName, HeadersArgument, Message, SendOptions, stored_headers
 from .sequences import AnonymousSequences, Sequences
 from .topic_names import check_producer_name
 
@@ -197,9 +197,9 @@ class Producer:
             FencedError: a newer holder has the producer's name (or through the receipt).
             ClosedError, ForkedError: this producer takes nothing more.
         """
-        if not options and headers is None and type(value) is bytes:
-            if key is not None:
-                return self._send_keyed(topic, value, key)
+        if not options and type(value) is bytes:
+            if key is not None or headers is not None:
+                return self._send_whole(topic, value, key, headers)
             try:
                 batch = self._plain[topic]
             except KeyError:
@@ -230,14 +230,20 @@ class Producer:
             )
         return PendingRecord(message, self._directory.clock.now_ms)
 
-    def _send_keyed(self, topic: str, value: bytes, key: bytes) -> Receipt:
-        """The short way of a record with a key and nothing else."""
+    def _send_whole(
+        self, topic: str, value: bytes, key: bytes | None, headers: HeadersArgument | None
+    ) -> Receipt:
+        """The short way of a record with a key, or headers, and nothing else."""
         batches = self._keyed.get(topic)
-        if batches is not None and type(key) is bytes:
-            batch = batches[positive_hash(key) % len(batches) if len(batches) > 1 else 0]
+        if batches is not None and (type(key) is bytes or (key is None and len(batches) == 1)):
+            batch = batches[positive_hash(key) % len(batches) if key is not None and len(batches) > 1 else 0]
             if batch is not None:
-                size_bytes = len(value) + len(key)
-                record = NewRecord(value, key, NO_HEADERS, batch.timestamp_ms)
+                size_bytes = len(value) + (0 if key is None else len(key))
+                stored = NO_HEADERS
+                if headers is not None:
+                    headers = stored = stored_headers(headers)  # it may be an iterator: read it once
+                    size_bytes += headers_bytes(stored)
+                record = NewRecord(value, key, stored, batch.timestamp_ms)
                 # No call from here to append: see accumulator, "The lock-free append".
                 index = batch.count
                 records = batch.records
@@ -245,7 +251,7 @@ class Producer:
                     batch.count = index + 1
                     records.append(record)
                     return Receipt(batch, index)
-        return self._long_way.send(topic, self._pending(Message(value, key)))
+        return self._long_way.send(topic, self._pending(Message(value, key, headers)))
 
     def _send_plain(self, batch: Batch, value: bytes) -> Receipt | None:
         """The short way's look at the clock and the room; None when the batch is full or gone."""

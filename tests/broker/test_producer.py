@@ -425,8 +425,13 @@ def test_no_batch_exceeds_the_topics_limit_whatever_the_sizes(broker):
             producer.send("small", b"x" * size)
         for size in sizes:
             producer.send("small", b"x" * size, key=b"k")
+        for size in sizes:
+            producer.send("small", b"x", headers={"é" * (size % 7): b"h" * min(size, 2500)})
         producer.send_many("small", [b"x" * size for size in sizes])
-    assert [len(value) for value in values(broker, "small")] == sizes * 3
+    found = stored(broker, "small")
+    rounds = [found[at : at + len(sizes)] for at in range(0, len(found), len(sizes))]
+    assert [[len(record.value) for record in rounds[at]] for at in (0, 1, 3)] == [sizes] * 3
+    assert [len(record.headers[0][1]) for record in rounds[2]] == [min(size, 2500) for size in sizes]
     assert max(header.size_bytes for header in headers_of_batches(broker, "small")) <= 3000
 
 
@@ -668,12 +673,12 @@ def test_a_deleted_topic_fails_what_is_under_way_and_refuses_more(broker):
 # Threads and processes ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [None, b"k"])
-def test_records_of_many_threads_keep_their_order_and_lose_nothing(broker, key):
+@pytest.mark.parametrize("said", [{}, {"key": b"k"}, {"headers": {"h": b"1"}}])
+def test_records_of_many_threads_keep_their_order_and_lose_nothing(broker, said):
     each = 3000
 
     def run(name: bytes) -> None:
-        receipts[name] = [producer.send("t", name + b"%d" % number, key=key) for number in range(each)]
+        receipts[name] = [producer.send("t", name + b"%d" % number, **said) for number in range(each)]
 
     receipts: dict[bytes, list] = {}
     names = [b"a", b"b", b"c", b"d"]
@@ -729,6 +734,31 @@ def test_a_forked_child_gets_a_clear_error(broker):
             os._exit(failures + (settled.result().offset != 0))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert values(broker) == [b"a", b"b"]
+
+
+def test_records_of_all_kinds_keep_their_order_and_their_headers_in_a_burst(broker):
+    kinds = [
+        {},
+        {"key": b"k"},
+        {"headers": {"type": "order", "trace": b"1"}},
+        {"key": b"", "headers": [("again", None), ("again", b"2")]},
+        {"headers": {}},
+    ]
+    expected = [([], None), ([], b"k"), ([("type", b"order"), ("trace", b"1")], None)]
+    expected += [([("again", None), ("again", b"2")], b""), ([], None)]
+    with broker.producer(batch_bytes=3000) as producer:
+        for number in range(2000):
+            producer.send("t", b"%d" % number, **kinds[number % len(kinds)])
+    found = stored(broker)
+    assert [record.value for record in found] == [b"%d" % number for number in range(2000)]
+    assert [(record.headers, record.key) for record in found] == expected * 400
+
+
+def test_headers_may_be_an_iterator_whichever_way_the_record_goes(broker):
+    with broker.producer(batch_bytes=500) as producer:
+        for number in range(300):
+            producer.send("t", b"v", headers=iter([("n", b"%d" % number)]))
+    assert [record.headers for record in stored(broker)] == [[("n", b"%d" % number)] for number in range(300)]
 
 
 def test_a_batch_that_two_senders_tore_is_never_written(broker):

@@ -27,6 +27,8 @@ from confluent_kafka import Producer
 from kio.schema.fetch.v12.request import FetchPartition, FetchRequest, FetchTopic
 from kio.serial import entity_writer
 
+from logbroker_storage.record_batch import HEADER_BYTES, MAGIC, read_header
+
 from .conftest import seconds
 
 ROUNDS = 5
@@ -162,6 +164,19 @@ def fetch_request(offset: int) -> bytes:
     return LENGTH.pack(buffer.tell()) + buffer.getvalue()
 
 
+def places(log: bytes) -> list[int]:
+    """The offsets that a client asks for one after the other, who reads *log* in pieces of ``FETCH_BYTES``."""
+    offsets: list[int] = []
+    position, end = 0, -1
+    while position + HEADER_BYTES <= len(log) and log[position + 16] == MAGIC:
+        header = read_header(memoryview(log)[position : position + HEADER_BYTES])
+        if position + header.size_bytes > end:
+            offsets.append(header.base_offset)
+            end = position + FETCH_BYTES
+        position += header.size_bytes
+    return offsets
+
+
 @contextmanager
 def plain_sender(path: Path) -> Iterator[str]:
     """A process that answers each 4 bytes with so many bytes of the file, behind their length."""
@@ -195,7 +210,7 @@ def test_fetch_over_the_network(benchmark: Any, tmp_path: Path, value_bytes: int
         with plain_sender(segment) as sender:
             served = Fetcher(server.address, fetch_request)
             plain = Fetcher(sender, LENGTH.pack)
-            offsets = list(range(0, count, FETCH_BYTES // value_bytes))[:-2]
+            offsets = places(segment.read_bytes())[:-2]
             whole = [FETCH_BYTES] * len(offsets)
 
             def in_turn() -> None:

@@ -48,6 +48,12 @@ class ReaderPool:
         self._readers: OrderedDict[tuple[bytes, int], tuple[LogReader, float]] = OrderedDict()
         self._lock = threading.Lock()  # guards _readers
 
+    def is_at_hand(self, log: PartitionLog, offset: int, max_bytes: int) -> bool:
+        """Whether ``read`` there will probably neither wait for the disk nor take long: see ``LogReader``."""
+        with self._lock:  # whoever uses a reader has taken it out
+            known = self._readers.get((log.key, offset))
+            return known is not None and known[0].is_at_hand(max_bytes)
+
     def read(
         self, log: PartitionLog, offset: int, *, end_offset: int, max_bytes: int, expire_at_ms: int | None
     ) -> RawBatches:

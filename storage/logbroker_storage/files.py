@@ -40,6 +40,9 @@ TEMPORARY_SUFFIX = ".tmp"  # of replace_file()
 
 # Linux takes 1024 buffers a call (UIO_MAXIOV), macOS too.
 _MAX_BUFFERS = 1024
+_CACHED_STEP_BYTES = (
+    128 << 10
+)  # what was read or written lately is cached in stretches: one look at each tells
 
 
 class Files(Protocol):
@@ -100,6 +103,12 @@ class Files(Protocol):
 
     def replace_file(self, path: str, data: Buffer) -> None:
         """*path* holds *data*, durably, or what it held before: nothing between, whatever happens."""
+
+    def is_cached(self, fd: int, position: int, size: int) -> bool:
+        """Whether reading [position, position + size) would probably not wait for the disk; never raises.
+
+        False where the system cannot tell.
+        """
 
     def drop_cache(self, fd: int) -> None:
         """A hint that cached pages of the file will not be wanted again; may do nothing."""
@@ -219,6 +228,18 @@ class OsFiles:
 
     def replace_file(self, path: str, data: Buffer) -> None:
         replace_file(self, path, data)
+
+    def is_cached(self, fd: int, position: int, size: int) -> bool:
+        if sys.platform != "linux":
+            return False
+        byte = [bytearray(1)]
+        try:
+            for at in range(position, position + size, _CACHED_STEP_BYTES):
+                if not os.preadv(fd, byte, at, os.RWF_NOWAIT):
+                    break  # the file ends
+        except OSError:  # EAGAIN: it would wait; EOPNOTSUPP: this file system does not say
+            return False
+        return True
 
     def drop_cache(self, fd: int) -> None:
         if hasattr(os, "posix_fadvise"):

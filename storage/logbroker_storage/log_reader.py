@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("logbroker.storage")
 
 DEFAULT_READ_BYTES = 1 << 20
+LARGE_BATCH_BYTES = 16 << 10
 
 
 class Isolation(enum.Enum):
@@ -72,6 +73,7 @@ class LogReader:
         self._keeps_open = True  # False: too many readers are open, so close after each read
         self._file_position = -1  # where the batch that holds self.position begins, -1 unknown
         self._due_offset = -1  # the base offset that this batch must have
+        self._batch_bytes = 0  # the size of a batch, on the average of the last read
 
     def seek(self, offset: int) -> None:
         """Read on from *offset*; whether it can be read shows at the next read."""
@@ -84,6 +86,17 @@ class LogReader:
             self._log.files.close(self._fd)
             self._log.descriptors.reader_closed()
         self._fd = self._base = self._file_position = -1
+
+    def is_at_hand(self, max_bytes: int) -> bool:
+        """Whether reading so much will probably neither wait for the disk nor take longer than copying it.
+
+        So it is where the file is open, its bytes are cached, and batches are large.
+        """
+        return (
+            self._file_position >= 0
+            and self._batch_bytes >= LARGE_BATCH_BYTES
+            and self._log.files.is_cached(self._fd, self._file_position, max_bytes)
+        )
 
     def read(self, max_bytes: int = DEFAULT_READ_BYTES) -> list[StoredBatch]:
         """Batches from the one that holds ``position`` on, and move ``position`` behind them.
@@ -244,6 +257,7 @@ class LogReader:
         if batches:
             self.position = self._due_offset = due_offset
             self._file_position += position
+            self._batch_bytes = position // len(batches)
         return batches
 
     # The rare cases: a batch larger than the read, the end of a segment, damage -----------------------

@@ -360,6 +360,22 @@ def test_a_batch_above_the_readers_limit_comes_all_the_same(broker: logbroker.Br
     assert CONFLUENT.read(server.address, "t", 3, **limits) == numbered(records)
 
 
+def test_a_log_of_many_megabytes_is_read_on_whole_and_in_order(broker: logbroker.Broker, server: Any) -> None:
+    """Large batches that are read one after the other do not go through a thread; small ones behind them do."""
+    broker.create_topic("t", config={"segment.bytes": 3 << 20})
+    large = [Wire(b"%06d" % number * 300) for number in range(4_000)]
+    with broker.producer(batch_bytes=200_000) as producer:
+        producer.send_many("t", [record.value for record in large])
+    small = [Wire(b"%d" % number) for number in range(50)]
+    for record in small:
+        embedded_write(broker, "t", [record])
+
+    values = [record.value for record in large + small]
+    for name, client in CLIENTS.items():
+        found = client.read(server.address, "t", len(values))
+        assert [(record.offset, record.value) for record in found] == list(enumerate(values)), name
+
+
 def test_a_topic_can_have_the_logs_own_timestamps(broker: logbroker.Broker, server: Any) -> None:
     """LogAppendTime: writers are told it, and every reader sees the same one."""
     broker.create_topic("t", config={"message.timestamp.type": "LogAppendTime"})

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,33 @@ def test_syncing_and_dropping_the_cache_keep_the_content(place):
     files.drop_cache(fd)
     assert files.pread(fd, 1, 0) == b"x"
     files.close(fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what it has in memory")
+def test_what_was_just_written_is_cached_and_what_was_dropped_is_not(tmp_path):
+    files = OsFiles()
+    fd = files.open(str(tmp_path / "a"), create=True)
+    files.pwrite(fd, bytes(1 << 20), 0)
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except OSError as error:
+        files.close(fd)
+        pytest.skip(f"the file system of the tests does not tell: {error}")
+    assert files.is_cached(fd, 0, 1 << 20)
+    assert files.is_cached(fd, 1000, 4 << 20)  # as much of it as there is
+    files.fsync(fd)
+    files.drop_cache(fd)
+    if not _is_in_memory(tmp_path):
+        assert not files.is_cached(fd, 0, 1 << 20)
+    files.close(fd)
+    assert not files.is_cached(fd, 0, 1)
+
+
+def _is_in_memory(path) -> bool:
+    """Whether *path* lies on a tmpfs, whose pages cannot be dropped."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    under = [(point, kind) for point, kind in mounts if str(path).startswith(point)]
+    return max(under, key=lambda mount: len(mount[0]))[1] == "tmpfs"
 
 
 def test_new_files_are_readable_by_others_and_closed_on_exec(tmp_path):

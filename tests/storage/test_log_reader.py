@@ -6,10 +6,12 @@ import os
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
 from logbroker_storage.errors import CorruptionError, OffsetOutOfRangeError
+from logbroker_storage.files import OsFiles
 from logbroker_storage.log_reader import LogReader
 from logbroker_storage.record_batch import StoredBatch, decode_records
 from logbroker_storage.segment_removal import delete_segments_below
@@ -106,6 +108,27 @@ def test_reading_stops_at_the_high_watermark(path):
     assert bases(reader.read()) == [1]
     reader.close()
     bench.close()
+
+
+def test_large_batches_that_are_cached_are_at_hand_for_who_reads_on(path):
+    files = OsFiles()
+    with closing(Workbench(path, durability="os", files=files)) as bench:
+        for _ in range(4):
+            bench.put(bytes(20_000), sync=False)
+        reader = bench.log.reader(0)
+        assert not reader.is_at_hand(40_000), "nothing is open yet"
+        reader.read(25_000)
+        assert reader.position == 1
+        assert reader.is_at_hand(40_000) is files.is_cached(reader._fd, 0, 40_000)
+        reader.seek(3)
+        assert not reader.is_at_hand(40_000), "an index would have to be read"
+        reader.read()
+        for _ in range(100):
+            bench.put(b"small", sync=False)
+        reader.read()
+        assert not reader.is_at_hand(40_000), "there may be thousands of small batches"
+        reader.close()
+        assert not reader.is_at_hand(40_000)
 
 
 def test_seeking_works_in_any_direction(bench):

@@ -190,6 +190,9 @@ class FaultyFiles:
     def replace_file(self, path: str, data: Buffer) -> None:
         replace_file(self, path, data)
 
+    def is_cached(self, fd: int, position: int, size: int) -> bool:
+        return self.inner.is_cached(fd, position, size)
+
     def drop_cache(self, fd: int) -> None:
         self._enter("drop_cache", self._path(fd))
         self.inner.drop_cache(fd)

@@ -62,10 +62,12 @@ def bench(
     import tempfile
 
     import logbroker
+    from logbroker_storage.record_twin import IS_COMPILED
 
+    codec = "compiled" if IS_COMPILED else "plain Python"
     parent = os.path.dirname(os.path.abspath(data_directory(data)))
     with tempfile.TemporaryDirectory(prefix="logbroker-bench-", dir=parent) as folder:
-        say(f"measuring in {folder}, about {4 * seconds:.0f} s")
+        say(f"measuring in {folder}, about {4 * seconds:.0f} s; the record codec is {codec}")
         with logbroker.open(os.path.join(folder, "data")) as broker:
             broker.create_topic(SYNCED)
             broker.create_topic(CACHED, config={"durability": "os"})

@@ -9,7 +9,7 @@ M_MMAP_THRESHOLD). Pages that come from the kernel each time cost as much as enc
 
 from __future__ import annotations
 
-KEPT_BYTES = 4 << 20
+KEPT_BYTES = 2 << 20
 
 
 def keep_freed_blocks() -> None:

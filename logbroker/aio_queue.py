@@ -36,6 +36,7 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
+from .aio_lifetime import Lifetime
 from .of_record import OfPlacedRecord
 from .worker import Worker, post
 
@@ -186,15 +187,12 @@ class AsyncQueue:
 
     def __init__(self, make: Callable[[], Awaitable[Queue]]) -> None:
         """Use ``AsyncBroker.queue``."""
-        self._make = make
-        self._opening: asyncio.Future[Queue] | None = None
         self._receiver = Worker("logbroker-aio-queue")  # may wait for messages
         self._settler = Worker("logbroker-aio-settle")  # everything else
+        self._lifetime = Lifetime("queue", make, self._receiver, self._settler)
         self._turn = asyncio.Lock()
         self._receive_now: _Receive | None = None  # of the task whose turn it is
         self._abandoned: set[asyncio.Future[list[QueueMessage]]] = set()  # cancelled, and still in the thread
-        self._closed = False
-        self._closing: asyncio.Future[None] | None = None  # kept from being collected
         # Filled by the loop, emptied by the settler; deque operations are atomic.
         self._accepting: deque[_Accepting] = deque()
         # Whether the settler will look at _accepting. It takes this back *before* it looks, so that what
@@ -202,27 +200,13 @@ class AsyncQueue:
         self._drain_is_due = False
 
     async def __aenter__(self) -> AsyncQueue:
-        await self._opened()
+        await self._lifetime.entered(self._close)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the queue was closed; make another with broker.queue()")
-
-    async def _opened(self) -> Queue:
-        self._check_open()
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._make())
-        try:
-            return await asyncio.shield(self._opening)  # a cancelled opener leaves the queue to the others
-        except LogbrokerError:
-            self._opening = None
-            raise
 
     # Receiving ------------------------------------------------------------------------------------
 
@@ -250,11 +234,11 @@ class AsyncQueue:
         """
         from .deadlines import deadline_after
 
-        queue = await self._opened()
+        queue = await self._lifetime.opened()
         deadline = deadline_after(timeout)
         async with self._my_turn(timeout) as is_mine:
             while is_mine:
-                self._check_open()
+                self._lifetime.check_usable()
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 messages = await self._messages(queue, _Receive(queue, max_messages, left))
                 # Without one it may also have been woken for a receive that was cancelled.
@@ -306,7 +290,7 @@ class AsyncQueue:
         try:
             return await self._receive(None)
         except ClosedError:
-            if self._closed:
+            if self._lifetime.is_closed:
                 raise StopAsyncIteration from None
             raise
 
@@ -318,8 +302,7 @@ class AsyncQueue:
         What several tasks accept at one moment shares one sync. Errors as ``Queue.accept``.
         """
         accepted = self._blocking(messages)
-        await self._opened()
-        self._settler.check_process()
+        await self._lifetime.opened()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._accepting.append(_Accepting(accepted, future))
@@ -337,8 +320,8 @@ class AsyncQueue:
             accepting.append(self._accepting.popleft())
         if not accepting:
             return
-        assert self._opening is not None
-        queue = self._opening.result()
+        queue = self._lifetime.blocking
+        assert queue is not None
         error = _acceptance(queue, accepting)
         if isinstance(error, (InvalidRequestError, TopicNotFoundError)) and len(accepting) > 1:
             for one in accepting:  # nothing was written: let it concern only whose message it is about
@@ -377,7 +360,7 @@ class AsyncQueue:
         return blocking
 
     async def _call(self, call: Callable[[Queue], Result]) -> Result:
-        queue = await self._opened()
+        queue = await self._lifetime.opened()
         return await asyncio.shield(self._settler.submit(lambda: call(queue)))
 
     # The end --------------------------------------------------------------------------------------
@@ -387,27 +370,16 @@ class AsyncQueue:
 
         Cancelled, it is carried out all the same.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)
+        await self._lifetime.close(self._close)
 
-    async def _close(self) -> None:
-        if self._opening is None:
-            return
-        try:
-            queue = await asyncio.shield(self._opening)
-            if self._receive_now is not None:
-                self._receive_now.call_off()
-            async with self._turn:  # what was cancelled a moment ago has let go of it by then
-                while self._abandoned:
-                    await asyncio.wait(self._abandoned)  # what they bring is given back
-            self._settler.do(self._drain)
-            await self._settler.submit(queue.close)
-        finally:
-            self._receiver.stop()
-            self._settler.stop()
+    async def _close(self, queue: Queue) -> None:
+        if self._receive_now is not None:
+            self._receive_now.call_off()
+        async with self._turn:  # what was cancelled a moment ago has let go of it by then
+            while self._abandoned:
+                await asyncio.wait(self._abandoned)  # what they bring is given back
+        self._settler.do(self._drain)
+        await self._settler.submit(queue.close)
 
 
 def _give_back(queue: Queue, messages: list[QueueMessage]) -> None:

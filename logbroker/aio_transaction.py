@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from logbroker_storage.errors import InvalidRequestError
 
+from .aio_lifetime import Lifetime
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .aio import AsyncConsumer
+    from .aio_consumer import AsyncConsumer
     from .aio_queue import AsyncQueueMessage
     from .groups import TopicPartition
     from .records import HeadersArgument, Message, RecordMetadata, SendOptions
@@ -29,28 +30,20 @@ class AsyncTransaction:
 
     def __init__(self, make: Callable[[], Awaitable[Transaction]]) -> None:
         """Use ``AsyncBroker.transaction``."""
-        self._make = make
         self._worker = Worker("logbroker-aio-transaction")
-        self._transaction: Transaction | None = None
+        self._lifetime = Lifetime("transaction", make, self._worker)
 
     async def __aenter__(self) -> AsyncTransaction:
-        if self._transaction is None:
-            self._transaction = await self._make()
+        await self._lifetime.entered(lambda tx: self._worker.submit(tx.abort))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is not None:
-                await self.abort()
-            elif self._transaction is not None:
-                await self._call(lambda tx: tx.leave())
-        finally:
-            self._worker.stop()
+        await self._lifetime.close(lambda tx: self._worker.submit(tx.leave if error is None else tx.abort))
 
     async def _call(self, call: Callable[[Transaction], Result]) -> Result:
-        transaction = self._transaction
+        transaction = self._lifetime.blocking
         if transaction is None:
             raise InvalidRequestError("begin the transaction first: async with broker.transaction(…) as tx")
         return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
@@ -83,8 +76,7 @@ class AsyncTransaction:
 
     async def commit_offsets(self, consumer: AsyncConsumer, *, only: TopicPartition | None = None) -> None:
         """Commit what *consumer* has handed out so far with the records; see ``Transaction.commit_offsets``."""
-        blocking = await consumer._opened()
-        await consumer._put_all_back(blocking)  # what a cancelled poll brought, nobody has seen
+        blocking = await consumer._settled()
         await self._call(lambda tx: tx.commit_offsets(blocking, only=only))
 
     async def accept(self, messages: Iterable[AsyncQueueMessage]) -> None:

@@ -522,8 +522,12 @@ class Consumer:
             raise InvalidRequestError(f"a partition to pause or resume is a (topic, number), not {place!r}")
         with self._lock:
             cursor = self._assigned.cursors.get(place)
-            if cursor is not None:
-                cursor.paused = paused
+            if cursor is None:
+                return
+            cursor.paused = paused
+            handout = self._assigned.handout
+            if paused and handout is not None and handout.cursor is cursor:
+                handout.cut()  # an iteration is in the middle of it
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):

@@ -18,11 +18,12 @@ All methods belong to the loop's thread.
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from .aio_consumer import AsyncConsumer as AsyncConsumer
 from .aio_lifetime import Lifetime
@@ -38,10 +39,19 @@ if TYPE_CHECKING:
     from logbroker_storage.files import Files
     from logbroker_storage.log_config import ConfigValue
 
-    from .broker import Broker
+    from .broker import Broker, Delivery
+    from .consumer import IsolationName
     from .descriptions import GroupDescription, TopicDescription
+    from .expressions import Predicate
+    from .records import AcksName, HeadersArgument
+    from .request_reply.correlation import RequestCounts
     from .request_reply.messages import Reply
+    from .request_reply.requester import IfNobody
+    from .routing.bindings import BindingStart, HeadersMatch
     from .routing.descriptions import BindingDescription, RouteExplanation
+    from .start import Start
+    from .transform import Transformation, TransformProgress
+    from .transforms.loading import Source
 
 Result = TypeVar("Result")
 
@@ -56,14 +66,15 @@ def open_async(
 
         return open_blocking(path, files=files, **({} if clock is None else {"clock": clock}))
 
-    return AsyncBroker(make)
+    return AsyncBroker(os.path.abspath(path), make)
 
 
 class AsyncBroker(AsyncSubscriptions):
     """``Broker``, awaited: each method means what its namesake there means, and raises the same."""
 
-    def __init__(self, make: Callable[[], Broker]) -> None:
+    def __init__(self, path: str, make: Callable[[], Broker]) -> None:
         """Use ``logbroker.open_async``."""
+        self.path = path
         self._worker = Worker("logbroker-aio-broker")
         self._lifetime = Lifetime(
             "broker", lambda: self._worker.submit(make), self._worker, again="logbroker.open_async()"
@@ -137,28 +148,100 @@ class AsyncBroker(AsyncSubscriptions):
 
     # Producers and consumers ----------------------------------------------------------------------
 
-    def producer(self, **options: Any) -> AsyncProducer:
-        """A producer; the options are those of ``Broker.producer``, checked when it is opened."""
-        return AsyncProducer(lambda: self._call(lambda broker: broker.producer(**options)))
+    def producer(
+        self,
+        *,
+        name: str | None = None,
+        acks: AcksName = "all",
+        linger: float = 0.005,
+        batch_bytes: int = 524_288,
+        compression: str | None = None,
+        buffer_bytes: int = 64 << 20,
+        max_block: float = 60.0,
+    ) -> AsyncProducer:
+        """A producer; the arguments are those of ``Broker.producer``, checked when it is opened."""
+        return AsyncProducer(
+            lambda: self._call(
+                lambda broker: broker.producer(
+                    name=name,
+                    acks=acks,
+                    linger=linger,
+                    batch_bytes=batch_bytes,
+                    compression=compression,
+                    buffer_bytes=buffer_bytes,
+                    max_block=max_block,
+                )
+            ),
+            name=name,
+        )
 
-    def consumer(self, topics: str | Iterable[str], **options: Any) -> AsyncConsumer:
-        """A consumer; the options are those of ``Broker.consumer``, checked when it is opened."""
-        return AsyncConsumer(lambda: self._call(lambda broker: broker.consumer(topics, **options)))
+    def consumer(
+        self,
+        topics: str | Iterable[str],
+        *,
+        group: str | None = None,
+        start: Start = "earliest",
+        delivery: Delivery = "at-least-once",
+        session_timeout: float = 10.0,
+        max_poll_interval: float = 300.0,
+        max_poll_records: int = 500,
+        isolation: IsolationName = "read_committed",
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
+    ) -> AsyncConsumer:
+        """A consumer; the arguments are those of ``Broker.consumer``, checked when it is opened."""
+        return AsyncConsumer(
+            lambda: self._call(
+                lambda broker: broker.consumer(
+                    topics,
+                    group=group,
+                    start=start,
+                    delivery=delivery,
+                    session_timeout=session_timeout,
+                    max_poll_interval=max_poll_interval,
+                    max_poll_records=max_poll_records,
+                    isolation=isolation,
+                    filter=filter,
+                )
+            ),
+            group=group,
+        )
 
     def transaction(self, transactional_id: str, *, timeout: float = 60.0) -> AsyncTransaction:
         """A transaction, for ``async with``; see ``Broker.transaction``."""
         return AsyncTransaction(
-            lambda: self._call(lambda broker: broker.transaction(transactional_id, timeout=timeout))
+            lambda: self._call(lambda broker: broker.transaction(transactional_id, timeout=timeout)),
+            transactional_id=transactional_id,
         )
 
-    async def transform(self, source: str, target: str, **options: Any) -> int:
+    async def transform(
+        self,
+        source: str,
+        target: str,
+        *,
+        group: str,
+        function: Transformation,
+        max_records: int = 500,
+        idle_timeout: float | None = None,
+        dead_letter: str | None = None,
+        progress: TransformProgress | None = None,
+    ) -> int:
         """Run ``Broker.transform`` in a thread of its own until it ends or this is cancelled.
 
-        The options are its own but ``stop``; *function* is called in that thread. A cancellation waits for the
-        batch at hand.
+        *function* is called in that thread. A cancellation waits for the batch at hand.
         """
         return await self._run_until_cancelled(
-            "transform", lambda broker, stop: broker.transform(source, target, stop=stop, **options)
+            "transform",
+            lambda broker, stop: broker.transform(
+                source,
+                target,
+                group=group,
+                function=function,
+                stop=stop,
+                max_records=max_records,
+                idle_timeout=idle_timeout,
+                dead_letter=dead_letter,
+                progress=progress,
+            ),
         )
 
     async def _run_until_cancelled(
@@ -180,23 +263,72 @@ class AsyncBroker(AsyncSubscriptions):
 
     # Request and reply ----------------------------------------------------------------------------
 
-    async def request(self, topic: str, value: bytes | None, **options: Any) -> Reply:
+    async def request(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        timeout: float = 5.0,  # noqa: ASYNC109 (as Broker.request, with its error)
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        if_nobody: IfNobody = "raise",
+    ) -> Reply:
         """Ask those who respond to *topic*; see ``Broker.request``. When it is cancelled, the reply is dropped."""
-        return await self._exchange.request(topic, value, **options)
+        return await self._exchange.request(
+            topic, value, timeout=timeout, key=key, headers=headers, if_nobody=if_nobody
+        )
 
-    def responder(self, topic: str, **options: Any) -> Callable[[AsyncFunction], AsyncResponder]:
+    @property
+    def request_counts(self) -> RequestCounts:
+        """What became of this object's requests; see ``Broker.request_counts``."""
+        from .request_reply.correlation import RequestCounts
+
+        broker = self._lifetime.blocking
+        return RequestCounts() if broker is None else broker.request_counts
+
+    def responder(
+        self, topic: str, *, concurrency: int = 1, lease: float = 10.0, tracebacks: bool = False
+    ) -> Callable[[AsyncFunction], AsyncResponder]:
         """Decorate a coroutine function that answers the requests on *topic*; see ``Broker.responder``.
 
         It starts at once; ``await`` the decorated name to know that it takes requests. ``concurrency`` bounds
         how many requests are answered at a time.
         """
-        return self._exchange.responder(topic, **options)
+        return self._exchange.responder(topic, concurrency=concurrency, lease=lease, tracebacks=tracebacks)
 
     # Routing --------------------------------------------------------------------------------------
 
-    async def bind(self, source: str, target: str, **options: Any) -> BindingDescription:
+    async def bind(
+        self,
+        source: str,
+        target: str,
+        *,
+        when: str | None = None,
+        headers: Mapping[str, str | bytes | None] | None = None,
+        headers_match: HeadersMatch = "all",
+        transform: Source | None = None,
+        unrouted: bool = False,
+        dead_letter: str | None = None,
+        start: BindingStart = "latest",
+        name: str | None = None,
+        exist_ok: bool = False,
+    ) -> BindingDescription:
         """Have the router write what comes into *source* to *target*, too; see ``Broker.bind``."""
-        return await self._call(lambda broker: broker.bind(source, target, **options))
+        return await self._call(
+            lambda broker: broker.bind(
+                source,
+                target,
+                when=when,
+                headers=headers,
+                headers_match=headers_match,
+                transform=transform,
+                unrouted=unrouted,
+                dead_letter=dead_letter,
+                start=start,
+                name=name,
+                exist_ok=exist_ok,
+            )
+        )
 
     async def unbind(self, name: str) -> None:
         """Remove a binding, durably."""
@@ -206,17 +338,30 @@ class AsyncBroker(AsyncSubscriptions):
         """Every binding by name, with how far the router is and what holds it up."""
         return await self._call(lambda broker: broker.bindings())
 
-    async def explain_route(self, topic: str, value: bytes | None = None, **options: Any) -> RouteExplanation:
+    async def explain_route(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        *,
+        key: bytes | None = None,
+        headers: HeadersArgument | None = None,
+        at: tuple[int, int] | None = None,
+    ) -> RouteExplanation:
         """Where a message to *topic* would go, and why; see ``Broker.explain_route``."""
-        return await self._call(lambda broker: broker.explain_route(topic, value, **options))
+        return await self._call(
+            lambda broker: broker.explain_route(topic, value, key=key, headers=headers, at=at)
+        )
 
-    async def run_router(self, **options: Any) -> int:
+    async def run_router(self, *, idle_timeout: float | None = None, max_records: int = 5000) -> int:
         """Run ``Broker.run_router`` in a thread of its own until it ends or this is cancelled.
 
-        The options are its own but ``stop``. A cancellation waits for the batch at hand.
+        A cancellation waits for the batch at hand.
         """
         return await self._run_until_cancelled(
-            "router", lambda broker, stop: broker.run_router(stop=stop, **options)
+            "router",
+            lambda broker, stop: broker.run_router(
+                stop=stop, idle_timeout=idle_timeout, max_records=max_records
+            ),
         )
 
     # Groups ---------------------------------------------------------------------------------------
@@ -229,9 +374,19 @@ class AsyncBroker(AsyncSubscriptions):
         """A group's live members, committed offsets and lag."""
         return await self._call(lambda broker: broker.group(name))
 
-    async def reset_group(self, name: str, to: Any, **options: Any) -> dict[tuple[str, int], int]:
+    async def reset_group(
+        self,
+        name: str,
+        to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
+        *,
+        topics: Iterable[str] | None = None,
+        shift: bool = False,
+        dry_run: bool = False,
+    ) -> dict[tuple[str, int], int]:
         """Move a group's committed offsets, durably; see ``Broker.reset_group``."""
-        return await self._call(lambda broker: broker.reset_group(name, to, **options))
+        return await self._call(
+            lambda broker: broker.reset_group(name, to, topics=topics, shift=shift, dry_run=dry_run)
+        )
 
     async def delete_group(self, name: str) -> None:
         """Forget a group: its committed offsets and subscriptions."""

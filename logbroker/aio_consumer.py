@@ -36,8 +36,9 @@ Result = TypeVar("Result")
 class AsyncConsumer:
     """``Consumer``, awaited. One task reads at a time; a cancelled ``poll`` or iteration loses no record."""
 
-    def __init__(self, make: Callable[[], Awaitable[Consumer]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Consumer]], *, group: str | None) -> None:
         """Use ``AsyncBroker.consumer``."""
+        self.group = group
         self._reader = Worker("logbroker-aio-consumer")  # polls; may wait for records
         self._control = Worker("logbroker-aio-commit")  # everything else
         self._lifetime = Lifetime("consumer", make, self._reader, self._control)
@@ -231,6 +232,14 @@ class AsyncConsumer:
     async def seek_to(self, moment: datetime.datetime) -> None:
         """Go on, everywhere, at the first record that is not older than *moment*; see ``Consumer.seek_to``."""
         await self._call(lambda consumer: consumer.seek_to(moment))
+
+    async def pause(self, place: TopicPartition) -> None:
+        """Hand out nothing of a partition until ``resume``; see ``Consumer.pause``."""
+        await self._call(lambda consumer: consumer.pause(place))
+
+    async def resume(self, place: TopicPartition) -> None:
+        """Hand out records of a partition again."""
+        await self._call(lambda consumer: consumer.resume(place))
 
     async def close(self) -> None:
         """Leave the group and close, as ``Consumer.close``; ends an iteration. Idempotent.

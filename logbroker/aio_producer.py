@@ -9,12 +9,15 @@ before it. All methods belong to the loop's thread.
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, Unpack
 
-from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.errors import DeliveryTimeoutError, LogbrokerError
 
 from .aio_lifetime import Lifetime
 from .worker import Worker, post
@@ -50,19 +53,32 @@ class AsyncProducer:
     """``Producer``, awaited: ``send`` returns when the record is acknowledged.
 
     Many sends at a time (``asyncio.gather``, many tasks) share batches and disk syncs. A send that is
-    cancelled may or may not be appended; if it fails, closing raises.
+    cancelled may or may not be appended; if it fails, ``flush`` or closing raises.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[Producer]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Producer]], *, name: str | None) -> None:
         """Use ``AsyncBroker.producer``."""
+        self.name = name
         self._worker = Worker("logbroker-aio-producer")
         self._lifetime = Lifetime("producer", make, self._worker)
-        self._untold: BaseException | None = None  # the first failure of a cancelled send
+        self._untold: BaseException | None = None  # the first failure of a send that was cancelled
+        self._at_work = 0  # calls that the worker has not done with
         # Filled by the loop, emptied by the worker; deque operations are atomic.
         self._sendings: deque[_Sending] = deque()
         # Whether the worker will look at _sendings. It takes this back *before* it looks, so that what
         # comes in later finds it False and asks again.
         self._drain_is_due = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more records."""
+        return self._lifetime.is_closed
+
+    @property
+    def lost_records(self) -> int:
+        """How many records sent with ``acks="none"`` failed so far; see ``Producer.lost_records``."""
+        producer = self._lifetime.blocking
+        return 0 if producer is None else producer.lost_records
 
     async def __aenter__(self) -> AsyncProducer:
         await self._lifetime.entered(self._close)
@@ -91,6 +107,7 @@ class AsyncProducer:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
         self._sendings.append(_Sending((topic, value, key, headers), options, future))
+        self._at_work += 1
         if not self._drain_is_due:
             self._drain_is_due = True
             # Not at once: the tasks that are ready to run now have something to send, too.
@@ -122,6 +139,7 @@ class AsyncProducer:
 
     def _tell(self, sendings: list[_Sending]) -> None:
         """In the loop: settle the futures."""
+        self._at_work -= len(sendings)
         for sending in sendings:
             future = sending.future
             if not future.done():
@@ -132,11 +150,40 @@ class AsyncProducer:
             elif sending.error is not None:
                 self._untold = self._untold or sending.error
 
+    # Behind the sends ------------------------------------------------------------------------------
+
     async def _call(self, call: Callable[[Producer], Result]) -> Result:
-        """Have *call* done behind the sends before it."""
-        producer = await self._lifetime.opened()
+        """Have *call* done behind the sends before it. Cancelled, it is carried out; if it fails, nobody was told."""
+        calling = self._submit(partial(call, await self._lifetime.opened()))
+        await self._wait(calling)
+        return calling.result()
+
+    def _submit(self, call: Callable[[], Result]) -> asyncio.Future[Result]:
         self._worker.do(self._drain)
-        return await asyncio.shield(self._worker.submit(lambda: call(producer)))
+        calling = self._worker.submit(call)
+        self._at_work += 1
+        calling.add_done_callback(self._note_done)
+        return calling
+
+    def _note_done(self, _: object) -> None:
+        self._at_work -= 1
+
+    async def _wait(self, calling: asyncio.Future[Result], timeout: float | None = None) -> None:  # noqa: ASYNC109 (some give up behind it, some do not)
+        try:
+            await asyncio.wait([calling], timeout=timeout)
+        except asyncio.CancelledError:
+            calling.add_done_callback(self._keep_untold)
+            raise
+
+    def _keep_untold(self, calling: asyncio.Future[Result]) -> None:
+        error = calling.exception()
+        if not isinstance(error, DeliveryTimeoutError):
+            self._untold = self._untold or error
+
+    def _raise_untold(self) -> None:
+        untold, self._untold = self._untold, None
+        if untold is not None:
+            raise untold
 
     async def send_many(
         self,
@@ -158,13 +205,28 @@ class AsyncProducer:
 
         return await self._call(call)
 
-    async def flush(self) -> None:
-        """Wait until every record that was handed over is acknowledged; see ``Producer.flush``."""
-        await self._call(lambda producer: producer.flush())
+    async def flush(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (as Producer.flush, with its error)
+        """Wait until every record that was handed over is acknowledged; *timeout* in seconds.
+
+        Raises as ``Producer.flush``; also the first failure of a send that was cancelled.
+        """
+        from .deadlines import deadline_after
+
+        deadline = deadline_after(timeout)
+        flush = _Flush(await self._lifetime.opened(), deadline)
+        has_its_turn = not self._at_work  # nothing is before it: it keeps to its time by itself
+        flushing = self._submit(flush.run)
+        await self._wait(flushing, None if has_its_turn else timeout)
+        if not flushing.done() and flush.call_off():
+            raise DeliveryTimeoutError(f"not everything was acknowledged within {timeout} seconds; ask again")
+        await self._wait(flushing)
+        flushing.result()
+        self._raise_untold()
 
     async def last_sequence(self, topic: str, partition: int = 0) -> int | None:
         """The last sequence of this producer's name in the partition; see ``Producer.last_sequence``."""
-        return await self._call(lambda producer: producer.last_sequence(topic, partition))
+        producer = await self._lifetime.opened()
+        return await asyncio.shield(self._submit(lambda: producer.last_sequence(topic, partition)))
 
     async def close(self) -> None:
         """Flush and close; raises the first failure that nobody was told. Idempotent.
@@ -176,5 +238,23 @@ class AsyncProducer:
     async def _close(self, producer: Producer) -> None:
         self._worker.do(self._drain)
         await self._worker.submit(producer.close)
-        if self._untold is not None:
-            raise self._untold
+        self._raise_untold()
+
+
+class _Flush:
+    """One flush in the thread, which the loop may call off as long as the thread has not come to it."""
+
+    def __init__(self, producer: Producer, deadline: float | None) -> None:
+        self._producer = producer
+        self._deadline = deadline
+        self._first = threading.Lock()  # taken by whoever comes first, and kept
+
+    def run(self) -> None:
+        """In the worker."""
+        if self._first.acquire(blocking=False):
+            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            self._producer.flush(left)
+
+    def call_off(self) -> bool:
+        """Whether it has not begun; then it will not."""
+        return self._first.acquire(blocking=False)

@@ -179,25 +179,34 @@ class _Accepting(NamedTuple):
     """One acceptance on its way to the thread and back."""
 
     messages: list[QueueMessage | str]
+    durable: bool
     future: asyncio.Future[None]
 
 
 class AsyncQueue:
     """``Queue``, awaited. Any number of tasks may use one; closing it releases what is in its hands."""
 
-    def __init__(self, make: Callable[[], Awaitable[Queue]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Queue]], *, subscription: str) -> None:
         """Use ``AsyncBroker.queue``."""
+        self._subscription = subscription
         self._receiver = Worker("logbroker-aio-queue")  # may wait for messages
         self._settler = Worker("logbroker-aio-settle")  # everything else
         self._lifetime = Lifetime("queue", make, self._receiver, self._settler)
         self._turn = asyncio.Lock()
         self._receive_now: _Receive | None = None  # of the task whose turn it is
+        self._woken = False  # by wakeup, and no receive has returned for it yet
         self._abandoned: set[asyncio.Future[list[QueueMessage]]] = set()  # cancelled, and still in the thread
         # Filled by the loop, emptied by the settler; deque operations are atomic.
         self._accepting: deque[_Accepting] = deque()
         # Whether the settler will look at _accepting. It takes this back *before* it looks, so that what
         # comes in later finds it False and asks again.
         self._drain_is_due = False
+
+    @property
+    def subscription(self) -> str:
+        """The subscription's name, as of when it was last looked at."""
+        queue = self._lifetime.blocking
+        return self._subscription if queue is None else queue.subscription
 
     async def __aenter__(self) -> AsyncQueue:
         await self._lifetime.entered(self._close)
@@ -220,7 +229,8 @@ class AsyncQueue:
     async def _receive(self, timeout: float | None) -> AsyncQueueMessage:  # noqa: ASYNC109 (as Queue.receive)
         messages = await self.receive_many(1, timeout)
         if not messages:
-            raise QueueEmptyError(f"no message came within {timeout} seconds")
+            when = "before wakeup()" if timeout is None else f"within {timeout} seconds"
+            raise QueueEmptyError(f"no message of subscription {self.subscription!r} came {when}")
         return messages[0]
 
     async def receive_many(
@@ -240,10 +250,15 @@ class AsyncQueue:
             while is_mine:
                 self._lifetime.check_usable()
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if self._woken:
+                    left = 0.0
                 messages = await self._messages(queue, _Receive(queue, max_messages, left))
-                # Without one it may also have been woken for a receive that was cancelled.
-                if messages or (deadline is not None and time.monotonic() >= deadline):
+                if messages:
                     return AsyncMessageBatch(self, [AsyncQueueMessage(self, message) for message in messages])
+                # It may also have been woken for a receive that was cancelled.
+                woken, self._woken = self._woken, False
+                if woken or (deadline is not None and time.monotonic() >= deadline):
+                    break
         return AsyncMessageBatch(self)
 
     async def _messages(self, queue: Queue, receive: _Receive) -> list[QueueMessage]:
@@ -282,13 +297,21 @@ class AsyncQueue:
         if receiving.exception() is None and (messages := receiving.result()):
             self._settler.do(partial(_give_back, queue, messages))
 
+    def wakeup(self) -> None:
+        """Make a ``receive_many`` that waits (or the next one that would) return at once."""
+        self._woken = True
+        if self._lifetime.blocking is not None:
+            self._lifetime.blocking.wakeup()
+
     def __aiter__(self) -> AsyncQueue:
         return self
 
     async def __anext__(self) -> AsyncQueueMessage:
         """The next message, to be settled by whoever takes it; ends when the queue is closed."""
         try:
-            return await self._receive(None)
+            while not (messages := await self.receive_many(1, None)):
+                pass  # woken
+            return messages[0]
         except ClosedError:
             if self._lifetime.is_closed:
                 raise StopAsyncIteration from None
@@ -296,16 +319,17 @@ class AsyncQueue:
 
     # Settling -------------------------------------------------------------------------------------
 
-    async def accept(self, messages: Iterable[Settled]) -> None:
+    async def accept(self, messages: Iterable[Settled], *, durable: bool = True) -> None:
         """Be done with *messages*, which are received ones or handles; durable when this returns.
 
-        What several tasks accept at one moment shares one sync. Errors as ``Queue.accept``.
+        What several tasks accept at one moment shares one sync, if one of them needs it. *durable* and errors as
+        ``Queue.accept``.
         """
         accepted = self._blocking(messages)
         await self._lifetime.opened()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._accepting.append(_Accepting(accepted, future))
+        self._accepting.append(_Accepting(accepted, durable, future))
         if not self._drain_is_due:
             self._drain_is_due = True
             # Not at once: the tasks that are ready to run now have something to accept, too.
@@ -338,6 +362,11 @@ class AsyncQueue:
         """Never deliver *messages* again, durably; see ``Queue.reject``."""
         rejected = self._blocking(messages)
         await self._call(lambda queue: queue.reject(rejected, reason))
+
+    async def give_back(self, messages: Iterable[Settled]) -> None:
+        """Have *messages* as if they had never been received; see ``Queue.give_back``."""
+        given = self._blocking(messages)
+        await self._call(lambda queue: queue.give_back(given))
 
     async def extend(self, messages: Iterable[Settled], lease: float | None = None) -> None:
         """Hold *messages* for *lease* seconds from now; see ``Queue.extend``."""
@@ -393,7 +422,10 @@ def _give_back(queue: Queue, messages: list[QueueMessage]) -> None:
 def _acceptance(queue: Queue, accepting: list[_Accepting]) -> BaseException | None:
     """In the settler: why *accepting* could not be carried out; None when it was."""
     try:
-        queue.accept([message for one in accepting for message in one.messages])
+        queue.accept(
+            [message for one in accepting for message in one.messages],
+            durable=any(one.durable for one in accepting),
+        )
     except BaseException as error:  # noqa: BLE001 (it belongs to who awaits the acceptance)
         return error
     return None

@@ -28,10 +28,17 @@ class AsyncTransaction:
     Leaving the block commits; an exception, a cancellation too, aborts. An end that was begun is carried out.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[Transaction]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Transaction]], *, transactional_id: str) -> None:
         """Use ``AsyncBroker.transaction``."""
+        self.transactional_id = transactional_id
         self._worker = Worker("logbroker-aio-transaction")
         self._lifetime = Lifetime("transaction", make, self._worker)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was begun, and neither committed nor aborted."""
+        transaction = self._lifetime.blocking
+        return transaction is not None and transaction.is_open
 
     async def __aenter__(self) -> AsyncTransaction:
         await self._lifetime.entered(lambda tx: self._worker.submit(tx.abort))

@@ -31,6 +31,7 @@ from .aio_producer import AsyncProducer as AsyncProducer
 from .aio_requests import AsyncExchange, AsyncFunction, AsyncResponder
 from .aio_subscriptions import AsyncSubscriptions
 from .aio_transaction import AsyncTransaction
+from .arguments import path as checked_path
 from .worker import Worker
 
 # The engine is imported by the worker: that takes a tenth of a second, which the loop should not wait for.
@@ -66,7 +67,7 @@ def open_async(
 
         return open_blocking(path, files=files, **({} if clock is None else {"clock": clock}))
 
-    return AsyncBroker(os.path.abspath(path), make)
+    return AsyncBroker(os.path.abspath(checked_path(path)), make)
 
 
 class AsyncBroker(AsyncSubscriptions):

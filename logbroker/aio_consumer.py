@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from logbroker_storage.errors import ClosedError, InvalidRequestError, OffsetOutOfRangeError
 
 from .aio_lifetime import Lifetime
+from .arguments import whole_number
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ class AsyncConsumer:
         """
         from .deadlines import deadline_after
 
-        consumer = await self._lifetime.opened()
+        if max_records is not None:
+            whole_number("max_records", max_records)
         deadline = deadline_after(timeout)
+        consumer = await self._lifetime.opened()
         with self._turn():
             self._slice = None  # the blocking poll takes back what an iteration left of it
             while True:

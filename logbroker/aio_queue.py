@@ -37,6 +37,7 @@ from logbroker_storage.errors import (
 )
 
 from .aio_lifetime import Lifetime
+from .arguments import several
 from .of_record import OfPlacedRecord
 from .worker import Worker, post
 
@@ -244,8 +245,8 @@ class AsyncQueue:
         """
         from .deadlines import deadline_after
 
-        queue = await self._lifetime.opened()
         deadline = deadline_after(timeout)
+        queue = await self._lifetime.opened()
         async with self._my_turn(timeout) as is_mine:
             while is_mine:
                 self._lifetime.check_usable()
@@ -378,10 +379,12 @@ class AsyncQueue:
         from .queues.handles import ReceiptHandle
 
         blocking: list[QueueMessage | str] = []
-        for message in messages:
+        for message in several("messages", messages):
             if isinstance(message, str):
                 ReceiptHandle.parse(message)
                 blocking.append(message)
+            elif not isinstance(message, AsyncQueueMessage):
+                raise InvalidRequestError(f"{message!r:.100} is no message of a queue, and no receipt handle")
             elif message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another queue; settle it there")
             else:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from logbroker_storage.errors import InvalidRequestError
 
+from .aio_consumer import AsyncConsumer
 from .aio_lifetime import Lifetime
+from .aio_queue import AsyncQueueMessage
+from .arguments import several
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .aio_consumer import AsyncConsumer
-    from .aio_queue import AsyncQueueMessage
     from .groups import TopicPartition
+    from .queues.message import QueueMessage
     from .records import HeadersArgument, Message, RecordMetadata, SendOptions
     from .transaction import Transaction
 
@@ -83,12 +85,16 @@ class AsyncTransaction:
 
     async def commit_offsets(self, consumer: AsyncConsumer, *, only: TopicPartition | None = None) -> None:
         """Commit what *consumer* has handed out so far with the records; see ``Transaction.commit_offsets``."""
+        if not isinstance(consumer, AsyncConsumer):
+            raise InvalidRequestError(
+                f"commit_offsets takes a consumer of the async broker, not {consumer!r:.100}"
+            )
         blocking = await consumer._settled()
         await self._call(lambda tx: tx.commit_offsets(blocking, only=only))
 
     async def accept(self, messages: Iterable[AsyncQueueMessage]) -> None:
         """Accept *messages* of queues together with the records; see ``Transaction.accept``."""
-        accepted = [message.blocking for message in messages]
+        accepted = [_blocking(message) for message in several("messages", messages)]
         await self._call(lambda tx: tx.accept(accepted))
 
     async def get(self, key: bytes) -> bytes | None:
@@ -110,3 +116,11 @@ class AsyncTransaction:
     async def abort(self) -> None:
         """Take it all back; nothing happens when it has ended already."""
         await self._call(lambda tx: tx.abort())
+
+
+def _blocking(message: AsyncQueueMessage) -> QueueMessage:
+    if not isinstance(message, AsyncQueueMessage):
+        raise InvalidRequestError(
+            f"a transaction accepts messages that a queue of the async broker has handed out, not {message!r:.100}"
+        )
+    return message.blocking

@@ -17,8 +17,13 @@ def deadline_after(timeout: float | None) -> float | None:
     Raises:
         InvalidRequestError: it is no number of seconds.
     """
+    check_timeout(timeout)
+    return None if timeout is None else time.monotonic() + min(timeout, LONGEST_WAIT_S)
+
+
+def check_timeout(timeout: float | None, name: str = "timeout") -> None:
+    """Raises InvalidRequestError when the argument *name* is no number of seconds, nor None."""
     if timeout is None:
-        return None
+        return
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
-        raise InvalidRequestError(f"timeout={timeout!r}: give it seconds, or None to wait for ever")
-    return time.monotonic() + min(timeout, LONGEST_WAIT_S)
+        raise InvalidRequestError(f"{name}={timeout!r}: give it seconds, or None to wait for ever")

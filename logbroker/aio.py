@@ -93,6 +93,8 @@ class AsyncBroker(AsyncSubscriptions):
 
     async def close(self) -> None:
         """Leave the directory; responders stop first. Idempotent. Close producers and consumers first."""
+        if not self._lifetime.is_ours:
+            return
         try:
             await self._exchange.close()
         finally:

@@ -48,11 +48,16 @@ class Lifetime(Generic[Blocking]):
         self._failure_is_told = False
         self._pid = os.getpid()
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this is the process that the threads are in, and no forked child of it."""
+        return os.getpid() == self._pid
+
     def check_usable(self) -> None:
-        """Raises ClosedError, and ForkedError in a forked child, where the threads are not."""
+        """Raises ClosedError, and ForkedError in a forked child."""
         if self.is_closed:
             raise ClosedError(f"the {self._name} was closed; make another with {self._again}")
-        if os.getpid() != self._pid:
+        if not self.is_ours:
             raise ForkedError(f"this {self._name}")
 
     async def opened(self) -> Blocking:
@@ -84,7 +89,7 @@ class Lifetime(Generic[Blocking]):
 
         Raises what *close* does, once.
         """
-        if os.getpid() != self._pid:
+        if not self.is_ours:
             return
         if self._closing is None:
             self.is_closed = True

@@ -55,6 +55,10 @@ class AsyncTransaction:
         transaction = self._lifetime.blocking
         if transaction is None:
             raise InvalidRequestError("begin the transaction first: async with broker.transaction(…) as tx")
+        if not transaction.is_open:
+            return call(
+                transaction
+            )  # refuses, or has nothing to do: it needs no thread, which may have ended
         return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
 
     async def send(

@@ -191,7 +191,7 @@ class Producer:
                 that is logged and counted (``lost_records``).
 
         Raises:
-            TopicNotFoundError: no such topic or partition.
+            TopicNotFoundError, InvalidTopicError: no such topic or partition; *topic* is no text.
             RecordTooLargeError: the record cannot fit the topic's ``max.message.bytes``.
             InvalidRequestError: a value of a wrong type, a sequence without a name, a reserved header, …
             BufferFullError: no space for ``max_block`` seconds.

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -387,6 +388,13 @@ def test_a_broker_says_where_it_is(run, tmp_path):
 # Transactions -------------------------------------------------------------------------------------------
 
 
+async def no_thread(name: str) -> None:
+    """Wait until there is none of that name."""
+    async with asyncio.timeout(10):
+        while name in [thread.name for thread in threading.enumerate()]:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.01)
+
+
 async def committed(broker: AsyncBroker, topic: str = "t") -> list[bytes]:
     async with broker.consumer(topic) as consumer:
         return [record.value for record in await consumer.poll(1000, 0.2)]
@@ -403,6 +411,10 @@ def test_a_transaction_is_all_or_nothing(run):
             assert await tx.send_many("t", [b"b", b"c"]) == 2
             assert await committed(broker) == []
         assert not tx.is_open
+        await tx.abort()
+        with pytest.raises(InvalidRequestError, match="is committed; begin another"):
+            await tx.send("t", b"late")
+        await no_thread("logbroker-aio-transaction")
         with pytest.raises(ZeroDivisionError):  # noqa: PT012 (it passes through the block)
             async with broker.transaction("x") as tx:
                 await tx.send("t", b"d")

@@ -144,6 +144,12 @@ def test_async_objects_say_so_in_a_forked_child(tmp_path):
             async with broker.producer() as producer, broker.consumer("t") as consumer:
                 await producer.send("t", b"")
                 await consumer.poll(timeout=1)
+
+                @broker.responder("rpc")
+                async def answer(request):
+                    return request.value
+
+                await answer
                 if (child := os.fork()) == 0:
                     code = 1
                     try:
@@ -155,7 +161,8 @@ def test_async_objects_say_so_in_a_forked_child(tmp_path):
                                     async with asyncio.timeout(3):
                                         await call()
                             for twin in (producer, consumer, broker):
-                                await twin.close()  # nothing here is the child's to close
+                                async with asyncio.timeout(3):
+                                    await twin.close()  # nothing here is the child's to close
 
                         asyncio.run(inside())
                         code = 0

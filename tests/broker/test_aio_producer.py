@@ -77,7 +77,7 @@ def test_a_flush_keeps_to_its_timeout_behind_sends_that_wait_for_the_disk(run):
 
 def test_a_flush_without_time_is_enough_where_all_is_acknowledged(run):
     async def body(broker):
-        async with broker.producer() as producer:
+        async with broker.producer(linger=1000.0) as producer:
             for _ in range(50):
                 await producer.send("t", b"a")
                 await producer.flush(timeout=0)

@@ -57,6 +57,7 @@ WRONG: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LogbrokerError], st
     ("producer.send", (5, b""), {}, InvalidTopicError, "a topic's name is text, not int: 5"),
     ("producer.send", (["t"], b"v"), {}, InvalidTopicError, "a topic's name is text, not list"),
     ("producer.send", (["t"], b"v"), {"key": b"k"}, InvalidTopicError, "a topic's name is text, not list"),
+    ("producer.send", (["t"], b"v"), {"headers": []}, InvalidTopicError, "a topic's name is text, not list"),
     ("producer.send", ({}, b"v"), {"partition": 0}, InvalidTopicError, "a topic's name is text, not dict"),
     ("producer.send", ("t", "v"), {}, InvalidRequestError, "bytes or None, not str; encode it first"),
     ("producer.send", ("t", b"v"), {"partition": [0]}, InvalidRequestError, r"an integer, not \[0\]"),

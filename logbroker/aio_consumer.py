@@ -66,7 +66,7 @@ class AsyncConsumer:
 
         As ``Consumer.poll``. When it is cancelled, the records that it would have brought come next time.
         """
-        from .deadlines import deadline_after
+        from .deadlines import deadline_after, left_until
 
         if max_records is not None:
             whole_number("max_records", max_records)
@@ -75,8 +75,7 @@ class AsyncConsumer:
         with self._turn():
             self._slice = None  # the blocking poll takes back what an iteration left of it
             while True:
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                await self._receive(consumer, max_records, left)
+                await self._receive(consumer, max_records, left_until(deadline))
                 if self._returned:
                     return await self._take_returned(consumer, max_records)
                 woken, self._woken = self._woken, False

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -210,13 +209,14 @@ class AsyncProducer:
 
         Raises as ``Producer.flush``; also the first failure of a send that was cancelled.
         """
-        from .deadlines import deadline_after
+        from .deadlines import deadline_after, left_until
 
         deadline = deadline_after(timeout)
-        flush = _Flush(await self._lifetime.opened(), deadline)
+        producer = await self._lifetime.opened()
+        flush = _OnceAtMost(lambda: producer.flush(left_until(deadline)))
         has_its_turn = not self._at_work  # nothing is before it: it keeps to its time by itself
         flushing = self._submit(flush.run)
-        await self._wait(flushing, None if has_its_turn else timeout)
+        await self._wait(flushing, None if has_its_turn else left_until(deadline))
         if not flushing.done() and flush.call_off():
             raise DeliveryTimeoutError(f"not everything was acknowledged within {timeout} seconds; ask again")
         await self._wait(flushing)
@@ -241,19 +241,17 @@ class AsyncProducer:
         self._raise_untold()
 
 
-class _Flush:
-    """One flush in the thread, which the loop may call off as long as the thread has not come to it."""
+class _OnceAtMost:
+    """A call in the thread, which the loop may call off as long as the thread has not come to it."""
 
-    def __init__(self, producer: Producer, deadline: float | None) -> None:
-        self._producer = producer
-        self._deadline = deadline
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
         self._first = threading.Lock()  # taken by whoever comes first, and kept
 
     def run(self) -> None:
         """In the worker."""
         if self._first.acquire(blocking=False):
-            left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-            self._producer.flush(left)
+            self._call()
 
     def call_off(self) -> bool:
         """Whether it has not begun; then it will not."""

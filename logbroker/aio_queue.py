@@ -243,17 +243,15 @@ class AsyncQueue:
 
         When it is cancelled, nothing stays in these hands that nobody has seen.
         """
-        from .deadlines import deadline_after
+        from .deadlines import deadline_after, left_until
 
         deadline = deadline_after(timeout)
         queue = await self._lifetime.opened()
-        async with self._my_turn(timeout) as is_mine:
+        async with self._my_turn(left_until(deadline)) as is_mine:
             while is_mine:
                 self._lifetime.check_usable()
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                if self._woken:
-                    left = 0.0
-                messages = await self._messages(queue, _Receive(queue, max_messages, left))
+                left_s = 0.0 if self._woken else left_until(deadline)
+                messages = await self._messages(queue, _Receive(queue, max_messages, left_s))
                 if messages:
                     return AsyncMessageBatch(self, [AsyncQueueMessage(self, message) for message in messages])
                 # It may also have been woken for a receive that was cancelled.

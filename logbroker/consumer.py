@@ -50,7 +50,7 @@ from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit
 from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
 from .cursor import NEVER_MS, Cursor, Handout
-from .deadlines import deadline_after
+from .deadlines import deadline_after, left_until
 from .expressions import Predicate
 from .groups import TopicPartition
 from .membership import group_signal
@@ -204,7 +204,7 @@ class Consumer:
                     records = self._collect(wanted)
                 if records or self._interrupted():
                     return records
-                left = None if deadline is None else deadline - time.monotonic()
+                left = left_until(deadline)
                 if left is not None and left <= 0:
                     return []
                 self._wait(left)

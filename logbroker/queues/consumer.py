@@ -25,7 +25,6 @@ import datetime
 import logging
 import math
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -47,7 +46,7 @@ from logbroker_storage.partition_log import PartitionLog
 from ..arguments import several, whole_number
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
-from ..deadlines import deadline_after
+from ..deadlines import deadline_after, left_until
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..records import without_reserved_headers
@@ -198,7 +197,7 @@ class Queue:
                 return messages
             partitions = [] if self._subscription.is_paused else list(self._partitions.values())
             watches_now = self._arrivals.begin(partitions)
-            left = None if deadline is None else deadline - time.monotonic()
+            left = left_until(deadline)
             if left is not None and left <= 0:
                 return messages
             if not watches_now:

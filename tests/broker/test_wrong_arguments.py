@@ -241,6 +241,7 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
     ("broker.request", {"topic": "t", "value": b"", "timeout": 0.001, "key": None, "if_nobody": "raise"}),
     ("producer.send", {"topic": "t", "value": b""}),
     ("producer.send", {"topic": "t", "value": b"", "key": b"k"}),
+    ("producer.send", {"topic": "u", "value": b"", "headers": {}}),
     ("producer.send", {
         "topic": "t", "value": b"", "key": None, "headers": None, "partition": 0, "timestamp": None, "ttl": None,
         "deliver_at": None, "delay": None, "priority": 0, "message_id": None, "acks": None, "sequence": None,
@@ -261,13 +262,14 @@ PLAIN: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 ANYTHING = [
-    5, -1, 2.5, NAN, 10**30, True, "", "x", "\ud800", b"", b"x", None, [], ["x"], [5], [None], {}, {"x": 5},
-    {5: "x"}, (), ("x", "y"), ("t", 0), {1}, object(), object, datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC),
-    datetime.timedelta(1), len,
+    5, -1, 2.5, NAN, 10**400, -(10**400), True, "", "x", "\ud800", b"", b"x", None, [], ["x"], [5], [None], {},
+    {"x": 5}, {5: "x"}, (), ("x", "y"), ("t", 0), {1}, object(), object,
+    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC), datetime.timedelta(1), len,
 ]  # fmt: skip
 
 # With these it would wait, as asked for.
-WAITS = {"timeout": {5, 2.5, 10**30, None}, "idle_timeout": {5, 2.5, 10**30, None, True}}
+LONG = {5, 2.5, 10**400, None}
+WAITS = {"timeout": LONG, "idle_timeout": LONG}
 
 
 @pytest.mark.parametrize(

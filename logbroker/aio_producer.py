@@ -152,7 +152,7 @@ class AsyncProducer:
     # Behind the sends ------------------------------------------------------------------------------
 
     async def _call(self, call: Callable[[Producer], Result]) -> Result:
-        """Have *call* done behind the sends before it. Cancelled, it is carried out; if it fails, nobody was told."""
+        """Have *call* done behind the sends before it."""
         calling = self._submit(partial(call, await self._lifetime.opened()))
         await self._wait(calling)
         return calling.result()
@@ -168,6 +168,7 @@ class AsyncProducer:
         self._at_work -= 1
 
     async def _wait(self, calling: asyncio.Future[Result], timeout: float | None = None) -> None:  # noqa: ASYNC109 (some give up behind it, some do not)
+        """Wait for a call to end. When this is cancelled the call goes on, and if it fails, nobody was told."""
         try:
             await asyncio.wait([calling], timeout=timeout)
         except asyncio.CancelledError:

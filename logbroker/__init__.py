@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .aio import AsyncBroker as AsyncBroker
-    from .aio import AsyncConsumer as AsyncConsumer
-    from .aio import AsyncProducer as AsyncProducer
     from .aio import open_async as open_async
+    from .aio_consumer import AsyncConsumer as AsyncConsumer
+    from .aio_producer import AsyncProducer as AsyncProducer
     from .aio_queue import AsyncMessageBatch as AsyncMessageBatch
     from .aio_queue import AsyncQueue as AsyncQueue
     from .aio_queue import AsyncQueueMessage as AsyncQueueMessage
@@ -103,7 +103,9 @@ __version__ = "0.1.0"
 
 # Names are imported when they are first used, so that `logbroker --help` does not load the engine.
 _HOMES = {
-    "aio": ("AsyncBroker", "AsyncConsumer", "AsyncProducer", "open_async"),
+    "aio": ("AsyncBroker", "open_async"),
+    "aio_consumer": ("AsyncConsumer",),
+    "aio_producer": ("AsyncProducer",),
     "aio_queue": ("AsyncMessageBatch", "AsyncQueue", "AsyncQueueMessage"),
     "aio_requests": ("AsyncResponder",),
     "aio_transaction": ("AsyncTransaction",),

@@ -36,6 +36,8 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
+from .aio_lifetime import Lifetime
+from .arguments import several
 from .of_record import OfPlacedRecord
 from .worker import Worker, post
 
@@ -178,51 +180,43 @@ class _Accepting(NamedTuple):
     """One acceptance on its way to the thread and back."""
 
     messages: list[QueueMessage | str]
+    durable: bool
     future: asyncio.Future[None]
 
 
 class AsyncQueue:
     """``Queue``, awaited. Any number of tasks may use one; closing it releases what is in its hands."""
 
-    def __init__(self, make: Callable[[], Awaitable[Queue]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Queue]], *, subscription: str) -> None:
         """Use ``AsyncBroker.queue``."""
-        self._make = make
-        self._opening: asyncio.Future[Queue] | None = None
+        self._subscription = subscription
         self._receiver = Worker("logbroker-aio-queue")  # may wait for messages
         self._settler = Worker("logbroker-aio-settle")  # everything else
+        self._lifetime = Lifetime("queue", make, self._receiver, self._settler)
         self._turn = asyncio.Lock()
         self._receive_now: _Receive | None = None  # of the task whose turn it is
+        self._woken = False  # by wakeup, and no receive has returned for it yet
         self._abandoned: set[asyncio.Future[list[QueueMessage]]] = set()  # cancelled, and still in the thread
-        self._closed = False
-        self._closing: asyncio.Future[None] | None = None  # kept from being collected
         # Filled by the loop, emptied by the settler; deque operations are atomic.
         self._accepting: deque[_Accepting] = deque()
         # Whether the settler will look at _accepting. It takes this back *before* it looks, so that what
         # comes in later finds it False and asks again.
         self._drain_is_due = False
 
+    @property
+    def subscription(self) -> str:
+        """The subscription's name, as of when it was last looked at."""
+        queue = self._lifetime.blocking
+        return self._subscription if queue is None else queue.subscription
+
     async def __aenter__(self) -> AsyncQueue:
-        await self._opened()
+        await self._lifetime.entered(self._close)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the queue was closed; make another with broker.queue()")
-
-    async def _opened(self) -> Queue:
-        self._check_open()
-        if self._opening is None:
-            self._opening = asyncio.ensure_future(self._make())
-        try:
-            return await asyncio.shield(self._opening)  # a cancelled opener leaves the queue to the others
-        except LogbrokerError:
-            self._opening = None
-            raise
 
     # Receiving ------------------------------------------------------------------------------------
 
@@ -236,7 +230,8 @@ class AsyncQueue:
     async def _receive(self, timeout: float | None) -> AsyncQueueMessage:  # noqa: ASYNC109 (as Queue.receive)
         messages = await self.receive_many(1, timeout)
         if not messages:
-            raise QueueEmptyError(f"no message came within {timeout} seconds")
+            when = "before wakeup()" if timeout is None else f"within {timeout} seconds"
+            raise QueueEmptyError(f"no message of subscription {self.subscription!r} came {when}")
         return messages[0]
 
     async def receive_many(
@@ -248,18 +243,21 @@ class AsyncQueue:
 
         When it is cancelled, nothing stays in these hands that nobody has seen.
         """
-        from .deadlines import deadline_after
+        from .deadlines import deadline_after, left_until
 
-        queue = await self._opened()
         deadline = deadline_after(timeout)
-        async with self._my_turn(timeout) as is_mine:
+        queue = await self._lifetime.opened()
+        async with self._my_turn(left_until(deadline)) as is_mine:
             while is_mine:
-                self._check_open()
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                messages = await self._messages(queue, _Receive(queue, max_messages, left))
-                # Without one it may also have been woken for a receive that was cancelled.
-                if messages or (deadline is not None and time.monotonic() >= deadline):
+                self._lifetime.check_usable()
+                left_s = 0.0 if self._woken else left_until(deadline)
+                messages = await self._messages(queue, _Receive(queue, max_messages, left_s))
+                if messages:
                     return AsyncMessageBatch(self, [AsyncQueueMessage(self, message) for message in messages])
+                # It may also have been woken for a receive that was cancelled.
+                woken, self._woken = self._woken, False
+                if woken or (deadline is not None and time.monotonic() >= deadline):
+                    break
         return AsyncMessageBatch(self)
 
     async def _messages(self, queue: Queue, receive: _Receive) -> list[QueueMessage]:
@@ -298,31 +296,39 @@ class AsyncQueue:
         if receiving.exception() is None and (messages := receiving.result()):
             self._settler.do(partial(_give_back, queue, messages))
 
+    def wakeup(self) -> None:
+        """Make a ``receive_many`` that waits (or the next one that would) return at once."""
+        self._woken = True
+        if self._lifetime.blocking is not None:
+            self._lifetime.blocking.wakeup()
+
     def __aiter__(self) -> AsyncQueue:
         return self
 
     async def __anext__(self) -> AsyncQueueMessage:
         """The next message, to be settled by whoever takes it; ends when the queue is closed."""
         try:
-            return await self._receive(None)
+            while not (messages := await self.receive_many(1, None)):
+                pass  # woken
+            return messages[0]
         except ClosedError:
-            if self._closed:
+            if self._lifetime.is_closed:
                 raise StopAsyncIteration from None
             raise
 
     # Settling -------------------------------------------------------------------------------------
 
-    async def accept(self, messages: Iterable[Settled]) -> None:
+    async def accept(self, messages: Iterable[Settled], *, durable: bool = True) -> None:
         """Be done with *messages*, which are received ones or handles; durable when this returns.
 
-        What several tasks accept at one moment shares one sync. Errors as ``Queue.accept``.
+        What several tasks accept at one moment shares one sync, if one of them needs it. *durable* and errors as
+        ``Queue.accept``.
         """
         accepted = self._blocking(messages)
-        await self._opened()
-        self._settler.check_process()
+        await self._lifetime.opened()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
-        self._accepting.append(_Accepting(accepted, future))
+        self._accepting.append(_Accepting(accepted, durable, future))
         if not self._drain_is_due:
             self._drain_is_due = True
             # Not at once: the tasks that are ready to run now have something to accept, too.
@@ -337,8 +343,8 @@ class AsyncQueue:
             accepting.append(self._accepting.popleft())
         if not accepting:
             return
-        assert self._opening is not None
-        queue = self._opening.result()
+        queue = self._lifetime.blocking
+        assert queue is not None
         error = _acceptance(queue, accepting)
         if isinstance(error, (InvalidRequestError, TopicNotFoundError)) and len(accepting) > 1:
             for one in accepting:  # nothing was written: let it concern only whose message it is about
@@ -356,6 +362,11 @@ class AsyncQueue:
         rejected = self._blocking(messages)
         await self._call(lambda queue: queue.reject(rejected, reason))
 
+    async def give_back(self, messages: Iterable[Settled]) -> None:
+        """Have *messages* as if they had never been received; see ``Queue.give_back``."""
+        given = self._blocking(messages)
+        await self._call(lambda queue: queue.give_back(given))
+
     async def extend(self, messages: Iterable[Settled], lease: float | None = None) -> None:
         """Hold *messages* for *lease* seconds from now; see ``Queue.extend``."""
         extended = self._blocking(messages)
@@ -366,10 +377,12 @@ class AsyncQueue:
         from .queues.handles import ReceiptHandle
 
         blocking: list[QueueMessage | str] = []
-        for message in messages:
+        for message in several("messages", messages):
             if isinstance(message, str):
                 ReceiptHandle.parse(message)
                 blocking.append(message)
+            elif not isinstance(message, AsyncQueueMessage):
+                raise InvalidRequestError(f"{message!r:.100} is no message of a queue, and no receipt handle")
             elif message.queue is not self:
                 raise InvalidRequestError(f"{message!r} is in the hands of another queue; settle it there")
             else:
@@ -377,7 +390,7 @@ class AsyncQueue:
         return blocking
 
     async def _call(self, call: Callable[[Queue], Result]) -> Result:
-        queue = await self._opened()
+        queue = await self._lifetime.opened()
         return await asyncio.shield(self._settler.submit(lambda: call(queue)))
 
     # The end --------------------------------------------------------------------------------------
@@ -387,27 +400,16 @@ class AsyncQueue:
 
         Cancelled, it is carried out all the same.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._closing = asyncio.ensure_future(self._close())
-        await asyncio.shield(self._closing)
+        await self._lifetime.close(self._close)
 
-    async def _close(self) -> None:
-        if self._opening is None:
-            return
-        try:
-            queue = await asyncio.shield(self._opening)
-            if self._receive_now is not None:
-                self._receive_now.call_off()
-            async with self._turn:  # what was cancelled a moment ago has let go of it by then
-                while self._abandoned:
-                    await asyncio.wait(self._abandoned)  # what they bring is given back
-            self._settler.do(self._drain)
-            await self._settler.submit(queue.close)
-        finally:
-            self._receiver.stop()
-            self._settler.stop()
+    async def _close(self, queue: Queue) -> None:
+        if self._receive_now is not None:
+            self._receive_now.call_off()
+        async with self._turn:  # what was cancelled a moment ago has let go of it by then
+            while self._abandoned:
+                await asyncio.wait(self._abandoned)  # what they bring is given back
+        self._settler.do(self._drain)
+        await self._settler.submit(queue.close)
 
 
 def _give_back(queue: Queue, messages: list[QueueMessage]) -> None:
@@ -421,7 +423,10 @@ def _give_back(queue: Queue, messages: list[QueueMessage]) -> None:
 def _acceptance(queue: Queue, accepting: list[_Accepting]) -> BaseException | None:
     """In the settler: why *accepting* could not be carried out; None when it was."""
     try:
-        queue.accept([message for one in accepting for message in one.messages])
+        queue.accept(
+            [message for one in accepting for message in one.messages],
+            durable=any(one.durable for one in accepting),
+        )
     except BaseException as error:  # noqa: BLE001 (it belongs to who awaits the acceptance)
         return error
     return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Collection, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Literal, TypeVar, Unpack
 
 from .aio_queue import AsyncQueue
 
 if TYPE_CHECKING:
     from .broker import Broker
     from .descriptions import SubscriptionDescription
+    from .expressions import Predicate
     from .redrive import DeadLetter, LetterPlace, Redriven
     from .start import Start
     from .subscriptions import Kind, QueueOptions
@@ -57,9 +59,19 @@ class AsyncSubscriptions:
         """Deliver again."""
         await self._call(lambda broker: broker.resume_subscription(name))
 
-    async def reset_subscription(self, name: str, to: Any, **options: Any) -> dict[tuple[str, int], int]:
+    async def reset_subscription(
+        self,
+        name: str,
+        to: Literal["earliest", "latest"] | int | datetime.datetime | datetime.timedelta,
+        *,
+        topics: Iterable[str] | None = None,
+        shift: bool = False,
+        dry_run: bool = False,
+    ) -> dict[tuple[str, int], int]:
         """Go on at another place, durably; see ``Broker.reset_subscription``."""
-        return await self._call(lambda broker: broker.reset_subscription(name, to, **options))
+        return await self._call(
+            lambda broker: broker.reset_subscription(name, to, topics=topics, shift=shift, dry_run=dry_run)
+        )
 
     async def rename_subscription(self, name: str, new_name: str) -> None:
         """Give a subscription another name, durably."""
@@ -70,11 +82,28 @@ class AsyncSubscriptions:
         await self._call(lambda broker: broker.delete_subscription(name))
 
     def queue(
-        self, topic: str | Iterable[str] | None = None, *, subscription: str, **options: Any
+        self,
+        topic: str | Iterable[str] | None = None,
+        *,
+        subscription: str,
+        filter: str | Predicate | None = None,  # noqa: A002  (as the option is called)
+        lease: float | None = None,
+        renew: bool = False,
+        detached: bool = False,
     ) -> AsyncQueue:
-        """A consumer of a queue; the options are those of ``Broker.queue``, checked when it is opened."""
+        """A consumer of a queue; the arguments are those of ``Broker.queue``, checked when it is opened."""
         return AsyncQueue(
-            lambda: self._call(lambda broker: broker.queue(topic, subscription=subscription, **options))
+            lambda: self._call(
+                lambda broker: broker.queue(
+                    topic,
+                    subscription=subscription,
+                    filter=filter,
+                    lease=lease,
+                    renew=renew,
+                    detached=detached,
+                )
+            ),
+            subscription=subscription,
         )
 
     async def dead_letters(self, subscription: str, *, redriven: bool = False) -> list[DeadLetter]:

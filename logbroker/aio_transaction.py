@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 
 from logbroker_storage.errors import InvalidRequestError
 
+from .aio_consumer import AsyncConsumer
+from .aio_lifetime import Lifetime
+from .aio_queue import AsyncQueueMessage
+from .arguments import several
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .aio import AsyncConsumer
-    from .aio_queue import AsyncQueueMessage
     from .groups import TopicPartition
+    from .queues.message import QueueMessage
     from .records import HeadersArgument, Message, RecordMetadata, SendOptions
     from .transaction import Transaction
 
@@ -27,32 +30,35 @@ class AsyncTransaction:
     Leaving the block commits; an exception, a cancellation too, aborts. An end that was begun is carried out.
     """
 
-    def __init__(self, make: Callable[[], Awaitable[Transaction]]) -> None:
+    def __init__(self, make: Callable[[], Awaitable[Transaction]], *, transactional_id: str) -> None:
         """Use ``AsyncBroker.transaction``."""
-        self._make = make
+        self.transactional_id = transactional_id
         self._worker = Worker("logbroker-aio-transaction")
-        self._transaction: Transaction | None = None
+        self._lifetime = Lifetime("transaction", make, self._worker)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was begun, and neither committed nor aborted."""
+        transaction = self._lifetime.blocking
+        return transaction is not None and transaction.is_open
 
     async def __aenter__(self) -> AsyncTransaction:
-        if self._transaction is None:
-            self._transaction = await self._make()
+        await self._lifetime.entered(lambda tx: self._worker.submit(tx.abort))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is not None:
-                await self.abort()
-            elif self._transaction is not None:
-                await self._call(lambda tx: tx.leave())
-        finally:
-            self._worker.stop()
+        await self._lifetime.close(lambda tx: self._worker.submit(tx.leave if error is None else tx.abort))
 
     async def _call(self, call: Callable[[Transaction], Result]) -> Result:
-        transaction = self._transaction
+        transaction = self._lifetime.blocking
         if transaction is None:
             raise InvalidRequestError("begin the transaction first: async with broker.transaction(…) as tx")
+        if not transaction.is_open:
+            return call(
+                transaction
+            )  # refuses, or has nothing to do: it needs no thread, which may have ended
         return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
 
     async def send(
@@ -83,13 +89,16 @@ class AsyncTransaction:
 
     async def commit_offsets(self, consumer: AsyncConsumer, *, only: TopicPartition | None = None) -> None:
         """Commit what *consumer* has handed out so far with the records; see ``Transaction.commit_offsets``."""
-        blocking = await consumer._opened()
-        await consumer._put_all_back(blocking)  # what a cancelled poll brought, nobody has seen
+        if not isinstance(consumer, AsyncConsumer):
+            raise InvalidRequestError(
+                f"commit_offsets takes a consumer of the async broker, not {consumer!r:.100}"
+            )
+        blocking = await consumer._settled()
         await self._call(lambda tx: tx.commit_offsets(blocking, only=only))
 
     async def accept(self, messages: Iterable[AsyncQueueMessage]) -> None:
         """Accept *messages* of queues together with the records; see ``Transaction.accept``."""
-        accepted = [message.blocking for message in messages]
+        accepted = [_blocking(message) for message in several("messages", messages)]
         await self._call(lambda tx: tx.accept(accepted))
 
     async def get(self, key: bytes) -> bytes | None:
@@ -111,3 +120,11 @@ class AsyncTransaction:
     async def abort(self) -> None:
         """Take it all back; nothing happens when it has ended already."""
         await self._call(lambda tx: tx.abort())
+
+
+def _blocking(message: AsyncQueueMessage) -> QueueMessage:
+    if not isinstance(message, AsyncQueueMessage):
+        raise InvalidRequestError(
+            f"a transaction accepts messages that a queue of the async broker has handed out, not {message!r:.100}"
+        )
+    return message.blocking

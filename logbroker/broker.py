@@ -20,12 +20,15 @@ from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     BindingExistsError,
+    InvalidRequestError,
     LogbrokerError,
     TopicExistsError,
 )
 from logbroker_storage.files import Files
 from logbroker_storage.log_config import ConfigValue, LogConfig
 
+from .arguments import path as checked_path
+from .arguments import whole_number
 from .consumer import Consumer, IsolationName
 from .descriptions import (
     GroupDescription,
@@ -81,7 +84,7 @@ def open(  # noqa: A001  (logbroker.open)
         LogbrokerError: the directory cannot be made or opened.
 
     """
-    return Broker(DataDirectory.open(os.fspath(path), files=files, clock=clock))
+    return Broker(DataDirectory.open(checked_path(path), files=files, clock=clock))
 
 
 class Broker(Messaging):
@@ -153,7 +156,7 @@ class Broker(Messaging):
 
         """
         check_topic_name(name)
-        parsed = LogConfig.parse(config or {})
+        parsed = LogConfig.parse({} if config is None else config)
         try:
             self._directory.create_topic(name, partitions, parsed)
         except TopicExistsError:
@@ -198,7 +201,7 @@ class Broker(Messaging):
         known = self._directory.topic(name)
         if partitions is not None:
             check_growth(known, partitions)
-        if config:
+        if config is not None and config != {}:
             self._directory.alter_topic(name, config)
         if partitions is not None:
             self._directory.add_partitions(name, partitions)
@@ -216,6 +219,11 @@ class Broker(Messaging):
 
         Returns the new log start offset of each; an offset above the high watermark means that one.
         """
+        self._directory.topic(topic)
+        if not isinstance(before, Mapping):
+            raise InvalidRequestError(f"before= is a mapping of partitions to offsets, not {before!r:.100}")
+        for partition, offset in before.items():
+            whole_number(f"before[{partition!r}]", offset, least=0)
         return {
             partition: self._directory.delete_records(topic, partition, offset)
             for partition, offset in before.items()

@@ -43,12 +43,14 @@ from logbroker_storage.errors import (
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
+from .arguments import place as checked_place
+from .arguments import positive_seconds, whole_number
 from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit
 from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
 from .cursor import NEVER_MS, Cursor, Handout
-from .deadlines import deadline_after
+from .deadlines import deadline_after, left_until
 from .expressions import Predicate
 from .groups import TopicPartition
 from .membership import group_signal
@@ -129,8 +131,8 @@ class Consumer:
         delivery = checked_delivery(delivery)
         self._isolation = _checked_isolation(isolation)
         session_timeout_ms = _milliseconds("session_timeout", session_timeout)
-        self._max_poll_interval_s = _seconds("max_poll_interval", max_poll_interval)
-        self._max_poll_records = _positive("max_poll_records", max_poll_records)
+        self._max_poll_interval_s = positive_seconds("max_poll_interval", max_poll_interval)
+        self._max_poll_records = whole_number("max_poll_records", max_poll_records)
         self.group = check_group_name(group) if group is not None else None
         self._selection.check_names(directory.topics())
 
@@ -193,7 +195,7 @@ class Consumer:
             ClosedError, ForkedError: the consumer cannot be used any more, or not in this process.
 
         """
-        wanted = self._max_poll_records if max_records is None else _positive("max_records", max_records)
+        wanted = self._max_poll_records if max_records is None else whole_number("max_records", max_records)
         deadline = deadline_after(timeout)
         with self._turn():
             while True:
@@ -202,7 +204,7 @@ class Consumer:
                     records = self._collect(wanted)
                 if records or self._interrupted():
                     return records
-                left = None if deadline is None else deadline - time.monotonic()
+                left = left_until(deadline)
                 if left is not None and left <= 0:
                     return []
                 self._wait(left)
@@ -518,16 +520,22 @@ class Consumer:
 
     def _set_paused(self, place: TopicPartition, paused: bool) -> None:
         self._check_usable()
-        if not isinstance(place, tuple):
-            raise InvalidRequestError(f"a partition to pause or resume is a (topic, number), not {place!r}")
         with self._lock:
-            cursor = self._assigned.cursors.get(place)
-            if cursor is not None:
-                cursor.paused = paused
+            cursor = self._assigned.cursors.get(checked_place(place))
+            if cursor is None:
+                return
+            cursor.paused = paused
+            handout = self._assigned.handout
+            if paused and handout is not None and handout.cursor is cursor:
+                handout.cut()  # an iteration is in the middle of it
 
     def _cursor_at(self, partition: Place, topic: str | None) -> Cursor:
         if isinstance(partition, tuple):
-            topic, partition = partition
+            topic, partition = checked_place(partition)
+        elif type(partition) is not int:
+            raise InvalidRequestError(
+                f"a partition is a number, or a (topic, number), not {partition!r:.100}"
+            )
         found = [
             cursor
             for place, cursor in self._assigned.cursors.items()
@@ -625,18 +633,6 @@ def _checked_isolation(isolation: str) -> Isolation:
 
 
 def _milliseconds(name: str, seconds: float) -> int:
-    if _seconds(name, seconds) > LONGEST_SESSION_S:
+    if positive_seconds(name, seconds) > LONGEST_SESSION_S:
         raise InvalidRequestError(f"{name}={seconds!r}: give it up to {LONGEST_SESSION_S} seconds")
     return max(1, int(seconds * 1000))
-
-
-def _seconds(name: str, seconds: float) -> float:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise InvalidRequestError(f"{name}={seconds!r}: give it a positive number of seconds")
-    return seconds
-
-
-def _positive(name: str, number: int) -> int:
-    if number < 1:
-        raise InvalidRequestError(f"{name}={number!r}: give it a number from 1 on")
-    return number

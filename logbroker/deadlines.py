@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 
@@ -17,8 +16,19 @@ def deadline_after(timeout: float | None) -> float | None:
     Raises:
         InvalidRequestError: it is no number of seconds.
     """
+    check_timeout(timeout)
+    return None if timeout is None else time.monotonic() + max(0.0, min(timeout, LONGEST_WAIT_S))
+
+
+def left_until(deadline: float | None) -> float | None:
+    """How many seconds there are until *deadline*, at least 0; None: it never comes."""
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def check_timeout(timeout: float | None, name: str = "timeout") -> None:
+    """Raises InvalidRequestError when the argument *name* is no number of seconds, nor None."""
     if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or math.isnan(timeout):
-        raise InvalidRequestError(f"timeout={timeout!r}: give it seconds, or None to wait for ever")
-    return time.monotonic() + min(timeout, LONGEST_WAIT_S)
+        return
+    # Not isnan(), which fails for an integer that no float comes near to.
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout != timeout:
+        raise InvalidRequestError(f"{name}={timeout!r}: give it seconds, or None to wait for ever")

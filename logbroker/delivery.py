@@ -44,7 +44,7 @@ from logbroker_storage.record_batch import HEADER_BYTES, Compression
 from logbroker_storage.view.message_ids import FirstRecord
 
 from .accumulator import FAILED, OPEN, SETTLED, WRITTEN, Batch
-from .deadlines import deadline_after
+from .deadlines import deadline_after, left_until
 from .failures import Failures
 from .linger import LingerThread
 from .named_producer import NEVER_WROTE
@@ -567,7 +567,7 @@ class Delivery:
         for batch in last_batches:
             self.append_closed(batch.queue, deadline_s)
         for batch in last_batches:
-            self.settle(batch, None if deadline_s is None else max(0.0, deadline_s - time.monotonic()))
+            self.settle(batch, left_until(deadline_s))
 
     def close(self) -> None:
         """Settle everything, sync what was only written, and take nothing more."""

@@ -52,11 +52,17 @@ class Destinations:
     def queue_for(self, name: str, pending: PendingRecord) -> PartitionQueue:
         """The queue of the partition that *pending* belongs to. Under the lock."""
         self._delivery.check_open()
-        topic = self.topics.get(name)
+        try:
+            topic = self.topics.get(name)
+        except TypeError:
+            topic = None  # what cannot be looked up is no text
         if topic is None:
             topic = self._load_topic(name)
         number = pending.partition
-        if number is None:
+        if number is not None:
+            if type(number) is not int:  # nor a bool or a float, which find the partition of their value
+                raise InvalidRequestError(f"a partition is an integer, not {number!r}")
+        else:
             partitions = topic.event.partitions
             if pending.key is not None:
                 number = partition_for_key(pending.key, partitions)
@@ -95,8 +101,6 @@ class Destinations:
             self.keyed[queue.topic][queue.partition] = batch
 
     def _load_topic(self, name: str) -> Topic:
-        if not isinstance(name, str):
-            raise InvalidRequestError(f"a topic is named by text, not by {name!r}")
         self._refresh()
         topic = self.topics[name] = Topic(self._directory.topic(name))
         self.keyed[name] = [None] * topic.event.partitions
@@ -104,8 +108,6 @@ class Destinations:
 
     def _load_queue(self, topic: Topic, number: int) -> PartitionQueue:
         name, partitions = topic.event.name, topic.event.partitions
-        if type(number) is not int:
-            raise InvalidRequestError(f"a partition is an integer, not {number!r}")
         if not 0 <= number < partitions:
             raise TopicNotFoundError(name, partition=number, partitions=partitions)
         log, window = self._directory.log(name, number), self._directory.deduplication(name)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
-from logbroker_storage.errors import FencedError, LogbrokerError
+from logbroker_storage.errors import FencedError, InvalidRequestError, LogbrokerError
 
 from .groups import TopicPartition
 from .records import Record
@@ -32,6 +32,12 @@ class Stop(Protocol):
     def is_set(self) -> bool: ...
 
     def wait(self, timeout: float) -> object: ...
+
+
+def check_stop(stop: Stop | None) -> None:
+    """Raises InvalidRequestError for what cannot be asked whether to stop."""
+    if stop is not None and not callable(getattr(stop, "is_set", None)):
+        raise InvalidRequestError(f"stop= is a threading.Event, not {stop!r:.100}")
 
 
 def by_partition(records: Iterable[Record]) -> list[tuple[TopicPartition, list[Record]]]:

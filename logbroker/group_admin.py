@@ -14,6 +14,7 @@ from .groups import GroupState, TopicPartition, decode_group
 from .membership import check_not_on_network, group_key
 from .records import MILLISECOND, timestamp_ms_of
 from .topic_names import check_group_name
+from .topic_selection import entries_of
 
 ResetTarget = str | int | datetime.datetime | datetime.timedelta
 
@@ -136,7 +137,7 @@ def _places_to_reset(
         names = {topic for topic, _ in committed} | _subscribed_topics(directory, group)
         names &= set(directory.topics())
     else:
-        names = set(topics)
+        names = set(entries_of(topics))
     if not names:
         raise InvalidRequestError(f"group {group!r} has committed nothing: name the topics to reset")
     return [(topic, number) for topic in sorted(names) for number in range(directory.topic(topic).partitions)]
@@ -147,7 +148,7 @@ def _target(
 ) -> Callable[[str, int], int]:
     """A function from topic and partition to the wanted offset, before it is brought inside the log."""
     if shift:
-        if not isinstance(to, int):
+        if type(to) is not int:
             raise InvalidRequestError(f"shift=True takes a number of records, not {to!r}")
         return lambda topic, partition: committed.get((topic, partition), 0) + to
     if to == "earliest":

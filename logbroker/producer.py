@@ -21,10 +21,11 @@ from typing import Unpack
 from msgspec import structs
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError, LogbrokerError
+from logbroker_storage.errors import InvalidRequestError, InvalidTopicError, LogbrokerError
 from logbroker_storage.record_batch import Compression, NewRecord
 
 from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch, headers_bytes
+from .arguments import several, whole_number
 from .delivery import Acks, Delivery, HandleState
 from .destinations import Destinations
 from .long_way import FIRST_SLICE, LongWay
@@ -190,7 +191,7 @@ class Producer:
                 that is logged and counted (``lost_records``).
 
         Raises:
-            TopicNotFoundError: no such topic or partition.
+            TopicNotFoundError, InvalidTopicError: no such topic or partition; *topic* is no text.
             RecordTooLargeError: the record cannot fit the topic's ``max.message.bytes``.
             InvalidRequestError: a value of a wrong type, a sequence without a name, a reserved header, …
             BufferFullError: no space for ``max_block`` seconds.
@@ -202,8 +203,8 @@ class Producer:
                 return self._send_whole(topic, value, key, headers)
             try:
                 batch = self._plain[topic]
-            except KeyError:
-                pass
+            except (KeyError, TypeError):
+                pass  # the long way finds the topic, or says what is wrong with it
             else:
                 size_bytes = len(value)
                 # No call from here to append: see accumulator, "The lock-free append".
@@ -234,7 +235,10 @@ class Producer:
         self, topic: str, value: bytes, key: bytes | None, headers: HeadersArgument | None
     ) -> Receipt:
         """The short way of a record with a key, or headers, and nothing else."""
-        batches = self._keyed.get(topic)
+        try:
+            batches = self._keyed.get(topic)
+        except TypeError:
+            batches = None  # as in send
         if batches is not None and (type(key) is bytes or (key is None and len(batches) == 1)):
             batch = batches[positive_hash(key) % len(batches) if key is not None and len(batches) > 1 else 0]
             if batch is not None:
@@ -292,6 +296,9 @@ class Producer:
             raise InvalidRequestError(
                 f"send_many takes an iterable of bytes or Message, not one {type(values).__name__}"
             )
+        if not isinstance(topic, str):
+            raise InvalidTopicError.no_text(topic)
+        several("values", values)
         if key is None and isinstance(values, (list, tuple)):
             return self._send_sequence(topic, values, partition)
         if key is None and partition is None:
@@ -370,6 +377,7 @@ class Producer:
         """
         if self._named is None:
             raise InvalidRequestError("last_sequence needs a named producer: broker.producer(name=…)")
+        whole_number("partition", partition, least=0)
         with self._delivery.lock:
             queue = self._destinations.queue_for(topic, self._pending(Message(None, partition=partition)))
             if queue.failure is not None:

@@ -19,6 +19,7 @@ from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import PartitionLog
 
+from .arguments import is_place
 from .groups import TopicPartition
 from .records import timestamp_ms_of
 
@@ -37,6 +38,10 @@ def check_start(start: Start) -> Start:
         for place, offset in start.items():
             if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
                 raise InvalidRequestError(f"start={{{place!r}: {offset!r}}}: an offset is an integer >= 0")
+            if type(place) is not int and not is_place(place):
+                raise InvalidRequestError(
+                    f"start={{{place!r}: {offset!r}}}: the key is a partition's number, or (topic, number)"
+                )
     elif start not in ("earliest", "latest"):
         raise InvalidRequestError(
             f"start={start!r} is not known; use 'earliest', 'latest', an aware datetime "

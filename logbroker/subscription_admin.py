@@ -18,6 +18,7 @@ from .queues.partition import QueuePartition
 from .queues.reading import RangeReader
 from .redrive import count_dead_letters
 from .subscriptions import Subscription, Subscriptions
+from .topic_selection import entries_of
 
 
 def describe_subscription(directory: DataDirectory, subscription: Subscription) -> SubscriptionDescription:
@@ -155,7 +156,7 @@ def reset_subscription(
     """As ``Broker.reset_subscription``."""
     if subscription.kind == "stream":
         return reset_group(directory, subscription.name, to, topics=topics, shift=shift, dry_run=dry_run)
-    wanted = None if topics is None else set(topics)
+    wanted = None if topics is None else entries_of(topics)
     partitions = {
         partition.place: partition
         for partition in _queue_partitions(directory, subscription)

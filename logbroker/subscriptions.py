@@ -45,7 +45,7 @@ from .queues.settings import (
     lease_ms_of,
 )
 from .start import Start, StartPolicy, check_start
-from .topic_names import check_group_name, check_subscription_name, check_topic_name
+from .topic_names import check_group_name, check_subscription_name, check_text, check_topic_name
 from .topic_selection import TopicSelection
 
 logger = logging.getLogger("logbroker.subscriptions")
@@ -239,8 +239,9 @@ class Subscriptions:
 
         Raises:
             SubscriptionNotFoundError: there is none.
+            InvalidRequestError: *name* is no text.
         """
-        found = self.find(name)
+        found = self.find(check_text("subscription", name))
         if found is None:
             raise SubscriptionNotFoundError(name, known=list(self.all()))
         return found

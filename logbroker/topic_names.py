@@ -60,7 +60,7 @@ def check_topic_name(name: str) -> str:
         InvalidTopicError: says which rule it breaks.
     """
     if not isinstance(name, str):
-        raise InvalidTopicError(f"a topic's name is text, not {type(name).__name__}: {name!r}")
+        raise InvalidTopicError.no_text(name)
     if not _NAME.fullmatch(name) or name in (".", ".."):
         raise InvalidTopicError(
             f"{name!r} cannot be a topic's name: use 1 to {MAX_NAME_CHARACTERS} of the characters "
@@ -125,9 +125,19 @@ def check_binding_name(name: str) -> str:
     return _printable("binding", name)
 
 
-def _printable(whose: str, name: str) -> str:
+def check_text(whose: str, name: str) -> str:
+    """*name*, if it is text; *whose* name it is, is for the message.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
     if not isinstance(name, str):
-        raise InvalidRequestError(f"a {whose}'s name is text, not {type(name).__name__}: {name!r}")
+        raise InvalidRequestError(f"a {whose}'s name is text, not {type(name).__name__}: {name!r:.100}")
+    return name
+
+
+def _printable(whose: str, name: str) -> str:
+    check_text(whose, name)
     if not name or not name.isprintable() or len(name.encode()) > MAX_NAME_BYTES:
         raise InvalidRequestError(
             f"{name!r} cannot be a {whose}'s name: use printable characters, 1 to {MAX_NAME_BYTES} bytes of UTF-8"

@@ -10,9 +10,24 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from logbroker_storage.errors import InvalidRequestError, TopicNotFoundError
+from logbroker_storage.errors import InvalidRequestError, InvalidTopicError, TopicNotFoundError
 
+from .arguments import several
 from .topic_names import check_topic_name, compiled_pattern, is_pattern, matches
+
+
+def entries_of(topics: str | Iterable[str]) -> list[str]:
+    """What a topics argument names, ascending and without doubles.
+
+    Raises:
+        InvalidTopicError: something in it is no text.
+        InvalidRequestError: it is neither text nor an iterable.
+    """
+    entries = [topics] if isinstance(topics, str) else list(several("topics", topics))
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise InvalidTopicError.no_text(entry)
+    return sorted(set(entries))
 
 
 class TopicSelection(msgspec.Struct, frozen=True):
@@ -27,9 +42,9 @@ class TopicSelection(msgspec.Struct, frozen=True):
 
         Raises:
             InvalidTopicError: a name or pattern that no topic can have.
-            InvalidRequestError: no topic at all.
+            InvalidRequestError: no topic at all, or something else.
         """
-        wanted = sorted({topics} if isinstance(topics, str) else set(topics))
+        wanted = entries_of(topics)
         if not wanted:
             raise InvalidRequestError("give at least one topic: a name, a list of names, or a pattern")
         for pattern in filter(is_pattern, wanted):

@@ -28,8 +28,11 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.journal import Item
 
+from .arguments import place, positive_seconds, several
 from .commits import PendingCommit
+from .consumer import Consumer
 from .producer import Producer
+from .queues.message import QueueMessage
 from .receipts import Receipt
 from .records import HeadersArgument, Message, SendOptions
 from .transaction_coordinator import Claim, TransactionCoordinator, fenced
@@ -37,9 +40,8 @@ from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
 
 if TYPE_CHECKING:
-    from .consumer import Consumer
     from .groups import TopicPartition
-    from .queues.consumer import Queue, QueueMessage
+    from .queues.consumer import Queue
 
 logger = logging.getLogger("logbroker.transactions")
 
@@ -100,9 +102,7 @@ class Transactions:
         self._lock = threading.Lock()
 
     def begin(self, transactional_id: str, timeout: float) -> Transaction:
-        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
-            raise InvalidRequestError(f"timeout={timeout!r}: give it a positive number of seconds")
-        if timeout > LONGEST_TIMEOUT_S:
+        if positive_seconds("timeout", timeout) > LONGEST_TIMEOUT_S:
             raise InvalidRequestError(f"timeout={timeout!r}: give it up to {LONGEST_TIMEOUT_S} seconds")
         self.check_open()
         with self._lock:
@@ -234,6 +234,10 @@ class Transaction:
             FencedError: a partition that it read has moved to another member of the group.
         """
         self._check_open()
+        if not isinstance(consumer, Consumer):
+            raise InvalidRequestError(f"commit_offsets takes a consumer, not {consumer!r:.100}")
+        if only is not None:
+            place(only)
         commit = consumer.leave_commits_to_transactions(only)
         if only is None:
             self._consumers[consumer] = {}  # it says everything that was said before
@@ -246,7 +250,11 @@ class Transaction:
         """
         self._check_open()
         by_queue: dict[Queue, list[QueueMessage]] = {}
-        for message in messages:
+        for message in several("messages", messages):
+            if not isinstance(message, QueueMessage):
+                raise InvalidRequestError(
+                    f"a transaction accepts messages that a queue has handed out, not {message!r:.100}"
+                )
             by_queue.setdefault(message.queue, []).append(message)
         for queue, own in by_queue.items():
             for commit in queue.pending_acceptance(own):

@@ -115,6 +115,11 @@ class TransactionState:
         Writes of this transaction made while iterating may be seen or not.
         """
         self._check_open()
+        for bound in (start, end):
+            if type(bound) is not bytes and bound is not None:
+                raise InvalidRequestError(
+                    f"a range of the state begins and ends at bytes, not {bound!r:.100}"
+                )
         own = sorted(
             (key, 0, value)
             for key, value in self.writes.items()

@@ -33,8 +33,10 @@ from logbroker_storage.errors import (
     RecordTooLargeError,
 )
 
+from .arguments import whole_number
 from .dead_letters import dead_letter_message
-from .exactly_once import Stop, by_partition, commit_once
+from .deadlines import check_timeout
+from .exactly_once import Stop, by_partition, check_stop, commit_once
 from .records import Message, Record, without_reserved_headers
 from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
@@ -79,6 +81,11 @@ def run_transform(
     progress: TransformProgress | None = None,
 ) -> int:
     """See ``Broker.transform``; *progress* is kept up to date."""
+    check_stop(stop)
+    check_timeout(idle_timeout, "idle_timeout")
+    whole_number("max_records", max_records)
+    if progress is not None and not isinstance(progress, TransformProgress):
+        raise InvalidRequestError(f"progress= is a TransformProgress, not {progress!r:.100}")
     broker.topic(target)  # so that a wrong name shows now
     if TopicSelection.parse(source).resolve([target]):
         raise InvalidRequestError(
@@ -90,7 +97,7 @@ def run_transform(
             raise InvalidRequestError(
                 f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
             )
-    progress = progress or TransformProgress()
+    progress = TransformProgress() if progress is None else progress
     apply, uses_state = _applied(function)
     run = _Run(target, dead_letter, group, apply, uses_state=uses_state)
     idle_s = 0.0

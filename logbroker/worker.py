@@ -31,11 +31,6 @@ class Worker:
         self._thread: threading.Thread | None = None  # used by the loop's thread only
         self._pid = os.getpid()
 
-    def check_process(self) -> None:
-        """Raises ForkedError in a forked child, where the thread is not."""
-        if os.getpid() != self._pid:
-            raise ForkedError("this broker")
-
     def submit(self, call: Callable[[], Result]) -> asyncio.Future[Result]:
         """Have *call* done in the thread; its result or exception comes through the future."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -47,7 +42,8 @@ class Worker:
         self._put(None, call)
 
     def _put(self, future: asyncio.Future[Any] | None, call: Callable[[], Any]) -> None:
-        self.check_process()
+        if os.getpid() != self._pid:
+            raise ForkedError("this broker")  # the thread is not here
         self._calls.put((future, call))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -25,7 +25,6 @@ import datetime
 import logging
 import math
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -44,9 +43,10 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.partition_log import PartitionLog
 
+from ..arguments import several, whole_number
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, together
-from ..deadlines import deadline_after
+from ..deadlines import deadline_after, left_until
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
 from ..records import without_reserved_headers
@@ -170,9 +170,7 @@ class Queue:
                 again, and at last are rejected.
             What the filter raises: what was to be judged goes back.
         """
-        if isinstance(max_messages, bool) or not isinstance(max_messages, int) or max_messages < 1:
-            raise InvalidRequestError(f"max_messages={max_messages!r}: give it a positive number")
-        limit = min(max_messages, MAX_MESSAGES)
+        limit = min(whole_number("max_messages", max_messages), MAX_MESSAGES)
         deadline = deadline_after(timeout)
         # Another thread may be waiting inside: it must not hold this one up for longer than asked for.
         if not self._lock.acquire(
@@ -199,7 +197,7 @@ class Queue:
                 return messages
             partitions = [] if self._subscription.is_paused else list(self._partitions.values())
             watches_now = self._arrivals.begin(partitions)
-            left = None if deadline is None else deadline - time.monotonic()
+            left = left_until(deadline)
             if left is not None and left <= 0:
                 return messages
             if not watches_now:
@@ -420,7 +418,7 @@ class Queue:
         given: defaultdict[tuple[QueuePartition, str], list[QueueMessage]] = defaultdict(list)
         named: defaultdict[tuple[QueuePartition, str], list[int]] = defaultdict(list)  # offsets, by handles
         last: QueuePartition | None = None
-        for message in messages:  # 4 µs for a hundred
+        for message in several("messages", messages):  # 4 µs for a hundred
             if isinstance(message, QueueMessage):
                 if message.queue is not self:
                     raise InvalidRequestError(

@@ -77,8 +77,9 @@ def stored_binding(directory: DataDirectory, name: str) -> BindingEvent:
 
     Raises:
         BindingNotFoundError: there is none.
+        InvalidRequestError: no binding can have such a name.
     """
-    event = directory.view.events.get(BindingEvent, BindingEvent.key_of(name))
+    event = directory.view.events.get(BindingEvent, BindingEvent.key_of(check_binding_name(name)))
     if event is None:
         raise BindingNotFoundError(name, known=[event.name for event in stored_bindings(directory)])
     return event

@@ -10,6 +10,7 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
+from ..arguments import whole_number
 from ..consumer import Consumer
 from ..partitioner import partition_for_key
 from ..pending_record import not_bytes
@@ -58,7 +59,10 @@ def explain_record(
         raise InvalidRequestError(
             "explain a message or the record at a place, not both: leave at= out or the rest"
         )
+    if not isinstance(at, tuple) or len(at) != 2:
+        raise InvalidRequestError(f"at= is a (partition, offset), not {at!r}")
     partition, offset = at
+    whole_number("offset", offset, least=0)
     offsets = directory.log(topic, partition).offsets()
     with Consumer(directory, topic, start={partition: offset}, isolation="read_uncommitted") as consumer:
         for other in consumer.assignment():

@@ -36,9 +36,11 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 
+from ..arguments import whole_number
 from ..commits import PendingCommit
 from ..consumer import Consumer
-from ..exactly_once import Stop, by_partition, commit_once
+from ..deadlines import check_timeout
+from ..exactly_once import Stop, by_partition, check_stop, commit_once
 from ..groups import TopicPartition
 from ..records import Record
 from ..topic_names import source_matches
@@ -78,6 +80,9 @@ def run_router(
     Raises:
         ClosedError: *transactions* were closed, with their broker.
     """
+    check_stop(stop)
+    check_timeout(idle_timeout, "idle_timeout")
+    whole_number("max_records", max_records)
     done, busy_s = 0, time.monotonic()
     # A user of the directory of its own: the view must not be closed while the router looks at it.
     directory = DataDirectory.open(directory.path)

@@ -15,6 +15,7 @@ import msgspec
 from .clock import Clock
 from .errors import (
     InvalidPartitionCountError,
+    InvalidTopicError,
     LogbrokerError,
     TopicExistsError,
     TopicNotFoundError,
@@ -98,7 +99,10 @@ class Catalog:
 
         Raises:
             TopicNotFoundError: there is none.
+            InvalidTopicError: *name* is no text.
         """
+        if not isinstance(name, str):
+            raise InvalidTopicError.no_text(name)
         event = self.all().get(name)
         if event is None or event.state != "live":
             raise TopicNotFoundError(name)

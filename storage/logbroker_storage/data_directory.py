@@ -32,6 +32,7 @@ from .descriptors import Descriptors
 from .errors import (
     DirectoryInUseError,
     FileSystemError,
+    InvalidRequestError,
     LogbrokerError,
     TopicNotFoundError,
     WriteFailedError,
@@ -237,8 +238,11 @@ class DataDirectory:
 
         Raises:
             TopicNotFoundError: no such topic, or no such partition.
+            InvalidTopicError, InvalidRequestError: *topic* is no text, *partition* no integer.
         """
         event = self.topic(topic)
+        if type(partition) is not int:
+            raise InvalidRequestError(f"a partition is an integer, not {partition!r}")
         if not 0 <= partition < event.partitions:
             raise TopicNotFoundError(topic, partition=partition, partitions=event.partitions)
         with self._logs_lock:

@@ -76,6 +76,11 @@ class TopicExistsError(LogbrokerError):
 class InvalidTopicError(LogbrokerError):
     """The name, partition count or pattern cannot be used for a topic."""
 
+    @classmethod
+    def no_text(cls, name: object) -> InvalidTopicError:
+        """*name* is none."""
+        return cls(f"a topic's name is text, not {type(name).__name__}: {name!r:.100}")
+
 
 class InvalidPartitionCountError(InvalidTopicError):
     """Of these, the partition count."""

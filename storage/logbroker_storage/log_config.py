@@ -18,7 +18,7 @@ import enum
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .errors import InvalidConfigError
+from .errors import InvalidConfigError, InvalidRequestError
 
 ConfigValue = str | int | float | bool
 
@@ -250,7 +250,9 @@ class LogConfig:
 
         Raises:
             InvalidConfigError: an unknown key (the message names the nearest), or a bad value.
+            InvalidRequestError: *settings* are no mapping.
         """
+        _check_mapping(settings)
         values = {_field_of(key).name: _parse_value(key, value) for key, value in settings.items()}
         config = cls(**values)
         if config.min_compaction_lag_ms > config.max_compaction_lag_ms:
@@ -265,8 +267,9 @@ class LogConfig:
         """This configuration with *settings* on top; None takes a key back to its default.
 
         Raises:
-            InvalidConfigError: as ``parse``.
+            InvalidConfigError, InvalidRequestError: as ``parse``.
         """
+        _check_mapping(settings)
         changed: dict[str, ConfigValue] = dict(self.overrides)
         for key, value in settings.items():
             if value is None:
@@ -317,7 +320,17 @@ KAFKA_ONLY: dict[str, str] = {
 """Kafka's topic keys that mean nothing here, and what to use instead."""
 
 
+def _check_mapping(settings: object) -> None:
+    if not isinstance(settings, Mapping):
+        raise InvalidRequestError(
+            "a configuration is a mapping of keys to values, such as {'retention.ms': 60000}, not "
+            f"{settings!r:.100}"
+        )
+
+
 def _field_of(key: str) -> dataclasses.Field[Any]:
+    if not isinstance(key, str):
+        raise InvalidConfigError(repr(key), f"a configuration key is text, not {type(key).__name__}: {key!r}")
     field = _FIELDS.get(key)
     if field is not None:
         return field

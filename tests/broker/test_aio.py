@@ -6,6 +6,7 @@ import asyncio
 import errno
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -272,6 +273,45 @@ def test_what_a_cancelled_poll_took_is_not_committed(run):
     run(body)
 
 
+def test_a_paused_partition_hands_out_nothing_until_it_is_resumed(run):
+    async def body(broker):
+        await broker.alter_topic("t", partitions=2)
+        async with broker.producer() as producer, broker.consumer("t", group="g") as consumer:
+            assert consumer.group == "g"
+            await producer.send_many("t", [b"a%d" % number for number in range(300)], partition=0)
+            seen = [(await anext(consumer)).value for _ in range(250)]
+            await consumer.pause(("t", 0))
+            await producer.send("t", b"x", partition=1)
+            assert (await anext(consumer)).value == b"x"
+            assert await consumer.poll(timeout=0.01) == []
+            await consumer.resume(("t", 0))
+            while len(seen) < 300:
+                seen += [record.value for record in await consumer.poll(timeout=5.0)]
+            assert seen == [b"a%d" % number for number in range(300)]
+            with pytest.raises(InvalidRequestError, match="topic, number"):
+                await consumer.pause(0)
+
+    run(body)
+
+
+def test_a_pause_puts_back_what_a_cancelled_wait_has_brought(run):
+    async def body(broker):
+        async with broker.producer() as producer, broker.consumer("t") as consumer:
+            waiting = asyncio.ensure_future(anext(consumer))
+            while consumer._next is None:  # noqa: ASYNC110 (there is no event for it)
+                await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            await producer.send("t", b"a")
+            await asyncio.wait([consumer._next], timeout=5)
+            await consumer.pause(("t", 0))
+            assert await consumer.poll(timeout=0.05) == []
+            await consumer.resume(("t", 0))
+            assert [record.value for record in await consumer.poll(timeout=5.0)] == [b"a"]
+
+    run(body)
+
+
 def test_two_tasks_cannot_read_from_one_consumer(run):
     async def body(broker):
         async with broker.consumer("t") as consumer:
@@ -337,7 +377,22 @@ def test_the_engine_is_not_imported_in_the_loop():
     assert found == "False False\n"
 
 
+def test_a_broker_says_where_it_is(run, tmp_path):
+    async def body(broker):
+        assert broker.path == str(tmp_path / "data")
+        assert broker.request_counts.sent == 0
+
+    run(body)
+
+
 # Transactions -------------------------------------------------------------------------------------------
+
+
+async def no_thread(name: str) -> None:
+    """Wait until there is none of that name."""
+    async with asyncio.timeout(10):
+        while name in [thread.name for thread in threading.enumerate()]:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.01)
 
 
 async def committed(broker: AsyncBroker, topic: str = "t") -> list[bytes]:
@@ -347,11 +402,19 @@ async def committed(broker: AsyncBroker, topic: str = "t") -> list[bytes]:
 
 def test_a_transaction_is_all_or_nothing(run):
     async def body(broker):
-        async with broker.transaction("x") as tx:
+        transaction = broker.transaction("x")
+        assert (transaction.transactional_id, transaction.is_open) == ("x", False)
+        async with transaction as tx:
+            assert tx.is_open
             metadata = await tx.send("t", b"a")
             assert metadata.offset == 0
             assert await tx.send_many("t", [b"b", b"c"]) == 2
             assert await committed(broker) == []
+        assert not tx.is_open
+        await tx.abort()
+        with pytest.raises(InvalidRequestError, match="is committed; begin another"):
+            await tx.send("t", b"late")
+        await no_thread("logbroker-aio-transaction")
         with pytest.raises(ZeroDivisionError):  # noqa: PT012 (it passes through the block)
             async with broker.transaction("x") as tx:
                 await tx.send("t", b"d")

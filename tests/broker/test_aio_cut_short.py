@@ -144,6 +144,12 @@ def test_async_objects_say_so_in_a_forked_child(tmp_path):
             async with broker.producer() as producer, broker.consumer("t") as consumer:
                 await producer.send("t", b"")
                 await consumer.poll(timeout=1)
+
+                @broker.responder("rpc")
+                async def answer(request):
+                    return request.value
+
+                await answer
                 if (child := os.fork()) == 0:
                     code = 1
                     try:
@@ -154,6 +160,9 @@ def test_async_objects_say_so_in_a_forked_child(tmp_path):
                                 with pytest.raises(logbroker.ForkedError):
                                     async with asyncio.timeout(3):
                                         await call()
+                            for twin in (producer, consumer, broker):
+                                async with asyncio.timeout(3):
+                                    await twin.close()  # nothing here is the child's to close
 
                         asyncio.run(inside())
                         code = 0
@@ -178,6 +187,59 @@ def test_closing_an_async_consumer_that_is_being_opened_closes_it(tmp_path):
     asyncio.run(main())
 
 
+def test_entering_an_async_consumer_that_is_cancelled_leaves_no_member_behind(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+
+            async def enter():
+                async with broker.consumer("t", group="g"):
+                    raise AssertionError("it was cancelled before")
+
+            entering = asyncio.create_task(enter())
+            await asyncio.sleep(0)
+            entering.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+            assert (await broker.group("g")).members == []
+
+    asyncio.run(main())
+
+
+def test_a_first_poll_that_is_cancelled_leaves_one_member(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            consumer = broker.consumer("t", group="g")
+            polling = asyncio.create_task(consumer.poll(timeout=None))
+            await asyncio.sleep(0)
+            polling.cancel()
+            await asyncio.wait([polling])
+            assert await consumer.assignment() == [("t", 0)]
+            assert len((await broker.group("g")).members) == 1
+            await consumer.close()
+            assert (await broker.group("g")).members == []
+
+    asyncio.run(main())
+
+
+def test_closing_an_async_consumer_that_is_being_opened_ends_its_iteration(tmp_path):
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            consumer = broker.consumer("t")
+
+            async def read():
+                return [record async for record in consumer]
+
+            reading = asyncio.create_task(read())
+            await asyncio.sleep(0)
+            await consumer.close()
+            assert await reading == []
+
+    asyncio.run(main())
+
+
 def test_closing_an_async_producer_is_carried_out_though_cancelled(tmp_path):
     async def main():
         async with logbroker.open_async(tmp_path / "d") as broker:
@@ -189,8 +251,8 @@ def test_closing_an_async_producer_is_carried_out_though_cancelled(tmp_path):
             closing.cancel()
             await asyncio.wait([closing])
             async with asyncio.timeout(5):
-                while not producer._producer.closed:  # noqa: ASYNC110 (a thread does it)
-                    await asyncio.sleep(0.01)
+                await producer.close()  # waits for what was begun
+            assert producer._lifetime.blocking.closed
 
     asyncio.run(main())
 

@@ -112,6 +112,70 @@ def test_a_message_that_was_awaited_is_a_context_manager_too(run):
     run(body)
 
 
+def test_a_wakeup_ends_the_receive_that_waits_or_the_next_one_that_would(run):
+    async def body(broker):
+        queue = broker.queue(subscription="workers")
+        assert queue.subscription == "workers"
+        queue.wakeup()
+        assert await queue.receive_many(timeout=None) == []
+        waiting = asyncio.ensure_future(queue.receive(timeout=None))
+        await asyncio.sleep(0.05)
+        queue.wakeup()
+        with pytest.raises(QueueEmptyError, match=r"before wakeup\(\)"):
+            await waiting
+        await send(broker, 1)
+        queue.wakeup()
+        assert len(await queue.receive_many(timeout=None)) == 1  # it had no need to wait
+        assert await queue.receive_many(timeout=None) == []
+        await queue.close()
+
+    run(body)
+
+
+def test_a_wakeup_does_not_end_an_iteration(run):
+    async def body(broker):
+        async with broker.queue(subscription="workers") as queue:
+            waiting = asyncio.ensure_future(anext(queue))
+            await asyncio.sleep(0.05)
+            queue.wakeup()
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            await send(broker, 1)
+            await (await waiting).accept()
+
+    run(body)
+
+
+def test_what_is_given_back_was_never_delivered(run):
+    async def body(broker):
+        await send(broker, 2)
+        async with broker.queue(subscription="workers") as queue:
+            batch = await queue.receive_many(2, timeout=5)
+            await queue.give_back(batch)
+            assert [message.is_settled for message in batch] == [True, True]
+            again = await queue.receive_many(2, timeout=5)
+            assert [(message.value, message.delivery_count) for message in again] == [(b"0", 1), (b"1", 1)]
+
+    run(body)
+
+
+def test_an_acceptance_that_need_not_last_syncs_nothing(run):
+    files = FaultyFiles(OsFiles())
+
+    async def body(broker):
+        await send(broker, 3)
+        async with broker.queue(subscription="workers") as queue:
+            first, second, third = await queue.receive_many(3, timeout=5)
+            before = files.calls["fdatasync"]
+            await queue.accept([first], durable=False)
+            assert files.calls["fdatasync"] == before
+            await asyncio.gather(queue.accept([second], durable=False), queue.accept([third]))
+            assert files.calls["fdatasync"] == before + 1
+            assert (await broker.subscription("workers")).lag == 0
+
+    run(body, files=files)
+
+
 def test_many_are_settled_together(run):
     files = FaultyFiles(OsFiles())
 

@@ -117,7 +117,7 @@ def test_a_cancelled_request_is_given_up_and_its_reply_dropped(run):
             await asking
         opened.set()
         assert (await broker.request("t", b"")).value == b"late"
-        counts = (await broker._call(lambda blocking: blocking)).request_counts
+        counts = broker.request_counts
         assert (counts.sent, counts.answered, counts.given_up, counts.dropped) == (2, 1, 1, 1)
 
     run(body)

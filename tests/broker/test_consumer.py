@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from datetime import UTC, datetime, timedelta
 
@@ -727,6 +728,21 @@ def test_a_paused_partition_hands_out_nothing_until_it_is_resumed(desk):
         consumer.pause(("t", 7))  # not assigned: nothing to pause
         with pytest.raises(InvalidRequestError, match="topic, number"):
             consumer.pause(0)
+
+
+def test_pausing_a_partition_in_an_iteration_ends_its_slice(desk):
+    desk.topic(partitions=2).put(*[f"a{number}" for number in range(300)])
+    with desk.consumer(group="g") as consumer:
+        iteration = iter(consumer)
+        seen = values(itertools.islice(iteration, 250))  # slices are long by now
+        consumer.pause(("t", 0))
+        desk.put("x", partition=1)
+        assert values([next(iteration)]) == ["x"]
+        consumer.resume(("t", 0))
+        seen += values(itertools.islice(iteration, 50))
+        assert seen == [f"a{number}" for number in range(300)]
+        consumer.commit()
+        assert consumer.committed() == {0: 300, 1: 1}
 
 
 def test_a_consumer_returns_to_what_is_stored_whatever_it_remembers(desk):

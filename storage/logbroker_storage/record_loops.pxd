@@ -18,7 +18,7 @@ cdef bytes _encode_headers(object headers, dict known_keys)
     end=Py_ssize_t, key=bytes, value=bytes, offset="long long", block=bytes, headers=tuple,
 )
 cpdef Py_ssize_t read_each(
-    list records, bytes data, Py_ssize_t position, Py_ssize_t count, object header, str topic, object partition,
+    list records, bytes data, Py_ssize_t position, Py_ssize_t count, object header, object topic, object partition,
     dict known_headers,
 ) except -1
 

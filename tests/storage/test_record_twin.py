@@ -102,6 +102,18 @@ def test_both_agree_at_the_edges_of_the_integers(twin, content):
     assert found == decoded(record_loops, content, 1)
 
 
+class Name(str):
+    """As the members of a StrEnum are."""
+
+
+def test_both_take_what_is_a_kind_of_text(twin):
+    for loops in (record_loops, twin):
+        parts, _ = loops.encode_each([NewRecord(b"v", b"k", [(Name("h"), b"1")], T0)], [0], T0)
+        records = []
+        loops.read_each(records, b"".join(parts), 0, 1, HEADER, Name("topic"), 3, {})
+        assert (records[0].topic, records[0].headers) == ("topic", [("h", b"1")])
+
+
 # Which is taken -------------------------------------------------------------------------------------------------
 
 

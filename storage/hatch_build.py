@@ -30,7 +30,8 @@ class TwinBuildHook(BuildHookInterface[Any]):
             self.app.display_warning(f"the record codec stays plain Python, which is slower: {error!r}")
             return
         if version == "editable":
-            shutil.copy(built, package / built.name)
+            staged = shutil.copy(built, package / f"{built.name}.new")
+            Path(staged).replace(package / built.name)  # at once: a process may have the old one mapped
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True

@@ -107,22 +107,30 @@ class Aftermath:
                 self.ask_the_journal()
 
     def ask_the_journal(self) -> None:
-        """The same, under the journal's lock: before anything else of this queue is journaled."""
-        dead = self._undecided_of_the_dead()
-        if not dead:
+        """The same, under the journal's lock: before anything else of this queue is journaled.
+
+        Whoever noted something had this lock, so by now he has written his decision, or he is dead. Of the dead not
+        all look it yet: the kernel frees a process's locks one by one, and this one may be milliseconds before the one
+        that says who is alive. What is journaled meanwhile would say that his messages are done. So everybody's
+        notes are looked at, but for those of this process.
+        """
+        others = [one for one in self._undecided() if one.process_id != self._directory.process_id]
+        if not others:
             return
         self._directory.journal.catch_up()
-        for one in dead:
+        for one in others:
             if self._is_done_in_the_journal(one.first):
                 self.forget_note(one.runs)
             else:
                 self.restore(one.runs)
 
     def _undecided_of_the_dead(self) -> list[undecided.Undecided]:
+        return [one for one in self._undecided() if not self._directory.process_alive(one.process_id)]
+
+    def _undecided(self) -> list[undecided.Undecided]:
         view = self._directory.view
         with view.read() as transaction:
-            found = undecided.found(view.queue_rows(transaction, self._prefix))
-        return [one for one in found if not self._directory.process_alive(one.process_id)]
+            return undecided.found(view.queue_rows(transaction, self._prefix))
 
     def _is_done_in_the_journal(self, offset: int) -> bool:
         view, subscription_id = self._directory.view, self._subscription_id

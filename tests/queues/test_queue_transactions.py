@@ -152,6 +152,43 @@ def test_a_process_that_dies_in_a_commit_has_accepted_and_written_or_neither(
     assert desk.left() == []
 
 
+DIES_SLOWLY = """
+import fcntl, sys, time, logbroker
+from logbroker.commits import PendingCommit
+
+broker = logbroker.open(sys.argv[1])
+messages = broker.queue(subscription="workers").receive_many(2)
+tx = broker.transaction("t")
+tx.send("out", b"A")
+tx.accept(messages)
+
+def die():
+    fcntl.flock(broker._directory.journal._lock._fd, fcntl.LOCK_UN)
+    print("dying", flush=True)
+    time.sleep(60)
+
+tx.commit_with(PendingCommit(die))
+tx.commit()
+"""
+
+
+def test_a_dying_process_whose_journal_lock_is_free_already_has_accepted_nothing(desk: QueueDesk) -> None:
+    """The kernel frees a dead process's locks one by one: for some milliseconds this one looks alive."""
+    desk.queue_of().topic("out").put(*"abcd")
+    with subprocess.Popen(
+        [sys.executable, "-c", DIES_SLOWLY, desk.path], stdout=subprocess.PIPE, text=True
+    ) as dying:
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == "dying\n"
+        rest = desk.hands().receive_many(4)
+        rest.accept()  # and journal where the queue begins now
+        desk.queues.pop().close()
+        dying.kill()
+    assert values(rest) == ["c", "d"]
+    assert sorted(desk.left()) == ["a", "b"]
+    assert sent(desk) == []
+
+
 def test_what_a_broken_off_commit_may_have_accepted_is_not_asked_for_while_its_process_lives(
     desk: QueueDesk,
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sys
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -13,6 +15,14 @@ import pytest
 # second of processor time, three times what it takes to load it.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# Tests make and delete hundreds of thousands of small files. ext4 passes over every inode that was deleted in the
+# last seconds, each time it looks for a free one, which was more than half of the suite's processor time. What is to
+# prove itself on a disk makes its folder there: see ``e2e/conftest`` and ``proof/conftest``.
+SHARED_MEMORY = "/dev/shm"
+NEEDED_BYTES = 4 << 30
+if os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >= NEEDED_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", SHARED_MEMORY)
 
 # How long an example takes is no property of ours: a busy machine would fail the suite.
 hypothesis.settings.register_profile("logbroker", deadline=None)
@@ -38,6 +48,17 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
         seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed: {seed} (repeat with --seed {seed})")
     return random.Random(seed)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_in_memory(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """What tests leave is memory there; pytest keeps that of three runs. Kept where one has failed."""
+    yield
+    folder = tmp_path_factory.getbasetemp()
+    if folder.is_relative_to(SHARED_MEMORY) and not request.session.testsfailed:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

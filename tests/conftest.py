@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import shutil
@@ -64,3 +65,9 @@ def nothing_left_in_memory(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The proofs first: they are the longest files, and the one that begins last decides when a run ends."""
     items.sort(key=lambda item: item.path.parent.name != "proof")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected lives to the end: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class _Inherited(NamedTuple):
     """The view of a directory of the parent process, in a forked child."""
 
-    path: str
+    identity: tuple[int, int]
     view: View
     is_idle: bool  # no thread was inside LMDB at the fork
 
@@ -98,7 +98,7 @@ class Forked:
 def _close_inherited(identity: tuple[int, int]) -> None:
     """In a forked child that opens a directory of its parent's: LMDB takes each file once a process."""
     for inherited in list(_inherited):
-        if _identity(inherited.path) == identity:
+        if inherited.identity == identity:
             if not inherited.is_idle:
                 raise ForkedError("a view in the middle of a transaction")
             inherited.view.close()
@@ -122,8 +122,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()
-    for directory in _open.values():
-        _inherited.append(_Inherited(directory.path, directory.view, directory not in _in_use))
+    for identity, directory in _open.items():
+        _inherited.append(_Inherited(identity, directory.view, directory not in _in_use))
         directory.abandon()
     _open.clear()
     _in_use.clear()

@@ -29,7 +29,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 import logbroker
 
 DEADLINE_S = 20.0
-NOWHERE = "0.0.0.0"  # the address of a socket that is not connected
+NOWHERE = "0.0.0.0"  # the address of a socket that is not connected; of another family it is no tuple
 CLIENT_ERRORS = (
     KafkaException,
     kafka.errors.KafkaError,
@@ -225,7 +225,7 @@ def lost_connections() -> Iterator[None]:
     """For tests that kill the server: kafka-python and aiokafka leave a socket open whose connection was refused."""
     yield
     for found in gc.get_objects():
-        if type(found) is socket.socket and found.fileno() >= 0 and found.getsockname()[0] == NOWHERE:
+        if type(found) is socket.socket and found.fileno() >= 0 and found.getsockname()[:1] == (NOWHERE,):
             found.close()
 
 

@@ -6,6 +6,7 @@ gets through. The directory is then opened with the view as it was left, and onc
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,10 +148,11 @@ def test_dying_at_any_operation_loses_nothing_and_invents_nothing(
 ) -> None:
     monkeypatch.setattr(journal_module, "COMPACT_FROM_BYTES", 0)
     monkeypatch.setattr(journal_module, "COMPACT_GROWTH", 0)
+    prepared, path = str(tmp_path / "prepared"), str(tmp_path / "data")
+    prepare(prepared)
     operation, died = 1, True
     while died:
-        path = str(tmp_path / str(operation))
-        prepare(path)
+        shutil.copytree(prepared, path)
         bench, acknowledged, died = die_at(path, scenario, operation)
         bench.reopen(without_view=without_view, files=Unsynced())
         found = check(bench, scenario, acknowledged)
@@ -159,6 +161,7 @@ def test_dying_at_any_operation_loses_nothing_and_invents_nothing(
         assert again == found, f"operation {operation}: the second recovery changed something"
         go_on(bench)
         bench.close()
+        shutil.rmtree(path)
         operation += 1
     assert operation > 10
 

@@ -466,6 +466,22 @@ def test_a_forked_child_that_opens_the_directory_anew_and_its_parent_both_go_on(
     assert run_forking(script, path) == "True 100 True"
 
 
+def test_a_forked_child_opens_directories_though_one_that_it_inherited_was_deleted(path):
+    script = """
+        import shutil
+        gone = Workbench(path + "-gone")
+        shutil.rmtree(path + "-gone")
+
+        def child():
+            mine = Workbench(path)
+            mine.put(b"child")
+            mine.close()
+
+        print(succeeded(in_child(child)), Workbench(path).values())
+    """
+    assert run_forking(script, path) == "True [b'child']"
+
+
 def test_a_forked_child_keeps_no_lock_of_a_parent_that_is_killed(path):
     script = """
         bench = Workbench(path, retention_ms=-1)

@@ -66,6 +66,7 @@ class Disk:
         self._os = OsFiles()
         self._inodes = itertools.count(ROOT)
         self._root = _Directory(next(self._inodes))
+        self._directories: dict[str, _Directory] = {}  # by path, those that were looked up
         self._descriptors: dict[int, _File] = {}
         self._numbers = itertools.count(FIRST_DESCRIPTOR)
         self._lock = (
@@ -243,6 +244,8 @@ class Disk:
             self._put(directory, {name: node})
 
     def _put(self, directory: _Directory, changes: dict[str, _File | _Directory | None]) -> None:
+        if any(isinstance(directory.names.get(name), _Directory) for name in changes):
+            self._directories.clear()
         for name, node in changes.items():
             if node is None:
                 del directory.names[name]
@@ -261,10 +264,10 @@ class Disk:
         if self._is_real(path):
             return self._os.exists(path)
         try:
-            self._node(path)
+            directory, name = self._parent(path)
         except OSError:
             return False
-        return True
+        return name in directory.names
 
     def read_file(self, path: str) -> bytes:
         if self._is_real(path):
@@ -296,9 +299,13 @@ class Disk:
         return node
 
     def _directory(self, path: str) -> _Directory:
+        known = self._directories.get(path)
+        if known is not None:
+            return known
         node = self._node(path)
         if not isinstance(node, _Directory):
             raise _error(errno.ENOTDIR, path)
+        self._directories[path] = node
         return node
 
     def _parent(self, path: str) -> tuple[_Directory, str]:

@@ -143,12 +143,15 @@ class Medium:
             for inode, content in inodes.items()
         }
         self._unsynced: list[int] | None = None
+        # Directories below which all is synced, as they are found.
+        self._settled: dict[int, tuple[Tree, bytes]] = {}
 
     def do(self, operation: Operation) -> None:
         """Follow one operation of the program."""
         if isinstance(operation, Told):
             return
         self._unsynced = None
+        self._settled.clear()
         if isinstance(operation, Create):
             self.nodes[operation.inode] = Directory({}) if operation.is_directory else File(b"")
         elif isinstance(operation, Sync):
@@ -158,23 +161,33 @@ class Medium:
 
     def tree(self, survivors: Survivors) -> tuple[Tree, bytes]:
         """What is found of the whole disk, and its digest."""
-        return self._directory(ROOT, survivors)
+        tree, digest, _ = self._directory(ROOT, survivors)
+        return tree, digest
 
-    def _directory(self, inode: int, survivors: Survivors) -> tuple[Tree, bytes]:
+    def _directory(self, inode: int, survivors: Survivors) -> tuple[Tree, bytes, bool]:
+        """The same of one directory, and whether it can only be found so."""
+        settled = self._settled.get(inode)
+        if settled is not None:
+            return *settled, True
         directory = self.nodes[inode]
         assert isinstance(directory, Directory)
+        is_settled = not directory.changes
         tree: Tree = {}
         digest = hashlib.blake2b(digest_size=16)
         for name, below in sorted(directory.found(survivors.get(inode, ())).items()):
             node = self.nodes[below]
             if isinstance(node, Directory):
-                tree[name], known = self._directory(below, survivors)
+                tree[name], known, is_below_settled = self._directory(below, survivors)
+                is_settled = is_settled and is_below_settled
                 kind = b"/"
             else:
                 tree[name], known = node.found(survivors.get(below, ()))
+                is_settled = is_settled and not node.changes
                 kind = b"\0"
             digest.update(name.encode() + kind + known)
-        return tree, digest.digest()
+        if is_settled:
+            self._settled[inode] = tree, digest.digest()
+        return tree, digest.digest(), is_settled
 
     def unsynced(self) -> list[int]:
         """The inodes with changes that a power cut may take, which a name may lead to."""

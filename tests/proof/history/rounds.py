@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import logbroker
-from tests.server.server_process import PROGRAM, ServerProcess
+from tests.server.server_process import ServerProcess
 
 from .checker import check
 from .client import COPIES, EVENTS, PARTITIONS, Task
@@ -156,7 +156,7 @@ class Round:
         *,
         embedded: bool = False,
         roles: Sequence[str] = (),
-        program: Sequence[str] = PROGRAM,
+        program: Sequence[str] = (),
     ) -> None:
         """*roles*: only those take part, all by default. *program*: the server's, if it is another."""
         self._rng = rng

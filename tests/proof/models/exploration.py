@@ -1,8 +1,8 @@
 """Runs a state machine for as many examples and steps as are asked for, and counts what it really did.
 
 Hypothesis cuts some examples short (its first ones on purpose), so the machine is run in rounds until both
-numbers are reached. Each round has a seed of its own, drawn from the one that is given: the same seed runs the
-same examples again. Nothing is kept between runs.
+numbers are reached; the last are as short as what is missing, at the pace so far. Each round has a seed of its own,
+drawn from the one that is given: the same seed runs the same examples again. Nothing is kept between runs.
 """
 
 from __future__ import annotations
@@ -59,8 +59,10 @@ def explore(
     rng = random.Random(random_seed)
     while begun < examples or held - begun < examples * steps:
         round_seed = rng.randrange(1 << 32)
+        done = held - begun
+        missing = max(examples - begun, (examples * steps - done) * begun // max(done, 1) + 1)
         options = settings(
-            max_examples=min(ROUND_EXAMPLES, examples),
+            max_examples=min(ROUND_EXAMPLES, missing),
             stateful_step_count=steps,
             deadline=None,
             database=None,

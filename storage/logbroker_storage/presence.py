@@ -9,14 +9,18 @@ a process (``view/processes``)   exclusively         that process, while it has 
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable
 
 from .files import Files
 from .layout import DataLayout
 from .locks import ProcessLock
-from .processes import ProcessRegistry
+from .processes import ProcessRegistry, has_live_entry
 from .startup import closed_on_failure, note_checksum
 from .view import View
+
+DYING_S = 5.0  # the kernel takes milliseconds, or as long as a disk takes
+LOOK_S = 0.001
 
 
 class Presence:
@@ -32,7 +36,7 @@ class Presence:
         """Come in, with a view that is true: *first_view* if nobody else is there, else *shared_view*."""
         try:
             with self.opening_lock:
-                self.came_first = _alone(self._fd)
+                self.came_first = self._comes_first()
                 view = first_view() if self.came_first else shared_view()
                 with closed_on_failure(view):
                     fcntl.flock(self._fd, fcntl.LOCK_SH)
@@ -45,6 +49,27 @@ class Presence:
         self.process_id = self._processes.process_id
         return view
 
+    def _comes_first(self) -> bool:
+        """Whether nobody else has the directory open; then the presence lock is ours alone. Under the opening lock.
+
+        The kernel frees a dead process's locks one by one, and the opening lock may be the first. So who still
+        holds the presence lock may have died a moment ago, over making the view: it must not be taken for made.
+        It is where somebody has it open who has an entry, which comes after the view; and who has none, and is not
+        dead, is in ``enter`` or ``leave``, and holds the opening lock.
+
+        the presence lock                        an entry is held    then
+        is free                                                      we come first
+        is held by others                        yes                 we do not
+        is held by others                        no                  they are dead: wait for the kernel
+        still is, ``DYING_S`` later              no                  we do not: somebody deleted the view
+        """
+        deadline = time.monotonic() + DYING_S
+        while not _is_alone(self._fd):
+            if has_live_entry(self._files, self._layout.processes) or time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_S)
+        return True
+
     def sweep(self) -> None:
         """Remove what dead processes have left of their presence."""
         with self.opening_lock:
@@ -56,15 +81,15 @@ class Presence:
 
     def leave(self, view: View) -> None:
         """Close *view* and go; who goes last vouches for the view's file."""
-        try:
-            self._processes.close()
-        finally:
-            with self.opening_lock:
+        with self.opening_lock:
+            try:
+                self._processes.close()
+            finally:
                 view.close()
-                if _alone(self._fd):
+                if _is_alone(self._fd):
                     note_checksum(self._files, self._layout)
                 self._files.close(self._fd)
-            self.opening_lock.close()
+        self.opening_lock.close()
 
     def abandon(self) -> None:
         """In a forked child: the place is the parent's; drop our copies of its locks."""
@@ -73,24 +98,10 @@ class Presence:
         self.opening_lock.abandon()
 
 
-def _alone(presence_fd: int) -> bool:
-    """Whether nobody else has the directory open; then the presence lock is ours alone. Under the opening lock.
-
-    held by others         by whom                                                then
-    not at all             nobody                                                 we are alone
-    shared                 those who have the directory open                      we are not
-    exclusively            who died over making the view, a moment ago: the       wait for that moment, look again
-                           kernel frees a dead process's locks one by one, and
-                           the opening lock came first
-    """
-    while True:
-        try:
-            fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            pass
-        try:
-            fcntl.flock(presence_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-        except BlockingIOError:
-            fcntl.flock(presence_fd, fcntl.LOCK_SH)
+def _is_alone(presence_fd: int) -> bool:
+    """Whether nobody else holds the presence lock; then it is ours alone, and else we hold it no more."""
+    try:
+        fcntl.flock(presence_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -33,20 +33,7 @@ class ProcessRegistry:
 
     def alive(self, process_id: str) -> bool:
         """Whether the process is alive and has the directory open. Exact at the moment of the call."""
-        if process_id == self.process_id:
-            return True
-        try:
-            # Read-only: the closing of a writer is how a waiter learns of the process's death.
-            fd = self._files.open(self._path(process_id), readonly=True)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            self._files.close(fd)
-        return False
+        return process_id == self.process_id or _is_held(self._files, self._path(process_id))
 
     def sweep(self) -> None:
         """Remove the entries of dead processes."""
@@ -68,3 +55,28 @@ class ProcessRegistry:
     def abandon(self) -> None:
         """In a forked child: the entry is the parent's; drop our copy of its lock."""
         self._files.close(self._fd)
+
+
+def has_live_entry(files: Files, directory: str) -> bool:
+    """Whether any process holds its entry in *directory*, which need not be there."""
+    try:
+        names = files.listdir(directory)
+    except FileNotFoundError:
+        return False
+    return any(_is_held(files, f"{directory}/{name}") for name in names)
+
+
+def _is_held(files: Files, path: str) -> bool:
+    """Whether the entry at *path* is locked by its process."""
+    try:
+        # Read-only: the closing of a writer is how a waiter learns of the process's death.
+        fd = files.open(path, readonly=True)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        files.close(fd)
+    return False

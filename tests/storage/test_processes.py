@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.files import OsFiles
+from logbroker_storage.log_config import LogConfig
 from logbroker_storage.processes import ProcessRegistry
 from logbroker_storage.testing import Workbench
+from logbroker_storage.view import View
 from logbroker_storage.wakeup import Waiter
 
 
@@ -157,3 +161,28 @@ def test_a_waiter_learns_of_a_process_s_death(tmp_path):
     end(process)
     waiter.close()
     bench.close()
+
+
+HOLDS = """
+import fcntl, sys, time
+file = open(sys.argv[1])
+fcntl.flock(file, fcntl.LOCK_SH)
+print("held", flush=True)
+time.sleep(0.3)
+"""
+
+
+def test_who_died_over_making_the_view_is_waited_for(tmp_path):
+    """The kernel frees a dead process's locks one by one: the presence lock may be held for a moment yet."""
+    path = str(tmp_path / "data")
+    directory = DataDirectory.open(path)
+    directory.create_topic("t", 1, LogConfig.parse({}))
+    directory.close()
+    shutil.rmtree(f"{path}/view")
+    View(f"{path}/view").close()  # made, but nothing is in it yet
+    with subprocess.Popen([sys.executable, "-c", HOLDS, f"{path}/lock"], stdout=subprocess.PIPE) as dying:
+        assert dying.stdout is not None
+        assert dying.stdout.readline() == b"held\n"
+        directory = DataDirectory.open(path)
+    assert directory.topics() == ["t"]
+    directory.close()

@@ -81,15 +81,17 @@ class Presence:
 
     def leave(self, view: View) -> None:
         """Close *view* and go; who goes last vouches for the view's file."""
-        with self.opening_lock:
-            try:
-                self._processes.close()
-            finally:
-                view.close()
-                if _is_alone(self._fd):
-                    note_checksum(self._files, self._layout)
-                self._files.close(self._fd)
-        self.opening_lock.close()
+        try:
+            with self.opening_lock:
+                try:
+                    self._processes.close()
+                finally:
+                    view.close()
+                    if _is_alone(self._fd):
+                        note_checksum(self._files, self._layout)
+                    self._files.close(self._fd)
+        finally:
+            self.opening_lock.close()
 
     def abandon(self) -> None:
         """In a forked child: the place is the parent's; drop our copies of its locks."""

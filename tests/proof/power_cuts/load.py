@@ -169,7 +169,7 @@ class Worker:
             self.say(f"priced {key} {number}")
             end = producer.send("trimmed", b"x" * 100).result(TIMEOUT_S).offset
             if number % 7 == 0:
-                start = self.broker.delete_records("trimmed", {0: end - 5})[0]
+                start = self.broker.delete_records("trimmed", {0: max(0, end - 5)})[0]
                 self.say(f"trimmed {start}")
             if number % 11 == 0:
                 self.broker.clean()

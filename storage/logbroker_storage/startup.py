@@ -237,6 +237,7 @@ def _why_not(view: View, *, is_checked: bool) -> str | None:
         return "the machine was restarted"
     if not is_checked and view.entries() <= CHECKED_ENTRIES:
         view.check()
+        view.partitions.check()
     return None
 
 

@@ -160,12 +160,13 @@ class Environment:
         if self._closed:
             return ClosedError("the broker was closed while it was in use; call logbroker.open() again")
         if isinstance(error, _DAMAGE):
-            return self._damaged(str(error))
+            return self.damaged(str(error))
         return WriteFailedError(
             f"the view at {self.path} could not be written: {error}; mend the cause (free space, limits) and try again"
         )
 
-    def _damaged(self, what: str) -> ViewError:
+    def damaged(self, what: str) -> ViewError:
+        """The error for *what* was found; the view is marked, so that the next who comes alone rebuilds it."""
         path = os.path.join(self.path, DAMAGED_MARK)
         try:
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
@@ -223,7 +224,7 @@ class Environment:
         """
         payload = unsealed(key, stored)
         if payload is None:
-            raise self._damaged(f"the value of key {key!r} fails its checksum")
+            raise self.damaged(f"the value of key {key!r} fails its checksum")
         return payload
 
     def entries(self) -> int:
@@ -245,7 +246,7 @@ class Environment:
         """
         found = sum(len(self.items(b"", table)) for table in self.tables.values())
         if found != self.entries():
-            raise self._damaged(f"{found} values were found where {self.entries()} are counted")
+            raise self.damaged(f"{found} values were found where {self.entries()} are counted")
 
     # Meta -----------------------------------------------------------------------------------------
 

@@ -74,6 +74,17 @@ class PartitionRows:
         finally:
             self._gate.leave()
 
+    def check(self) -> None:
+        """Read both halves of every partition once.
+
+        Raises:
+            ViewError: one is the other, whose key is the same, so that its checksum is right.
+        """
+        for table, layout in ((self._ends, LOG_END), (self._syncs, SYNC_POINT)):
+            for key, payload in self._environment.items(b"", table):
+                if len(payload) != layout.size:
+                    raise self._environment.damaged(f"the value of {key!r} has {len(payload)} bytes")
+
     def state_in(self, transaction: Transaction, key: bytes) -> PartitionState | None:
         """The same, as *transaction* sees it."""
         end = transaction.get(key, db=self._ends)

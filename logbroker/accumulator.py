@@ -164,10 +164,15 @@ class Batch:
             self.spare -= new_bytes
             self.accounted = count
 
+    @property
+    def overhead_bytes(self) -> int:
+        """What a record counts for beside its contents."""
+        return VALUE_OVERHEAD_BYTES if self.records is None else RECORD_OVERHEAD_BYTES
+
     def grant(self, pace_s: float) -> None:
         """Let lock-free senders in again; records arrive every *pace_s*."""
         if pace_s < LOOK_S:
-            overhead_bytes = VALUE_OVERHEAD_BYTES if self.records is None else RECORD_OVERHEAD_BYTES
+            overhead_bytes = self.overhead_bytes
             average_bytes = max(1, (self.limit_bytes - self.spare) // self.count - overhead_bytes)
             self.granted_bytes = average_bytes + average_bytes * self.slack // 4
             self.timestamp_ms = self.runs[-1][1]

@@ -13,7 +13,7 @@ from logbroker_storage.errors import InvalidRequestError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.record_batch import Compression
 
-from .accumulator import OPEN, RECORD_OVERHEAD_BYTES, VALUE_OVERHEAD_BYTES, Batch
+from .accumulator import OPEN, Batch
 from .delivery import Delivery, PartitionQueue
 from .partitioner import StickyPartitioner, partition_for_id, partition_for_key
 from .pending_record import PendingRecord
@@ -89,8 +89,7 @@ class Destinations:
         if not self._short_way or pending.timestamp_ms is not None:
             return
         queue = batch.queue
-        overhead_bytes = VALUE_OVERHEAD_BYTES if batch.records is None else RECORD_OVERHEAD_BYTES
-        batch.widen(pending.size_bytes - overhead_bytes)
+        batch.widen(pending.size_bytes - batch.overhead_bytes)
         batch.grant(queue.pace_s)
         if batch.records is None:
             if pending.key is None and pending.partition is None:

@@ -51,5 +51,5 @@ def _chosen_loops() -> ModuleType:
 
 _chosen = _chosen_loops()
 IS_COMPILED = _chosen is not record_loops
-encode_each = _chosen.encode_each if IS_COMPILED else record_loops.encode_each
-read_each = _chosen.read_each if IS_COMPILED else record_loops.read_each
+encode_each = _chosen.encode_each
+read_each = _chosen.read_each

@@ -2,8 +2,8 @@
 
 A transaction's entry lies in the segment of its marker, which may be any from that of its first record on. So
 a lookup reads the index files from the first segment of the range on, up to the entry that says that no later
-transaction reaches back to it (``last_stable_offset``). Most segments have none; which do is listed once for
-each version of the list of segments. What an index that fails its checksum should say is found in the batches.
+transaction reaches back to it (``last_stable_offset``). What an index that fails its checksum should say is found in
+the batches.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from . import aborted_index
 from .aborted_index import AbortedTransaction
 from .index_files import read_index_file
 from .producer_recovery import aborted_index_of
-from .segment_files import ABORTED_INDEX_SUFFIX, list_segments
+from .segment_files import ABORTED_INDEX_SUFFIX
 
 if TYPE_CHECKING:
     from .partition_log import PartitionLog
+    from .segment_list import SegmentList
     from .view import LogEnd
 
 
@@ -28,35 +29,39 @@ class AbortedLookup:
 
     def __init__(self, log: PartitionLog) -> None:
         self._log = log
-        self._version = -1  # LogEnd.segments_version of what follows
-        self._bases: list[int] = []  # of the segments, ascending
-        self._indexed: frozenset[int] = frozenset()  # those that have the file
-        self._found: dict[int, list[AbortedTransaction]] = {}  # in the batches of sealed segments, see _read
+        self._segments: SegmentList | None = None  # that were looked at last
+        self._found: dict[int, list[AbortedTransaction]] = {}  # in the batches of sealed ones, see _read
 
-    def between(self, end: LogEnd, start_offset: int, end_offset: int) -> list[AbortedTransaction]:
-        """The aborted transactions with a record or their marker in [start_offset, end_offset)."""
-        if self._version != end.segments_version:
-            self._bases = self._log.segments(end)
-            self._indexed = frozenset(
-                list_segments(self._log.files, self._log.directory, ABORTED_INDEX_SUFFIX)
-            )
-            self._version = end.segments_version
+    def between(
+        self, end: LogEnd, segments: SegmentList, start_offset: int, end_offset: int
+    ) -> list[AbortedTransaction]:
+        """The aborted transactions with a record or their marker in [start_offset, end_offset).
+
+        *segments* is the list of *end*.
+
+        Raises:
+            FileNotFoundError: one of them is gone: look again.
+        """
+        if segments is not self._segments:
+            self._segments = segments
             self._found.clear()
         return aborted_index.overlapping(
-            self._from(end, start_offset), start_offset=start_offset, end_offset=end_offset
+            self._from(end, segments, start_offset), start_offset=start_offset, end_offset=end_offset
         )
 
-    def _from(self, end: LogEnd, offset: int) -> Iterator[AbortedTransaction]:
+    def _from(self, end: LogEnd, segments: SegmentList, offset: int) -> Iterator[AbortedTransaction]:
         """The entries of the segment that holds *offset* and of those behind it, in the order of the log."""
-        first = max(0, bisect.bisect_right(self._bases, offset) - 1)
-        for base in self._bases[first:]:
+        first = max(0, bisect.bisect_right(segments.bases, offset) - 1)
+        for base in segments.bases[first:]:
             if base == end.active_base_offset:
                 if end.aborted_index_bytes:
-                    yield from self._read(base, end.aborted_index_bytes)
-            elif base in self._indexed:
-                yield from self._read(base, None)
+                    yield from self._read(base, segments, end.aborted_index_bytes)
+            elif base in segments.aborted:
+                yield from self._read(base, segments, None)
 
-    def _read(self, base_offset: int, size_bytes: int | None) -> list[AbortedTransaction]:
+    def _read(
+        self, base_offset: int, segments: SegmentList, size_bytes: int | None
+    ) -> list[AbortedTransaction]:
         """The entries of one segment, as far as *size_bytes*. FileNotFoundError: the segment was removed."""
         if base_offset in self._found:
             return self._found[base_offset]
@@ -64,9 +69,10 @@ class AbortedLookup:
         content = read_index_file(
             log.files, log.directory, base_offset, ABORTED_INDEX_SUFFIX, is_sealed=size_bytes is None
         )
-        if content is not None and (size_bytes is None or len(content) >= size_bytes):
+        # One that is there is not empty.
+        if content and (size_bytes is None or len(content) >= size_bytes):
             return aborted_index.parse(content[:size_bytes])
-        found = aborted_index.parse(aborted_index_of(log, base_offset))
+        found = aborted_index.parse(aborted_index_of(log, base_offset, segments.bases))
         if size_bytes is None:  # the active segment's grow
             self._found[base_offset] = found
         return found

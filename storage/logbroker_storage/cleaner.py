@@ -47,9 +47,10 @@ from .producer_expiry import expire_producers
 from .producer_recovery import aborted_index_of
 from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
 from .retention import RetentionPlan, SegmentInfo, plan
-from .segment_files import ABORTED_INDEX_SUFFIX, list_segments
+from .segment_files import ABORTED_INDEX_SUFFIX, list_segments, list_snapshots
 from .segment_removal import delete_segments_below
 from .segment_replacement import (
+    begin_pass,
     discard_replacement,
     finish_replacements,
     is_unfinished,
@@ -197,6 +198,8 @@ class Cleaner:
         # What makes a record or a producer's batch dispensable comes behind it, and must be on the disk before it goes.
         producers = log.view.partitions.producers(log.key)
         log.sync()
+        with log.append_lock:  # they are written, perhaps over others of the same name, under it
+            snapshots = list_snapshots(log.files, log.directory)
         latest = OffsetMap(OFFSET_MAP_BYTES)
         sound = _sound_prefix(log, segments)
         all_batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in sound)
@@ -216,10 +219,11 @@ class Cleaner:
             aborted=aborted,
             # What was removed of them before is gone for good by the time that a marker goes: a replacement's name
             # is synced with all others. None that is written from now on knows one of these transactions as open.
-            snapshots_open=open_in_snapshots(log.files, log.directory),
+            snapshots_open=open_in_snapshots(log.files, log.directory, snapshots),
         )
         fates: Counter[Fate] = Counter()
         unfinished: set[int] = set()
+        begin_pass(log)
         for group in grouped(sound, segment_bytes=config.segment_bytes):
             self._rewrite(log, group, rules, unfinished, fates)
         self._remember(log, [*points, CleanedPoint(covered_offset, now_ms)], now_ms)
@@ -279,7 +283,7 @@ def _with_time_limit(config: LogConfig) -> LogConfig:
 
 
 def segment_infos(log: PartitionLog) -> list[SegmentInfo]:
-    """The segments of a log, oldest first, the active one last."""
+    """The segments of a log, oldest first, the active one last. For the cleaner: nobody else replaces them."""
     end = log.state().end
     bases = [base for base in list_segments(log.files, log.directory) if base <= end.active_base_offset]
     sealed = [_sealed_info(log, end, base, next_base) for base, next_base in pairwise(bases)]
@@ -308,7 +312,9 @@ def _sealed_info(log: PartitionLog, end: LogEnd, base_offset: int, next_offset: 
 
 def _aborted_index(log: PartitionLog, base_offset: int) -> bytes:
     content = read_index_file(log.files, log.directory, base_offset, ABORTED_INDEX_SUFFIX, is_sealed=True)
-    return aborted_index_of(log, base_offset) if content is None else content
+    if content is not None:
+        return content
+    return aborted_index_of(log, base_offset, list_segments(log.files, log.directory))
 
 
 def segment_batches(log: PartitionLog, base_offset: int) -> Iterator[StoredBatch]:

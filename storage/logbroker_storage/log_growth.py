@@ -77,4 +77,5 @@ def behind_batch(end: LogEnd, header: BatchHeader, *, created_ms: int, visible_a
         end.segments_version,
         first_unstable_offset,
         end.aborted_index_bytes,
+        end.cleanings,
     )

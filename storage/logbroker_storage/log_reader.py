@@ -38,6 +38,7 @@ from .segment import (
     next_sound_batch,
 )
 from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX
+from .segment_list import SegmentList, list_of, look
 from .view import LogEnd, PartitionState
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ logger = logging.getLogger("logbroker.storage")
 
 DEFAULT_READ_BYTES = 1 << 20
 LARGE_BATCH_BYTES = 16 << 10
+NO_SEGMENTS = SegmentList([], frozenset())
 
 
 class Isolation(enum.Enum):
@@ -67,7 +69,7 @@ class LogReader:
         self._aborted = AbortedLookup(log)
         self.position = offset  # the next offset to read
         self._version = -1  # LogEnd.segments_version of what follows
-        self._bases: list[int] = []
+        self._segments = NO_SEGMENTS
         self._base = -1  # the open segment's base offset, -1 without one
         self._fd = -1
         self._keeps_open = True  # False: too many readers are open, so close after each read
@@ -169,7 +171,8 @@ class LogReader:
 
     def _without_aborted(self, batches: list[StoredBatch], state: PartitionState) -> list[StoredBatch]:
         begin = batches[0].header.base_offset
-        aborted = by_producer(self._aborted.between(state.end, begin, self.position))
+        found = self._aborted.between(state.end, self._segments, begin, self.position)
+        aborted = by_producer(found)
         if not aborted:
             return batches
         return [batch for batch in batches if not is_aborted(batch.header, aborted)]
@@ -209,13 +212,14 @@ class LogReader:
     def _open_segment(self, state: PartitionState) -> None:
         """Have the segment that holds ``position`` open."""
         if self._version != state.end.segments_version:
-            self._bases = self._log.segments(state.end)
+            self._segments = list_of(self._log, state.end)
             self._version = state.end.segments_version
             self.close()
-        index = bisect.bisect_right(self._bases, self.position) - 1
+        bases = self._segments.bases
+        index = bisect.bisect_right(bases, self.position) - 1
         if index < 0:
             raise FileNotFoundError(f"no segment of {self._log.directory} holds offset {self.position}")
-        base = self._bases[index]
+        base = bases[index]
         if base != self._base:
             self.close()
             self._fd = self._log.files.open(self._log.segment(base).log_path, readonly=True)
@@ -286,10 +290,11 @@ class LogReader:
 
     def _next_segment(self, state: PartitionState) -> list[StoredBatch]:
         """Go on in the segment behind; offsets missing between the two are damage."""
-        behind = bisect.bisect_right(self._bases, self._base)
-        if behind >= len(self._bases):
+        bases = self._segments.bases
+        behind = bisect.bisect_right(bases, self._base)
+        if behind >= len(bases):
             raise FileNotFoundError(f"no segment of {self._log.directory} follows {self._base}")
-        if self._bases[behind] > self.position:
+        if bases[behind] > self.position:
             raise self._corruption(state, BatchDefect.TRUNCATED)
         self.close()
         return []
@@ -309,7 +314,8 @@ class LogReader:
 
     def _missing(self, state: PartitionState) -> CorruptionError:
         """The segment that holds ``position`` is not there, and nobody has removed it on purpose."""
-        behind = [base for base in self._log.segments(state.end) if base > self.position]
+        bases = look(self._log, lambda _, segments: segments.bases)
+        behind = [base for base in bases if base > self.position]
         return CorruptionError(
             self._log.topic,
             self._log.partition,
@@ -331,8 +337,9 @@ class LogReader:
         )
         if found is not None:
             return found.base_offset
-        behind = bisect.bisect_right(self._bases, self._base)
-        return self._bases[behind] if behind < len(self._bases) else state.high_watermark
+        bases = self._segments.bases
+        behind = bisect.bisect_right(bases, self._base)
+        return bases[behind] if behind < len(bases) else state.high_watermark
 
 
 def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:
@@ -346,27 +353,15 @@ def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int
 
 def record_at_time(log: PartitionLog, timestamp_ms: int) -> TimestampOffset | None:
     """The first visible record that is not older than *timestamp_ms*; None when all are."""
-    while True:
-        state = log.state()
-        try:
-            return _search(log, state, timestamp_ms)
-        except FileNotFoundError:
-            # A segment was removed between the list and our open: look anew.
-            if not log.files.exists(log.directory):
-                raise
+    return look(log, lambda state, segments: _search(log, state, segments, timestamp_ms))
 
 
 def newest_record(log: PartitionLog) -> TimestampOffset | None:
     """The first visible record with the largest timestamp; None without one that is in a time index."""
-    while True:
-        end = log.state().end
-        try:
-            largest_ms = max(_timestamps(log, end), default=-1)
-        except FileNotFoundError:
-            continue  # as above
-        if largest_ms < 0:
-            return None
-        return record_at_time(log, largest_ms) or _newest_left(log)
+    largest_ms = look(log, lambda state, segments: max(_timestamps(log, state.end, segments), default=-1))
+    if largest_ms < 0:
+        return None
+    return record_at_time(log, largest_ms) or _newest_left(log)
 
 
 def _newest_left(log: PartitionLog) -> TimestampOffset | None:
@@ -390,17 +385,18 @@ def _newest_left(log: PartitionLog) -> TimestampOffset | None:
     return newest
 
 
-def _timestamps(log: PartitionLog, end: LogEnd) -> Iterator[int]:
+def _timestamps(log: PartitionLog, end: LogEnd, segments: SegmentList) -> Iterator[int]:
     """The largest timestamp of each segment, -1 where none is known."""
-    for base, next_base in pairwise(log.segments(end)):
+    for base, next_base in pairwise(segments.bases):
         yield log.segment_times.largest_ms(end, base, next_base)
     yield end.max_timestamp_ms
 
 
-def _search(log: PartitionLog, state: PartitionState, timestamp_ms: int) -> TimestampOffset | None:
+def _search(
+    log: PartitionLog, state: PartitionState, segments: SegmentList, timestamp_ms: int
+) -> TimestampOffset | None:
     end = state.end
-    bases = log.segments(end)
-    for base, next_base in zip_longest(bases, bases[1:]):
+    for base, next_base in zip_longest(segments.bases, segments.bases[1:]):
         is_active = base == end.active_base_offset
         if is_active:
             largest_ms: int | None = end.max_timestamp_ms

@@ -90,7 +90,7 @@ class LogSync:
         if sync.synced_segment == end.active_base_offset:
             self._sync_file(self._descriptor(end))
             return
-        for base in self._log.segments(end):
+        for base in self._log.segments(end):  # one that is missed is being replaced, and that was synced
             if base >= sync.synced_segment:
                 self._sync_segment(self._log.segment(base), is_sealed=base != end.active_base_offset)
         # Sync the files before their directory entries: a name that survives a crash must never point

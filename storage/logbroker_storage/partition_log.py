@@ -76,6 +76,7 @@ from .record_batch import (
 from .rolling import roll
 from .segment import TimestampOffset
 from .segment_files import SegmentFiles, list_segments
+from .segment_list import look
 from .segment_times import SegmentTimes
 from .side_files import cut_room
 from .snapshot_files import write_snapshot
@@ -184,7 +185,12 @@ class PartitionLog:
 
     def aborted_transactions(self, start_offset: int, end_offset: int) -> list[AbortedTransaction]:
         """The aborted transactions with a record or their marker in [start_offset, end_offset)."""
-        return AbortedLookup(self).between(self.state().end, start_offset, end_offset)
+        return look(
+            self,
+            lambda state, segments: AbortedLookup(self).between(
+                state.end, segments, start_offset, end_offset
+            ),
+        )
 
     def offset_for_timestamp(self, timestamp_ms: int) -> int | None:
         """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
@@ -206,8 +212,12 @@ class PartitionLog:
 
     def size_bytes(self) -> int:
         """The bytes of all segments' log files."""
-        end = self.state().end
-        return end.active_bytes + sum(self.segment_bytes(base) for base in self.segments(end)[:-1])
+        return look(
+            self,
+            lambda state, segments: (
+                state.end.active_bytes + sum(self.segment_bytes(base) for base in segments.bases[:-1])
+            ),
+        )
 
     def segment_bytes(self, base_offset: int) -> int:
         """The bytes of one segment's log file; 0 when it is not there."""
@@ -220,7 +230,8 @@ class PartitionLog:
     def segments(self, end: LogEnd) -> list[int]:
         """The base offsets of the segments, ascending; the last is the active one of *end*.
 
-        A file above that is what a process left that died while it rolled.
+        A file above that is what a process left that died while it rolled. For who holds the append lock; others
+        may miss one that is being replaced (see ``segment_list``).
         """
         bases = list_segments(self.files, self.directory)
         return bases[: bisect.bisect_right(bases, end.active_base_offset)]

@@ -8,8 +8,9 @@ snapshots then add what no batch tells any more: producers whose last batch was 
 
 from __future__ import annotations
 
+import bisect
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import aborted_index
@@ -59,7 +60,7 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
     *doubtful* holds base offsets. The caller syncs them.
     """
     newest_useful = min([end_offset, *doubtful])
-    fold, indexes = _fold(log, newest_useful, doubtful)
+    fold, indexes = _fold(log, newest_useful, doubtful, list_segments(log.files, log.directory))
     for base, content in indexes.items():
         _write_aborted_index(log, base, bytes(content))
     for offset in reversed(list_snapshots(log.files, log.directory)):
@@ -68,33 +69,36 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
     return fold
 
 
-def aborted_index_of(log: PartitionLog, base_offset: int) -> bytes:
+def aborted_index_of(log: PartitionLog, base_offset: int, bases: Sequence[int]) -> bytes:
     """What the aborted index of a segment must hold, from the batches. Nothing is written.
 
+    *bases* are those of the log's segments, ascending.
+
     Raises:
-        FileNotFoundError: the segment was removed.
+        FileNotFoundError: the segment, or one before it, was removed.
     """
-    _, indexes = _fold(log, base_offset, [base_offset], last_base=base_offset)
+    read = bases[: bisect.bisect_right(bases, base_offset)]
+    _, indexes = _fold(log, base_offset, [base_offset], read)
     return bytes(indexes[base_offset])
 
 
 def _fold(
-    log: PartitionLog, from_offset: int, wanted: Collection[int], *, last_base: int | None = None
+    log: PartitionLog, from_offset: int, wanted: Collection[int], bases: Sequence[int]
 ) -> tuple[ProducerFold, dict[int, bytearray]]:
     """The producers, from the newest sound snapshot at or below *from_offset* on, and the *wanted* aborted indexes.
 
-    With *last_base* no segment behind that is read.
+    *bases* are those of the segments that may be read, from the log's first on.
     """
     known: dict[int, ProducerEntry] = {}
     start_offset = 0
     for offset in reversed(list_snapshots(log.files, log.directory)):
         snapshot = read_snapshot(log.files, log.directory, offset) if offset <= from_offset else None
         if snapshot is not None:
-            known, start_offset = _still_true(log, snapshot, offset), offset
+            known, start_offset = _still_true(snapshot, offset, bases), offset
             break
     fold = ProducerFold(known)
     indexes = {base: bytearray() for base in wanted}
-    for segment, position, header in _batches_from(log, start_offset, last_base):
+    for segment, position, header in _batches_from(log, start_offset, bases):
         ended = fold.add(header, marker_type(log.files, segment.descriptor(), position, header))
         if ended is not None and segment.base_offset in indexes:
             indexes[segment.base_offset] += aborted_index.encode_entry(ended)
@@ -118,7 +122,7 @@ def _add_removed(fold: ProducerFold, snapshot: Mapping[int, ProducerEntry]) -> N
 
 
 def _still_true(
-    log: PartitionLog, snapshot: dict[int, ProducerEntry], offset: int
+    snapshot: dict[int, ProducerEntry], offset: int, bases: Sequence[int]
 ) -> dict[int, ProducerEntry]:
     """The producers of the *snapshot* at *offset*, without transactions whose end was in segments that are gone.
 
@@ -126,7 +130,7 @@ def _still_true(
     decisions that the snapshot does not know (newer ones did, which are damaged or missing). A
     transaction that is open all the same is found again by its records.
     """
-    start_offset = min(list_segments(log.files, log.directory), default=0)
+    start_offset = min(bases, default=0)
     if start_offset < offset:
         return snapshot
     return {
@@ -160,13 +164,9 @@ def marker_type(files: Files, fd: int, position: int, header: BatchHeader) -> Co
         return None
 
 
-def _batches_from(log: PartitionLog, offset: int, last_base: int | None) -> Iterator[_Found]:
-    """Every sound batch that begins at or behind *offset*, up to the segment *last_base*."""
-    bases = list_segments(log.files, log.directory)
-    first = max([base for base in bases if base <= offset], default=0)
-    for base in bases:
-        if base < first or (last_base is not None and base > last_base):
-            continue
+def _batches_from(log: PartitionLog, offset: int, bases: Sequence[int]) -> Iterator[_Found]:
+    """Every sound batch of the segments *bases* that begins at or behind *offset*."""
+    for base in bases[max(0, bisect.bisect_right(bases, offset) - 1) :]:
         segment = log.segment(base)
         try:
             size = segment.log_bytes()

@@ -160,7 +160,8 @@ def publish(log: PartitionLog, recovered: Recovered) -> LogEnd:
     end = recovered.end
     state = log.view.partitions.state(log.key)
     if state is not None:
-        end = end._replace(segments_version=state.end.segments_version + 1)
+        before = state.end.before_cleaning()
+        end = end._replace(segments_version=before.segments_version, cleanings=before.cleanings)
     with log.view.write() as transaction:
         log.view.partitions.put_log_end(transaction, log.key, end)
         log.view.partitions.put_sync_point(

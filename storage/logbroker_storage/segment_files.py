@@ -12,6 +12,7 @@ are not a batch, so whoever reads a file with room finds the end of the log wher
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from .files import Buffer, Files
 from .record_batch import HEADER_BYTES
@@ -46,7 +47,7 @@ def parse_segment_name(name: str, suffix: str = LOG_SUFFIX) -> int | None:
 
 def list_segments(files: Files, directory: str, suffix: str = LOG_SUFFIX) -> list[int]:
     """The base offsets of the segments in a partition folder that have a file of *suffix*, ascending."""
-    return _bases(files.listdir(directory), suffix)
+    return segment_bases(files.listdir(directory), suffix)
 
 
 def remove_orphans(files: Files, directory: str, names: list[str]) -> None:
@@ -54,7 +55,7 @@ def remove_orphans(files: Files, directory: str, names: list[str]) -> None:
 
     *names* are those of the files in *directory*. For who knows that nobody is removing or making segments now.
     """
-    logs = set(_bases(names, LOG_SUFFIX))
+    logs = set(segment_bases(names, LOG_SUFFIX))
     for name in names:
         for suffix in SEGMENT_SUFFIXES[1:]:
             base = parse_segment_name(name, suffix)
@@ -64,10 +65,11 @@ def remove_orphans(files: Files, directory: str, names: list[str]) -> None:
 
 def list_snapshots(files: Files, directory: str) -> list[int]:
     """The offsets of the producer snapshots in a partition folder, ascending."""
-    return _bases(files.listdir(directory), SNAPSHOT_SUFFIX)
+    return segment_bases(files.listdir(directory), SNAPSHOT_SUFFIX)
 
 
-def _bases(names: list[str], suffix: str) -> list[int]:
+def segment_bases(names: Iterable[str], suffix: str) -> list[int]:
+    """The base offsets in those of the *names* that are of *suffix*, ascending."""
     return sorted(base for name in names if (base := parse_segment_name(name, suffix)) is not None)
 
 

@@ -13,7 +13,8 @@ rubbish follows.
 After step 3 both the new segment and the others it replaces hold the same offsets. That is sound to read:
 the others' records are only superseded, not wrong.
 
-Readers that have an old file open read it to its end; the version in LogEnd makes them look anew.
+Readers that have an old file open read it to its end; the version in LogEnd makes them look anew. Before a pass
+begins, LogEnd counts it, for those who list the folder meanwhile (``segment_list``): no pass renames over a name twice.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ class Rewritten(NamedTuple):
 
     base_offset: int
     size_bytes: int
+
+
+def begin_pass(log: PartitionLog) -> None:
+    """Before the first of some replacements, each of other segments."""
+    with log.append_lock:
+        log.publish_end(log.state().end.before_cleaning())
 
 
 def write_replacement(

@@ -9,7 +9,7 @@ are synced, and the one that knows the most of what was removed stays.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .files import Files, put_file
 from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
@@ -66,9 +66,9 @@ def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, Produc
     return producers
 
 
-def open_in_snapshots(files: Files, directory: str) -> frozenset[int]:
-    """The producers that a sound snapshot knows in a transaction."""
-    snapshots = [read_snapshot(files, directory, offset) or {} for offset in list_snapshots(files, directory)]
+def open_in_snapshots(files: Files, directory: str, offsets: Iterable[int]) -> frozenset[int]:
+    """The producers that a sound snapshot of those at *offsets* knows in a transaction."""
+    snapshots = [read_snapshot(files, directory, offset) or {} for offset in offsets]
     return frozenset(
         producer_id
         for snapshot in snapshots

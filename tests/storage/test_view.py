@@ -58,7 +58,7 @@ def test_a_partition_s_state_is_both_halves_or_nothing(view):
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
-@given(st.builds(LogEnd, *[INT64] * 15), st.builds(SyncPoint, INT64, INT64, INT64))
+@given(st.builds(LogEnd, *[INT64] * 16), st.builds(SyncPoint, INT64, INT64, INT64))
 def test_states_survive_their_encoding(end, sync):
     assert LogEnd._make(LOG_END.unpack(LOG_END.pack(*end))) == end
     assert SyncPoint._make(SYNC_POINT.unpack(SYNC_POINT.pack(*sync))) == sync

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.errors import LogbrokerError, OffsetOutOfRangeError
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import LogOffsets, PartitionLog
 
@@ -263,16 +263,32 @@ def _read(node: Node, part: _Served, isolation: Isolation, max_bytes: int) -> _S
             max_bytes=max(1, max_bytes),
             expire_at_ms=_expire_at_ms(node, log),
         )
-        aborted: list[Values] | None = None
+        aborted = None
         if isolation is Isolation.READ_COMMITTED:
-            aborted = [
-                {"producer_id": found.producer_id, "first_offset": found.first_offset}
-                for found in log.aborted_transactions(part.wish.offset, batches.next_offset)
-            ]
+            aborted = _aborted(log, part.wish.offset, batches.next_offset)
         return part._replace(batches=batches, aborted=aborted)
     except (LogbrokerError, OSError) as error:
         refused = error if isinstance(error, LogbrokerError) else RefusedError(ErrorCode.kafka_storage_error)
         return part._replace(error=refused)
+
+
+def _aborted(log: PartitionLog, offset: int, end_offset: int) -> list[Values]:
+    """The aborted transactions among what was read from *offset* on.
+
+    Raises:
+        OffsetOutOfRangeError: it was deleted meanwhile, perhaps with what says which of it was aborted.
+    """
+    found = log.aborted_transactions(offset, end_offset)
+    offsets = log.offsets()
+    if offset < offsets.log_start_offset:
+        raise OffsetOutOfRangeError(
+            log.topic,
+            log.partition,
+            offset=offset,
+            start_offset=offsets.log_start_offset,
+            end_offset=offsets.high_watermark,
+        )
+    return [{"producer_id": one.producer_id, "first_offset": one.first_offset} for one in found]
 
 
 def _expire_at_ms(node: Node, log: PartitionLog) -> int | None:

@@ -7,7 +7,7 @@
 Two values, because an append and a disk sync of the same partition run at the same time and neither
 may overwrite what the other says. Both are read in one LMDB transaction.
 
-    LogEnd, 15 int64 big-endian                    SyncPoint, 3 int64 big-endian
+    LogEnd, 16 int64 big-endian                    SyncPoint, 3 int64 big-endian
      0  log_start_offset                            0  synced_offset      below it all is on the disk
      8  log_end_offset                              8  synced_segment     base of the newest segment
     16  visible_offset  (see high_watermark)           whose directory entry is on the disk
@@ -23,6 +23,7 @@ may overwrite what the other says. Both are read in one LMDB transaction.
     96  segments_version       (grows when the list of segments changes)
    104  first_unstable_offset  (of the oldest open transaction, -1 none)
    112  aborted_index_bytes    (length of the active segment's .txnindex)
+   120  cleanings              (grows before segments are replaced or removed)
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-LOG_END = struct.Struct(">15q")
+LOG_END = struct.Struct(">16q")
 SYNC_POINT = struct.Struct(">3q")
 
 _KEY = struct.Struct(">16si")
@@ -61,6 +62,11 @@ class LogEnd(NamedTuple):
     segments_version: int
     first_unstable_offset: int
     aborted_index_bytes: int
+    cleanings: int
+
+    def before_cleaning(self) -> LogEnd:
+        """The same log of which segments are about to be replaced or removed: see ``segment_list``."""
+        return self._replace(segments_version=self.segments_version + 1, cleanings=self.cleanings + 1)
 
 
 class SyncPoint(NamedTuple):
@@ -123,4 +129,5 @@ def empty_log_end(base_offset: int = 0) -> LogEnd:
         segments_version=0,
         first_unstable_offset=-1,
         aborted_index_bytes=0,
+        cleanings=0,
     )

@@ -29,7 +29,7 @@ from .volatile_rows import VolatileRows
 if TYPE_CHECKING:
     from .environment import Transaction
 
-VIEW_FORMAT = 3
+VIEW_FORMAT = 4
 
 TABLES = (
     META,

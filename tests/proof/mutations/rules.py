@@ -349,7 +349,7 @@ CUTTING = [
     _broken(
         f"{STORAGE}.segment_removal",
         "a log starts behind what is removed before it is removed",
-        "log.publish_end(end._replace(log_start_offset=start, segments_version=end.segments_version + 1))",
+        "log.publish_end(end.before_cleaning()._replace(log_start_offset=start))",
         "",
         "cleaning.deaths_in_removing_segments",
     ),

@@ -1,0 +1,69 @@
+"""The segments of a partition, listed without a lock.
+
+A folder is not listed at one moment. A file that is there all the time may be missing from the list where another
+is renamed over it meanwhile: POSIX leaves that open, and tmpfs does it, as ``segment_replacement`` renames. So the
+folder is listed twice. One pass of the cleaner renames over a name once, and counts in LogEnd before it begins:
+
+    it was renamed over in      it is in
+    neither listing             both
+    one of them                 the other
+    both                        perhaps none, but a pass was counted in between: the list is refused
+
+Who holds the append lock, under which segments are replaced and removed, lists them once (``PartitionLog.segments``).
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from .segment_files import ABORTED_INDEX_SUFFIX, LOG_SUFFIX, segment_bases
+
+if TYPE_CHECKING:
+    from .partition_log import PartitionLog
+    from .view import LogEnd, PartitionState
+
+_Found = TypeVar("_Found")
+
+
+class SegmentList(NamedTuple):
+    """The base offsets of a log's segments."""
+
+    bases: list[int]
+    """All of them, ascending; the last is the active one."""
+    aborted: frozenset[int]
+    """Of those that have an aborted index."""
+
+
+def list_of(log: PartitionLog, end: LogEnd) -> SegmentList:
+    """The segments of *end*; some of them may be gone by the time that they are opened.
+
+    Raises:
+        FileNotFoundError: the cleaner came since *end* was read, as if a segment were opened too late.
+        TopicNotFoundError: the topic was deleted.
+    """
+    names = {*log.files.listdir(log.directory), *log.files.listdir(log.directory)}
+    if log.state().end.cleanings != end.cleanings:
+        raise FileNotFoundError(f"{log.directory} was cleaned meanwhile")
+    bases = segment_bases(names, LOG_SUFFIX)
+    return SegmentList(
+        bases[: bisect.bisect_right(bases, end.active_base_offset)],
+        frozenset(segment_bases(names, ABORTED_INDEX_SUFFIX)),
+    )
+
+
+def look(log: PartitionLog, find: Callable[[PartitionState, SegmentList], _Found]) -> _Found:
+    """What *find* makes of the log's state and segments; it is asked again where it met a file that was gone.
+
+    Raises:
+        FileNotFoundError: the log's folder is gone.
+        TopicNotFoundError: the topic was deleted.
+    """
+    while True:
+        state = log.state()
+        try:
+            return find(state, list_of(log, state.end))
+        except FileNotFoundError:
+            if not log.files.exists(log.directory):
+                raise

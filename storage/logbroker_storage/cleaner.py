@@ -37,6 +37,7 @@ from .compaction import (
     remembered,
     tombstones_end,
 )
+from .deduplication import free_aborted
 from .errors import CorruptBatchError, LogbrokerError
 from .events import NamedProducerEvent
 from .index_files import read_index_file
@@ -161,7 +162,10 @@ class Cleaner:
     def _remove(self, log: PartitionLog, retention: RetentionPlan) -> None:
         if not retention.removals:
             return
-        delete_segments_below(log, retention.removals[-1].segment.next_offset)
+        end_offset = retention.removals[-1].segment.next_offset
+        if log.config.deduplication_window_ms:
+            free_aborted(log, end_offset)
+        delete_segments_below(log, end_offset)
         for removal in retention.removals:
             logger.info(
                 "%s-%d: removed offsets %d to %d (%d bytes): %s",

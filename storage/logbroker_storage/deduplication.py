@@ -5,7 +5,7 @@
     a record in the log has                        is a duplicate of that one
     a record of the sender's own transaction has   is a duplicate: both come or go together
     a record of another open transaction has       is refused: which of the two it is shows when that ends
-    a record of an aborted transaction had         is appended
+    a record of an aborted transaction had         is appended; freed at the latest when its segment goes
 
 Looking and appending are one step for everybody, across partitions, threads and processes: the topic's lock
 is held around both. Only batches with ids take it. The partition where the lock's holder is about to append is
@@ -23,10 +23,10 @@ journal's, asks for a topic's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .aborted_index import by_producer, is_aborted
+from .aborted_index import AbortedTransaction, by_producer, is_aborted
 from .clock import Clock
 from .errors import CorruptionError, MessageIdInUseError
 from .locks import ProcessLock
@@ -136,8 +136,12 @@ class DeduplicationWindow:
             if first.producer_id == sender:
                 return first
             return MessageIdInUseError(topic, message_id.decode())
-        aborted = log.aborted_transactions(first.offset, first.offset + 1)
-        return None if any(one.producer_id == first.producer_id for one in aborted) else first
+        if was_aborted(first, log.aborted_transactions(first.offset, first.offset + 1)):
+            return None
+        if first.offset < log.offsets().log_start_offset:
+            # Its segment may have gone meanwhile, with what said so; then the id went before (``free_aborted``).
+            return self._view.message_ids.first_records(self._topic_id, [message_id]).get(message_id)
+        return first
 
     def release(self) -> None:
         """Close the lock's descriptor if no thread is using it; it opens again by itself."""
@@ -147,6 +151,23 @@ class DeduplicationWindow:
         """In a forked child: close the inherited descriptor; every later use meets *forked*, which raises."""
         self._lock.abandon()
         self._lock = self._view = forked
+
+
+def was_aborted(first: FirstRecord, aborted: Iterable[AbortedTransaction]) -> bool:
+    """Whether the record is of one of the *aborted* transactions of its partition."""
+    return any(
+        one.producer_id == first.producer_id and one.first_offset <= first.offset <= one.last_offset
+        for one in aborted
+    )
+
+
+def free_aborted(log: PartitionLog, end_offset: int) -> None:
+    """Free the ids of aborted records below *end_offset*, before the segments go that tell that they were aborted."""
+    aborted = log.aborted_transactions(0, end_offset)
+    if aborted:
+        log.view.message_ids.drop(
+            log.topic_id, log.partition, end_offset, lambda first: was_aborted(first, aborted)
+        )
 
 
 def restore(log: PartitionLog) -> None:

@@ -284,6 +284,24 @@ def test_an_id_of_an_aborted_transaction_is_free(broker, producer):
     assert values(broker) == [b"1"]
 
 
+def test_an_id_of_an_aborted_transaction_stays_free_when_its_segment_is_gone(tmp_path, clock):
+    """What says that it was aborted goes with the segment; the window is not over."""
+    with logbroker.open(tmp_path / "data", clock=clock) as broker:
+        config = {"deduplication.window.ms": 60_000, "retention.ms": 1000, "cleanup.policy": "compact,delete"}
+        broker.create_topic("t", config=config)
+        with broker.producer() as producer:
+            tx = broker.transaction("tx")
+            tx.send("t", b"aborted", b"key", message_id="aborted").result()
+            tx.abort()
+            with broker.transaction("tx") as tx:
+                tx.send("t", b"committed", b"key", message_id="committed")
+            clock.advance(ms=2000)
+            assert broker.clean()
+            assert broker.topic("t").partitions[0].log_start_offset == 4
+            assert producer.send("t", b"v", b"key", message_id="committed").result().duplicate
+            assert not producer.send("t", b"v", b"key", message_id="aborted").result().duplicate
+
+
 def test_an_id_of_a_committed_transaction_is_taken(broker, producer):
     with broker.transaction("tx") as tx:
         first = tx.send("t", b"1", message_id="a").result()

@@ -22,7 +22,7 @@ Invariant: each id of the first table has an entry of its age in the second.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..message_ids import IdentifiedRecord
@@ -175,11 +175,19 @@ class MessageIds:
 
     def _forget(self, transaction: Transaction, age_key: bytes, stored: bytes) -> None:
         """Remove the id whose age this is, unless another record has taken it since."""
+        held = self._held(transaction, age_key, stored)
+        if held is not None:
+            transaction.delete(held[0], db=self._ids)
+
+    def _held(
+        self, transaction: Transaction, age_key: bytes, stored: bytes
+    ) -> tuple[bytes, FirstRecord] | None:
+        """The key of the id whose age this is, and its record; None where another record has taken it since."""
         key = age_key[:TOPIC_ID_BYTES] + self._environment.unseal(age_key, stored)
-        held = transaction.get(key, db=self._ids)
+        value = transaction.get(key, db=self._ids)
+        first = None if value is None else self._first(key, value)
         _, partition, offset = AGE.unpack_from(age_key, TOPIC_ID_BYTES)
-        if held is not None and self._first(key, held)[:2] == (partition, offset):
-            transaction.delete(key, db=self._ids)
+        return None if first is None or first[:2] != (partition, offset) else (key, first)
 
     def drop_topic(self, topic_id: bytes) -> None:
         """Forget the ids of a topic that is gone, some at a time."""
@@ -189,6 +197,29 @@ class MessageIds:
         while count == DROPPED_AT_ONCE:
             with self._environment.write() as transaction:
                 count = self._remove(transaction, topic_id, end=None, limit=DROPPED_AT_ONCE)
+
+    def drop(
+        self, topic_id: bytes, partition: int, end_offset: int, wanted: Callable[[FirstRecord], bool]
+    ) -> None:
+        """Remove the *wanted* ids of records of one partition below *end_offset*."""
+        ages = []
+        with self._environment.read() as transaction, transaction.cursor(db=self._ages) as cursor:
+            found = cursor.set_range(topic_id)
+            while found and cursor.key().startswith(topic_id):
+                age_key = cursor.key()
+                _, held_partition, held_offset = AGE.unpack_from(age_key, TOPIC_ID_BYTES)
+                if held_partition == partition and held_offset < end_offset:
+                    held = self._held(transaction, age_key, cursor.value())
+                    if held is not None and wanted(held[1]):
+                        ages.append(age_key)
+                found = cursor.next()
+        for begin in range(0, len(ages), DROPPED_AT_ONCE):
+            with self._environment.write() as transaction:
+                for age_key in ages[begin : begin + DROPPED_AT_ONCE]:
+                    stored = transaction.get(age_key, db=self._ages)
+                    if stored is not None:
+                        self._forget(transaction, age_key, stored)
+                        transaction.delete(age_key, db=self._ages)
 
     def drop_from(self, transaction: Transaction, topic_id: bytes, partition: int, offset: int) -> None:
         """Remove the ids of records that a partition no longer has: those at *offset* and behind."""

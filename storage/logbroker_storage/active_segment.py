@@ -83,6 +83,8 @@ class ActiveSegment:
             if is_synced and header.size_bytes < ROOM_BYTES:
                 files.make_room(position + header.size_bytes, config.segment_bytes)
             files.write_log(batch, position)
+            if is_synced:
+                files.start_writeback(position, header.size_bytes)
             created_ms = end.active_created_ms if end.active_created_ms >= 0 else self._log.now_ms()
             behind = behind_batch(end, header, created_ms=created_ms, visible_at_once=not is_synced)
             if position - end.indexed_bytes > config.index_interval_bytes:

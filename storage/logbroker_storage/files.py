@@ -17,6 +17,7 @@ Descriptors are plain integers, opened close-on-exec. All methods are thread-saf
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import os
@@ -44,6 +45,8 @@ _CACHED_STEP_BYTES = (
     128 << 10
 )  # what was read or written lately is cached in stretches: one look at each tells
 
+_SYNC_FILE_RANGE_WRITE = 2
+
 
 class Files(Protocol):
     """What storage needs of a file system. Every method but ``close`` raises ``OSError`` when its call fails."""
@@ -64,6 +67,12 @@ class Files(Protocol):
 
     def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
         """The buffers one behind the other, as ``pwrite`` of their concatenation."""
+
+    def start_writeback(self, fd: int, position: int, size: int) -> None:
+        """Have the disk begin with these bytes while we do other things; never raises, a sync has to follow.
+
+        May do nothing where the system cannot.
+        """
 
     def fsync(self, fd: int) -> None:
         """Data and metadata are on the disk. After an error the file must be taken for lost."""
@@ -168,6 +177,11 @@ class OsFiles:
         for first in range(0, len(buffers), _MAX_BUFFERS):
             position = _write_buffers(fd, buffers[first : first + _MAX_BUFFERS], position)
 
+    def start_writeback(self, fd: int, position: int, size: int) -> None:
+        start = _sync_file_range()
+        if start is not None:
+            start(fd, position, size, _SYNC_FILE_RANGE_WRITE)
+
     @_typed
     def fsync(self, fd: int) -> None:
         _sync(fd)
@@ -244,6 +258,17 @@ class OsFiles:
     def drop_cache(self, fd: int) -> None:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@functools.cache
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """sync_file_range(2), which Python does not call; None where it is not."""
+    if sys.platform != "linux":
+        return None
+    found = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if found is not None:
+        found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return found
 
 
 def read_file(files: Files, path: str) -> bytes:

@@ -157,6 +157,9 @@ class SegmentFiles:
     def write_log(self, batch: Buffer, position: int) -> None:
         self._files.pwrite(self.descriptor(), batch, position)
 
+    def start_writeback(self, position: int, size_bytes: int) -> None:
+        self._files.start_writeback(self.descriptor(), position, size_bytes)
+
     def write_offset_index(self, entry: bytes, position: int) -> None:
         self._files.pwrite(self.descriptor(OFFSET_INDEX_SUFFIX), entry, position)
 

@@ -143,6 +143,18 @@ def test_syncing_and_dropping_the_cache_keep_the_content(place):
     files.close(fd)
 
 
+def test_a_disk_that_is_asked_to_begin_early_changes_nothing_and_never_fails(tmp_path):
+    files = OsFiles()
+    fd = files.open(str(tmp_path / "a"), create=True)
+    files.pwrite(fd, b"content", 0)
+    files.start_writeback(fd, 0, 7)
+    files.start_writeback(fd, 1 << 40, 1)  # nothing is there
+    files.fdatasync(fd)
+    assert files.read_file(str(tmp_path / "a")) == b"content"
+    files.close(fd)
+    files.start_writeback(fd, 0, 7)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what it has in memory")
 def test_what_was_just_written_is_cached_and_what_was_dropped_is_not(tmp_path):
     files = OsFiles()

@@ -760,3 +760,15 @@ def test_a_changed_configuration_reaches_an_open_log(path, request):
     with pytest.raises(RecordTooLargeError):
         bench.put(b"b" * 100)
     assert bench.log.config == LogConfig.parse({"max.message.bytes": 100})
+
+
+@pytest.mark.parametrize(("durability", "expected"), [("fsync", 1), ("os", 0), ("interval", 0)])
+def test_the_disk_begins_with_what_somebody_will_wait_for(path, monkeypatch, durability, expected):
+    begun = []
+    monkeypatch.setattr(OsFiles, "start_writeback", lambda *args: begun.append(args[2:]))
+    bench = Workbench(path, durability=durability)
+    begun.clear()  # the journal's
+    appended = bench.log.append(bench.batch(b"v"))
+    assert begun == [(0, len(bench.batch(b"v")))] * expected
+    bench.log.wait_durable(appended.last_offset + 1)
+    bench.close()

@@ -190,6 +190,9 @@ class FaultyFiles:
     def replace_file(self, path: str, data: Buffer) -> None:
         replace_file(self, path, data)
 
+    def start_writeback(self, fd: int, position: int, size: int) -> None:
+        self.inner.start_writeback(fd, position, size)
+
     def is_cached(self, fd: int, position: int, size: int) -> bool:
         return self.inner.is_cached(fd, position, size)
 

@@ -272,6 +272,9 @@ class MemoryFiles:
     def replace_file(self, path: str, data: Buffer) -> None:
         replace_file(self, path, data)
 
+    def start_writeback(self, fd: int, position: int, size: int) -> None:
+        pass
+
     def is_cached(self, fd: int, position: int, size: int) -> bool:  # noqa: ARG002
         return True
 

@@ -163,8 +163,7 @@ class Cleaner:
         if not retention.removals:
             return
         end_offset = retention.removals[-1].segment.next_offset
-        if log.config.deduplication_window_ms:
-            free_aborted(log, end_offset)
+        free_aborted(log, end_offset)
         delete_segments_below(log, end_offset)
         for removal in retention.removals:
             logger.info(

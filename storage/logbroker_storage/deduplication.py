@@ -23,12 +23,13 @@ journal's, asks for a topic's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .aborted_index import AbortedTransaction, by_producer, is_aborted
+from .aborted_index import AbortedByProducer, by_producer, is_aborted
 from .clock import Clock
 from .errors import CorruptionError, MessageIdInUseError
+from .events import MessageIdEvent
 from .locks import ProcessLock
 from .log_config import Durability
 from .message_ids import IdentifiedRecord, identified_in
@@ -136,7 +137,7 @@ class DeduplicationWindow:
             if first.producer_id == sender:
                 return first
             return MessageIdInUseError(topic, message_id.decode())
-        if was_aborted(first, log.aborted_transactions(first.offset, first.offset + 1)):
+        if was_aborted(first, by_producer(log.aborted_transactions(first.offset, first.offset + 1))):
             return None
         if first.offset < log.offsets().log_start_offset:
             # Its segment may have gone meanwhile, with what said so; then the id went before (``free_aborted``).
@@ -153,17 +154,18 @@ class DeduplicationWindow:
         self._lock = self._view = forked
 
 
-def was_aborted(first: FirstRecord, aborted: Iterable[AbortedTransaction]) -> bool:
+def was_aborted(first: FirstRecord, aborted: AbortedByProducer) -> bool:
     """Whether the record is of one of the *aborted* transactions of its partition."""
     return any(
-        one.producer_id == first.producer_id and one.first_offset <= first.offset <= one.last_offset
-        for one in aborted
+        one.first_offset <= first.offset <= one.last_offset for one in aborted.get(first.producer_id, ())
     )
 
 
 def free_aborted(log: PartitionLog, end_offset: int) -> None:
     """Free the ids of aborted records below *end_offset*, before the segments go that tell that they were aborted."""
-    aborted = log.aborted_transactions(0, end_offset)
+    if log.view.events.value(MessageIdEvent.key_of(log.topic)) is None:
+        return  # it has never had one
+    aborted = by_producer(log.aborted_transactions(0, end_offset))
     if aborted:
         log.view.message_ids.drop(
             log.topic_id, log.partition, end_offset, lambda first: was_aborted(first, aborted)

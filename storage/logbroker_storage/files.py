@@ -265,9 +265,11 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
     """sync_file_range(2), which Python does not call; None where it is not."""
     if sys.platform != "linux":
         return None
-    found = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if found is not None:
-        found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    try:
+        found = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return None
+    found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     return found
 
 

@@ -31,11 +31,16 @@ def read_index_file(
     With *is_sealed* its segment is not the active one: nothing may have been added since it was summed.
     """
     stem = f"{directory}/{segment_name(base_offset)}"
-    content = _content(files, stem + suffix)
-    checksums = _read_checksums(files, stem)
-    checksum = None if checksums is None else checksums[_INDEXES.index(suffix)]
-    if checksum is None or checksum.vouches_for(content, may_have_grown=not is_sealed):
-        return content
+    failed = None
+    while True:
+        content = _content(files, stem + suffix)
+        checksums = _read_checksums(files, stem)
+        checksum = None if checksums is None else checksums[_INDEXES.index(suffix)]
+        if checksum is None or checksum.vouches_for(content, may_have_grown=not is_sealed):
+            return content
+        if failed == (content, checksum):
+            break
+        failed = (content, checksum)  # one of the two may have been replaced between our looks: look again
     logger.warning("%s%s fails its checksum: what it says is looked up in the log", stem, suffix)
     return None
 

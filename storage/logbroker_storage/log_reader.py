@@ -111,7 +111,7 @@ class LogReader:
             CorruptionError: the bytes there are damaged.
             TopicNotFoundError: the topic was deleted.
         """
-        missed_version = -1
+        missed: tuple[int, list[int]] | None = None
         while True:
             state = self._log.state()
             visible_end = state.last_stable_offset if self._committed_only else state.high_watermark
@@ -126,11 +126,13 @@ class LogReader:
                 if self._committed_only and any(batch.header.is_transactional for batch in batches):
                     batches = self._without_aborted(batches, state)
             except FileNotFoundError as error:
-                self._forget()  # deleted between the view's answer and our open: ask the view again
+                # Removed between the view's answer and our open, or look-up: ask the view again.
+                self._forget()
                 self.position = wanted
-                if missed_version == state.end.segments_version:
+                known = (state.end.segments_version, self._segments.bases)
+                if missed == known:
                     raise self._missing(state) from error
-                missed_version = state.end.segments_version
+                missed = known
                 continue
             except CorruptionError:
                 if not self._is_stale(state):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import aborted_index
 from .errors import CorruptBatchError
-from .files import Files
+from .files import Files, put_file
 from .index_files import read_index_file
 from .producer_fold import ProducerFold
 from .producer_state import NO_TRANSACTION, ProducerEntry
@@ -143,15 +143,13 @@ def _still_true(
 
 def _write_aborted_index(log: PartitionLog, base_offset: int, content: bytes) -> None:
     segment = log.segment(base_offset)
-    try:
-        if segment.aborted_index() == content:
-            return
-        logger.info("%s: aborted index built again, %d bytes", segment.log_path, len(content))
+    if segment.aborted_index() == content:
+        return
+    logger.info("%s: aborted index built again, %d bytes", segment.log_path, len(content))
+    if content:
+        put_file(log.files, segment.path(ABORTED_INDEX_SUFFIX), content)  # readers find one or the other
+    else:
         segment.cut_aborted_index(0)
-        if content:
-            segment.write_aborted_index(content, 0)
-    finally:
-        segment.close()
 
 
 def marker_type(files: Files, fd: int, position: int, header: BatchHeader) -> ControlType | None:
@@ -185,5 +183,7 @@ def _batches_from(log: PartitionLog, offset: int, bases: Sequence[int]) -> Itera
 
 
 def _locate_in(files: Files, segment: SegmentFiles, offset: int, size: int) -> Located:
-    index = files.pread(segment.descriptor(OFFSET_INDEX_SUFFIX), 1 << 31, 0)
-    return locate(files, segment.descriptor(), index, segment.base_offset, offset, size)
+    index = read_index_file(
+        files, segment.directory, segment.base_offset, OFFSET_INDEX_SUFFIX, is_sealed=False
+    )
+    return locate(files, segment.descriptor(), index or b"", segment.base_offset, offset, size)

@@ -160,7 +160,7 @@ def publish(log: PartitionLog, recovered: Recovered) -> LogEnd:
     end = recovered.end
     state = log.view.partitions.state(log.key)
     if state is not None:
-        before = state.end.before_cleaning()
+        before = state.end.with_cleaning()
         end = end._replace(segments_version=before.segments_version, cleanings=before.cleanings)
     with log.view.write() as transaction:
         log.view.partitions.put_log_end(transaction, log.key, end)

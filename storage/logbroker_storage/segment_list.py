@@ -2,14 +2,17 @@
 
 A folder is not listed at one moment. A file that is there all the time may be missing from the list where another
 is renamed over it meanwhile: POSIX leaves that open, and tmpfs does it, as ``segment_replacement`` renames. So the
-folder is listed twice. One pass of the cleaner renames over a name once, and counts in LogEnd before it begins:
+folder is listed twice. One pass of the cleaner, with what another finishes of it, renames over a name once at most,
+and is counted in LogEnd before it begins:
 
     it was renamed over in      it is in
     neither listing             both
     one of them                 the other
     both                        perhaps none, but a pass was counted in between: the list is refused
 
-Who holds the append lock, under which segments are replaced and removed, lists them once (``PartitionLog.segments``).
+A segment that takes in others may get an aborted index that it had not: before theirs are removed, so that one or
+the other is listed. Who holds the append lock, under which segments are replaced and removed, lists them once
+(``PartitionLog.segments``).
 """
 
 from __future__ import annotations

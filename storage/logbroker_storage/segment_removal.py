@@ -39,7 +39,7 @@ def delete_segments_below(log: PartitionLog, offset: int) -> list[int]:
         if not removed:
             return []
         start = max(end.log_start_offset, behind[len(removed) - 1])
-        log.publish_end(end.before_cleaning()._replace(log_start_offset=start))
+        log.publish_end(end.with_cleaning()._replace(log_start_offset=start))
         sync_snapshots(log.files, log.directory)
         for base in removed:
             _remove(log, log.segment(base))

@@ -58,7 +58,7 @@ class Rewritten(NamedTuple):
 def begin_pass(log: PartitionLog) -> None:
     """Before the first of some replacements, each of other segments."""
     with log.append_lock:
-        log.publish_end(log.state().end.before_cleaning())
+        log.publish_end(log.state().end.with_cleaning())
 
 
 def write_replacement(
@@ -172,6 +172,9 @@ def _finish(files: Files, segment: SegmentFiles, replaced_bases: Sequence[int]) 
     """Step 4."""
     directory = segment.directory
     files.fsync_directory(directory)
+    if files.exists(segment.path(CHECKSUMS_SUFFIX) + CLEANED_SUFFIX):
+        # The old sums would have the new indexes taken for damaged; without any they are believed.
+        _remove(files, segment.path(CHECKSUMS_SUFFIX))
     for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX, CHECKSUMS_SUFFIX):
         cleaned = segment.path(suffix) + CLEANED_SUFFIX
         if files.exists(cleaned):

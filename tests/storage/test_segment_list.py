@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import ControlType, decode_records, encode_values
+from logbroker_storage.recovery import reopen_failed
 from logbroker_storage.segment_removal import delete_segments_below
 from logbroker_storage.segment_replacement import (
     begin_pass,
@@ -41,6 +44,8 @@ class Listing(OsFiles):
         self.behind: Callable[[], None] = lambda: None
         """Called behind a listing that misses it."""
         self.behind_read: Callable[[], object] = lambda: None
+        self.behind_file: Callable[[str], object] = lambda name: None
+        self.before_change: Callable[[], object] = lambda: None
 
     def listdir(self, path: str) -> list[str]:
         names = super().listdir(path)
@@ -48,6 +53,20 @@ class Listing(OsFiles):
             return names
         self.behind()
         return [name for name in names if name != self.name]
+
+    def read_file(self, path: str) -> bytes:
+        content = super().read_file(path)
+        self.behind_file(os.path.basename(path))
+        return content
+
+    def rename(self, source: str, target: str) -> None:
+        self.before_change()
+        super().rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self.before_change()
+        super().unlink(path)
+        self.before_change()
 
     def pread(self, fd: int, size: int, position: int) -> bytes:
         data = super().pread(fd, size, position)
@@ -170,6 +189,120 @@ def test_what_was_aborted_stays_hidden_where_its_segment_is_removed_while_it_is_
     files.behind_read = removed_meanwhile
     with pytest.raises(OffsetOutOfRangeError, match="seek to"):
         seen(bench.log, start=2)
+
+
+# What readers see at each step of others -------------------------------------------------------------------
+
+
+def put_aborted(log: PartitionLog, producer_id: int) -> None:
+    batch = encode_values(
+        [b"aborted"],
+        [(0, START_MS)],
+        producer_id=producer_id,
+        producer_epoch=0,
+        base_sequence=0,
+        transactional=True,
+    )
+    log.append(batch)
+    log.append_marker(ControlType.ABORT, producer_id=producer_id, marker_epoch=1)
+
+
+@pytest.fixture
+def merging(tmp_path: Path, files: Listing) -> Iterator[Workbench]:
+    """Three segments that compaction makes one of, each with an aborted transaction."""
+    bench = Workbench(
+        str(tmp_path / "merging"), files=files, cleanup_policy="compact", min_cleanable_dirty_ratio=0
+    )
+    for number in range(3):
+        put_aborted(bench.log, ALICE + number)
+        bench.put(b"%d" % number)
+        bench.log.roll_now()
+    bench.put(b"3")
+    assert bench.segments() == [0, 3, 6, 9]
+    yield bench
+    bench.close()
+
+
+def test_what_was_aborted_is_known_at_each_step_of_a_compaction(merging: Workbench, files: Listing) -> None:
+    log = merging.log
+    looks = 0
+    old = log.reader(0, Isolation.READ_COMMITTED)  # it keeps the old file open
+    old.read(1)
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        assert seen(log) == [b"0", b"1", b"2", b"3"]
+        assert {found.producer_id for found in log.aborted_transactions(0, 9)} == {
+            ALICE,
+            ALICE + 1,
+            ALICE + 2,
+        }
+        old.seek(0)
+        committed = [
+            record.value
+            for batch in old.read(1)
+            if not batch.header.is_control
+            for record in decode_records(batch)
+        ]
+        assert b"aborted" not in committed
+
+    files.before_change = look
+    assert merging.directory.maintenance.clean()
+    files.before_change = lambda: None
+    old.close()
+    assert merging.segments() == [0, 9]
+    assert looks > 20
+
+
+def test_a_reader_that_twice_comes_too_late_for_a_segment_of_one_replacement_goes_on(
+    merging: Workbench, files: Listing
+) -> None:
+    log, folder = merging.log, Path(merging.folder)
+    reader = log.reader(3, Isolation.READ_COMMITTED)
+    reader.read(1)
+    reader.close()  # it knows all segments, and has none open
+
+    def remove(base: int) -> None:
+        for path in folder.glob(f"{base:020d}.*"):
+            path.unlink()
+
+    def step_4(name: str) -> None:
+        if name == f"{0:020d}.checksums":
+            files.behind_file = lambda name: None
+            remove(6)
+
+    segments = [0, 3, 6]
+    indexes = b"".join((folder / f"{base:020d}.txnindex").read_bytes() for base in segments)
+    batches = [batch.data for base in segments for batch in segment_batches(log, base)]
+    write_replacement(log, 0, batches, aborted_index=indexes)
+    for path in folder.glob("*.cleaned"):
+        path.rename(folder / path.name.removesuffix(".cleaned"))
+    remove(3)
+    files.behind_file = step_4
+    reader.seek(3)
+    assert [batch.header.base_offset for batch in reader.read() if not batch.header.is_control] == [5, 8]
+    assert not (folder / f"{6:020d}.log").exists()
+    reader.close()
+
+
+def test_what_was_aborted_is_known_while_its_index_is_built_again(bench: Workbench, files: Listing) -> None:
+    index = Path(bench.folder, f"{SECOND}.txnindex")
+    damaged = bytearray(index.read_bytes())
+    damaged[5] ^= 1
+    index.write_bytes(damaged)
+    with bench.log.append_lock:
+        bench.log.sync_refused(OSError(errno.EIO, "lost"))
+    looks = []
+    files.before_change = lambda: looks.append(seen(bench.log))
+    reopen_failed(bench.log)
+    files.before_change = lambda: None
+    assert looks
+    assert all(found == WHOLE for found in [*looks, seen(bench.log)])
+    assert index.read_bytes() != damaged
+
+
+# Many at once ----------------------------------------------------------------------------------------------
 
 
 def test_readers_beside_a_cleaner_that_never_rests_read_everything(tmp_path: Path) -> None:

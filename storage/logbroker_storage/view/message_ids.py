@@ -201,11 +201,36 @@ class MessageIds:
     def drop(
         self, topic_id: bytes, partition: int, end_offset: int, wanted: Callable[[FirstRecord], bool]
     ) -> None:
-        """Remove the *wanted* ids of records of one partition below *end_offset*."""
-        ages = []
+        """Remove the *wanted* ids of records of one partition below *end_offset*.
+
+        All ids of the topic are looked at, some at a time: nobody is held up, and no page of the view kept for long.
+        """
+        begin = topic_id
+        while begin:
+            begin, ages = self._look_for(topic_id, begin, partition, end_offset, wanted)
+            if ages:
+                with self._environment.write() as transaction:
+                    for age_key in ages:
+                        stored = transaction.get(age_key, db=self._ages)
+                        if stored is not None:
+                            self._forget(transaction, age_key, stored)
+                            transaction.delete(age_key, db=self._ages)
+
+    def _look_for(
+        self,
+        topic_id: bytes,
+        begin: bytes,
+        partition: int,
+        end_offset: int,
+        wanted: Callable[[FirstRecord], bool],
+    ) -> tuple[bytes, list[bytes]]:
+        """The ages of some of the *wanted* ids, see ``drop``, and where to go on: b"" at the end."""
+        ages: list[bytes] = []
         with self._environment.read() as transaction, transaction.cursor(db=self._ages) as cursor:
-            found = cursor.set_range(topic_id)
-            while found and cursor.key().startswith(topic_id):
+            found = cursor.set_range(begin)
+            for _ in range(DROPPED_AT_ONCE):
+                if not found or not cursor.key().startswith(topic_id):
+                    return b"", ages
                 age_key = cursor.key()
                 _, held_partition, held_offset = AGE.unpack_from(age_key, TOPIC_ID_BYTES)
                 if held_partition == partition and held_offset < end_offset:
@@ -213,13 +238,7 @@ class MessageIds:
                     if held is not None and wanted(held[1]):
                         ages.append(age_key)
                 found = cursor.next()
-        for begin in range(0, len(ages), DROPPED_AT_ONCE):
-            with self._environment.write() as transaction:
-                for age_key in ages[begin : begin + DROPPED_AT_ONCE]:
-                    stored = transaction.get(age_key, db=self._ages)
-                    if stored is not None:
-                        self._forget(transaction, age_key, stored)
-                        transaction.delete(age_key, db=self._ages)
+            return (cursor.key() if found else b""), ages
 
     def drop_from(self, transaction: Transaction, topic_id: bytes, partition: int, offset: int) -> None:
         """Remove the ids of records that a partition no longer has: those at *offset* and behind."""

@@ -20,10 +20,10 @@ may overwrite what the other says. Both are read in one LMDB transaction.
     72  max_timestamp_ms       (of the active segment, -1 none)
     80  max_timestamp_offset   (last offset of the batch that holds it)
     88  active_created_ms      (wall clock of the first append to the segment)
-    96  segments_version       (grows when the list of segments changes)
+    96  segments_version       (grows when the list of segments changes, or is about to)
    104  first_unstable_offset  (of the oldest open transaction, -1 none)
    112  aborted_index_bytes    (length of the active segment's .txnindex)
-   120  cleanings              (grows before segments are replaced or removed)
+   120  cleanings              (see ``segment_list``)
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class LogEnd(NamedTuple):
     aborted_index_bytes: int
     cleanings: int
 
-    def before_cleaning(self) -> LogEnd:
-        """The same log of which segments are about to be replaced or removed: see ``segment_list``."""
+    def with_cleaning(self) -> LogEnd:
+        """The same log, one cleaning more: nobody may go by a list of its segments from before."""
         return self._replace(segments_version=self.segments_version + 1, cleanings=self.cleanings + 1)
 
 

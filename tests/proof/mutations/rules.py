@@ -349,7 +349,7 @@ CUTTING = [
     _broken(
         f"{STORAGE}.segment_removal",
         "a log starts behind what is removed before it is removed",
-        "log.publish_end(end.before_cleaning()._replace(log_start_offset=start))",
+        "log.publish_end(end.with_cleaning()._replace(log_start_offset=start))",
         "",
         "cleaning.deaths_in_removing_segments",
     ),

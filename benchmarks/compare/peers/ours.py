@@ -25,8 +25,7 @@ class _Session(Session):
             self._broker.create_topic(OUT, config={"durability": durability})
             if work is Work.QUEUE:
                 self._broker.create_subscription(GROUP, topic=TOPIC)
-        # One record at a time has nothing to wait for: no linger.
-        self._producer = self._broker.producer(linger=0) if work.is_one_by_one else self._broker.producer()
+        self._producer = self._broker.producer()
         self._queue = self._broker.queue(subscription=GROUP) if work is Work.QUEUE else None
         self._tail: logbroker.Consumer | None = None
         self._reader: logbroker.Consumer | None = None

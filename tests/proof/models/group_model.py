@@ -42,6 +42,7 @@ MEMBERS = 5
 PARTITIONS = 4
 DELIVERY = st.sampled_from(("manual", *DELIVERIES))  # what is in hands for long is what can go wrong
 ROUNDS = 12  # of everybody, after which nothing moves any more
+NEVER = -1  # since no generation
 
 
 class SteppedCoordinator(Coordinator):
@@ -374,6 +375,9 @@ class GroupMachine(RuleBasedStateMachine):
             self.committed.clear()
             self.unread = dict.fromkeys(self.unread, 0)
             self.generation = 0
+            # Generations are counted anew, and what they had before is not theirs in a generation of the same number.
+            for member in self.members:
+                member.pending = {place: (NEVER, end) for place, (_, end) in member.pending.items()}
         self.come_back(deliveries)
 
     def has_members(self) -> bool:

@@ -23,5 +23,12 @@ cpdef Py_ssize_t read_each(
 ) except -1
 
 
+@cython.locals(
+    limit=Py_ssize_t, position=Py_ssize_t, index=Py_ssize_t, zigzag="long long", second="long long", end=Py_ssize_t,
+    have_keys=bint,
+)
+cpdef object survey_each(bytes data, Py_ssize_t count)
+
+
 @cython.locals(zigzag="long long", position=Py_ssize_t, headers=list, key=str)
 cdef tuple _parse_headers(bytes block, Py_ssize_t index)

@@ -1,4 +1,4 @@
-"""Records one by one: the two loops that do something for each record of mixed lengths.
+"""Records one by one: the loops that do something for each record of mixed lengths.
 
 They exist twice. ``record_loops.pxd`` says which variables are C integers, and with it Cython compiles this file
 to ``_record_loops`` where there is a compiler when the package is built (``storage/hatch_build.py``). Which of the
@@ -8,6 +8,7 @@ key and about 100 bytes (`tests/storage/test_record_batch_speed.py`, one shared 
                     plain      compiled
     encode          0.3 µs     0.15 µs
     decode          0.75 µs    0.2 µs
+    survey          0.4 µs     0.013 µs
 
 In return the code is plain: no C types, nothing of Cython's, integers that fit 64 bits (timestamps do not: they
 stay Python's), and no index below 0.
@@ -196,6 +197,93 @@ def read_each(
             append(Record(topic, partition, offset, timestamp_ms, key, value, headers))
         position = end
     return position
+
+
+def survey_each(data: bytes, count: int) -> tuple[int, int, bool] | None:
+    """Whether *data* is *count* records without headers, with the offset deltas 0, 1, 2, …, and nothing else.
+
+    Then their smallest and their largest timestamp delta, and whether all have keys; None where it is not. Sound is
+    what ``read_each`` takes.
+
+    Raises:
+        CorruptBatchError, IndexError: it is not, either.
+    """
+    limit = len(data)
+    position = 0
+    timestamp_zigzag: int | None = None
+    oldest: int | None = None
+    newest = 0
+    have_keys = True
+    for index in range(count):
+        zigzag = data[position]
+        position += 1
+        if zigzag >= 0x80:
+            second = data[position]
+            if second < 0x80:
+                zigzag += (second << 7) - 0x80
+                position += 1
+            else:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+        end = position + (zigzag >> 1)
+        if zigzag & 1 or end > limit:
+            return None
+
+        delta = data[position + 1]
+        if delta < 0x80:
+            position += 2
+        else:
+            delta, position = decode_zigzag(data, position + 1, VARLONG_MAX_BYTES)
+        if delta != timestamp_zigzag:
+            timestamp_zigzag = delta
+            delta = delta >> 1 ^ -(delta & 1)
+            if oldest is None:
+                oldest = newest = delta
+            oldest = min(oldest, delta)
+            newest = max(newest, delta)
+
+        zigzag = data[position]
+        position += 1
+        if zigzag >= 0x80:
+            second = data[position]
+            if second < 0x80:
+                zigzag += (second << 7) - 0x80
+                position += 1
+            else:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+        if zigzag != 2 * index:
+            return None
+
+        zigzag = data[position]
+        position += 1
+        if zigzag == NULL:
+            have_keys = False
+        else:
+            if zigzag >= 0x80:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+            if zigzag & 1:
+                return None
+            position += zigzag >> 1
+
+        zigzag = data[position]
+        position += 1
+        if zigzag != NULL:
+            if zigzag >= 0x80:
+                second = data[position]
+                if second < 0x80:
+                    zigzag += (second << 7) - 0x80
+                    position += 1
+                else:
+                    zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+            if zigzag & 1:
+                return None
+            position += zigzag >> 1
+
+        if position + 1 != end or data[position] != 0:
+            return None
+        position = end
+    if position != limit or oldest is None:
+        return None
+    return oldest, newest, have_keys
 
 
 def _parse_headers(block: bytes, index: int) -> HeaderPairs:

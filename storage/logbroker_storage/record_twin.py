@@ -53,3 +53,4 @@ _chosen = _chosen_loops()
 IS_COMPILED = _chosen is not record_loops
 encode_each = _chosen.encode_each
 read_each = _chosen.read_each
+survey_each = _chosen.survey_each

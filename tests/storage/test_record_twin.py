@@ -102,6 +102,57 @@ def test_both_agree_at_the_edges_of_the_integers(twin, content):
     assert found == decoded(record_loops, content, 1)
 
 
+# Surveying them ---------------------------------------------------------------------------------------------
+
+
+def surveyed(loops, data, count):
+    """What it finds; None also where it raises: that is for decoding to tell."""
+    try:
+        return loops.survey_each(data, count)
+    except (CorruptBatchError, IndexError):
+        return None
+
+
+PLAIN_RECORDS = st.builds(NewRecord, value=BLOBS, key=BLOBS, timestamp_ms=st.integers(T0 - 70, T0 + 70))
+
+
+@given(records=st.lists(PLAIN_RECORDS, min_size=1, max_size=12))
+@settings(max_examples=300)
+def test_both_survey_records_without_headers(twin, records):
+    parts, _ = record_loops.encode_each(records, range(len(records)), T0)
+    times = [record.timestamp_ms - T0 for record in records]
+    expected = min(times), max(times), all(record.key is not None for record in records)
+    for loops in (record_loops, twin):
+        assert loops.survey_each(b"".join(parts), len(records)) == expected
+
+
+@given(records=st.lists(st.one_of(PLAIN_RECORDS, NEAR_RECORDS), min_size=1, max_size=6), data=st.data())
+@settings(max_examples=500)
+def test_what_is_surveyed_is_what_would_have_been_decoded(twin, records, data):
+    first = data.draw(st.integers(0, 2))
+    parts, _ = record_loops.encode_each(records, range(first, first + len(records)), T0)
+    content = bytearray(b"".join(parts))
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=2)):
+        content[at] = data.draw(st.integers(0, 255))
+    damaged = bytes(content[: data.draw(st.integers(0, len(content)))]) + data.draw(st.binary(max_size=2))
+    found = surveyed(record_loops, damaged, len(records))
+    assert surveyed(twin, damaged, len(records)) == found
+    if found is None:
+        return
+    read, end = decoded(record_loops, damaged, len(records))
+    assert end == len(damaged)
+    assert [record.offset - HEADER.base_offset for record in read] == list(range(len(records)))
+    assert not any(record.header_pairs for record in read)
+    times = [record.timestamp_ms - HEADER.base_timestamp_ms for record in read]
+    assert found == (min(times), max(times), all(record.key is not None for record in read))
+
+
+@given(content=st.binary(max_size=60), count=st.integers(1, 4))
+@settings(max_examples=500)
+def test_both_survey_any_bytes_alike(twin, content, count):
+    assert surveyed(twin, content, count) == surveyed(record_loops, content, count)
+
+
 class Name(str):
     """As the members of a StrEnum are."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -25,15 +24,8 @@ from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import TimestampType
 from logbroker_storage.message_ids import IdentifiedRecord, identified
 from logbroker_storage.partition_log import AppendResult, PartitionLog
-from logbroker_storage.record_batch import (
-    TTL_HEADER,
-    BatchHeader,
-    Decoded,
-    Record,
-    StoredBatch,
-    decode_batch,
-    read_batch,
-)
+from logbroker_storage.record_batch import TTL_HEADER, BatchHeader, StoredBatch, read_batch
+from logbroker_storage.record_survey import Survey, survey
 
 from ...topic_names import check_reply_to
 from ..error_codes import RefusedError, code_of
@@ -47,8 +39,6 @@ ACKS_ALL, ACKS_NONE = -1, 0
 ACKS = (ACKS_ALL, ACKS_NONE, 1)
 FIRST_WITH_TOPIC_ID = 13
 FIRST_OF_TRANSACTIONS_V2 = 12  # the partition is added to the transaction by the batch itself (KIP-890)
-
-_timestamp_of = attrgetter("timestamp_ms")
 
 
 class _Part(NamedTuple):
@@ -164,10 +154,7 @@ def _checked(
         raise RefusedError(ErrorCode.invalid_record, "a producer id without an epoch or a sequence")
     if header.is_transactional and header.producer_id < 0:
         raise RefusedError(ErrorCode.invalid_record, "a transactional batch without a producer id")
-    records, have_headers = _decoded(stored, log)
-    _check_timestamps(header, records, log, directory.clock.now_ms())
-    if not have_headers:
-        return header, []
+    records = _surveyed(stored, log, directory.clock.now_ms()).records
     if any(name == TTL_HEADER for record in records for name, _ in record.header_pairs):
         directory.note_ttl(log.topic)
     base_offset = header.base_offset
@@ -179,28 +166,27 @@ def _checked(
     return header, found
 
 
-def _decoded(stored: StoredBatch, log: PartitionLog) -> Decoded:
-    """The records, which every reader can read; with keys where compaction goes by them."""
+def _surveyed(stored: StoredBatch, log: PartitionLog, now_ms: int) -> Survey:
+    """What is to be known of the records, which every reader can read; with keys where compaction goes by them."""
     try:
-        decoded = decode_batch(stored, log.topic, log.partition)
+        found = survey(stored, log.topic, log.partition)
     except CorruptBatchError as error:
         raise RefusedError(ErrorCode.invalid_record, str(error)) from error
-    records = decoded.records
-    if records[-1].offset - records[0].offset != len(records) - 1:
+    if not found.follow:
         raise RefusedError(ErrorCode.invalid_record, "its records skip offsets")
-    if log.config.cleanup_policy.compacts and any(record.key is None for record in records):
+    if log.config.cleanup_policy.compacts and not found.have_keys:
         raise RefusedError(ErrorCode.invalid_record, f"{log.topic!r} is compacted: every record needs a key")
-    return decoded
+    _check_timestamps(stored.header, found, log, now_ms)
+    return found
 
 
-def _check_timestamps(header: BatchHeader, records: list[Record], log: PartitionLog, now_ms: int) -> None:
+def _check_timestamps(header: BatchHeader, found: Survey, log: PartitionLog, now_ms: int) -> None:
     config = log.config
     if header.uses_log_append_time:
         raise RefusedError(ErrorCode.invalid_timestamp, "the log's time is the broker's to give")
     if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
         return
-    times_ms = list(map(_timestamp_of, records))
-    oldest_ms, newest_ms = min(times_ms), max(times_ms)
+    oldest_ms, newest_ms = found.oldest_ms, found.newest_ms
     if header.max_timestamp_ms != newest_ms:
         raise RefusedError(ErrorCode.invalid_timestamp, "its largest timestamp is not that of its records")
     if newest_ms > now_ms + config.message_timestamp_after_max_ms:

@@ -13,6 +13,7 @@ from logbroker_storage import (
     producer_snapshot,
     record_decoding,
     record_loops,
+    record_survey,
     time_index,
 )
 from logbroker_storage.compression import Compression, compress, decompress
@@ -31,6 +32,7 @@ from logbroker_storage.record_batch import (
     decode_records,
     read_batch,
 )
+from logbroker_storage.record_survey import Survey, survey_decoded, survey_without_headers
 from logbroker_storage.record_twin import compiled_loops
 
 from .target import MIB, Target
@@ -68,8 +70,15 @@ def _decode(data: bytes) -> None:
         assert repr(_records_of(batch, TWIN)) == repr(found), (
             "both codecs read the same, or refuse for the same reason"
         )
+    surveyed = _survey_of(batch, record_loops)
+    if TWIN is not None:
+        assert _survey_of(batch, TWIN) == surveyed, "both codecs survey the same"
     if isinstance(found, CorruptBatchError):
+        assert surveyed is None, "what does not parse is not taken for sound"
         raise found
+    assert surveyed is None or surveyed == survey_decoded(batch, "", -1), (
+        "a survey tells what the records tell"
+    )
     records = found
     assert len(records) == header.record_count, "decoding gives all the records that are announced, or none"
     offsets = [record.offset for record in records]
@@ -87,6 +96,13 @@ def _records_of(batch: StoredBatch, loops: ModuleType) -> list[Record] | Corrupt
         return decode_records(batch, max_decompressed_bytes=MAX_DECOMPRESSED_BYTES)
     except CorruptBatchError as error:
         return error
+
+
+def _survey_of(batch: StoredBatch, loops: ModuleType) -> Survey | None:
+    vars(record_survey)["survey_each"] = loops.survey_each
+    with suppress(CorruptBatchError):  # of its compression, which is not for a survey to tell
+        return survey_without_headers(batch, max_decompressed_bytes=MAX_DECOMPRESSED_BYTES)
+    return None
 
 
 def try_batch(data: bytes) -> None:

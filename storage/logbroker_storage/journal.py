@@ -27,6 +27,7 @@ from .errors import (
     CorruptionError,
     InvalidRequestError,
     LogbrokerError,
+    OffsetOutOfRangeError,
     StorageFailedError,
     WriteFailedError,
 )
@@ -231,7 +232,10 @@ class Journal:
 
     def _apply_from_log(self, end_offset: int) -> None:
         while (applied := self._view.meta_int(APPLIED)) < end_offset:
-            items, next_offset = self._read(applied)
+            try:
+                items, next_offset = self._read(applied)
+            except OffsetOutOfRangeError:
+                continue  # it was compacted meanwhile: whoever did that had everything applied before
             self._put(items, applied, next_offset)
 
     def _read(self, offset: int) -> tuple[list[Item], int]:

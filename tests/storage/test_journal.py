@@ -26,6 +26,7 @@ from logbroker_storage.journal import (
     item_of,
 )
 from logbroker_storage.record_batch import NewRecord, encode_batch
+from logbroker_storage.segment_removal import delete_segments_below
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
 
 
@@ -332,6 +333,31 @@ def test_a_writer_whose_events_another_process_compacted_away_is_done(bench):
     journal._apply([(commit(1).key(), encode_event(commit(1)))], base_offset, end_offset)
     assert committed(bench) == 2
     assert bench.directory.view.meta_int(APPLIED) == journal.log.offsets().log_end_offset
+
+
+def test_a_writer_in_whose_way_another_process_compacts_the_journal_is_done(bench, monkeypatch):
+    """It was about to read what is to be applied: that is gone, and was applied by who compacted."""
+    journal = journal_of(bench)
+    journal.record([commit(0)])
+    items = [(commit(1).key(), encode_event(commit(1)))]
+    base_offset, end_offset = journal._append(items)
+    journal.log.sync(end_offset)
+    unpatched = journal.log.reader
+    compacted = []
+
+    def reader(offset):
+        found = unpatched(offset)
+        monkeypatch.setattr(journal.log, "reader", unpatched)
+        journal.catch_up()
+        journal.log.roll_now()
+        journal.record([commit(2)])
+        compacted.append(delete_segments_below(journal.log, end_offset))
+        return found
+
+    monkeypatch.setattr(journal.log, "reader", reader)
+    journal._apply(items, base_offset - 1, end_offset)
+    assert compacted == [[0]]
+    assert committed(bench) == 2
 
 
 def test_what_need_not_last_at_once_is_synced_and_compacted_before_it_becomes_too_much(path: str) -> None:

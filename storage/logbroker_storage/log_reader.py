@@ -116,10 +116,10 @@ class LogReader:
             state = self._log.state()
             visible_end = state.last_stable_offset if self._committed_only else state.high_watermark
             if self.position >= visible_end:
-                self._check_bounds(state)
+                check_bounds(self._log, self.position, state)
                 return []
             if self.position < state.end.log_start_offset:
-                self._check_bounds(state)
+                check_bounds(self._log, self.position, state)
             wanted = self.position
             try:
                 batches = self._read_visible(state, visible_end, max_bytes)
@@ -178,17 +178,6 @@ class LogReader:
         if not aborted:
             return batches
         return [batch for batch in batches if not is_aborted(batch.header, aborted)]
-
-    def _check_bounds(self, state: PartitionState) -> None:
-        end = state.end
-        if not end.log_start_offset <= self.position <= end.log_end_offset:
-            raise OffsetOutOfRangeError(
-                self._log.topic,
-                self._log.partition,
-                offset=self.position,
-                start_offset=end.log_start_offset,
-                end_offset=state.high_watermark,
-            )
 
     def _is_stale(self, state: PartitionState) -> bool:
         now = self._log.state()
@@ -342,6 +331,23 @@ class LogReader:
         bases = self._segments.bases
         behind = bisect.bisect_right(bases, self._base)
         return bases[behind] if behind < len(bases) else state.high_watermark
+
+
+def check_bounds(log: PartitionLog, offset: int, state: PartitionState) -> None:
+    """Whether *offset* is one that a reader may stand at.
+
+    Raises:
+        OffsetOutOfRangeError: it was deleted, or lies above the log's end.
+    """
+    end = state.end
+    if not end.log_start_offset <= offset <= end.log_end_offset:
+        raise OffsetOutOfRangeError(
+            log.topic,
+            log.partition,
+            offset=offset,
+            start_offset=end.log_start_offset,
+            end_offset=state.high_watermark,
+        )
 
 
 def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:

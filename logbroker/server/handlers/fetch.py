@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
 
-from logbroker_storage.errors import LogbrokerError, OffsetOutOfRangeError
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.log_reader import Isolation, check_bounds
 from logbroker_storage.partition_log import LogOffsets, PartitionLog
 
 from ..error_codes import RefusedError, code_of
@@ -279,15 +279,7 @@ def _aborted(log: PartitionLog, offset: int, end_offset: int) -> list[Values]:
         OffsetOutOfRangeError: it was deleted meanwhile, perhaps with what says which of it was aborted.
     """
     found = log.aborted_transactions(offset, end_offset)
-    offsets = log.offsets()
-    if offset < offsets.log_start_offset:
-        raise OffsetOutOfRangeError(
-            log.topic,
-            log.partition,
-            offset=offset,
-            start_offset=offsets.log_start_offset,
-            end_offset=offsets.high_watermark,
-        )
+    check_bounds(log, offset, log.state())
     return [{"producer_id": one.producer_id, "first_offset": one.first_offset} for one in found]
 
 

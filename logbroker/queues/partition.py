@@ -205,11 +205,11 @@ class QueuePartition:
         due = self.glance()
         if not due.exists:
             self._load()
-        elif not due.is_due:
-            return due
-        else:
+            due = self.glance()
+        if due.is_due:
             self._change(self._tick)
-        return self.glance()
+            due = self.glance()
+        return due
 
     def glance(self) -> Due:
         """The same, and nothing is done: it reads the view, and waits for nobody."""

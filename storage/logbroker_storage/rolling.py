@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 from .index_files import write_checksums
 from .log_growth import in_new_segment
-from .segment_files import list_segments
-from .side_files import remove_unused
+from .side_files import remove_unpublished
 from .snapshot_files import write_snapshot
 from .view import LogEnd
 
@@ -35,7 +34,7 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
     log.active.files(end).cut_room(end.active_bytes)
     write_checksums(log.files, log.directory, end.active_base_offset)
     write_snapshot(log.files, log.directory, end.log_end_offset, log.view.partitions.producers(log.key))
-    _remove_unpublished(log, end)
+    remove_unpublished(log.files, log.directory, end.active_base_offset)
     fresh = log.segment(end.log_end_offset)
     fresh.create()
     rolled = in_new_segment(end)
@@ -46,13 +45,3 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
         raise
     log.active.go_on_in(fresh, rolled)
     return rolled
-
-
-def _remove_unpublished(log: PartitionLog, end: LogEnd) -> None:
-    for base in list_segments(log.files, log.directory):
-        if base > end.active_base_offset:
-            segment = log.segment(base)
-            try:
-                remove_unused(log.files, segment)
-            finally:
-                segment.close()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from .errors import BatchDefect
 from .files import Files
 from .segment import SCAN_BLOCK_BYTES
-from .segment_files import SEGMENT_SUFFIXES, SegmentFiles
+from .segment_files import SEGMENT_SUFFIXES, SegmentFiles, list_segments
 
 
 class Cut(NamedTuple):
@@ -85,6 +85,20 @@ def remove_unused(files: Files, segment: SegmentFiles) -> list[Cut]:
         return [set_aside(files, segment)]
     _remove_files(files, segment)
     return []
+
+
+def remove_unpublished(files: Files, directory: str, active_base_offset: int) -> None:
+    """Remove the segments above the active one: who made them died before the log went on in them (``rolling``).
+
+    Under the append lock, or for the only process.
+    """
+    for base in list_segments(files, directory):
+        if base > active_base_offset:
+            segment = SegmentFiles(files, directory, base)
+            try:
+                remove_unused(files, segment)
+            finally:
+                segment.close()
 
 
 def _remove_files(files: Files, segment: SegmentFiles) -> None:

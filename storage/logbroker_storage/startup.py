@@ -37,7 +37,7 @@ from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
 from .recovery import publish, recover_log, sweep_leftovers
 from .segment_files import SegmentFiles
-from .side_files import cut_room
+from .side_files import cut_room, remove_unpublished
 from .topic_folders import (
     create_partition_folder,
     has_records,
@@ -246,6 +246,7 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
 
     left                          of
     room behind a log's end       appending (``segment_files``)
+    a segment above the last one  rolling
     temporary files               replacing a file: those of partitions, and the recovery points
     indexes without a log         removing a segment
     replacements                  compaction (``segment_replacement``): finished, or removed
@@ -271,6 +272,7 @@ def _remove_leftovers_of(files: Files, directory: str, end: LogEnd) -> None:
     segment = SegmentFiles(files, directory, end.active_base_offset)
     try:
         cut_room(files, segment, end.active_bytes)
+        remove_unpublished(files, directory, end.active_base_offset)
         sweep_leftovers(files, directory)
     except OSError as error:
         logger.warning("%s: what a process left behind its end stays: %s", segment.log_path, error)

@@ -133,6 +133,17 @@ def test_a_message_that_was_rejected_is_buried_after_a_crash_too(
     assert desk.deaths() == [("a", "bad")]
 
 
+def test_what_was_released_for_later_comes_with_the_first_look_at_a_queue_that_was_read_back(
+    tmp_path: Path,
+) -> None:
+    desk = QueueDesk(tmp_path / "data").queue_of().put("a")
+    desk.hands().receive(0).release(delay=10)
+    desk.crash()
+    desk.advance(10)
+    assert values(desk.reopen(without_view=True).hands().receive_many()) == ["a"]
+    desk.close()
+
+
 # A failing disk ---------------------------------------------------------------------------------------------
 
 

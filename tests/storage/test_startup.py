@@ -19,6 +19,7 @@ import pytest
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
+from logbroker_storage.segment_files import segment_name
 from logbroker_storage.startup import BOOT_ID, COMPLETE, FORMAT, META_PROPERTIES, boot_id
 from logbroker_storage.testing import FaultyFiles, Workbench
 from logbroker_storage.view import View
@@ -225,4 +226,26 @@ def test_locks_and_signals_of_what_is_gone_are_removed_by_the_first_who_opens(cl
     assert os.listdir(layout.signals) == []
     assert os.stat(f"{layout.locks}/t-0.append").st_ino == inode
     closed.put(b"y")
+    closed.close()
+
+
+def test_a_segment_that_a_killed_roll_left_above_the_last_one_goes_with_the_next_open(
+    closed: Workbench, was_rebuilt: Callable[[], bool]
+) -> None:
+    files = FaultyFiles(OsFiles())
+    closed.open(files=files)
+    folder = Path(closed.folder)
+    expected, had = closed.values(), sorted(folder.glob("*.log"))
+    above = segment_name(closed.log.offsets().log_end_offset)
+    files.fail("open", path=f"{above}.index", error=errno.EIO)  # the roll has made the log file, no more
+    with pytest.raises(LogbrokerError):
+        closed.put(b"x" * 60)
+    closed.crash()
+    assert sorted(folder.glob("*.log")) == [*had, folder / f"{above}.log"]
+    closed.open()
+    assert not was_rebuilt()
+    assert sorted(folder.glob("*.log")) == had
+    assert closed.values() == expected
+    closed.put(b"x" * 60)
+    assert closed.values() == [*expected, b"x" * 60]
     closed.close()

@@ -156,7 +156,7 @@ APPENDING = [
     _broken(
         f"{STORAGE}.rolling",
         "what a roll that died has left is removed before the next one",
-        "_remove_unpublished(log, end)",
+        "remove_unpublished(log.files, log.directory, end.active_base_offset)",
         "pass",
         "logs.deaths_in_an_append",
     ),

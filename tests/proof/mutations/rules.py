@@ -158,7 +158,7 @@ APPENDING = [
         "what a roll that died has left is removed before the next one",
         "remove_unpublished(log.files, log.directory, end.active_base_offset)",
         "pass",
-        "logs.deaths_in_an_append",
+        "logs.a_failed_roll",
     ),
     _broken(
         f"{STORAGE}.deduplication",

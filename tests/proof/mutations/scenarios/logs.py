@@ -11,10 +11,11 @@ from pathlib import Path
 from logbroker_storage.checkpoints import parse_partition_offsets
 from logbroker_storage.cleaner import segment_infos
 from logbroker_storage.deduplication import Taken
-from logbroker_storage.errors import StorageFailedError
+from logbroker_storage.errors import StorageFailedError, WriteFailedError
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.message_ids import MESSAGE_ID_HEADER, identified
 from logbroker_storage.record_batch import ControlType, NewRecord, decode_records, encode_batch
+from logbroker_storage.segment_files import segment_name
 from logbroker_storage.testing import Workbench
 from logbroker_storage.testing.workbench import crash
 
@@ -290,13 +291,28 @@ def deaths_in_an_append(folder: Path) -> None:
         assert found[1 : len(acknowledged) + 1] == acknowledged
         assert found == [prepared, *(b"%d" % number * 100 for number in range(len(found) - 1))]
         assert bench.log.last_sequence(3) == (len(found) - 2 if len(found) > 1 else None)
-        # First what fits into the segment that a roll may have left, then what does not.
         more = [b"small", b"large" * 40]
         for number, value in enumerate(more):
             bench.put(value, producer_id=3, sequence=len(found) - 1 + number)
         for offset in range(len(found) + len(more)):
             assert bench.values(offset) == [*found, *more][offset:]
         crash(bench.directory)
+
+
+def a_failed_roll(folder: Path) -> None:
+    """A roll that comes to nothing leaves a segment that is in nobody's way, in whichever the log goes on."""
+    machine = Machine(folder)
+    bench = machine.bench(segment_bytes=ROLLING, index_interval_bytes=0)
+    bench.put(b"prepared")
+    machine.files.fail("open", path=f"{segment_name(1)}.index", error=errno.EIO)
+    with contextlib.suppress(WriteFailedError):
+        bench.put(b"refused" * 40)
+    assert Path(bench.folder, f"{segment_name(1)}.log").exists()
+    more = [b"small", b"large" * 40]  # the first goes where that roll was not wanted yet
+    for value in more:
+        bench.put(value)
+    for offset in range(3):
+        assert bench.values(offset) == [b"prepared", *more][offset:]
 
 
 def deaths_with_message_ids(folder: Path) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import logbroker
 from logbroker import Broker, Message, Record
 from logbroker.accumulator import Batch
+from logbroker.delivery import Delivery
 from logbroker.errors import (
     BufferFullError,
     ClosedError,
@@ -29,6 +30,7 @@ from logbroker.errors import (
     WriteFailedError,
 )
 from logbroker.partitioner import partition_for_key
+from logbroker.receipts import Receipt
 from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import Compression, decode_records
 from logbroker_storage.testing import FaultyFiles, ManualClock
@@ -497,6 +499,74 @@ def test_senders_share_a_sync_while_another_runs(gated):
             thread.join()
         assert files.syncs - before == 2
         assert len({receipt._batch for receipt in receipts}) == 1
+
+
+def test_who_waits_no_longer_has_no_turn_and_the_others_have_theirs(gated):
+    broker, files = gated
+    with broker.producer(linger=FOREVER) as producer:
+        producer.send("t", b"the first also reserves a producer id").result()
+        files.gate.clear()
+        files.waiting.clear()
+        receipts = [producer.send("t", b"leads")]
+        threads = [threading.Thread(target=receipts[0].result)]
+        threads[0].start()
+        files.waiting.wait(10)
+        receipts += [producer.send("t", b"%d" % number) for number in range(9)]
+        in_time: list[bool] = []
+
+        def ask(receipt: Receipt, timeout: float | None) -> None:
+            with suppress(DeliveryTimeoutError):
+                in_time.append(receipt.result(timeout).offset >= 2)
+
+        for number, receipt in enumerate(receipts[1:]):
+            threads.append(threading.Thread(target=ask, args=(receipt, 0.05 if number % 3 == 0 else None)))
+            threads[-1].start()
+        for given_up in threads[1::3]:
+            given_up.join(10)
+        files.gate.set()
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads)
+        assert in_time == [True] * 6
+        assert all(receipt.done for receipt in receipts)
+    assert [header.record_count for header in headers_of_batches(broker)] == [1, 1, 9]
+
+
+def test_threads_with_little_time_lose_nobody_the_lead(broker):
+    with broker.producer(linger=FOREVER) as producer:
+
+        def work(number: int) -> None:
+            for count in range(300):
+                receipt = producer.send("t", b"x")
+                with suppress(DeliveryTimeoutError):
+                    receipt.result((number + count) % 8 * 0.0001 if number % 2 else None)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not any(thread.is_alive() for thread in threads)
+        producer.flush(60)
+    assert len(values(broker)) == 8 * 300
+
+
+def test_a_thread_that_is_interrupted_when_it_passes_the_lead_on_passes_it_all_the_same(broker, monkeypatch):
+    end_once = Delivery._end_once
+    interruptions = iter([KeyboardInterrupt])
+
+    def interrupted(*arguments: object) -> None:
+        for interruption in interruptions:
+            raise interruption
+        end_once(*arguments)
+
+    with broker.producer(linger=FOREVER) as producer:
+        receipt = producer.send("t", b"a")
+        monkeypatch.setattr(Delivery, "_end_once", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            receipt.result()
+        assert producer.send("t", b"b").result(10).offset == 1
+    assert values(broker) == [b"a", b"b"]
 
 
 def test_a_full_buffer_blocks_and_then_refuses(gated):

@@ -470,7 +470,7 @@ class Delivery:
                     if turn in line:
                         line.remove(turn)
                 return
-            if not queue.served:
+            if queue.waiting and not queue.served:
                 served = [one for one in queue.waiting if one.batch.is_over]
                 waiting = [one for one in queue.waiting if not one.batch.is_over]
                 queue.served, queue.waiting = served, waiting

@@ -30,6 +30,7 @@ from .disk_sync import DiskSync
 from .error_codes import RefusedError
 from .fetch_sessions import FetchSessions
 from .group_registry import GroupRegistry
+from .in_turn import InTurn
 from .log_watch import LogWatch
 from .metrics import Metrics
 from .network_transactions import NetworkTransactions
@@ -72,6 +73,7 @@ class Node:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.sync = DiskSync(lambda sync: loop.run_in_executor(self._sync_threads, sync), metrics)
+        self.appends = InTurn(self.run)
         self.watch = LogWatch(directory)
         self.readers = ReaderPool()  # used in threads too
         self.sessions = FetchSessions()

@@ -6,7 +6,8 @@
     0      not at all                                               soon after
 
 Appends of one connection happen in the order of its requests; a sync is waited for behind that point, so the
-requests that follow are appended meanwhile and share the next sync.
+requests that follow are appended meanwhile and share the next sync. Those of several connections to the same
+partitions share the way to a thread and back.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -80,7 +82,7 @@ async def _append_and_sync(
     node: Node, request: Request, events: list[TopicEvent | LogbrokerError]
 ) -> tuple[list[_Part], list[asyncio.Task[None] | None]]:
     """The parts, appended, and the syncs that were begun for them."""
-    parts = await node.run(_append_all, node, request, events)
+    parts = await node.appends.run(_places(request, events), partial(_append_all, node, request, events))
     _count(node, parts)
     return parts, [
         None
@@ -88,6 +90,16 @@ async def _append_and_sync(
         else node.sync.begin(part.log, part.result.last_offset + 1)
         for part in parts
     ]
+
+
+def _places(
+    request: Request, events: list[TopicEvent | LogbrokerError]
+) -> tuple[tuple[str | None, int], ...]:
+    return tuple(
+        (None if isinstance(event, LogbrokerError) else event.name, data.index)
+        for topic, event in zip(request.body.topic_data, events, strict=True)
+        for data in topic.partition_data
+    )
 
 
 async def _event(node: Node, request: Request, topic: Any) -> TopicEvent | LogbrokerError:

@@ -430,6 +430,7 @@ class DataDirectory:
         for window in self._windows.values():
             window.abandon(forked)
         self.journal.abandon()
+        self.view.writing.abandon()
         self._presence.abandon()
         self.maintenance.abandon()
         self.view = self.journal = self.catalog = self.groups = self.producer_ids = self.maintenance = forked

@@ -7,6 +7,7 @@ data/
     meta.properties
   view/                   everything below is derived and disposable
     data.mdb  lock.mdb    LMDB
+    writing.lock          held while something is written there
     locks/                a partition's .append and .sync locks, the journal's and the cleaner's
     processes/            one locked file for each live process
     signals/              files whose touch wakes waiters

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from .errors import ClosedError
 from .files import Files
 from .wakeup import make_touchable, touch
 
@@ -32,6 +33,7 @@ class ProcessLock:
         self._opened = opened
         self._thread_lock = threading.Lock()
         self._fd = -1  # guarded by _thread_lock
+        self._is_retired = False
 
     def __enter__(self) -> ProcessLock:
         self._thread_lock.acquire()
@@ -45,6 +47,8 @@ class ProcessLock:
         return self
 
     def _open(self) -> None:
+        if self._is_retired:
+            raise ClosedError("the broker was closed while it was in use; call logbroker.open() again")
         fd = self._files.open(self.path, create=True)
         try:
             make_touchable(self._files, fd)  # now, when nothing is done yet that would be taken for refused
@@ -106,6 +110,11 @@ class ProcessLock:
         """Close the descriptor; the lock opens it again when it is next taken."""
         with self._thread_lock:
             self._close()
+
+    def retire(self) -> None:
+        """``close`` it for good: taking it is a ClosedError from now on."""
+        self._is_retired = True
+        self.close()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1

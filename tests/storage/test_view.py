@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from logbroker_storage.errors import ClosedError, ViewError
 from logbroker_storage.producer_state import BatchSpan, ProducerEntry
 from logbroker_storage.testing import Workbench
 from logbroker_storage.view import LogEnd, PartitionState, SyncPoint, View, partition_key
+from logbroker_storage.view.environment import WRITING_FILE
 from logbroker_storage.view.pages import find_damage
 from logbroker_storage.view.partition_rows import PartitionRows
 from logbroker_storage.view.partitions import LOG_END, SYNC_POINT, empty_log_end
@@ -200,6 +205,42 @@ def test_a_closed_view_says_so(tmp_path):
     ):
         with pytest.raises(ClosedError):
             use()
+
+
+def test_nobody_writes_who_has_not_the_lock_for_it(view, tmp_path):
+    """Or a process that waits for LMDB's own lock might wait for ever: see ``environment``."""
+    put_partition(view)
+    lock = os.open(tmp_path / WRITING_FILE, os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    writes = [
+        lambda: put_partition(view),
+        lambda: view.partitions.publish_append(KEY, empty_log_end(6)),
+        lambda: view.partitions.publish_sync(KEY, SyncPoint(6, 0, 0)),
+    ]
+    open_another = "import sys; from logbroker_storage.view import View; View(sys.argv[1]).close()"
+    opening = subprocess.Popen([sys.executable, "-c", open_another, str(tmp_path)])
+    threads = [threading.Thread(target=write) for write in writes]
+    for thread in threads:
+        thread.start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        opening.wait(0.5)
+    assert all(thread.is_alive() for thread in threads)
+    with view.lmdb.begin(write=True):  # nobody has it, and nobody waits for it
+        pass
+    os.close(lock)
+    for thread in threads:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread in threads)
+    assert opening.wait(30) == 0
+
+
+def test_a_closed_view_opens_no_lock_again(tmp_path):
+    view = View(str(tmp_path))
+    view.close()
+    before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else None
+    with pytest.raises(ClosedError), view.write():
+        pass
+    assert before is None or len(os.listdir("/proc/self/fd")) == before
 
 
 # The walk over LMDB's pages ---------------------------------------------------------------------------

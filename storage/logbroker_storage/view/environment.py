@@ -4,6 +4,15 @@ A stored value is ``crc32c(key + payload)``, 4 bytes, then the payload: LMDB doe
 bits, and a wrong log end would be worse than none. A value that fails its check marks the view as
 damaged (a file beside it); the next process that opens the directory alone rebuilds it.
 
+Whoever writes takes a lock of ours first (``writing``). LMDB's own is a robust mutex in shared memory, which can lose
+a wake-up where processes are killed:
+
+    A unlocks it and wakes B; C is quicker, and takes it without the mark that others wait; B is killed before it
+    could set that mark; C unlocks it and wakes nobody. D, who waits too, waits until two others meet there again,
+    and they may all be waiting for D.
+
+The kernel keeps the line of those who wait for a ``flock``, and with it nobody ever waits for LMDB's.
+
 The environment runs without any sync. It survives the death of every process (the pages belong to the
 kernel), but not of the machine; the boot id in the table ``meta`` tells the two apart.
 """
@@ -20,6 +29,8 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
+from ..files import OsFiles
+from ..locks import ProcessLock
 from .gate import Gate
 from .seal import seal, unsealed
 
@@ -29,6 +40,7 @@ MAP_BYTES = 16 << 30  # sparse: the file grows only by what is stored
 MAX_READERS = 1024
 DAMAGED_MARK = "damaged"
 LOCK_FILE = "lock.mdb"
+WRITING_FILE = "writing.lock"
 LOCK_BYTES = (MAX_READERS + 8) * 64  # a cache line for each reader's slot, and some for LMDB's own
 
 META = "meta"
@@ -63,8 +75,8 @@ def delete_prefix(transaction: Transaction, table: Table, prefix: bytes) -> None
 class Environment:
     """One process's handle on the file. Safe across threads; unusable in a forked child.
 
-    Who reads or writes where a microsecond matters begins bare transactions (``lmdb.begin``) inside the gate, and has
-    LMDB's errors ``translated``; everybody else uses ``read`` and ``write``.
+    Who reads or writes where a microsecond matters begins bare transactions (``lmdb.begin``) inside the gate, holding
+    ``writing`` if it writes, and has LMDB's errors ``translated``; everybody else uses ``read`` and ``write``.
     """
 
     def __init__(self, path: str, tables: Sequence[str]) -> None:
@@ -76,6 +88,7 @@ class Environment:
         """
         self.path = path
         self.gate = Gate()  # every transaction begins and ends inside
+        self.writing = ProcessLock(OsFiles(), f"{path}/{WRITING_FILE}")  # every one that writes holds it
         self._closed = False
         try:
             self.lmdb = lmdb.open(
@@ -94,10 +107,13 @@ class Environment:
         except lmdb.Error as error:
             raise self._not_opened(error) from error
         try:
-            self.tables = {name: self.lmdb.open_db(name.encode()) for name in tables}
-        except lmdb.Error as error:
-            self.lmdb.close()
-            raise self._not_opened(error) from error
+            with self.writing:
+                self.tables = {name: self.lmdb.open_db(name.encode()) for name in tables}
+        except BaseException as error:
+            self.close()
+            if isinstance(error, lmdb.Error):
+                raise self._not_opened(error) from error
+            raise
         self._meta = self.tables[META]
         self.forget_dead_readers()
 
@@ -110,6 +126,7 @@ class Environment:
     def close(self) -> None:
         self._closed = True
         self.lmdb.close()
+        self.writing.retire()
 
     def forget_dead_readers(self) -> None:
         """Free the pages that a process pins which was killed in the middle of a read.
@@ -131,7 +148,7 @@ class Environment:
         """One write transaction, which no other process can have at the same time. Keep it to microseconds."""
         self.gate.enter()
         try:
-            with self.lmdb.begin(write=True) as transaction:
+            with self.writing, self.lmdb.begin(write=True) as transaction:
                 yield transaction
         except lmdb.Error as error:
             raise self.translated(error) from error

@@ -51,6 +51,7 @@ class PartitionRows:
         self._environment = environment
         self._gate = environment.gate
         self._lmdb = environment.lmdb
+        self._writing = environment.writing
         self._message_ids = message_ids
         tables = environment.tables
         self._ends, self._syncs = tables["ends"], tables["syncs"]
@@ -127,7 +128,7 @@ class PartitionRows:
         stored_end = seal(key, LOG_END.pack(*end))
         self._gate.enter()
         try:
-            with self._lmdb.begin(write=True) as transaction:
+            with self._writing, self._lmdb.begin(write=True) as transaction:
                 if transaction.get(key, db=self._ends) is None:
                     return False
                 transaction.put(key, stored_end, db=self._ends)
@@ -160,7 +161,7 @@ class PartitionRows:
         stored = seal(key, SYNC_POINT.pack(*sync))
         self._gate.enter()
         try:
-            with self._lmdb.begin(write=True) as transaction:
+            with self._writing, self._lmdb.begin(write=True) as transaction:
                 if transaction.get(key, db=self._syncs) is None:
                     return False
                 transaction.put(key, stored, db=self._syncs)

@@ -298,7 +298,11 @@ class Delivery:
 
     def _append_all(self, queue: PartitionQueue) -> None:
         while queue.closed:
-            self._append(queue, queue.closed[0])
+            with self.lock:
+                if not queue.closed:
+                    return  # they failed meanwhile, with all of the partition
+                batch = queue.closed[0]
+            self._append(queue, batch)
 
     def _append(self, queue: PartitionQueue, batch: Batch) -> None:
         """Append *batch*, the oldest closed one. Under ``sending``."""
@@ -312,23 +316,24 @@ class Delivery:
             if not isinstance(error, Exception):
                 raise
             return
-        batch.release_records()
         with self.lock:
             if batch.is_over:
                 return  # failed meanwhile, with all of the partition
-            queue.closed.popleft()
-            batch.end_offset = queue.written_end = end_offset
             if batch.left_out:
                 self._tell_refusals(queue, batch)
+            # No call from here until somebody has the batch: see ``_end``.
+            del queue.closed[0]
+            batch.end_offset = queue.written_end = end_offset
             if self.waits_for_disk and (end_offset > queue.durable_end or queue.written):
                 batch.state = WRITTEN
                 queue.written.append(batch)
             else:
-                batch.end(SETTLED)
+                batch.state, batch.is_over = SETTLED, True
                 self._release_bytes(batch)
             if queue.leader is None or not self.waits_for_disk:
                 self.unsynced[queue] = None
                 self._thread.wake()
+        batch.release_records()
 
     def _written_end(self, queue: PartitionQueue, batch: Batch) -> int:
         """Have *batch* in the page cache; the offset behind its last record."""
@@ -414,23 +419,31 @@ class Delivery:
         while not batch.is_over:
             turn = Turn(batch)
             try:
-                with self.lock:
-                    if self.state is HandleState.FORKED:
-                        raise ForkedError("this producer")
-                    left = -1.0 if deadline_s is None else deadline_s - time.monotonic()
-                    if deadline_s is not None and left <= 0:
-                        raise DeliveryTimeoutError(
-                            f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; "
-                            "it may still be: ask again"
-                        )
-                    if queue.leader is None:
-                        queue.leader = turn
-                    else:
-                        queue.waiting.append(turn)
-                if (queue.leader is turn or turn.has_come.acquire(timeout=left)) and not batch.is_over:
-                    self._lead(queue, deadline_s, batch)
-            finally:
-                self._end(queue, turn)
+                try:
+                    self._take(queue, turn, deadline_s)
+                finally:
+                    self._end(queue, turn)
+            except BaseException:
+                self._end(queue, turn)  # again: see there
+                raise
+
+    def _take(self, queue: PartitionQueue, turn: Turn, deadline_s: float | None) -> None:
+        """Wait for *turn*, and lead, if its batch is not settled then."""
+        with self.lock:
+            if self.state is HandleState.FORKED:
+                raise ForkedError("this producer")
+            left = -1.0 if deadline_s is None else deadline_s - time.monotonic()
+            if deadline_s is not None and left <= 0:
+                raise DeliveryTimeoutError(
+                    f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; "
+                    "it may still be: ask again"
+                )
+            if queue.leader is None:
+                queue.leader = turn
+            else:
+                queue.waiting.append(turn)
+        if (queue.leader is turn or turn.has_come.acquire(timeout=left)) and not turn.batch.is_over:
+            self._lead(queue, deadline_s, turn.batch)
 
     def lead_if_free(self, queue: PartitionQueue) -> None:
         """Append and sync what *queue* has, unless another thread does: that one sees to the rest."""
@@ -453,17 +466,11 @@ class Delivery:
             self.sync(queue)
 
     def _end(self, queue: PartitionQueue, turn: Turn) -> None:
-        """Pass the lead on, if *turn* has it; else wait for it no longer.
+        """Pass the lead on, if *turn* has it; else wait for it no longer. Doing it again does nothing.
 
-        An exception out of a signal handler (Ctrl-C) may come behind any call: here the others would wait for ever.
+        An exception out of a signal handler (Ctrl-C) may come behind any call, before the first step of this one
+        too, and the others would wait for ever.
         """
-        try:
-            self._end_once(queue, turn)
-        except BaseException:
-            self._end_once(queue, turn)
-            raise
-
-    def _end_once(self, queue: PartitionQueue, turn: Turn) -> None:
         with self.lock:
             if queue.leader is not turn:
                 for line in (queue.served, queue.waiting):
@@ -499,12 +506,14 @@ class Delivery:
                 self._sync_failed(queue, end_offset, failure)
             return
         with self.lock:
-            queue.durable_end = max(queue.durable_end, end_offset)
             written = queue.written
             while written and written[0].end_offset <= end_offset:
-                batch = written.popleft()
-                batch.end(SETTLED)
+                # No call from here to release: see ``_end``. Those that are left are settled by the next sync.
+                batch = written[0]
+                batch.state, batch.is_over = SETTLED, True
+                del written[0]
                 self._release_bytes(batch)
+            queue.durable_end = max(queue.durable_end, end_offset)
 
     def _sync_failed(self, queue: PartitionQueue, end_offset: int, error: LogbrokerError) -> None:
         queue.durable_end = max(queue.durable_end, end_offset)  # never tried again
@@ -569,8 +578,14 @@ class Delivery:
             for batch in list(self.open):
                 self.close_batch(batch)
             last_batches = [last for queue in self._queues if (last := queue.last_batch()) is not None]
-        for batch in last_batches:
-            self.append_closed(batch.queue, deadline_s)
+        try:
+            for batch in last_batches:
+                self.append_closed(batch.queue, deadline_s)
+        except BaseException:
+            with self.lock:
+                self.unsynced.update({batch.queue: None for batch in last_batches})
+                self._thread.wake()
+            raise
         for batch in last_batches:
             self.settle(batch, left_until(deadline_s))
 

@@ -131,7 +131,7 @@ class LingerThread:
         for batch in delivery.open:
             pause_s = batch.opened_s + delivery.linger - now_s
             break
-        if delivery.unsynced:
+        if now_s < self._synced_s + SYNC_PAUSE_S:  # until then ``wake`` wakes nobody
             pause_s = min(pause_s, self._synced_s + SYNC_PAUSE_S - now_s)
         return min(max(0.0, pause_s), LONGEST_WAIT_S)
 

@@ -27,13 +27,15 @@ class _Call(Generic[Result]):
         self.future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.function = function
         self.result: list[Result] = []  # one, or none
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def call(self) -> None:
         """In a thread."""
         try:
             self.result.append(self.function())
-        except Exception as error:  # noqa: BLE001 (whatever it is, it belongs to who called)
+        except StopIteration as error:
+            self.error = RuntimeError(f"{error!r} in a thread")  # which no future takes
+        except BaseException as error:  # noqa: BLE001 (whatever it is, it belongs to who called)
             self.error = error
 
     def tell(self) -> None:
@@ -69,17 +71,25 @@ class InTurn:
         return await call.future
 
     async def _work(self, key: Hashable) -> None:
-        while calls := list(self._waiting[key]):
-            try:
-                count = await self._run_in_thread(partial(_call_some, calls))
-            except Exception as error:  # noqa: BLE001 (no thread can be had: who waits must be told)
-                count = len(calls)
-                for call in calls:
-                    call.error = error
-            del self._waiting[key][:count]
-            for call in calls[:count]:
-                call.tell()
-        del self._waiting[key]
+        try:
+            while calls := list(self._waiting[key]):
+                try:
+                    count = await self._run_in_thread(partial(_call_some, calls))
+                except Exception as error:  # noqa: BLE001 (no thread can be had: who waits must be told)
+                    count = len(calls)
+                    for call in calls:
+                        call.error = error
+                del self._waiting[key][:count]
+                for call in calls[:count]:
+                    call.tell()
+        finally:
+            for call in self._waiting.pop(key):  # there are some only where this was cancelled
+                call.future.cancel()
+
+    async def finish(self) -> None:
+        """Wait for the calls at work, and those behind them."""
+        while self._working:
+            await asyncio.wait(self._working)
 
 
 def _call_some(calls: list[_Call[Any]]) -> int:

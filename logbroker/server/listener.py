@@ -73,6 +73,7 @@ class Connection(asyncio.BufferedProtocol):
         self._can_write = asyncio.Event()
         self._can_write.set()
         self._held_bytes = 0
+        self._is_beginning = False  # a request that is in neither
         self._is_sending = False
         self._peer_has_gone = False
         self._paused = False
@@ -195,11 +196,14 @@ class Connection(asyncio.BufferedProtocol):
             frame = self._requests.popleft()
             if self._peer_has_gone and API_VERSION.unpack_from(frame)[0] != PRODUCE_KEY:
                 continue
+            self._is_beginning = True
             try:
                 await self._begin(frame)
             except FrameError as error:
                 self._fail(error)
                 return
+            finally:
+                self._is_beginning = False
             if self._requests:
                 await asyncio.sleep(0)  # the others' turn
 
@@ -340,7 +344,7 @@ class Connection(asyncio.BufferedProtocol):
         self._draining = True
         if not self._transport.is_closing() and not self._paused:
             self._transport.pause_reading()
-        while self._requests or self._outgoing:
+        while self._requests or self._is_beginning or self._outgoing:
             await asyncio.sleep(0.005)
             if self._closing.done():
                 return

@@ -183,6 +183,7 @@ class Node:
         """Finish what is at work in threads, and leave the directory."""
         self.groups.close()
         await self.share.close()
+        await self.appends.finish()
         await self.sync.finish()
         self.watch.close()
         await self._loop.run_in_executor(None, self._threads.shutdown)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import datetime
 import errno
 import os
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import logbroker
-from logbroker import Broker, Message, Record
+from logbroker import Broker, Message, Record, accumulator, delivery, receipts
 from logbroker.accumulator import Batch
-from logbroker.delivery import Delivery
 from logbroker.errors import (
     BufferFullError,
     ClosedError,
@@ -99,6 +102,13 @@ def headers_of_batches(broker: Broker, topic: str = "t", partition: int = 0) -> 
     while batches := reader.read(1 << 20):
         found += [batch.header for batch in batches]
     return found
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 # Sending ------------------------------------------------------------------------------------------
@@ -551,22 +561,67 @@ def test_threads_with_little_time_lose_nobody_the_lead(broker):
     assert len(values(broker)) == 8 * 300
 
 
-def test_a_thread_that_is_interrupted_when_it_passes_the_lead_on_passes_it_all_the_same(broker, monkeypatch):
-    end_once = Delivery._end_once
-    interruptions = iter([KeyboardInterrupt])
+def test_an_interruption_behind_any_call_leaves_nobody_waiting(broker):
+    """As an exception out of a signal handler: where Python looks for signals, a function's beginning included."""
+    files = {module.__file__ for module in (delivery, accumulator, receipts)}
+    left = interrupted = 0
 
-    def interrupted(*arguments: object) -> None:
-        for interruption in interruptions:
-            raise interruption
-        end_once(*arguments)
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        nonlocal left
+        if event in ("call", "c_return") and frame.f_code.co_filename in files:
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    def send(name: bytes) -> None:
+        with suppress(StorageFailedError):  # it was in a batch whose append was broken off
+            producer.send("t", name).result(10)
 
     with broker.producer(linger=FOREVER) as producer:
-        receipt = producer.send("t", b"a")
-        monkeypatch.setattr(Delivery, "_end_once", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            receipt.result()
-        assert producer.send("t", b"b").result(10).offset == 1
-    assert values(broker) == [b"a", b"b"]
+        producer.send("t", b"the first also reserves a producer id").result()
+        for position in range(2, 200):  # twice what a thread comes to which is alone: some 75
+            left, is_alone = position // 2, position % 2 == 0
+            receipt = producer.send("t", b"interrupted")
+            other = threading.Thread(target=send, args=(b"at the same time",))
+            if not is_alone:
+                other.start()
+            try:
+                sys.setprofile(interrupt)
+                receipt.result()
+            except (KeyboardInterrupt, StorageFailedError):
+                interrupted += 1
+            finally:
+                sys.setprofile(None)
+            send(b"behind it")
+            with suppress(StorageFailedError):
+                receipt.result(10)
+            if not is_alone:
+                other.join(10)
+                assert not other.is_alive()
+        queue = receipt._batch.queue
+        assert (queue.leader, queue.waiting, queue.served) == (None, [], [])
+    assert interrupted > 60
+
+
+def test_a_flush_that_is_out_of_time_leaves_the_rest_to_the_linger_thread(broker):
+    broker.create_topic("u")
+    with broker.producer(linger=FOREVER) as producer:
+        held, receipt = producer.send("t", b"x"), producer.send("u", b"y")
+        with held._batch.queue.sending:
+            with pytest.raises(DeliveryTimeoutError):
+                producer.flush(0.01)
+            wait_until(lambda: receipt.done)
+    assert values(broker) == [b"x"]
+
+
+def test_what_fills_right_behind_a_sync_of_the_linger_thread_is_synced_soon(broker):
+    broker.create_topic("u")
+    with broker.producer(linger=FOREVER, batch_bytes=1000) as producer:
+        producer.send("u", b"an open batch: the thread sleeps until its linger is over")
+        for _ in range(2):
+            sent = [producer.send("t", b"x" * 100) for _ in range(20)]
+            wait_until(partial(getattr, sent[12], "done"))  # all that are full, each time
 
 
 def test_a_full_buffer_blocks_and_then_refuses(gated):

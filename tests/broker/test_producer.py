@@ -608,10 +608,9 @@ def test_a_flush_that_is_out_of_time_leaves_the_rest_to_the_linger_thread(broker
     broker.create_topic("u")
     with broker.producer(linger=FOREVER) as producer:
         held, receipt = producer.send("t", b"x"), producer.send("u", b"y")
-        with held._batch.queue.sending:
-            with pytest.raises(DeliveryTimeoutError):
-                producer.flush(0.01)
-            wait_until(lambda: receipt.done)
+        with held._batch.queue.sending, pytest.raises(DeliveryTimeoutError):
+            producer.flush(0.01)
+        wait_until(lambda: receipt.done)
     assert values(broker) == [b"x"]
 
 

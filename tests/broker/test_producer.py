@@ -618,7 +618,7 @@ def test_what_fills_right_behind_a_sync_of_the_linger_thread_is_synced_soon(brok
     broker.create_topic("u")
     with broker.producer(linger=FOREVER, batch_bytes=1000) as producer:
         producer.send("u", b"an open batch: the thread sleeps until its linger is over")
-        for _ in range(2):
+        for _ in range(6):
             sent = [producer.send("t", b"x" * 100) for _ in range(20)]
             wait_until(partial(getattr, sent[8], "done"))  # all that are full, each time
             time.sleep(0.005)  # it sleeps now, and wants no news for the rest of 20 ms

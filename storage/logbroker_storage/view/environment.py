@@ -109,10 +109,12 @@ class Environment:
         try:
             with self.writing:
                 self.tables = {name: self.lmdb.open_db(name.encode()) for name in tables}
-        except BaseException as error:
+        except lmdb.Error as error:
+            refused = self._not_opened(error)
             self.close()
-            if isinstance(error, lmdb.Error):
-                raise self._not_opened(error) from error
+            raise refused from error
+        except BaseException:
+            self.close()
             raise
         self._meta = self.tables[META]
         self.forget_dead_readers()

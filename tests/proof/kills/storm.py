@@ -44,6 +44,7 @@ LOOK_EVERY = 100  # kills
 STOPPING = 0.06  # the share that is stopped first
 SHORT_STOP_S = 1.0  # two leases
 LONG_STOP_S = 5.0
+ENOUGH_STOPS = 3
 LONG_STOP_EVERY = 500  # kills
 MOST_RECOVERIES = 20  # that are cut short, in a row
 
@@ -257,8 +258,9 @@ class Storm:
             self._replace_who_leave()
         self._kill_all()
         self.witness.check_complete()
-        # Who is stopped inside a write of LMDB holds up everybody, but that is a few microseconds of its life.
-        assert 2 * self.went_on >= self.long_stops, (
+        # Who is stopped inside a write of LMDB, or a sync of the journal, holds up everybody, but that is a small part
+        # of its life: more than half of the stops come elsewhere, unless there were too few of them to tell.
+        assert self.long_stops < ENOUGH_STOPS or 2 * self.went_on >= self.long_stops, (
             f"held up in all but {self.went_on} of {self.long_stops} stops"
         )
 

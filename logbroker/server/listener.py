@@ -102,6 +102,8 @@ class Connection(asyncio.BufferedProtocol):
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._handle_requests()), loop.create_task(self._send_answers())]
         logger.debug("%s connected", self.peer)
+        if self._node.is_stopping:
+            transport.abort()  # accepted a moment before the end: nobody would drain it
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 (asyncio's)
         return _scratch

@@ -54,6 +54,26 @@ async def _lose_one_that_is_woken(path: str, turns: int) -> None:
     assert all(task.cancelled() or task.exception() is None for task in tasks), tasks
 
 
+def test_a_connection_that_comes_while_the_server_stops_is_closed_at_once(tmp_path: Path) -> None:
+    asyncio.run(_connect_too_late(str(tmp_path / "data")))
+
+
+async def _connect_too_late(path: str) -> None:
+    node = Node(DataDirectory.open(path), ServerSettings(router=False), Metrics())
+    node.begin_to_stop()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    connection = Connection(node)
+    await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, theirs)
+    async with asyncio.timeout(WAITING_S):
+        await connection._closing
+    assert ours.recv(1) == b""
+    assert not node.connections
+    assert not connection._tasks
+    await node.close()
+    ours.close()
+
+
 def test_a_lost_connection_is_freed_without_the_garbage_collector(tmp_path: Path) -> None:
     """Which comes seldom in a large process: clients that come and go would be megabytes by then."""
     gc.collect()

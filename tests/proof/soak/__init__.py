@@ -37,7 +37,8 @@ BOUNDS = {
     "memory": Bound(2 * MIB),
     # A log's are opened when it is first used, six at most; what leaks once a life is more even in a bounded run.
     "descriptors": Bound(24),
-    "threads": Bound(1),
+    # A server's three pools of eight start one whenever more is to be done at once than ever before.
+    "threads": Bound(4),
     # Who reads every topic has two for each partition that there is just now.
     "watches": Bound(4, share=0.25),
     "readers": Bound(2),

@@ -443,7 +443,10 @@ class Delivery:
             else:
                 queue.waiting.append(turn)
         if (queue.leader is turn or turn.has_come.acquire(timeout=left)) and not turn.batch.is_over:
-            self._lead(queue, deadline_s, turn.batch)
+            with self.lock:
+                if turn.batch.state is OPEN:
+                    self.close_batch(turn.batch)
+            self._lead(queue, deadline_s)
 
     def lead_if_free(self, queue: PartitionQueue) -> None:
         """Append and sync what *queue* has, unless another thread does: that one sees to the rest."""
@@ -457,10 +460,7 @@ class Delivery:
         finally:
             self._end(queue, turn)
 
-    def _lead(self, queue: PartitionQueue, deadline_s: float | None, wanted: Batch | None = None) -> None:
-        with self.lock:
-            if wanted is not None and wanted.state is OPEN:
-                self.close_batch(wanted)
+    def _lead(self, queue: PartitionQueue, deadline_s: float | None) -> None:
         self.append_closed(queue, deadline_s)
         if self.waits_for_disk:
             self.sync(queue)

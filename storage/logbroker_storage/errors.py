@@ -320,6 +320,11 @@ class ViewError(LogbrokerError):
 class ClosedError(LogbrokerError):
     """The handle was closed; open a new one."""
 
+    @classmethod
+    def in_use(cls) -> ClosedError:
+        """By somebody else, while a call was going on."""
+        return cls("the broker was closed while it was in use; call logbroker.open() again")
+
 
 class ForkedError(LogbrokerError):
     """The handle was made before fork(); the child must open one of its own."""

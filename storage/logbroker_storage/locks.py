@@ -48,7 +48,7 @@ class ProcessLock:
 
     def _open(self) -> None:
         if self._is_retired:
-            raise ClosedError("the broker was closed while it was in use; call logbroker.open() again")
+            raise ClosedError.in_use()
         fd = self._files.open(self.path, create=True)
         try:
             make_touchable(self._files, fd)  # now, when nothing is done yet that would be taken for refused

@@ -177,7 +177,7 @@ class Environment:
                 "it is rebuilt from the logs"
             )
         if self._closed:
-            return ClosedError("the broker was closed while it was in use; call logbroker.open() again")
+            return ClosedError.in_use()
         if isinstance(error, _DAMAGE):
             return self.damaged(str(error))
         return WriteFailedError(

@@ -45,7 +45,7 @@ from logbroker_storage.view.message_ids import FirstRecord
 from .records import StoredHeaders
 
 if TYPE_CHECKING:
-    from .delivery import PartitionQueue
+    from .partition_queue import PartitionQueue
 
 NO_OFFSET = -1
 NO_SEQUENCE = -1

@@ -6,23 +6,16 @@
 
 Nobody waits for a thread that is not working for him. A sender that fills a batch appends it itself;
 whoever asks for a result appends and syncs the batch itself, as *leader* of its partition, unless another
-thread leads: then it waits, and finds its batch settled or leads next. While the leader syncs, records
+thread leads: then it waits, and finds its batch settled or leads next (``lead``). While the leader syncs, records
 gather in the next batch: so concurrent durable sends share appends and syncs. The producer's own thread
 (``linger``) does what nobody asked for: batches whose linger ran out, syncs of full batches.
 
-The lead is passed from thread to thread: by the leader through all whose batches are settled, each of which
-wakes the next, to one that waits still and leads in its turn. By then most of the others are back, with their
-next records. Woken at once they would fight for the interpreter: with 16 threads five switches of the processor
-a record instead of two, and half as many records a batch.
+    lock                       guards                                     held during I/O
+    Delivery.lock              all of Delivery, most of PartitionQueue    never; for microseconds
+    PartitionQueue.sending     the order of its batches                   encoding and append; no sync
+                                                                          but for ``_end_of_firsts``
 
-    field                                              guard                  held during I/O
-    Delivery: all; PartitionQueue: open, closed,       Delivery.lock          never
-      written, leader, waiting, served, written_end,
-      durable_end, last_sequence, failure
-    PartitionQueue: next_sequence, clearing in_doubt,  PartitionQueue.sending encoding and append; no sync
-      removing from closed                                                    but for ``_end_of_firsts``
-
-Lock order: ``sending``, then ``lock``; log locks come inside ``sending``. ``lock`` is held for microseconds.
+Lock order: ``sending``, then ``lock``; log locks come inside ``sending``.
 """
 
 from __future__ import annotations
@@ -30,10 +23,8 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 
-from logbroker_storage.deduplication import DeduplicationWindow
 from logbroker_storage.errors import (
     BufferFullError,
     ClosedError,
@@ -43,17 +34,18 @@ from logbroker_storage.errors import (
     RecordTooLargeError,
     StorageFailedError,
 )
-from logbroker_storage.log_config import TimestampType, TopicCompression
-from logbroker_storage.partition_log import AppendResult, PartitionLog
-from logbroker_storage.record_batch import HEADER_BYTES, Compression
+from logbroker_storage.log_config import TimestampType
+from logbroker_storage.partition_log import AppendResult
+from logbroker_storage.record_batch import HEADER_BYTES
 from logbroker_storage.view.message_ids import FirstRecord
 
 from .accumulator import FAILED, OPEN, SETTLED, WRITTEN, Batch
 from .deadlines import deadline_after, left_until
 from .failures import Failures
+from .lead import Turn
 from .linger import LingerThread
-from .named_producer import NEVER_WROTE
-from .sequences import FIRST_SEQUENCE, Sequences
+from .partition_queue import PartitionQueue
+from .sequences import Sequences
 
 
 class Acks(enum.Enum):
@@ -70,85 +62,6 @@ class HandleState(enum.Enum):
     OPEN = "open"
     CLOSED = "closed"
     FORKED = "forked"
-
-
-class PartitionQueue:
-    """The batches of one partition of one topic; what guards which field is in the module's table."""
-
-    def __init__(
-        self, delivery: Delivery, log: PartitionLog, window: DeduplicationWindow, compression: Compression
-    ) -> None:
-        self.delivery = delivery
-        self.window = window
-        self.topic = log.topic
-        self.partition = log.partition
-        self.log = log
-        self.sending = threading.Lock()
-        self.open: Batch | None = None
-        self.closed: deque[Batch] = deque()
-        self.written: deque[Batch] = deque()  # with acks=all: not yet settled
-        self.leader: Turn | None = None
-        self.waiting: list[Turn] = []
-        self.served: list[Turn] = []  # their batches are settled: they get the lead first, to pass it on
-        self.written_end = 0  # our batches end here, exclusive
-        self.durable_end = 0  # as of our last sync
-        self.next_sequence = FIRST_SEQUENCE
-        self.in_doubt = False  # ask the log for next_sequence
-        self.looked_s = 0.0  # when the clock was last looked at (wall seconds), and
-        self.pace_s = 1.0  # seconds between records then; both guarded by Delivery.lock
-        self.is_gone = False  # the topic was deleted
-        # What the journal knows of the topic; set once, which any thread may do.
-        self.may_hold_ttl = False
-        self.may_hold_ids = False
-        self.claimed = False
-        self.last_sequence = NEVER_WROTE  # named producers: given to a record, whether written yet or not
-        self.failure: LogbrokerError | None = None  # named producers: takes nothing more
-        self._producer_compression = compression
-        self.settled = _settled_batch(self)  # what receipts of duplicates show when nothing is under way
-
-    @property
-    def compression(self) -> Compression:
-        """The topic's codec, or the producer's where the topic leaves it to that."""
-        choice = self.log.config.compression_type
-        return self._producer_compression if choice is TopicCompression.PRODUCER else _CODECS[choice]
-
-    def last_batch(self) -> Batch | None:
-        """The newest batch that is not settled; all others of the partition settle before it."""
-        if self.open is not None:
-            return self.open
-        if self.closed:
-            return self.closed[-1]
-        return self.written[-1] if self.written else None
-
-    @property
-    def needs_sync(self) -> bool:
-        return self.written_end > self.durable_end
-
-
-def _settled_batch(queue: PartitionQueue) -> Batch:
-    batch = Batch(queue, limit_bytes=0, opened_s=0.0)
-    batch.end(SETTLED)
-    return batch
-
-
-_CODECS = {
-    TopicCompression.UNCOMPRESSED: Compression.NONE,
-    TopicCompression.GZIP: Compression.GZIP,
-    TopicCompression.SNAPPY: Compression.SNAPPY,
-    TopicCompression.LZ4: Compression.LZ4,
-    TopicCompression.ZSTD: Compression.ZSTD,
-}
-
-
-class Turn:
-    """Of a thread that wants *batch* settled: to lead, or to pass the lead on if others have settled it."""
-
-    __slots__ = ("batch", "has_come")
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.has_come = threading.Lock()  # released by who gives it the lead
-        self.has_come.acquire()
 
 
 class Delivery:
@@ -330,7 +243,7 @@ class Delivery:
             else:
                 batch.state, batch.is_over = SETTLED, True
                 self._release_bytes(batch)
-            if queue.leader is None or not self.waits_for_disk:
+            if queue.lead.holder is None or not self.waits_for_disk:
                 self.unsynced[queue] = None
                 self._thread.wake()
         batch.release_records()
@@ -438,11 +351,8 @@ class Delivery:
                     f"a record for {queue.topic}-{queue.partition} is not acknowledged yet; "
                     "it may still be: ask again"
                 )
-            if queue.leader is None:
-                queue.leader = turn
-            else:
-                queue.waiting.append(turn)
-        if (queue.leader is turn or turn.has_come.acquire(timeout=left)) and not turn.batch.is_over:
+            queue.lead.ask(turn)
+        if (queue.lead.holder is turn or turn.has_come.acquire(timeout=left)) and not turn.batch.is_over:
             with self.lock:
                 if turn.batch.state is OPEN:
                     self.close_batch(turn.batch)
@@ -452,9 +362,9 @@ class Delivery:
         """Append and sync what *queue* has, unless another thread does: that one sees to the rest."""
         turn = Turn(queue.settled)
         with self.lock:
-            if queue.leader is not None:
+            if queue.lead.holder is not None:
                 return
-            queue.leader = turn
+            queue.lead.ask(turn)
         try:
             self._lead(queue, None)
         finally:
@@ -472,26 +382,12 @@ class Delivery:
         too, and the others would wait for ever.
         """
         with self.lock:
-            if queue.leader is not turn:
-                for line in (queue.served, queue.waiting):
-                    if turn in line:
-                        line.remove(turn)
-                return
-            if queue.waiting and not queue.served:
-                served = [one for one in queue.waiting if one.batch.is_over]
-                waiting = [one for one in queue.waiting if not one.batch.is_over]
-                queue.served, queue.waiting = served, waiting
-            line = queue.served or queue.waiting
-            if line:
-                # No call from here to release: whoever has the lead is told of it.
-                queue.leader = line[0]
-                del line[0]
-                queue.leader.has_come.release()
+            if queue.lead.pass_on(turn):
                 return
             if queue.closed or queue.needs_sync:
                 self.unsynced[queue] = None
                 self._thread.wake()
-            queue.leader = None
+            queue.lead.holder = None
 
     def sync(self, queue: PartitionQueue) -> None:
         """Wait until all that is written is as durable as the topic asks, and settle it."""

@@ -14,7 +14,8 @@ from logbroker_storage.events import TopicEvent
 from logbroker_storage.record_batch import Compression
 
 from .accumulator import OPEN, Batch
-from .delivery import Delivery, PartitionQueue
+from .delivery import Delivery
+from .partition_queue import PartitionQueue
 from .partitioner import StickyPartitioner, partition_for_id, partition_for_key
 from .pending_record import PendingRecord
 

@@ -18,7 +18,7 @@ from logbroker_storage.errors import LogbrokerError
 
 if TYPE_CHECKING:
     from .accumulator import Batch
-    from .delivery import PartitionQueue
+    from .partition_queue import PartitionQueue
 
 logger = logging.getLogger("logbroker.producer")
 

@@ -21,7 +21,8 @@ from .deadlines import LONGEST_WAIT_S
 
 if TYPE_CHECKING:
     from .accumulator import Batch
-    from .delivery import Delivery, PartitionQueue
+    from .delivery import Delivery
+    from .partition_queue import PartitionQueue
 
 IDLE_S = 2.0
 SHORTEST_TICK_S = 0.002

@@ -21,9 +21,10 @@ from logbroker_storage.record_batch import HEADER_BYTES, Compression, NewRecord,
 
 from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch
 from .deadlines import LONGEST_WAIT_S
-from .delivery import Delivery, PartitionQueue
+from .delivery import Delivery
 from .destinations import Destinations
 from .named_producer import NamedSequences, block_of
+from .partition_queue import PartitionQueue
 from .pending_record import PendingRecord
 from .receipts import DUPLICATE, ForgottenReceipt, Receipt, RepeatedReceipt
 

@@ -34,7 +34,7 @@ from .sequences import BatchNumber
 
 if TYPE_CHECKING:
     from .accumulator import Batch
-    from .delivery import PartitionQueue
+    from .partition_queue import PartitionQueue
 
 BLOCK_BITS = 31
 BLOCK_MASK = (1 << BLOCK_BITS) - 1

@@ -19,7 +19,7 @@ from logbroker_storage.producer_state import next_sequence
 
 if TYPE_CHECKING:
     from .accumulator import Batch
-    from .delivery import PartitionQueue
+    from .partition_queue import PartitionQueue
 
 FIRST_SEQUENCE = 0
 FIRST_EPOCH = 0

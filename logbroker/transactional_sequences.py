@@ -20,7 +20,7 @@ from .transaction_coordinator import Claim, TransactionCoordinator
 
 if TYPE_CHECKING:
     from .accumulator import Batch
-    from .delivery import PartitionQueue
+    from .partition_queue import PartitionQueue
 
 
 class TransactionalSequences:

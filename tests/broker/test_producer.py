@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import logbroker
-from logbroker import Broker, Message, Record, accumulator, delivery, receipts
+from logbroker import Broker, Message, Record, accumulator, delivery, lead, partition_queue, receipts
 from logbroker.accumulator import Batch
 from logbroker.errors import (
     BufferFullError,
@@ -563,7 +563,7 @@ def test_threads_with_little_time_lose_nobody_the_lead(broker):
 
 def test_an_interruption_behind_any_call_leaves_nobody_waiting(broker):
     """As an exception out of a signal handler: where Python looks for signals, a function's beginning included."""
-    files = {module.__file__ for module in (delivery, accumulator, receipts)}
+    files = {module.__file__ for module in (delivery, lead, partition_queue, accumulator, receipts)}
     left = interrupted = 0
 
     def interrupt(frame: FrameType, event: str, _: object) -> None:
@@ -600,7 +600,7 @@ def test_an_interruption_behind_any_call_leaves_nobody_waiting(broker):
                 other.join(10)
                 assert not other.is_alive()
         queue = receipt._batch.queue
-        assert (queue.leader, queue.waiting, queue.served) == (None, [], [])
+        assert queue.lead.is_idle
     assert interrupted > 40
 
 

@@ -16,7 +16,9 @@ Figures = dict[str, float]
 
 
 def machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    """What was measured on; of the cores, those that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 def figures_of(command: Sequence[str], timeout_s: float) -> Figures:

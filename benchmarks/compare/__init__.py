@@ -3,6 +3,7 @@
     python -m benchmarks.compare                 every piece of work, every contender, about an hour
     python -m benchmarks.compare --quick         the same with a tenth of the time
     python -m benchmarks.compare --work tail     only work whose name has the word in it
+    python -m benchmarks.compare --cores 1       all on one core: whoever has threads or a server pays for them
 
 A *contender* is a product in one setting (``sqlite3, synced``). A *work* is what is measured (``produce 100 B``).
 The contenders of a work run in turn, A B C A B C …, each time in a new process on a new folder, servers started

@@ -34,12 +34,19 @@ def main(
         "compare"
     ),
     folder: Annotated[Path | None, typer.Option(help="On the disk to measure (default: TMPDIR).")] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="How many the contenders, and their servers, share (Linux).")
+    ] = None,
 ) -> None:
     """Measure logbroker beside its peers, in turn, and write tables and plots."""
     works = [each for each in Work if not work or any(part in each.value for part in work)]
     contenders = [
         each for each in CONTENDERS.values() if not contender or any(part in each.name for part in contender)
     ]
+    if cores is not None:
+        if not hasattr(os, "sched_setaffinity"):
+            raise typer.BadParameter("this system does not bind processes to cores", param_hint="--cores")
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # children inherit it
     budget_s = 0.5 if quick else 5.0
     rounds = min(rounds, 3) if quick else rounds
     output.mkdir(parents=True, exist_ok=True)

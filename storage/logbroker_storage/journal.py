@@ -152,7 +152,7 @@ class Journal:
                     take_back()
                 raise
             except BaseException:  # an interrupt may come at any instruction
-                if take_back is not None and self.log.adopt().log_end_offset == before.log_end_offset:
+                if take_back is not None and self._ends_at(before.log_end_offset):
                     take_back()
                 raise
         if not is_lasting and end_offset - self._view.meta_int(APPLIED) < MAX_UNAPPLIED:
@@ -160,6 +160,14 @@ class Journal:
         self._make_last(items, base_offset, end_offset)
         if self._compaction_is_due(before):
             self._compact_in_passing()
+
+    def _ends_at(self, end_offset: int) -> bool:
+        """Whether nothing was appended behind *end_offset*; False as well where that cannot be told."""
+        try:
+            return self.log.adopt().log_end_offset == end_offset
+        except LogbrokerError as error:
+            logger.warning("whether something was journaled cannot be told before the next append: %s", error)
+            return False
 
     @contextmanager
     def exclusive(self) -> Iterator[JournalTurn]:

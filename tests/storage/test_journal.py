@@ -254,6 +254,26 @@ def test_a_failed_sync_is_of_unknown_outcome_until_the_directory_is_opened_again
     bench.close()
 
 
+def test_what_may_be_in_the_log_is_not_taken_back_where_the_disk_cannot_be_asked(path):
+    """The whole event is written, the write fails, cannot be cut off again, and nothing can be read any more."""
+    files = FaultyFiles(OsFiles())
+    bench = Workbench(path, files=files)
+    journal_of(bench).record([commit(1)])
+    taken_back = []
+    files.fail("pwrite", path=".log", error=errno.EIO, written=1.0)
+    files.fail("truncate", path=".log", error=errno.EIO, forever=True)
+    files.fail(
+        "pread", path=".log", error=errno.EIO, at=2, forever=True
+    )  # the first looks where the log ends
+    with pytest.raises(StorageFailedError, match="could not be taken back"):
+        journal_of(bench).decide(lambda: [item_of(commit(2))], take_back=lambda: taken_back.append(True))
+    assert not taken_back
+    files.heal()
+    journal_of(bench).record([commit(3, group="another")])
+    assert committed(bench) == 2
+    bench.close()
+
+
 def test_a_damaged_event_costs_itself_and_no_other(path):
     bench = Workbench(path)
     for partition in range(4):

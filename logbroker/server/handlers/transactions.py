@@ -7,7 +7,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from logbroker_storage.errors import LogbrokerError, StorageFailedError, WriteFailedError
+from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.events import OffsetEvent, TransactionEvent
 
 from ...transaction_coordinator import Claim, Holding
@@ -38,10 +38,12 @@ def _fenced(request: Request, name: str) -> ErrorCode:
 
 
 def _code(error: LogbrokerError) -> ErrorCode:
-    """A coordinator that cannot write is not available now: the client tries again."""
-    if isinstance(error, (WriteFailedError, StorageFailedError)):
-        return ErrorCode.coordinator_not_available
-    return code_of(error)
+    """A coordinator whose disk fails is not available now: the client tries again.
+
+    Of an error of storage it would believe that nothing was decided, and abort what may be committed.
+    """
+    code = code_of(error)
+    return ErrorCode.coordinator_not_available if code is ErrorCode.kafka_storage_error else code
 
 
 async def init_producer_id(node: Node, request: Request) -> bytes:

@@ -15,6 +15,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from confluent_kafka import KafkaException
+
 import logbroker
 from logbroker.errors import LogbrokerError, StorageFailedError
 from logbroker_storage.clock import SYSTEM_CLOCK
@@ -73,7 +75,7 @@ class Served:
         """Where a promise was broken, leave nothing running; what more goes wrong is not told."""
         if kind is not None:
             self.files.heal()
-            with suppress(AssertionError, RuntimeError):
+            with suppress(AssertionError, RuntimeError, KafkaException):
                 self.clients.close()
                 self.server.stop(may_tell=(BaseException,))
 

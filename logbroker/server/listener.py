@@ -153,6 +153,11 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._can_write.set()
 
+    @property
+    def has_more(self) -> bool:
+        """Whether a request is here, or on its way, that was not begun yet. May be asked in any thread."""
+        return bool(self._requests) or self._reader.buffered_bytes > 0
+
     # Backpressure -------------------------------------------------------------------------------------
 
     def _hold(self, size_bytes: int) -> None:

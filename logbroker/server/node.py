@@ -47,7 +47,7 @@ logger = logging.getLogger("logbroker.server")
 NODE_ID = 0
 LEADER_EPOCH = 0
 LOOK_AFTER_S = 5.0
-THREADS = 8  # for each of: what blocks briefly (appends, reads, the journal), large answers, disk syncs
+THREADS = 8  # for each of: what blocks briefly (reads, the journal), appends, large answers, disk syncs
 
 Result = TypeVar("Result")
 
@@ -68,12 +68,13 @@ class Node:
         self.is_stopping = False
         self.unsent_bytes = 0  # of answers that were made
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-server")
+        self._append_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-append")
         self._send_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-send")
         self._sync_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="logbroker-sync")
         loop = asyncio.get_running_loop()
         self._loop = loop
         self.sync = DiskSync(lambda sync: loop.run_in_executor(self._sync_threads, sync), metrics)
-        self.appends = InTurn(self.run)
+        self.appends = InTurn(lambda go: loop.run_in_executor(self._append_threads, go))  # and their syncs
         self.watch = LogWatch(directory)
         self.readers = ReaderPool()  # used in threads too
         self.sessions = FetchSessions()
@@ -187,6 +188,7 @@ class Node:
         await self.sync.finish()
         self.watch.close()
         await self._loop.run_in_executor(None, self._threads.shutdown)
+        await self._loop.run_in_executor(None, self._append_threads.shutdown)
         await self._loop.run_in_executor(None, self._send_threads.shutdown)
         await self._loop.run_in_executor(None, self._sync_threads.shutdown)
         self.readers.close()

@@ -6,12 +6,14 @@ kio has a class for each version of each message. Bytes behind the message are i
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader
+from kio.static.primitive import i32
 
 from .frames import API_VERSION, FrameError
 from .replies import Buffer, Values, build, encode, encode_pieces
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from .listener import Connection
 
 
+CORRELATION_ID = struct.Struct(">i")
+
+
 class Schema(NamedTuple):
     """The classes and readers of one version of an API."""
 
@@ -28,7 +33,11 @@ class Schema(NamedTuple):
     read_header: Any
     read_body: Any
     response: type[Any]
-    response_header: type[Any]
+    response_header_end: bytes
+    """What follows the correlation id in a response's header: the same each time."""
+
+    def response_header(self, correlation_id: int) -> bytes:
+        return CORRELATION_ID.pack(correlation_id) + self.response_header_end
 
 
 @cache
@@ -39,7 +48,7 @@ def schema(api_key: int, version: int) -> Schema:
         read_header=entity_reader(request.__header_schema__),
         read_body=entity_reader(request),
         response=response,
-        response_header=response.__header_schema__,
+        response_header_end=encode(response.__header_schema__(correlation_id=i32(0)))[CORRELATION_ID.size :],
     )
 
 
@@ -69,8 +78,7 @@ class Request(NamedTuple):
 
 
 def response_header(request: Request) -> bytes:
-    header = schema(request.api_key, request.version).response_header
-    return encode(header(correlation_id=request.correlation_id))
+    return schema(request.api_key, request.version).response_header(request.correlation_id)
 
 
 def parse(frame: bytes | bytearray, versions: Mapping[int, range], connection: Connection) -> Request:
@@ -107,7 +115,8 @@ def parse(frame: bytes | bytearray, versions: Mapping[int, range], connection: C
 
 
 def correlation_id_of(frame: bytes | bytearray) -> int:
-    return int.from_bytes(frame[4:8], "big", signed=True)
+    (correlation_id,) = CORRELATION_ID.unpack_from(frame, API_VERSION.size)
+    return int(correlation_id)
 
 
 class UnsupportedVersionError(FrameError):

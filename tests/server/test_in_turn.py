@@ -20,9 +20,9 @@ class Threads:
         self.starts = 0
         self.executor = ThreadPoolExecutor(4)
 
-    async def run(self, function: Callable[[], int]) -> int:
+    def run(self, function: Callable[[], int]) -> asyncio.Future[int]:
         self.starts += 1
-        return await asyncio.get_running_loop().run_in_executor(self.executor, function)
+        return asyncio.get_running_loop().run_in_executor(self.executor, function)
 
 
 @pytest.fixture
@@ -101,6 +101,49 @@ def test_a_call_is_made_though_nobody_waits_for_it_any_more(threads: Threads) ->
         await gathered(first, cancelled, behind)
         assert cancelled.cancelled()
         assert made == ["cancelled", "behind"]
+
+    asyncio.run(body())
+
+
+def test_what_a_go_needs_in_the_end_is_done_once_before_anybody_is_told(threads: Threads) -> None:
+    def fail() -> None:
+        raise ValueError
+
+    async def body() -> None:
+        in_turn, gate, finished, told = InTurn(threads.run), threading.Event(), [], []
+
+        def finish(results: list[object]) -> None:
+            assert threading.current_thread() is not threading.main_thread()
+            assert not set(results) & set(told)
+            finished.append(results)
+
+        async def run(function: Callable[[], object]) -> None:
+            told.append(await in_turn.run("t", function, finish))
+
+        first = asyncio.ensure_future(run(lambda: gate.wait(10) and 0))
+        await asyncio.sleep(0)
+        rest = [asyncio.ensure_future(run(function)) for function in (lambda: 1, fail, lambda: 2)]
+        await asyncio.sleep(0)
+        gate.set()
+        await gathered(first, *rest)
+        assert finished in (
+            [[0], [1, 2]],
+            [[0], [1], [2]],
+        )  # the latter where the machine takes 2 ms for nothing
+        assert told == [0, 1, 2]
+
+    asyncio.run(body())
+
+
+def test_an_end_that_breaks_is_told_to_all_of_its_go(threads: Threads) -> None:
+    def finish(results: list[int]) -> None:
+        raise OSError(results)
+
+    async def body() -> None:
+        in_turn = InTurn(threads.run)
+        told = await gathered(*(in_turn.run("t", lambda n=n: n, finish) for n in range(3)))
+        assert all(isinstance(error, OSError) and n in error.args[0] for n, error in enumerate(told))
+        assert await gathered(in_turn.run("t", lambda: 4)) == [4]
 
     asyncio.run(body())
 

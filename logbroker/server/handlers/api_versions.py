@@ -40,8 +40,7 @@ def unsupported(correlation_id: int) -> bytes:
     """The answer to a version that is not served."""
     layout = schema(API_KEY, 0)
     values = {"error_code": ErrorCode.unsupported_version, "api_keys": _api_keys()}
-    header = layout.response_header(correlation_id=correlation_id)
-    return encode(header) + encode(build(layout.response, values))
+    return layout.response_header(correlation_id) + encode(build(layout.response, values))
 
 
 def _api_keys() -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@
     1      when it is in the page cache                             soon after
     0      not at all                                               soon after
 
-Appends of one connection happen in the order of its requests; a sync is waited for behind that point, so the
-requests that follow are appended meanwhile and share the next sync. Those of several connections to the same
-partitions share the way to a thread and back.
+Appends of one connection happen in the order of its requests. Those of several connections to the same partitions
+share the way to a thread and back, and one sync at its end. But a connection that has sent more by then does not wait
+for a sync there: what follows is appended meanwhile, and shares the next one (``disk_sync``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import asyncio
 import datetime
 from collections.abc import Awaitable
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from kio.schema.errors import ErrorCode
@@ -55,6 +56,18 @@ class _Part(NamedTuple):
     log_start_offset: int = NO_OFFSET
 
 
+class _Appended:
+    """A request's parts, and what is left to be synced of them."""
+
+    __slots__ = ("is_durable", "parts", "request", "syncs")
+
+    def __init__(self, request: Request, parts: list[_Part]) -> None:
+        self.request = request
+        self.parts = parts
+        self.is_durable = False
+        self.syncs: list[asyncio.Task[None] | None] = []  # one for each part, once they were begun
+
+
 async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None] | None:
     body = request.body
     if body.acks not in ACKS:
@@ -66,30 +79,34 @@ async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None
         ]
         return _answer(request, parts)
     events = [await _event(node, request, topic) for topic in body.topic_data]
+    work = node.appends.run(
+        _places(request, events), partial(_append_all, node, request, events), partial(_sync_together, node)
+    )
     # A connection that is lost meanwhile does not keep what was appended from being synced.
-    work = asyncio.ensure_future(_append_and_sync(node, request, events))
-    parts, syncs = await asyncio.shield(work)
-    if body.acks == ACKS_ALL:
-        return asyncio.ensure_future(_when_durable(request, parts, syncs))
+    work.add_done_callback(partial(_begin_syncs, node))
+    appended = await asyncio.shield(work)
+    if body.acks == ACKS_ALL and not appended.is_durable:
+        return asyncio.ensure_future(_when_durable(appended))
     if body.acks == ACKS_NONE:
-        if any(part.error is not None for part in parts):
+        if any(part.error is not None for part in appended.parts):
             raise FrameError("a record with acks=0 was refused, which can be told in no other way")
         return None
-    return _answer(request, parts)
+    return _answer(request, appended.parts)
 
 
-async def _append_and_sync(
-    node: Node, request: Request, events: list[TopicEvent | LogbrokerError]
-) -> tuple[list[_Part], list[asyncio.Task[None] | None]]:
-    """The parts, appended, and the syncs that were begun for them."""
-    parts = await node.appends.run(_places(request, events), partial(_append_all, node, request, events))
-    _count(node, parts)
-    return parts, [
-        None
-        if part.log is None or part.result is None
-        else node.sync.begin(part.log, part.result.last_offset + 1)
-        for part in parts
-    ]
+def _begin_syncs(node: Node, work: asyncio.Future[_Appended]) -> None:
+    """Have synced what is not durable yet, whether anybody waits for it or not."""
+    if work.cancelled() or work.exception() is not None:
+        return
+    appended = work.result()
+    _count(node, appended.parts)
+    if not appended.is_durable:
+        appended.syncs = [
+            None
+            if part.log is None or part.result is None
+            else node.sync.begin(part.log, part.result.last_offset + 1)
+            for part in appended.parts
+        ]
 
 
 def _places(
@@ -117,12 +134,39 @@ async def _event(node: Node, request: Request, topic: Any) -> TopicEvent | Logbr
 # In a thread ------------------------------------------------------------------------------------------
 
 
-def _append_all(node: Node, request: Request, events: list[TopicEvent | LogbrokerError]) -> list[_Part]:
-    return [
+def _append_all(node: Node, request: Request, events: list[TopicEvent | LogbrokerError]) -> _Appended:
+    parts = [
         _append(node, request, topic, event, data)
         for topic, event in zip(request.body.topic_data, events, strict=True)
         for data in topic.partition_data
     ]
+    return _Appended(request, parts)
+
+
+def _sync_together(node: Node, go: list[_Appended]) -> None:
+    """Sync what connections wait for that have sent nothing more yet."""
+    waited_for = [
+        appended
+        for appended in go
+        if appended.request.body.acks == ACKS_ALL and not appended.request.connection.has_more
+    ]
+    end_offsets: dict[PartitionLog, int] = {}
+    for part in chain.from_iterable(appended.parts for appended in waited_for):
+        if part.log is not None and part.result is not None:
+            end_offsets[part.log] = max(end_offsets.get(part.log, 0), part.result.last_offset + 1)
+    failures: dict[PartitionLog | None, LogbrokerError] = {}
+    for log, end_offset in end_offsets.items():
+        try:
+            node.sync.sync(log, end_offset)
+        except LogbrokerError as error:
+            failures[log] = error
+    for appended in waited_for:
+        appended.parts = [_synced(part, failures.get(part.log)) for part in appended.parts]
+        appended.is_durable = True
+
+
+def _synced(part: _Part, failure: LogbrokerError | None) -> _Part:
+    return part if failure is None or part.result is None else part._replace(error=failure)
 
 
 def _append(node: Node, request: Request, topic: Any, event: TopicEvent | LogbrokerError, data: Any) -> _Part:
@@ -228,18 +272,17 @@ def _check_transaction(node: Node, request: Request, header: BatchHeader, place:
 # The answer -------------------------------------------------------------------------------------------
 
 
-async def _when_durable(
-    request: Request, parts: list[_Part], syncs: list[asyncio.Task[None] | None]
-) -> bytes:
+async def _when_durable(appended: _Appended) -> bytes:
     settled = []
-    for part, sync in zip(parts, syncs, strict=True):
+    for part, sync in zip(appended.parts, appended.syncs, strict=True):
+        failure = None
         try:
             if sync is not None:
                 await asyncio.shield(sync)
         except LogbrokerError as error:
-            part = part._replace(error=error)
-        settled.append(part)
-    return _answer(request, settled)
+            failure = error
+        settled.append(_synced(part, failure))
+    return _answer(appended.request, settled)
 
 
 def _count(node: Node, parts: list[_Part]) -> None:

@@ -1,0 +1,106 @@
+"""Which syncs a produce request waits for, on a disk whose syncs last as long as the test wants."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from kio.schema.errors import ErrorCode
+
+from logbroker_storage.clock import SYSTEM_CLOCK
+from logbroker_storage.files import OsFiles
+
+from ..proof.faults.server_thread import ServerThread
+from .raw_client import PRODUCE, RawClient, batch, request_bytes, response_of
+
+PATIENCE_S = 30.0
+A_WHILE_S = 0.3  # for what must not happen meanwhile
+
+
+class GatedDisk(OsFiles):
+    """Syncs wait for a gate."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = 0
+
+    def fdatasync(self, fd: int) -> None:
+        self.begun += 1
+        assert self.gate.wait(PATIENCE_S)
+        super().fdatasync(fd)
+
+
+@pytest.fixture
+def disk() -> GatedDisk:
+    return GatedDisk()
+
+
+@pytest.fixture
+def server(tmp_path: Path, disk: GatedDisk) -> Iterator[ServerThread]:
+    server = ServerThread(str(tmp_path / "data"), disk, SYSTEM_CLOCK).start()
+    with RawClient(port(server)) as client:
+        client.create("t")
+        assert client.produce("t", batch(b"the first syncs the folder, too")).error_code is ErrorCode.none
+    yield server
+    disk.gate.set()
+    server.stop()
+
+
+def port(server: ServerThread) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.005)
+
+
+def produce_request(correlation_id: int, value: bytes) -> bytes:
+    data = [{"name": "t", "partition_data": [{"index": 0, "records": batch(value)}]}]
+    return request_bytes(PRODUCE, 9, correlation_id, acks=-1, timeout=5000, topic_data=data)
+
+
+def test_what_a_connection_has_sent_already_is_appended_while_the_disk_works(
+    server: ServerThread, disk: GatedDisk
+) -> None:
+    log = server.directory.log("t", 0)
+    with RawClient(port(server)) as client:
+        disk.gate.clear()
+        client.send_bytes(b"".join(produce_request(number, b"%d" % number) for number in range(5)))
+        wait_until(lambda: log.offsets().log_end_offset == 6)
+        assert log.offsets().synced_offset == 1
+        disk.gate.set()
+        answers = [response_of(client.read_frame(), PRODUCE, 9) for _ in range(5)]
+    assert [number for number, _ in answers] == list(range(5))
+    offsets = [answer.responses[0].partition_responses[0].base_offset for _, answer in answers]
+    assert offsets == [1, 2, 3, 4, 5]
+    assert log.offsets().synced_offset == 6
+
+
+def test_connections_that_come_while_the_disk_works_share_the_next_sync(
+    server: ServerThread, disk: GatedDisk
+) -> None:
+    log = server.directory.log("t", 0)
+    with ExitStack() as stack:
+        first, *others = [stack.enter_context(RawClient(port(server))) for _ in range(9)]
+        before = disk.begun
+        disk.gate.clear()
+        first.begin_produce("t", batch(b"first"))
+        wait_until(lambda: disk.begun == before + 1)
+        for client in others:
+            client.begin_produce("t", batch(b"other"))
+        time.sleep(A_WHILE_S)
+        assert log.offsets().synced_offset == 1
+        disk.gate.set()
+        for client in (first, *others):
+            (answer,) = client.receive().responses[0].partition_responses
+            assert answer.error_code is ErrorCode.none
+        assert log.offsets().synced_offset == 10
+        assert disk.begun - before < 5  # two, but for a slow machine: a go ends after 2 ms

@@ -1,9 +1,9 @@
 """Who appends and syncs a partition's batches, of the threads that wait for them.
 
-    a turn             held by nobody         held by another                its batch is settled
-    ask                leads at once          waits in line                  …
-    pass_on (holder)   the lead goes to the first in line: those who are served, then those who wait
-    pass_on (others)   leaves the line
+    a turn's   nobody leads   another leads     it leads
+    ask        it leads       it gets in line
+    pass_on                   it leaves the     the first in line leads: of those who are served, then of those
+                              line              who wait; where nobody is, it leads still
 
 The lead goes from thread to thread: from who has it through all whose batches are settled, each of which wakes the
 next, to one that waits still and leads in its turn. By then most of the others are back, with their next records.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -15,19 +14,7 @@ import logbroker
 from logbroker.aio import AsyncBroker
 from logbroker.errors import DeliveryTimeoutError, InvalidRequestError, WriteFailedError
 from logbroker_storage.files import OsFiles
-from logbroker_storage.testing import FaultyFiles
-
-
-class GatedFiles(OsFiles):
-    """A disk whose syncs wait for a gate."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def fdatasync(self, fd: int) -> None:
-        self.gate.wait(30)
-        super().fdatasync(fd)
+from logbroker_storage.testing import FaultyFiles, GatedFiles
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from logbroker.errors import (
     WriteFailedError,
 )
 from logbroker_storage.files import OsFiles
-from logbroker_storage.testing import FaultyFiles, ManualClock
+from logbroker_storage.testing import FaultyFiles, GatedFiles, ManualClock
 
 WINDOW_MS = 1000
 FOREVER = 1000.0  # a linger that never runs out within a test
@@ -357,18 +357,6 @@ def test_a_refusal_that_nobody_was_told_is_raised_on_leaving(broker):
 
 
 # Durability -----------------------------------------------------------------------------------------------
-
-
-class GatedFiles(OsFiles):
-    """A disk whose syncs wait for a gate."""
-
-    def __init__(self):
-        self.gate = threading.Event()
-        self.gate.set()
-
-    def fdatasync(self, fd):
-        assert self.gate.wait(30)
-        super().fdatasync(fd)
 
 
 @pytest.mark.parametrize("partition", [0, 1])

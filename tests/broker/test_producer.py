@@ -36,26 +36,10 @@ from logbroker.partitioner import partition_for_key
 from logbroker.receipts import Receipt
 from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import Compression, decode_records
-from logbroker_storage.testing import FaultyFiles, ManualClock
+from logbroker_storage.testing import FaultyFiles, GatedFiles, ManualClock
 
 UTC = datetime.UTC
 FOREVER = 1000.0  # a linger that never runs out within a test
-
-
-class GatedFiles(OsFiles):
-    """A disk whose syncs of log files wait for a gate."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waiting = threading.Event()
-        self.syncs = 0
-
-    def fdatasync(self, fd: int) -> None:
-        self.waiting.set()
-        self.gate.wait(30)
-        self.syncs += 1
-        super().fdatasync(fd)
 
 
 @pytest.fixture
@@ -503,11 +487,11 @@ def test_senders_share_a_sync_while_another_runs(gated):
         followers = [threading.Thread(target=receipt.result) for receipt in receipts]
         for follower in followers:
             follower.start()
-        before = files.syncs
+        before = files.done
         files.gate.set()
         for thread in [leader, *followers]:
             thread.join()
-        assert files.syncs - before == 2
+        assert files.done - before == 2
         assert len({receipt._batch for receipt in receipts}) == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.clock import SYSTEM_CLOCK
-from logbroker_storage.files import OsFiles
+from logbroker_storage.testing import GatedFiles
 
 from ..proof.faults.server_thread import ServerThread
 from .raw_client import PRODUCE, RawClient, batch, request_bytes, response_of
@@ -21,27 +20,13 @@ PATIENCE_S = 30.0
 A_WHILE_S = 0.3  # for what must not happen meanwhile
 
 
-class GatedDisk(OsFiles):
-    """Syncs wait for a gate."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.begun = 0
-
-    def fdatasync(self, fd: int) -> None:
-        self.begun += 1
-        assert self.gate.wait(PATIENCE_S)
-        super().fdatasync(fd)
+@pytest.fixture
+def disk() -> GatedFiles:
+    return GatedFiles()
 
 
 @pytest.fixture
-def disk() -> GatedDisk:
-    return GatedDisk()
-
-
-@pytest.fixture
-def server(tmp_path: Path, disk: GatedDisk) -> Iterator[ServerThread]:
+def server(tmp_path: Path, disk: GatedFiles) -> Iterator[ServerThread]:
     server = ServerThread(str(tmp_path / "data"), disk, SYSTEM_CLOCK).start()
     with RawClient(port(server)) as client:
         client.create("t")
@@ -68,7 +53,7 @@ def produce_request(correlation_id: int, value: bytes) -> bytes:
 
 
 def test_what_a_connection_has_sent_already_is_appended_while_the_disk_works(
-    server: ServerThread, disk: GatedDisk
+    server: ServerThread, disk: GatedFiles
 ) -> None:
     log = server.directory.log("t", 0)
     with RawClient(port(server)) as client:
@@ -85,7 +70,7 @@ def test_what_a_connection_has_sent_already_is_appended_while_the_disk_works(
 
 
 def test_connections_that_come_while_the_disk_works_share_the_next_sync(
-    server: ServerThread, disk: GatedDisk
+    server: ServerThread, disk: GatedFiles
 ) -> None:
     log = server.directory.log("t", 0)
     with ExitStack() as stack:

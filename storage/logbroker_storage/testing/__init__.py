@@ -5,6 +5,7 @@ tests imports it.
 """
 
 from .faulty_files import FaultyFiles, ProcessKilled
+from .gated_files import GatedFiles
 from .log_builder import LogBuilder
 from .manual_clock import ManualClock
 from .memory_files import MemoryFiles
@@ -14,6 +15,7 @@ from .workbench import Workbench, crash
 
 __all__ = [
     "FaultyFiles",
+    "GatedFiles",
     "LogBuilder",
     "ManualClock",
     "MemoryFiles",

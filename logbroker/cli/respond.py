@@ -59,10 +59,11 @@ def respond(
         responder = broker.responder(topic, concurrency=concurrency)(lambda request: _run(command, request))
         before = signal.signal(signal.SIGTERM, _terminate)
         try:
-            say(f"responding to {topic}")
-            responder.run()
+            with responder:  # which it leaves behind what is at hand
+                say(f"responding to {topic}")
+                responder.run()
         except _Terminated:
-            pass  # run() has stopped it, behind what was at hand
+            pass
         finally:
             signal.signal(signal.SIGTERM, before)
 

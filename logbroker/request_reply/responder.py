@@ -139,7 +139,9 @@ class Responder:
         self._stopping = threading.Event()
         self._closing = threading.Lock()  # guards is_closed
         self.is_closed = False  # all that it used was given back
-        self._ended = threading.Event()
+        self._at_work = concurrency  # threads; guarded by _lock
+        self._ended = threading.Lock()  # held until none is
+        self._ended.acquire()
         self._threads = [
             threading.Thread(target=self._run, name=f"logbroker-responder-{topic}", daemon=True)
             for _ in range(concurrency)
@@ -165,6 +167,15 @@ class Responder:
 
     def _run(self) -> None:
         try:
+            self._answer_all()
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if not self._at_work:
+                    self._ended.release()
+
+    def _answer_all(self) -> None:
+        try:
             while not self._stopping.is_set():
                 try:
                     self._answer_next()
@@ -178,7 +189,6 @@ class Responder:
                 self._failure = self._failure or error
             logger.error("responder of %r ends: %s: %s", self.topic, type(error).__name__, error)
             self._tell_to_stop()
-            self._ended.set()  # for run(), which closes what is left
             if not isinstance(error, LogbrokerError):
                 raise
 
@@ -258,7 +268,10 @@ class Responder:
             What ended it: for example SubscriptionNotFoundError, when the subscription was deleted.
         """
         try:
-            self._ended.wait()
+            # A bare lock: an exception out of a signal handler can leave that of an event locked, for who sets it, and
+            # ``Thread.join`` would take the thread for ended from then on (Python 3.11).
+            self._ended.acquire()
+            self._ended.release()
         finally:
             self.stop()
         if self._failure is not None:
@@ -271,7 +284,6 @@ class Responder:
         """
         self._tell_to_stop()
         if threading.current_thread() in self._threads:
-            self._ended.set()
             return
         for thread in self._threads:
             thread.join()
@@ -279,7 +291,6 @@ class Responder:
             if not self.is_closed and not self._directory.closed:
                 self.is_closed = True
                 self._close()
-        self._ended.set()
 
     def _tell_to_stop(self) -> None:
         self._stopping.set()

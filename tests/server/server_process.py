@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
+from tests.server.ports import kept_port
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "logbroker.cli.app")
 STOP_S = 20
@@ -107,7 +109,7 @@ class ServerProcess:
         self.data = data
         self._options = options
         self._program = program
-        self.port = 0
+        self.port = kept_port()
         self._process: Process | None = None
         self._log = data.parent / f"{data.name}-server.log"
 

@@ -233,7 +233,9 @@ class Clients:
                     raise
 
     def close(self) -> None:
+        """The end of all of them: a client that lives on looks for its server at a port that may be another's then."""
         self._reader.close()
         for producer in (self._once, self._at_once, self._transactional):
             producer.purge()
             producer.flush(1)
+        del self._once, self._at_once, self._transactional, self._reader

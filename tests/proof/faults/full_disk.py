@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[3]
 TEST = "a disk of a size, full, then with room again"
 STEP_BYTES = 4096
 ROOMY_BYTES = 64 << 20
+PATIENCE_S = 1500.0  # bounded, it takes one minute
 MAX_STEPS = 1000  # 4 MiB: the run needs a seventh of that
 
 
@@ -41,7 +42,12 @@ def in_a_namespace(module: str, test: str, scope: Scope, *, step: int) -> Row:
     disk = f"{scope.folder}/disk"
     os.makedirs(disk, exist_ok=True)
     command = ["unshare", "--mount", sys.executable, "-m", module, disk, str(first), str(step)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=PATIENCE_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"it hangs; it said: {error.stdout!r}\n{error.stderr!r}") from error
     if "cannot be mounted" in done.stderr or "unshare failed" in done.stderr:
         return Row(test, 0, "sizes", skipped=done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -12,6 +12,7 @@ from logbroker.server.settings import ServerSettings
 from logbroker_storage.clock import Clock
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.files import Files
+from tests.server.ports import kept_port
 
 PATIENCE_S = 60.0
 
@@ -33,7 +34,7 @@ class ServerThread:
 
     def __init__(self, path: str, files: Files, clock: Clock, **settings: Any) -> None:
         self._path, self._files, self._clock = path, files, clock
-        self._settings = {"port": 0, "router": False, "group_heartbeat_ms": 300} | settings
+        self._settings = {"port": kept_port(), "router": False, "group_heartbeat_ms": 300} | settings
         self._unforeseen = Unforeseen()
         self.directory: DataDirectory = None  # type: ignore[assignment]  # while it serves
         self._server: Server | None = None

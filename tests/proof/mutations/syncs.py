@@ -539,16 +539,30 @@ WAITS = [
     # The server.
     _off(
         f"{BROKER}.server.disk_sync",
-        "if await asyncio.shield(self._sync(log)) >= end_offset:",
+        "return log.sync(end_offset)",
         "the server syncs before it answers",
         "serving.produced_records",
-        instead="if log.offsets().log_end_offset >= end_offset:",
+        "serving.produced_records_of_which_more_come",
+        instead="return log.offsets().log_end_offset",
+    ),
+    _off(
+        f"{BROKER}.server.handlers.produce",
+        "node.sync.sync(log, end_offset)",
+        "what is produced is synced where it is appended",
+        "serving.produced_records",
+    ),
+    _off(
+        f"{BROKER}.server.disk_sync",
+        "if await asyncio.shield(self._running_sync(log)) < end_offset:",
+        "the server syncs before it answers, while it appends what comes next",
+        "serving.produced_records_of_which_more_come",
+        instead="if log.offsets().log_end_offset < end_offset:",
     ),
     _off(
         f"{BROKER}.server.disk_sync",
         "task = asyncio.get_running_loop().create_task(self.durable(log, end_offset))",
         "a sync that is begun goes on until the records are durable",
-        "serving.produced_records",
+        "serving.produced_records_of_which_more_come",
         instead="task = asyncio.get_running_loop().create_task(asyncio.sleep(0))",
     ),
     _off(

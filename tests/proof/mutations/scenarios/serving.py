@@ -12,7 +12,15 @@ import logbroker
 from logbroker.server.server import Server
 from logbroker.server.settings import ServerSettings
 from logbroker_storage.record_batch import NewRecord, encode_batch, encode_values
-from tests.server.raw_client import ADD_PARTITIONS, OFFSET_COMMIT, RawClient, batch, codes
+from tests.server.raw_client import (
+    ADD_PARTITIONS,
+    OFFSET_COMMIT,
+    PRODUCE,
+    RawClient,
+    batch,
+    codes,
+    request_bytes,
+)
 
 from .machine import Machine
 
@@ -57,6 +65,21 @@ def produced_records(folder: Path) -> None:
         state = machine.state()
     after = logbroker.open(machine.started(state))
     assert after._directory.log("t", 0).offsets().log_end_offset == 1
+    after.close()
+
+
+def produced_records_of_which_more_come(folder: Path) -> None:
+    """So is one that another request follows at once, for which nobody waits."""
+    machine = Machine(folder)
+    with _served(machine) as (client, _):
+        client.create("t")
+        data = [{"name": "t", "partition_data": [{"index": 0, "records": batch(b"one")}]}]
+        both = [request_bytes(PRODUCE, 9, acks=acks, timeout=5000, topic_data=data) for acks in (-1, 0)]
+        client.send_bytes(b"".join(both))
+        client.read_frame()
+        state = machine.state()
+    after = logbroker.open(machine.started(state))
+    assert after._directory.log("t", 0).offsets().log_end_offset >= 1
     after.close()
 
 

@@ -48,6 +48,7 @@ class Clients:
         self._count = 0
         self._decision: Decision | None = None  # of the transaction that is not ended
         self._is_aborted = False  # whether that is to be its end
+        self._is_closed = False
         settings = {"bootstrap.servers": address, "linger.ms": 0, "error_cb": self._heard}
         self._once = Producer(CLIENT | settings | {"enable.idempotence": True})
         self._at_once = Producer(CLIENT | settings | {"acks": "all", "retries": 0})
@@ -233,7 +234,13 @@ class Clients:
                     raise
 
     def close(self) -> None:
-        """The end of all of them: a client that lives on looks for its server at a port that may be another's then."""
+        """The end of all of them: a client that lives on looks for its server at a port that may be another's then.
+
+        Again, it does nothing: where a promise turns out to be broken behind this, it is called a second time.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._reader.close()
         for producer in (self._once, self._at_once, self._transactional):
             producer.purge()

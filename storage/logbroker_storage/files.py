@@ -80,6 +80,9 @@ class Files(Protocol):
     def fdatasync(self, fd: int) -> None:
         """Data, and what is needed to read it back (its length), are on the disk."""
 
+    def write_zeros(self, fd: int, position: int, size: int) -> None:
+        """*size* zeros at *position*, as ``pwrite`` of them."""
+
     def truncate(self, fd: int, size: int) -> None: ...
 
     def allocate(self, fd: int, position: int, size: int) -> None:
@@ -192,6 +195,9 @@ class OsFiles:
             _sync(fd)
         else:
             os.fdatasync(fd)
+
+    def write_zeros(self, fd: int, position: int, size: int) -> None:
+        self.pwrite(fd, bytes(size), position)
 
     @_typed
     def truncate(self, fd: int, size: int) -> None:

@@ -4,9 +4,9 @@ The log file is opened at once by a writer; the indexes only when an entry is du
 lived writers is never. All writes name their position, so a torn earlier write is overwritten, not
 appended to.
 
-The active log file may go on behind the log's end with *room*: zeros on blocks allocated in advance, because a
-sync that has no new length to record takes two thirds of the time. A roll and a clean close cut it off; zeros
-are not a batch, so whoever reads a file with room finds the end of the log where they begin.
+The active log file may go on behind the log's end with *room*: zeros written in advance, because a sync that has
+no new length and no new block to record takes half of the time. A roll and a clean close cut it off; zeros are
+not a batch, so whoever reads a file with room finds the end of the log where they begin.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECKSUMS_SUFFIX = ".checksums"  # of the three indexes
 SNAPSHOT_SUFFIX = ".snapshot"
 SYNCED_SUFFIXES = (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX)
 SEGMENT_SUFFIXES = (*SYNCED_SUFFIXES, CHECKSUMS_SUFFIX)
-ROOM_BYTES = 64 << 10  # allocated at a time
+ROOM_BYTES = 64 << 10  # written at a time
 _BLANK_HEADER = bytes(HEADER_BYTES)
 
 
@@ -137,16 +137,19 @@ class SegmentFiles:
         return self.log_bytes() == position if not head else not head.strip(b"\0")
 
     def make_room(self, position: int, limit: int) -> None:
-        """Have the file reach *position*, and as far behind it as pays, but not beyond *limit*."""
+        """Where a write will end at *position*, beyond the room that is there: room behind it, up to *limit*."""
         if position <= self._room_end:
             return
-        size = self.log_bytes()
-        self._room_end = max(size, min(position + ROOM_BYTES, limit))
-        if size < position <= limit:
-            try:
-                self._files.allocate(self.descriptor(), size, self._room_end - size)
-            except OSError as error:  # the write that follows needs less, and tells what is wrong if it must
-                logger.debug("%s: no room in advance: %s", self.log_path, error)
+        size = self._room_end = self.log_bytes()
+        if position <= size or limit <= position:
+            return
+        self._room_end = min(position + ROOM_BYTES, limit)
+        fd = self.descriptor()
+        try:
+            self._files.write_zeros(fd, position, self._room_end - position)
+        except OSError as error:  # the write that follows needs less, and tells what is wrong if it must
+            logger.debug("%s: no room in advance: %s", self.log_path, error)
+            self._files.truncate(fd, size)
 
     def cut_room(self, position: int) -> None:
         """Let the log file end at *position*, where the log does."""

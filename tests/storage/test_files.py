@@ -65,6 +65,16 @@ def test_truncate_cuts_and_extends(place):
     files.close(fd)
 
 
+def test_zeros_overwrite_what_is_there_and_leave_zeros_before_them(place):
+    files, root = place
+    fd = files.open(f"{root}/a", create=True)
+    files.pwrite(fd, b"abcdef", 0)
+    files.write_zeros(fd, 4, 1)
+    files.write_zeros(fd, 8, 2)
+    assert files.pread(fd, 20, 0) == b"abcd\0f" + bytes(4)
+    files.close(fd)
+
+
 @pytest.mark.parametrize(("position", "size", "left"), [(0, 4, 6), (2, 4, 6), (6, 3, 9), (8, 2, 10)])
 def test_allocating_extends_with_zeros_and_keeps_what_is_there(place, position, size, left):
     files, root = place

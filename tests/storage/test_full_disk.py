@@ -72,7 +72,7 @@ def test_nothing_is_lost_or_invented_on_a_full_disk_and_writes_go_on_afterwards(
         send(number)
     fill(small_disk / "filler")
     refused = 0
-    for number in range(100, 400):  # more than the room that was allocated in advance
+    for number in range(100, 400):  # more than the room that is there
         try:
             send(number)
         except WriteFailedError:

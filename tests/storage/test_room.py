@@ -1,4 +1,4 @@
-"""Room: zeros that a writer allocates in advance behind the end of the active log file."""
+"""Room: zeros that a writer leaves in advance behind the end of the active log file."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "data")
 
 
-def test_small_synced_appends_share_one_allocation(path):
+def test_small_synced_appends_share_one_piece_of_room(path):
     files = FaultyFiles(OsFiles())
     bench = Workbench(path, files=files)
     for _ in range(100):
         bench.put(b"v" * 100)
     (size,) = log_sizes(bench)
     assert bench.log.size_bytes() < size <= bench.log.size_bytes() + ROOM_BYTES
-    assert files.calls["allocate"] == 3, "the log's, the journal's, and that of the view's lock file"
+    assert files.calls["write_zeros"] == 2, "the log's and the journal's"
     bench.close()
 
 
@@ -66,7 +66,7 @@ def test_a_roll_and_a_clean_close_cut_it_off(path):
     bench.close()
 
 
-def test_what_a_process_cuts_off_at_its_end_another_allocates_anew(path):
+def test_what_a_process_cuts_off_at_its_end_another_makes_anew(path):
     bench = Workbench(path)
     bench.put(b"a")
     other = (
@@ -114,15 +114,31 @@ def test_the_room_of_a_process_that_was_killed_goes_with_the_next_open(path):
     assert LogBuilder(bench.folder).values() == [b"a", b"b"]
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EOPNOTSUPP, errno.EFBIG])
-def test_where_nothing_can_be_allocated_appends_go_on_without(path, error):
+@pytest.mark.parametrize("written", [0, 1000])
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EFBIG])
+def test_where_none_can_be_made_appends_go_on_without(path, error, written):
     files = FaultyFiles(OsFiles())
     bench = Workbench(path, files=files)
-    files.fail("allocate", error=error, forever=True)
+    files.fail("write_zeros", error=error, forever=True, written=written)
     bench.put(b"a")
     bench.put(b"b")
     assert log_sizes(bench) == [bench.log.size_bytes()]
     assert bench.values() == [b"a", b"b"]
+    bench.close()
+
+
+def test_who_comes_into_the_room_of_another_makes_more_where_that_ends(path):
+    bench = Workbench(path)
+    bench.put(b"a")
+    (before,) = log_sizes(bench)
+    other = (
+        f"from logbroker_storage.testing import Workbench; w = Workbench({path!r})\n"
+        f"while w.log.size_bytes() <= {before}: w.put(b'b' * 5000)\n"
+        "import os; os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", other], check=True, timeout=60)
+    (after,) = log_sizes(bench)
+    assert after >= bench.log.size_bytes() + ROOM_BYTES - 5200
     bench.close()
 
 

@@ -24,7 +24,7 @@ from ..errors import file_system_error
 from ..files import Buffer, Files, read_file, replace_file
 
 WRITES = frozenset(["pwrite", "pwritev"])
-CALLS_THAT_TAKE_SPACE = WRITES | {"allocate", "create", "mkdir", "rename"}
+CALLS_THAT_TAKE_SPACE = WRITES | {"allocate", "create", "mkdir", "rename", "write_zeros"}
 EVERY_CALL = CALLS_THAT_TAKE_SPACE | {
     *("open", "pread", "fsync", "fdatasync", "truncate", "size", "fsync_directory"),
     *("unlink", "rmdir", "listdir", "exists", "drop_cache"),
@@ -135,6 +135,13 @@ class FaultyFiles:
             self.inner.pwritev(fd, buffers, position)
         else:
             self._write(fault, fd, b"".join(buffers), position)
+
+    def write_zeros(self, fd: int, position: int, size: int) -> None:
+        fault = self._planned("write_zeros", self._path(fd))
+        if fault is None:
+            self.inner.write_zeros(fd, position, size)
+        else:
+            self._write(fault, fd, bytes(size), position)
 
     def fsync(self, fd: int) -> None:
         self._enter("fsync", self._path(fd))

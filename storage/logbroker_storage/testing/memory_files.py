@@ -194,6 +194,9 @@ class MemoryFiles:
     def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
         self.pwrite(fd, b"".join(buffers), position)
 
+    def write_zeros(self, fd: int, position: int, size: int) -> None:
+        self.pwrite(fd, bytes(size), position)
+
     def fsync(self, fd: int) -> None:
         with self._lock:
             self._open_file(fd).sync()

@@ -86,6 +86,12 @@ class RecordingFiles:
             if fd in self._mirror_fds:
                 self.mirror.fdatasync(self._mirror_fds[fd])
 
+    def write_zeros(self, fd: int, position: int, size: int) -> None:
+        with self._lock:
+            self.inner.write_zeros(fd, position, size)
+            if fd in self._mirror_fds:
+                self.mirror.write_zeros(self._mirror_fds[fd], position, size)
+
     def truncate(self, fd: int, size: int) -> None:
         with self._lock:
             self.inner.truncate(fd, size)

@@ -156,6 +156,12 @@ class Disk:
     def pwritev(self, fd: int, buffers: Sequence[Buffer], position: int) -> None:
         self.pwrite(fd, b"".join(buffers), position)
 
+    def write_zeros(self, fd: int, position: int, size: int) -> None:
+        if fd >= FIRST_DESCRIPTOR and len(self._file(fd).content) <= position:
+            self.truncate(fd, position + size)  # what a power cut leaves of them are zeros, however many
+        else:
+            self.pwrite(fd, bytes(size), position)
+
     def fsync(self, fd: int) -> None:
         if fd >= FIRST_DESCRIPTOR:
             with self._lock:

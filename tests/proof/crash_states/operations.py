@@ -25,7 +25,7 @@ class Write(NamedTuple):
 
 
 class Resize(NamedTuple):
-    """A file was cut, or extended with zeros (blocks allocated in advance count as that)."""
+    """A file was cut, or extended with zeros."""
 
     inode: int
     size: int

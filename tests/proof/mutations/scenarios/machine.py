@@ -24,7 +24,7 @@ from logbroker_storage.files import Files, OsFiles
 from logbroker_storage.testing import FaultyFiles, MemoryFiles, ProcessKilled, RecordingFiles, Workbench
 
 CHANGES = {
-    "pwrite", "pwritev", "truncate", "allocate", "rename", "unlink", "mkdir", "rmdir", "open",
+    "pwrite", "pwritev", "write_zeros", "truncate", "allocate", "rename", "unlink", "mkdir", "rmdir", "open",
     "fsync", "fdatasync", "fsync_directory",
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ from .aborted_lookup import AbortedLookup
 from .active_segment import ActiveSegment
 from .adoption import adopt_tail
 from .clock import Clock
+from .closing import leave_caches, leave_no_room
 from .descriptors import Descriptors
 from .errors import (
     BatchDefect,
@@ -45,7 +46,6 @@ from .errors import (
     reason_of,
 )
 from .files import Files
-from .index_files import write_checksums
 from .locks import ProcessLock
 from .log_config import Durability, LogConfig, TimestampType
 from .log_growth import roll_is_due
@@ -78,8 +78,6 @@ from .segment import TimestampOffset
 from .segment_files import SegmentFiles, list_segments
 from .segment_list import look
 from .segment_times import SegmentTimes
-from .side_files import cut_room
-from .snapshot_files import write_snapshot
 from .view import LogEnd, PartitionState, View, partition_key
 from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
 from .wakeup import signal_paths
@@ -291,7 +289,7 @@ class PartitionLog:
         records: Sequence[IdentifiedRecord],
     ) -> AppendResult:
         state, entry = self.view.partitions.append_state(self.key, header.producer_id)
-        end = self._writable_end(state)
+        end = self.writable_end(state)
         if header.producer_id >= 0:
             if state is None or end is not state.end:
                 # It may be in what was adopted.
@@ -338,7 +336,7 @@ class PartitionLog:
     def _append_marker(
         self, control_type: ControlType, producer_id: int, marker_epoch: int, before_offset: int | None
     ) -> AppendResult | None:
-        end = self._writable_end()
+        end = self.writable_end()
         entry = self.view.partitions.producer(self.key, producer_id)
         verdict = decide_marker(entry, marker_epoch, before_offset)
         if verdict is MarkerVerdict.PAST:
@@ -460,14 +458,14 @@ class PartitionLog:
             StorageFailedError, TopicNotFoundError: as ``append``.
         """
         with self.append_lock:
-            self._writable_end()
+            self.writable_end()
             entry = self.view.partitions.producer(self.key, producer_id)
             entry = ProducerEntry(epoch) if entry is None else entry._replace(epoch=epoch)
             with self.view.write() as transaction:
                 self.view.partitions.put_producer(transaction, self.key, producer_id, entry)
         return entry.last_sequence if entry.last_sequence >= 0 else None
 
-    def _writable_end(self, state: PartitionState | None = None) -> LogEnd:
+    def writable_end(self, state: PartitionState | None = None) -> LogEnd:
         """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock.
 
         *state* is the partition's, when the caller has read it; the same LogEnd is returned if it holds.
@@ -485,7 +483,7 @@ class PartitionLog:
     def adopt(self) -> LogEnd:
         """LogEnd, with what a dead process appended but did not publish; as every append finds it."""
         with self.append_lock:
-            return self._writable_end()
+            return self.writable_end()
 
     def _refuse(self, header: BatchHeader, decision: Decision) -> AppendResult:
         if decision.duplicate_of is not None:
@@ -513,7 +511,7 @@ class PartitionLog:
     def roll_now(self) -> None:
         """Begin a new segment, unless the active one is empty."""
         with self.append_lock:
-            end = self._writable_end()
+            end = self.writable_end()
             if end.active_bytes:
                 roll(self, end)
 
@@ -592,41 +590,19 @@ class PartitionLog:
         self.descriptors.log_opened(self)
 
     def close_cleanly(self) -> None:
-        """Leave nothing for the next one to do: time index complete, producers saved, all on the disk.
+        """Leave nothing for the next one to do, and everything on the disk.
 
         Raises:
             StorageFailedError: the last sync failed.
         """
         try:
             if self.appends:
-                self._leave_caches()
+                leave_caches(self)
                 self.sync()
             elif self.active.is_open:  # it has looked at the end, and may have adopted what another left
-                self._cut_room()
+                leave_no_room(self)
         finally:
             self.release_files()
-
-    def _cut_room(self) -> None:
-        with self.append_lock:
-            end, sync = self.state()
-            if not sync.failed:
-                cut_room(self.files, self.active.files(end), end.active_bytes)
-
-    def _leave_caches(self) -> None:
-        """What spares the next recovery some reading."""
-        with self.append_lock:
-            state = self.state()
-            if state.sync.failed:
-                return
-            try:
-                end = self._writable_end(state)
-                self.active.files(end).cut_room(end.active_bytes)
-                self.publish_end(self.active.seal(end))
-                write_checksums(self.files, self.directory, end.active_base_offset)
-                producers = self.view.partitions.producers(self.key)
-                write_snapshot(self.files, self.directory, end.log_end_offset, producers)
-            except (OSError, WriteFailedError) as error:
-                logger.warning("%s: closed without its time index or snapshot: %s", self.directory, error)
 
     def abandon(self, forked: Any) -> None:
         """In a forked child: close inherited descriptors; every later use meets *forked*, which raises."""

@@ -400,7 +400,7 @@ class LogMachine(RuleBasedStateMachine):
         self.settle_unpublished()
         log = self.handles[handle]
         with log.append_lock:
-            end = log._writable_end()
+            end = log.writable_end()
             if producer_id < 0:
                 batch, data = self.make_batch([b"a"] * size, [20] * size, 0)
             else:

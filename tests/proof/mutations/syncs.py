@@ -376,12 +376,12 @@ WAITS = [
     _off(
         f"{STORAGE}.partition_log",
         """
-        self._leave_caches()
+        leave_caches(self)
         self.sync()
         """,
         "a clean close syncs",
         "logs.closing",
-        instead="self._leave_caches()",
+        instead="leave_caches(self)",
     ),
     _off(
         f"{STORAGE}.data_directory",

@@ -29,7 +29,9 @@ def main(
     contender: Annotated[
         list[str] | None, typer.Option(help="Only contenders with this in their name.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each is measured.")] = 5,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="How often each is measured.  [default: 5; quick: 3]")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Where compare.md, .json and .svg are written.")] = Path(
         "compare"
     ),
@@ -48,7 +50,7 @@ def main(
             raise typer.BadParameter("this system does not bind processes to cores", param_hint="--cores")
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # children inherit it
     budget_s = 0.5 if quick else 5.0
-    rounds = min(rounds, 3) if quick else rounds
+    rounds = rounds or (3 if quick else 5)
     output.mkdir(parents=True, exist_ok=True)
     skipped = {each.name: reason for each in contenders if (reason := each.missing())}
     for name, reason in skipped.items():

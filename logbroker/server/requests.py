@@ -69,12 +69,16 @@ class Request(NamedTuple):
 
     def body_of_reply(self, values: Values) -> bytes:
         """As ``reply``, without the header, in which alone answers to equal requests differ."""
-        return encode(build(schema(self.api_key, self.version).response, values))
+        return body_of_reply(self.api_key, self.version, values)
 
     def reply_in_pieces(self, values: Values) -> list[Buffer]:
         """As ``reply``, where *values* hold ``Pieces``."""
         message = build(schema(self.api_key, self.version).response, values)
         return encode_pieces(response_header(self), message)
+
+
+def body_of_reply(api_key: int, version: int, values: Values) -> bytes:
+    return encode(build(schema(api_key, version).response, values))
 
 
 def response_header(request: Request) -> bytes:

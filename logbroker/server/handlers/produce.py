@@ -13,11 +13,10 @@ for a sync there: what follows is appended meanwhile, and shares the next one (`
 from __future__ import annotations
 
 import asyncio
-import datetime
 from collections.abc import Awaitable
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 from kio.schema.errors import ErrorCode
 
@@ -26,34 +25,21 @@ from logbroker_storage.errors import CorruptBatchError, LogbrokerError, RecordTo
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import TimestampType
 from logbroker_storage.message_ids import IdentifiedRecord, identified
-from logbroker_storage.partition_log import AppendResult, PartitionLog
+from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import TTL_HEADER, BatchHeader, StoredBatch, read_batch
 from logbroker_storage.record_survey import Survey, survey
 
 from ...topic_names import check_reply_to
-from ..error_codes import RefusedError, code_of
+from ..error_codes import RefusedError
 from ..frames import FrameError
 from ..node import Node
-from ..replies import Values
 from ..requests import Request
+from .produce_answer import Part, answer
 
-NO_OFFSET = -1
 ACKS_ALL, ACKS_NONE = -1, 0
 ACKS = (ACKS_ALL, ACKS_NONE, 1)
 FIRST_WITH_TOPIC_ID = 13
 FIRST_OF_TRANSACTIONS_V2 = 12  # the partition is added to the transaction by the batch itself (KIP-890)
-
-
-class _Part(NamedTuple):
-    """The batch of one partition, and what became of it."""
-
-    topic: Any  # as the request names it
-    partition: int
-    log: PartitionLog | None
-    header: BatchHeader | None
-    result: AppendResult | None
-    error: LogbrokerError | None
-    log_start_offset: int = NO_OFFSET
 
 
 class _Appended:
@@ -61,7 +47,7 @@ class _Appended:
 
     __slots__ = ("is_durable", "parts", "request", "syncs")
 
-    def __init__(self, request: Request, parts: list[_Part]) -> None:
+    def __init__(self, request: Request, parts: list[Part]) -> None:
         self.request = request
         self.parts = parts
         self.is_durable = False
@@ -73,11 +59,11 @@ async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None
     if body.acks not in ACKS:
         refused = RefusedError(ErrorCode.invalid_required_acks, f"acks={body.acks}")
         parts = [
-            _Part(topic, data.index, None, None, None, refused)
+            Part(topic, data.index, None, None, None, refused)
             for topic in body.topic_data
             for data in topic.partition_data
         ]
-        return _answer(request, parts)
+        return answer(request, parts)
     events = [await _event(node, request, topic) for topic in body.topic_data]
     work = node.appends.run(
         _places(request, events), partial(_append_all, node, request, events), partial(_sync_together, node)
@@ -91,7 +77,7 @@ async def handle(node: Node, request: Request) -> bytes | Awaitable[bytes | None
         if any(part.error is not None for part in appended.parts):
             raise FrameError("a record with acks=0 was refused, which can be told in no other way")
         return None
-    return _answer(request, appended.parts)
+    return answer(request, appended.parts)
 
 
 def _begin_syncs(node: Node, work: asyncio.Future[_Appended]) -> None:
@@ -165,11 +151,11 @@ def _sync_together(node: Node, go: list[_Appended]) -> None:
         appended.is_durable = True
 
 
-def _synced(part: _Part, failure: LogbrokerError | None) -> _Part:
+def _synced(part: Part, failure: LogbrokerError | None) -> Part:
     return part if failure is None or part.result is None else part._replace(error=failure)
 
 
-def _append(node: Node, request: Request, topic: Any, event: TopicEvent | LogbrokerError, data: Any) -> _Part:
+def _append(node: Node, request: Request, topic: Any, event: TopicEvent | LogbrokerError, data: Any) -> Part:
     log: PartitionLog | None = None
     header: BatchHeader | None = None
     try:
@@ -182,9 +168,9 @@ def _append(node: Node, request: Request, topic: Any, event: TopicEvent | Logbro
             _check_transaction(node, request, header, (event.name, data.index))
         # The batch is taken as it is or not at all, so an id makes nothing a duplicate here; it is taken, though.
         result = log.append(batch, records=identified_records)
-        return _Part(topic, data.index, log, header, result, None, log.offsets().log_start_offset)
+        return Part(topic, data.index, log, header, result, None, log.offsets().log_start_offset)
     except LogbrokerError as error:
-        return _Part(topic, data.index, log, header, None, error)
+        return Part(topic, data.index, log, header, None, error)
 
 
 def _checked(
@@ -282,56 +268,11 @@ async def _when_durable(appended: _Appended) -> bytes:
         except LogbrokerError as error:
             failure = error
         settled.append(_synced(part, failure))
-    return _answer(appended.request, settled)
+    return answer(appended.request, settled)
 
 
-def _count(node: Node, parts: list[_Part]) -> None:
+def _count(node: Node, parts: list[Part]) -> None:
     for part in parts:
         if part.result is not None and part.header is not None and not part.result.duplicate:
             node.metrics.records_in.inc(part.header.record_count)
             node.metrics.batch_bytes_in.inc(part.header.size_bytes)
-
-
-def _answer(request: Request, parts: list[_Part]) -> bytes:
-    responses: dict[int, dict[str, Any]] = {}
-    for part in parts:
-        topic = responses.setdefault(
-            id(part.topic),
-            {
-                "name": getattr(part.topic, "name", None),
-                "topic_id": getattr(part.topic, "topic_id", None),
-                "partition_responses": [],
-            },
-        )
-        topic["partition_responses"].append(_partition(part))
-    return request.reply({"responses": list(responses.values())})
-
-
-def _partition(part: _Part) -> Values:
-    if part.error is not None or part.result is None:
-        error = part.error
-        return {
-            "index": part.partition,
-            "error_code": ErrorCode.unknown_server_error if error is None else code_of(error),
-            "base_offset": NO_OFFSET,
-            "log_append_time": None,
-            "log_start_offset": NO_OFFSET,
-            "record_errors": [],
-            "error_message": None if error is None else str(error),
-        }
-    assert part.log is not None
-    return {
-        "index": part.partition,
-        "base_offset": part.result.base_offset,
-        "log_append_time": _append_time(part.log, part.result),
-        "log_start_offset": part.log_start_offset,
-        "record_errors": [],
-        "error_message": None,
-    }
-
-
-def _append_time(log: PartitionLog, result: AppendResult) -> datetime.datetime | None:
-    """The log's own timestamp, where the topic gives one to its records."""
-    if log.config.message_timestamp_type is not TimestampType.LOG_APPEND_TIME:
-        return None
-    return datetime.datetime.fromtimestamp(result.timestamp_ms / 1000, datetime.UTC)

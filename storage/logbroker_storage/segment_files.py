@@ -137,19 +137,19 @@ class SegmentFiles:
         return self.log_bytes() == position if not head else not head.strip(b"\0")
 
     def make_room(self, position: int, limit: int) -> None:
-        """Where a write will end at *position*, beyond the room that is there: room behind it, up to *limit*."""
+        """Room behind a batch that ends at *position*, up to *limit*, where it has reached the end of the file."""
         if position <= self._room_end:
             return
-        size = self._room_end = self.log_bytes()
-        if position <= size or limit <= position:
+        self._room_end = self.log_bytes()
+        if position < self._room_end or limit <= position:
             return
         self._room_end = min(position + ROOM_BYTES, limit)
         fd = self.descriptor()
         try:
             self._files.write_zeros(fd, position, self._room_end - position)
-        except OSError as error:  # the write that follows needs less, and tells what is wrong if it must
+        except OSError as error:  # the next write needs less, and tells what is wrong if it must
             logger.debug("%s: no room in advance: %s", self.log_path, error)
-            self._files.truncate(fd, size)
+            self._files.truncate(fd, position)
 
     def cut_room(self, position: int) -> None:
         """Let the log file end at *position*, where the log does."""

@@ -13,8 +13,10 @@ import pytest
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import StorageFailedError, WriteFailedError
 from logbroker_storage.events import GroupEvent
+from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.record_batch import decode_records, encode_values
+from logbroker_storage.segment_files import ROOM_BYTES, SegmentFiles
 
 SIZE_BYTES = 4 << 20
 
@@ -91,3 +93,24 @@ def test_nothing_is_lost_or_invented_on_a_full_disk_and_writes_go_on_afterwards(
     directory = DataDirectory.open(path)
     assert values(directory) == acknowledged
     directory.close()
+
+
+@pytest.mark.parametrize("free_pages", [1, 3, 15, 16, 17, 18, 19, 33, 50])
+def test_room_takes_no_space_that_a_batch_could_have(small_disk: Path, free_pages: int) -> None:
+    segment = SegmentFiles(OsFiles(), str(small_disk), 0)
+    segment.create()
+    filler = small_disk / "filler"
+    fill(filler)
+    free_bytes = free_pages * 4096
+    os.truncate(filler, filler.stat().st_size - free_bytes)
+    batch = b"b" * 5000
+    written_bytes = 0
+    while True:
+        try:
+            segment.write_log(batch, written_bytes)
+        except OSError:
+            break
+        written_bytes += len(batch)
+        segment.make_room(written_bytes, limit=2 * free_bytes + ROOM_BYTES)
+    segment.close()
+    assert free_bytes - len(batch) < written_bytes <= free_bytes

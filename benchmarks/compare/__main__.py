@@ -30,7 +30,7 @@ def main(
         list[str] | None, typer.Option(help="Only contenders with this in their name.")
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="How often each is measured.  [default: 5; quick: 3]")
+        int | None, typer.Option(min=1, help="How often each is measured (default: 5; quick: 3).")
     ] = None,
     output: Annotated[Path, typer.Option(help="Where compare.md, .json and .svg are written.")] = Path(
         "compare"

@@ -1,7 +1,7 @@
 """The files of the active segment: what an append writes into them, and takes back when a write fails.
 
-    batch              at LogEnd's position, in one write; with durability fsync into room, or room is made behind it
-                       (``segment_files``)
+    batch              at LogEnd's position, in one write; with durability fsync into room, which is made behind a
+                       batch of less than 64 KiB where there is none (``segment_files``)
     offset index       an entry for a batch that starts more than index.interval.bytes behind the last such
     time index         an entry along with it if the largest timestamp has grown, and one when the segment is left
     aborted index      an entry for each marker that aborts
@@ -83,13 +83,13 @@ class ActiveSegment:
         try:
             files.write_log(batch, position)
             if is_synced:
-                if header.size_bytes < ROOM_BYTES:
-                    files.make_room(position + header.size_bytes, config.segment_bytes)
                 files.start_writeback(position, header.size_bytes)
             created_ms = end.active_created_ms if end.active_created_ms >= 0 else self._log.now_ms()
             behind = behind_batch(end, header, created_ms=created_ms, visible_at_once=not is_synced)
             if position - end.indexed_bytes > config.index_interval_bytes:
                 behind = self._write_index_entries(files, behind, position)
+            if is_synced and header.size_bytes < ROOM_BYTES:  # last, so that it takes no space that they need
+                files.make_room(position + header.size_bytes, config.segment_bytes)
         except OSError as error:
             self.take_back(end, error)
             raise

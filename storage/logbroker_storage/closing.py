@@ -42,7 +42,11 @@ def leave_caches(log: PartitionLog) -> None:
 
 
 def leave_no_room(log: PartitionLog) -> None:
-    """The same for who has appended nothing."""
+    """Leave the log file without its room: for who has appended nothing.
+
+    Raises:
+        OSError: it could not be cut.
+    """
     with log.append_lock:
         end, sync = log.state()
         if not sync.failed:

@@ -140,16 +140,23 @@ class SegmentFiles:
         """Room behind a batch that ends at *position*, up to *limit*, where it has reached the end of the file."""
         if position <= self._room_end:
             return
-        self._room_end = self.log_bytes()
-        if position < self._room_end or limit <= position:
-            return
-        self._room_end = min(position + ROOM_BYTES, limit)
         fd = self.descriptor()
         try:
-            self._files.write_zeros(fd, position, self._room_end - position)
+            self._room_end = self._files.size(fd)
+            if self._room_end <= position < limit:
+                end = min(position + ROOM_BYTES, limit)
+                self._files.write_zeros(fd, position, end - position)
+                self._room_end = end
         except OSError as error:  # the next write needs less, and tells what is wrong if it must
             logger.debug("%s: no room in advance: %s", self.log_path, error)
-            self._files.truncate(fd, position)
+            self._leave_space(position)
+
+    def _leave_space(self, position: int) -> None:
+        """Give back what room that was made in part has taken."""
+        try:
+            self._files.truncate(self.descriptor(), position)
+        except OSError as error:  # what stays is room all the same
+            logger.debug("%s: room stays: %s", self.log_path, error)
 
     def cut_room(self, position: int) -> None:
         """Let the log file end at *position*, where the log does."""

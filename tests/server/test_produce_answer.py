@@ -66,6 +66,22 @@ def test_the_answer_for_a_batch_that_was_taken_says_where_it_is(version, first, 
         assert getattr(said, "log_start_offset", start) == start
 
 
+@pytest.mark.parametrize("version", [*BY_NAME, *BY_ID])
+def test_it_is_the_answer_that_kio_makes_byte_by_byte(version):
+    of = topic(version)
+    said = {
+        "index": 3,
+        "base_offset": 2**40,
+        "log_append_time": None,
+        "log_start_offset": 17,
+        "record_errors": [],
+        "error_message": None,
+    }
+    response = {"name": "t", "topic_id": ID, "partition_responses": [said]}
+    made = request(version).reply({"responses": [response]})
+    assert answer(request(version), [taken(of, 3, 2**40, 17)]) == made
+
+
 @pytest.mark.parametrize("version", [3, 9, 13])
 def test_partitions_and_topics_are_told_apart(version):
     one, other = topic(version, "one"), topic(version, "other")

@@ -127,6 +127,20 @@ def test_where_none_can_be_made_appends_go_on_without(path, error, written):
     bench.close()
 
 
+def test_room_that_can_neither_be_made_nor_given_back_refuses_no_batch(path):
+    files = FaultyFiles(OsFiles())
+    bench = Workbench(path, files=files)
+    files.fail("write_zeros", error=errno.ENOSPC, forever=True, written=1000)
+    files.fail("truncate", path=".log", error=errno.EIO, forever=True)
+    bench.put(b"a")
+    bench.put(b"b")
+    assert bench.values() == [b"a", b"b"]
+    files.heal()
+    bench.put(b"c")
+    assert bench.values() == [b"a", b"b", b"c"]
+    bench.close()
+
+
 def test_who_comes_into_the_room_of_another_makes_more_where_that_ends(path):
     bench = Workbench(path)
     bench.put(b"a")

@@ -11,7 +11,7 @@ begins. The CRC covers neither base offset, length nor epoch; a flipped bit ther
                                              must not go back below it
 
 So a single wrong base offset in Kafka's log is blamed on the batch that has it, not on the next.
-Zeros at the end of a partition's last segment are room that its writer allocated in advance: the log ends there.
+Zeros at the end of a partition's last segment are room that its writer left in advance: the log ends there.
 Memory: one block of 1 MiB, and one batch of at most ``MAX_BATCH_BYTES``.
 """
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from ..errors import file_system_error
 from ..files import Buffer, Files, read_file, replace_file
 
-WRITES = frozenset(["pwrite", "pwritev"])
-CALLS_THAT_TAKE_SPACE = WRITES | {"allocate", "create", "mkdir", "rename", "write_zeros"}
+WRITES = frozenset(["pwrite", "pwritev", "write_zeros"])
+CALLS_THAT_TAKE_SPACE = WRITES | {"allocate", "create", "mkdir", "rename"}
 EVERY_CALL = CALLS_THAT_TAKE_SPACE | {
     *("open", "pread", "fsync", "fdatasync", "truncate", "size", "fsync_directory"),
     *("unlink", "rmdir", "listdir", "exists", "drop_cache"),

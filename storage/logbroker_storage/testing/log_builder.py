@@ -36,7 +36,7 @@ from .manual_clock import START_MS
 
 
 def without_room(content: bytes) -> bytes:
-    """A log file's *content* up to the zeros that were allocated in advance."""
+    """A log file's *content* up to the zeros that were written in advance."""
     position = 0
     while len(content) - position >= HEADER_BYTES:
         try:

@@ -6,7 +6,7 @@
     is before that               OVERLAP; a note when the file is empty (its process died before using it)
 
 Where a log ends below its recovery point, records that had reached the disk are gone: MISSING_OFFSETS.
-Zeros behind the last batch of the last segment are a note: a writer allocates room in advance.
+Zeros behind the last batch of the last segment are a note: a writer leaves room in advance.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class _SegmentChecks:
             f"bytes {self._end_position} to {self._segment.size_bytes - 1} are zeros: room for what comes next",
             position=self._end_position,
             start_offset=self.next_offset,
-            advice="nothing to do: a writer allocates it in advance, and cuts it off when it closes the log",
+            advice="nothing to do: a writer leaves it in advance, and cuts it off when it closes the log",
         )
 
     def _damage(self, damage: Damaged) -> Finding:

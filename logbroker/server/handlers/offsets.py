@@ -11,7 +11,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import FileSystemError, InvalidRequestError, LogbrokerError, WriteFailedError
+from logbroker_storage.errors import InvalidRequestError, LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 
 from ...membership import live_members
@@ -118,7 +118,7 @@ def _write(directory: DataDirectory, events: list[OffsetEvent]) -> ErrorCode | N
     try:
         directory.sync_below(events)
         directory.journal.record(events)
-    except (FileSystemError, WriteFailedError):  # of the disk now; a failed partition stays so
+    except WriteFailedError:
         return ErrorCode.coordinator_not_available
     except LogbrokerError as error:
         return code_of(error)

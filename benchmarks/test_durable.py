@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import logbroker
+from logbroker_storage.segment_files import ROOM_BYTES
 
 from .conftest import VALUE, in_turn, seconds
 
@@ -45,6 +47,48 @@ def test_single_durable_append(benchmark: Any, tmp_path: Path) -> None:
     benchmark.extra_info["us_per_append"] = round(mine / APPENDS * 1e6)
     benchmark.extra_info["bare_us"] = round(theirs / APPENDS * 1e6)
     benchmark.extra_info["ratio_to_bare"] = round(ratio, 2)
+
+
+class _Room:
+    """A file that is written and synced batch by batch, into room that *make* makes (descriptor, position)."""
+
+    def __init__(self, path: Path, batch_bytes: int, make: Callable[[int, int], object]) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        self._batch = b"y" * batch_bytes
+        self._make = make
+        self._written = self._room_end = 0
+
+    def append_some(self) -> None:
+        for _ in range(APPENDS):
+            os.pwrite(self._fd, self._batch, self._written)
+            self._written += len(self._batch)
+            if self._written > self._room_end:
+                self._make(self._fd, self._written)
+                self._room_end = self._written + ROOM_BYTES
+            fdatasync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system does not allocate in advance")
+@pytest.mark.parametrize("batch_bytes", [BATCH_BYTES, 1100, 8000, 30_000])
+def test_syncs_into_room_that_was_written_or_allocated(
+    benchmark: Any, tmp_path: Path, batch_bytes: int
+) -> None:
+    zeros = bytes(ROOM_BYTES)
+    written = _Room(tmp_path / "written", batch_bytes, lambda fd, at: os.pwrite(fd, zeros, at))
+    allocated = _Room(
+        tmp_path / "allocated", batch_bytes, lambda fd, at: os.posix_fallocate(fd, at, ROOM_BYTES)
+    )
+    mine, theirs, ratio = benchmark.pedantic(
+        in_turn, args=(written.append_some, allocated.append_some, ROUNDS), rounds=1
+    )
+    written.close()
+    allocated.close()
+    benchmark.extra_info["written_us"] = round(mine / APPENDS * 1e6)
+    benchmark.extra_info["allocated_us"] = round(theirs / APPENDS * 1e6)
+    benchmark.extra_info["ratio"] = round(ratio, 2)
 
 
 @pytest.mark.parametrize("threads", [1, 4, 16])

@@ -33,6 +33,7 @@ def test_small_synced_appends_share_one_piece_of_room(path):
     (size,) = log_sizes(bench)
     assert bench.log.size_bytes() < size <= bench.log.size_bytes() + ROOM_BYTES
     assert files.calls["write_zeros"] == 2, "the log's and the journal's"
+    assert files.calls["allocate"] == 1, "that of the view's lock file"
     bench.close()
 
 

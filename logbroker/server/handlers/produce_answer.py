@@ -63,7 +63,7 @@ def _usual(request: Request, part: Part) -> bytearray | None:
     """The body of the answer that *part* was taken; None where it was not, or there is more to say."""
     if part.error is not None or part.log is None or part.result is None:
         return None
-    if part.log.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
+    if _append_time(part.log, part.result) is not None:
         return None
     name, topic_id = _topic(part)
     taken = _taken(request.api_key, request.version, name, topic_id, part.partition)

@@ -26,8 +26,9 @@ from logbroker_storage.record_batch import Record
 from .arrivals import Arrivals
 from .commits import write_commit
 from .cursor import Cursor, Handout, Origin
+from .group_coordinator import Holder
 from .groups import Slot, TopicPartition
-from .membership import Holder, Membership, join_group
+from .membership import Membership, join_group
 from .rotation import Rotation
 from .start import Start, StartPolicy
 from .topic_selection import TopicSelection

@@ -52,8 +52,8 @@ from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
 from .cursor import NEVER_MS, Cursor, Handout
 from .deadlines import deadline_after, left_until
 from .expressions import Predicate
+from .group_store import group_signal
 from .groups import TopicPartition
-from .membership import group_signal
 from .records import timestamp_ms_of
 from .start import Start, check_start
 from .subscriptions import SIGNAL as SUBSCRIPTIONS_SIGNAL

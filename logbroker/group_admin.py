@@ -10,8 +10,8 @@ from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.events import GroupEvent, OffsetEvent, SubscriptionEvent
 
 from .descriptions import GroupDescription, MemberDescription, OffsetDescription
+from .group_store import check_not_on_network, group_key
 from .groups import GroupState, TopicPartition, decode_group
-from .membership import check_not_on_network, group_key
 from .records import MILLISECOND, timestamp_ms_of
 from .topic_names import check_group_name
 from .topic_selection import entries_of

@@ -388,8 +388,6 @@ class Producer:
         last_sequence = queue.last_sequence
         return None if last_sequence == NEVER_WROTE else last_sequence
 
-    # Topics -----------------------------------------------------------------------------------------
-
     # Flushing and closing ---------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> None:

@@ -11,8 +11,8 @@ from logbroker_storage.errors import CorruptionError, InvalidRequestError, Offse
 
 from .descriptions import OffsetDescription, SubscriptionDescription, SubscriptionPartitionDescription
 from .group_admin import ResetTarget, check_no_members, describe_group, reset_group, reset_offsets
+from .group_store import group_key
 from .groups import TopicPartition
-from .membership import group_key
 from .queues.owners import is_dead
 from .queues.partition import QueuePartition
 from .queues.reading import RangeReader

@@ -36,7 +36,7 @@ from logbroker_storage.record_batch import Record
 
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
 from .expressions import ExpressionError, Predicate, as_predicate, compile_expression
-from .membership import check_no_group
+from .group_store import check_no_group
 from .queues.settings import (
     DEFAULT_LEASE_S,
     DEFAULT_MAX_DELIVERIES,

@@ -108,10 +108,7 @@ class TransactionCoordinator:
 
     def is_in_time(self, holding: Holding) -> bool:
         """Whether the timeout of its transaction is still to come, whatever was done to the wall clock."""
-        return self._monotonic_ms() < holding.deadline_ms
-
-    def _monotonic_ms(self) -> int:
-        return int(self._directory.clock.monotonic() * 1000)
+        return self._directory.clock.monotonic_ms() < holding.deadline_ms
 
     def is_current(self, claim: Claim) -> bool:
         """Whether nobody has claimed the id since, and there is an epoch left to use."""
@@ -297,7 +294,7 @@ class TransactionCoordinator:
                 started_ms=self._directory.clock.now_ms(),
                 timeout_ms=timeout_ms,
                 number=number,
-                deadline_ms=self._monotonic_ms() + timeout_ms,
+                deadline_ms=self._directory.clock.monotonic_ms() + timeout_ms,
             )
         )
 
@@ -307,7 +304,7 @@ class TransactionCoordinator:
         Raises:
             FencedError: the id was claimed by a newer holder, or its transaction timed out and was aborted.
         """
-        now_ms, monotonic_ms = self._directory.clock.now_ms(), self._monotonic_ms()
+        now_ms, monotonic_ms = self._directory.clock.now_ms(), self._directory.clock.monotonic_ms()
 
         def with_places(value: bytes | None) -> bytes:
             holding = None if value is None else _decode(value)

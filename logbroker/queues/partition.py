@@ -45,7 +45,6 @@ from logbroker_storage.record_batch import Record
 from ..commits import PendingCommit
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
-from ..membership import monotonic_ms
 from ..subscriptions import Subscription, both
 from .aftermath import Aftermath
 from .looks import Ahead, Due, Held, Progress, without
@@ -540,7 +539,7 @@ class QueuePartition:
         return PendingCommit(decide, take_back, settle)
 
     def _now_ms(self) -> int:
-        return monotonic_ms(self._directory)
+        return self._directory.clock.monotonic_ms()
 
     def _items(self, state: QueueState) -> list[Item]:
         subscription_id = self.subscription.id

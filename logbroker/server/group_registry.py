@@ -23,7 +23,7 @@ from kio.schema.errors import ErrorCode
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
 
-from ..membership import record_subscription, release_from_network, reserve_for_network
+from ..group_store import record_subscription, release_from_network, reserve_for_network
 from ..topic_names import check_group_name, is_internal
 from .classic_group import ClassicGroup, GroupState
 from .classic_members import ClassicMembers, can_join, upgraded
@@ -93,7 +93,7 @@ class GroupRegistry:
         ] = {}  # generation and state at the last look for topics
 
     def now_ms(self) -> int:
-        return int(self._directory.clock.monotonic() * 1000)
+        return self._directory.clock.monotonic_ms()
 
     # Groups -------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class ShareGroups:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by subscription
 
     def now_ms(self) -> int:
-        return int(self._directory.clock.monotonic() * 1000)
+        return self._directory.clock.monotonic_ms()
 
     # Groups -------------------------------------------------------------------------------------------
 

@@ -15,6 +15,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never go backwards; only differences mean anything."""
 
+    def monotonic_ms(self) -> int:
+        """The same in whole milliseconds."""
+
 
 class SystemClock:
     """The machine's own clock."""
@@ -24,6 +27,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def monotonic_ms(self) -> int:
+        return time.monotonic_ns() // 1_000_000
 
 
 SYSTEM_CLOCK = SystemClock()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import logbroker
-from logbroker import membership
+from logbroker import group_coordinator
 from logbroker.errors import (
     ClosedError,
     CorruptionError,
@@ -262,7 +262,7 @@ def test_nothing_more_comes_of_a_deleted_topic_of_a_pattern_also_before_the_grou
     desk.topic().put("a", "b")
     with desk.consumer("t*", group="g") as consumer:
         assert values(consumer.poll(1)) == ["a"]
-        with membership._coordinators_lock:  # the coordinator waits
+        with group_coordinator._coordinators_lock:  # the coordinator waits
             desk.broker.delete_topic("t")
             if comes_back:
                 desk.topic()
@@ -275,7 +275,7 @@ def test_what_was_read_of_a_deleted_topic_is_not_committed_for_the_next_of_its_n
     desk.topic().put("a", "b")
     with desk.consumer("t*", group="g", delivery="manual") as consumer:
         assert values(consumer.poll()) == ["a", "b"]
-        with membership._coordinators_lock:  # the coordinator waits
+        with group_coordinator._coordinators_lock:  # the coordinator waits
             commit = consumer.pending_commit()
             desk.broker.delete_topic("t")
             desk.topic().put("c")

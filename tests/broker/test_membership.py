@@ -18,7 +18,7 @@ import pytest
 import logbroker
 from logbroker.consumer import Consumer
 from logbroker.errors import FencedError, ForkedError
-from logbroker.membership import group_state
+from logbroker.group_store import group_state
 from logbroker_storage.record_batch import encode_values
 
 DEADLINE_S = 20

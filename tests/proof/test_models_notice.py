@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from logbroker import groups, membership
+from logbroker import group_store, groups
 from logbroker.consumer_commits import ConsumerCommits
 from logbroker.cursor import Cursor
 from logbroker.membership import Membership
@@ -139,7 +139,7 @@ FAULTS: dict[str, tuple[str, Plant]] = {
         ),
     ),
     "a commit is not checked": ("groups", _wrapped(Membership, "check", lambda original, *args: None)),
-    "an ownership is not told from the next": ("groups", _wrapped(membership, "apply", _since_of_before)),
+    "an ownership is not told from the next": ("groups", _wrapped(group_store, "apply", _since_of_before)),
     "what was handed out is not committed": (
         "groups",
         _wrapped(ConsumerCommits, "asked_on", lambda original, *args: None),
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[str, Plant]] = {
     "the dead keep their partitions": (
         "groups",
         _wrapped(
-            membership,
+            group_store,
             "apply",
             lambda original, state, event, **kwargs: (
                 state if isinstance(event, groups.Expire) else original(state, event, **kwargs)

@@ -9,7 +9,7 @@ from kio.schema.errors import ErrorCode
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 
 from ...group_admin import delete_group
-from ...membership import live_members
+from ...group_store import live_members
 from ...subscription_admin import delete_subscription
 from ..classic_group import ClassicGroup, GroupState
 from ..consumer_group import ConsumerGroup

@@ -14,7 +14,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 
-from ...membership import live_members
+from ...group_store import live_members
 from ...topic_names import check_group_name
 from ..classic_group import ClassicGroup
 from ..consumer_group import ConsumerGroup

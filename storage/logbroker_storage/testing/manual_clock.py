@@ -18,6 +18,9 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._monotonic_ms / 1000
 
+    def monotonic_ms(self) -> int:
+        return self._monotonic_ms
+
     def advance(self, *, ms: int) -> None:
         """Let *ms* milliseconds pass."""
         self._now_ms += ms

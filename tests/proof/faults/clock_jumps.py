@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 import logbroker
 from logbroker.transaction_coordinator import TransactionCoordinator
-from logbroker_storage.clock import SYSTEM_CLOCK
+from logbroker_storage.clock import SystemClock
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.testing import ManualClock
@@ -180,17 +180,14 @@ def _transactions(path: str, jump_ms: int) -> None:
             assert (found := _rest(consumer)) == [b"paid"], found
 
 
-class JumpingClock:
+class JumpingClock(SystemClock):
     """The machine's clock, of which the wall time is set ahead or back."""
 
     def __init__(self) -> None:
         self.ahead_ms = 0
 
     def now_ms(self) -> int:
-        return SYSTEM_CLOCK.now_ms() + self.ahead_ms
-
-    def monotonic(self) -> float:
-        return SYSTEM_CLOCK.monotonic()
+        return super().now_ms() + self.ahead_ms
 
 
 def _server(path: str, jump_ms: int) -> None:

@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from logbroker import membership
+from logbroker import group_coordinator
 from logbroker.consumer import Consumer
 from logbroker.consumer_commits import DELIVERIES, Delivery
 from logbroker.group_admin import delete_group, reset_group
+from logbroker.group_coordinator import Coordinator
+from logbroker.group_store import change_group, group_state
 from logbroker.groups import Expire, Slot, Tick, TopicPartition
-from logbroker.membership import Coordinator, change_group, group_state
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, InvalidRequestError, TopicNotFoundError
 from logbroker_storage.log_config import LogConfig
@@ -128,9 +129,9 @@ class GroupMachine(RuleBasedStateMachine):
 
     def coordinator(self) -> Coordinator:
         """That of this process, made anew when its last member left."""
-        known = membership._coordinators.get(id(self.directory))
+        known = group_coordinator._coordinators.get(id(self.directory))
         if known is None:
-            known = membership._coordinators[id(self.directory)] = SteppedCoordinator(self.directory)
+            known = group_coordinator._coordinators[id(self.directory)] = SteppedCoordinator(self.directory)
         return known
 
     # Topics ---------------------------------------------------------------------------------------

@@ -243,6 +243,37 @@ def test_a_closed_view_opens_no_lock_again(tmp_path):
     assert before is None or len(os.listdir("/proc/self/fd")) == before
 
 
+CLOSED_WHILE_ANOTHER_WRITES = """
+import sys, threading
+from concurrent.futures import Future
+from logbroker_storage.view import View
+
+view, begun, go_on, outcome = View(sys.argv[1]), threading.Event(), threading.Event(), Future()
+
+def write():
+    try:
+        with view.write() as transaction:
+            begun.set()
+            go_on.wait()
+            transaction.put(b"key", b"value")
+        outcome.set_result("written")
+    except BaseException as error:
+        outcome.set_exception(error)  # whose traceback refers to the transaction
+
+threading.Thread(target=write, daemon=True).start()
+begun.wait()
+threading.Timer(0.2, go_on.set).start()
+view.close()
+print(outcome.result())
+"""
+
+
+def test_closing_waits_for_the_transaction_of_another_thread(tmp_path):
+    """In a process of its own: where it waits for what never comes no signal ends it but a kill."""
+    command = [sys.executable, "-c", CLOSED_WHILE_ANOTHER_WRITES, str(tmp_path)]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=30).stdout == "written\n"
+
+
 # The walk over LMDB's pages ---------------------------------------------------------------------------
 
 

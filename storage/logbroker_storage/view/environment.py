@@ -126,9 +126,15 @@ class Environment:
         return ViewError(f"the view at {self.path} cannot be opened: {error}")
 
     def close(self) -> None:
+        """Close it, once no thread writes any more; who comes later gets a ClosedError.
+
+        LMDB's own ``close`` ends a transaction of another thread without giving back its lock, and then waits for
+        that. It would be given back with the transaction's last reference, which an error may hold that somebody
+        keeps, as a future does.
+        """
         self._closed = True
-        self.lmdb.close()
         self.writing.retire()
+        self.lmdb.close()
 
     def forget_dead_readers(self) -> None:
         """Free the pages that a process pins which was killed in the middle of a read.

@@ -69,10 +69,14 @@ def signal_paths(lock_path: str) -> tuple[str, str]:
 
 
 class Waiter:
-    """Waits for touches of watched files, or for ``wake()``. One thread waits; any thread may wake."""
+    """Waits for touches of watched files, or for ``wake()``. One thread waits; any thread may wake.
+
+    One that is dropped without ``close`` gives its descriptors back, as a file does: of inotify's a user has 128.
+    """
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
+        self._closed = True  # until its descriptors are open
         try:
             self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if _LINUX else _pipe()
         except OSError as error:
@@ -178,6 +182,14 @@ class Waiter:
             if self._closed:
                 return
             self._closed = True
+        self._close_descriptors()
+
+    def __del__(self) -> None:
+        # No lock: nobody has it any more who is alive, but a thread that did not come along to a forked child.
+        if not self._closed:
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         self._watcher.close()
         os.close(self._wake_read)
         os.close(self._wake_write)

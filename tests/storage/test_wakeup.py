@@ -125,6 +125,14 @@ def test_a_closed_waiter_says_so(waiter):
         waiter.wait(0)
 
 
+def test_waiters_that_are_dropped_give_their_descriptors_back(bench):
+    """As those of consumers that nobody has closed: of inotify's a user has 128."""
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(50):
+        Waiter(bench.directory).wait(0)
+    assert len(os.listdir("/dev/fd")) < before + 50
+
+
 def test_a_topic_that_is_not_there_cannot_be_watched(waiter):
     with pytest.raises(TopicNotFoundError):
         waiter.watch_partition("nowhere", 0)

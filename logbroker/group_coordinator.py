@@ -155,7 +155,7 @@ class Coordinator:
             if coordinator is None:
                 return
             coordinator._members.pop(member.member_id, None)
-            last = not coordinator._has_work and _coordinators.get(id(directory)) is coordinator
+            last = not coordinator._has_work
             if last:
                 del _coordinators[id(directory)]
         if last:

@@ -133,8 +133,7 @@ def check_not_on_network(directory: DataDirectory, group: str) -> None:
     Raises:
         InvalidRequestError: one does.
     """
-    server = directory.view.volatile.value(_network_key(group))
-    if server is not None and directory.process_alive(server.decode()):
+    if _is_on_network(directory, group):
         raise InvalidRequestError(
             f"group {group!r} has members that are connected to a server of this directory, and a group's members "
             "share its partitions in one way only: use another group, or stop them first"
@@ -166,14 +165,17 @@ def check_no_group(directory: DataDirectory, name: str) -> None:
     Raises:
         SubscriptionExistsError: one has.
     """
-    server = directory.view.volatile.value(_network_key(name))
-    is_on_network = server is not None and directory.process_alive(server.decode())
-    if directory.groups.has(name) or is_on_network or live_members(directory, name):
+    if directory.groups.has(name) or _is_on_network(directory, name) or live_members(directory, name):
         raise SubscriptionExistsError(name, what="consumer group")
 
 
 def _network_key(group: str) -> bytes:
     return b"network\0" + group.encode()
+
+
+def _is_on_network(directory: DataDirectory, group: str) -> bool:
+    server = directory.view.volatile.value(_network_key(group))
+    return server is not None and directory.process_alive(server.decode())
 
 
 def reserve_for_network(directory: DataDirectory, group: str) -> bool:

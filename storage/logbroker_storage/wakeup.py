@@ -71,7 +71,7 @@ def signal_paths(lock_path: str) -> tuple[str, str]:
 class Waiter:
     """Waits for touches of watched files, or for ``wake()``. One thread waits; any thread may wake.
 
-    One that is dropped without ``close`` gives its descriptors back, as a file does: of inotify's a user has 128.
+    One that is dropped without ``close`` gives its descriptors back, as a file does: inotify allows a user few.
     """
 
     def __init__(self, directory: DataDirectory) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logbroker
 
 PARTITIONS = 3
+SPREAD = ("orders", "copies", "routed", "routed.dead", "net", "jobs.dead")
+TOPICS = dict.fromkeys(SPREAD, PARTITIONS) | {"jobs": 2, "prices": 1}  # and their partitions
 
 Config = dict[str, str | int | float | bool]
 WINDOW_MS = 5_000
@@ -15,16 +17,18 @@ BOUNDED: Config = {"retention.bytes": 256 << 10, "segment.bytes": 64 << 10, **DE
 def prepare(data: str) -> None:
     """The topics, subscriptions and bindings that all roles work on; each topic keeps about 256 KiB a partition."""
     with logbroker.open(data) as broker:
-        for topic in ("orders", "copies", "routed", "routed.dead", "net", "jobs.dead"):
-            broker.create_topic(topic, partitions=PARTITIONS, config=BOUNDED)
+        for topic in SPREAD:
+            broker.create_topic(topic, partitions=TOPICS[topic], config=BOUNDED)
         broker.create_topic(
             "jobs",
-            partitions=2,
+            partitions=TOPICS["jobs"],
             config=BOUNDED | {"deduplication.window.ms": WINDOW_MS, "retention.policy": "consumed"},
         )
         compacted: Config = DELETED_LATER | {"cleanup.policy": "compact", "segment.bytes": 64 << 10}
         broker.create_topic(
-            "prices", config=compacted | {"min.cleanable.dirty.ratio": 0, "durability": "interval"}
+            "prices",
+            partitions=TOPICS["prices"],
+            config=compacted | {"min.cleanable.dirty.ratio": 0, "durability": "interval"},
         )
         broker.create_subscription(
             "workers", topic="jobs", lease=2.0, dead_letter="jobs.dead", priorities=True

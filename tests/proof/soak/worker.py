@@ -14,13 +14,12 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import logbroker
 
-from .topics import PARTITIONS
+from .topics import PARTITIONS, TOPICS
 
 BACKLOG = 500  # jobs
 
@@ -226,9 +225,11 @@ def main() -> None:
 
 
 def warm_up(broker: logbroker.Broker) -> None:
-    """Open every log, as each process does sooner or later, when its turn comes to clean."""
-    while not broker.clean():
-        time.sleep(0.01)  # another process is at it
+    """Open the files of every log, as each process does sooner or later, when it has something to clean there."""
+    with broker.producer() as producer:
+        for topic, partitions in TOPICS.items():
+            for number in range(partitions):
+                producer.send(topic, b"warm", key=b"warm", partition=number)
 
 
 def take_turns(turns: Turns, pause_s: float) -> None:

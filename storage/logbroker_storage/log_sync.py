@@ -54,16 +54,21 @@ class LogSync:
                 raise self._failed("an earlier sync failed")
             if state.sync.synced_offset >= end_offset:
                 return state.sync.synced_offset
-            if log.dirty_since is not None:
-                log.dirty_since = None  # before the state is read: an append behind it sets this again
-                state = log.state()
+            dirty_since = log.dirty_since
             try:
+                if dirty_since is not None:
+                    log.dirty_since = None  # before the state is read: an append behind it sets this again
+                    state = log.state()
                 self._sync_segments(state)
+                synced_offset = state.end.log_end_offset
+                self._publish(SyncPoint(synced_offset, state.end.active_base_offset, 0), also)
             except _SyncRefusedError as refused:
                 self._publish(state.sync._replace(failed=1))
                 raise self._failed(str(refused)) from refused.__cause__
-            synced_offset = state.end.log_end_offset
-            self._publish(SyncPoint(synced_offset, state.end.active_base_offset, 0), also)
+            except BaseException:
+                if dirty_since is not None:
+                    log.dirty_since = dirty_since  # still owed, for as long as before
+                raise
             log.sync_lock.signal()
         return synced_offset
 

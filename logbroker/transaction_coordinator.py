@@ -227,7 +227,8 @@ class TransactionCoordinator:
             self._adopt_everywhere()
         held_epoch = known.following_epoch
         if before is not None and before.producer_id == known.producer_id:
-            held_epoch = max(held_epoch, before.epoch)
+            # Claims that the journal refused have raised it, perhaps beyond what a marker can carry.
+            held_epoch = max(held_epoch, min(before.epoch, LAST_EPOCH + 1))
         claim = Claim(transactional_id, known.producer_id, held_epoch + 1)
         left_open = self._hold(claim, process_id, timeout_ms)
         if known.is_decided:
@@ -450,6 +451,7 @@ class TransactionCoordinator:
         """The markers of a decision that are missing, and all of them on the disk: the event may be replaced."""
         control_type = ControlType.COMMIT if decided.state == "commit" else ControlType.ABORT
         ends: Sequence[int | None] = decided.ends or [None] * len(decided.partitions)
+        failures: list[LogbrokerError | OSError] = []
         for (topic, partition), before_offset in zip(decided.partitions, ends, strict=True):
             try:
                 log = self._directory.log(topic, partition)
@@ -462,6 +464,10 @@ class TransactionCoordinator:
                 log.wait_durable(log.offsets().log_end_offset)
             except TopicNotFoundError:
                 continue  # deleted meanwhile, with what the transaction wrote to it
+            except (LogbrokerError, OSError) as error:
+                failures.append(error)  # the others' readers do not wait for a partition that takes no marker
+        if failures:
+            raise failures[0]
 
     def _event(
         self,
@@ -494,11 +500,19 @@ class TransactionCoordinator:
             return 0
         known = {event.producer_id: event for event in self.events()}
         return sum(
-            self._settle(known[producer_id], left_open)
-            if producer_id in known
-            else self._abort_stranger(producer_id)
+            self._finish_orphan(producer_id, known.get(producer_id), left_open)
             for producer_id, left_open in by_producer.items()
         )
+
+    def _finish_orphan(
+        self, producer_id: int, known: TransactionEvent | None, left_open: Sequence[OpenTransaction]
+    ) -> bool:
+        """Finish or abort one; the others do not wait for one whose partition takes no marker."""
+        try:
+            return self._abort_stranger(producer_id) if known is None else self._settle(known, left_open)
+        except (LogbrokerError, OSError) as error:
+            logger.warning("a transaction of producer id %d cannot be ended yet: %s", producer_id, error)
+            return False
 
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,10 +15,16 @@ from pathlib import Path
 import pytest
 
 import logbroker
-from logbroker import FencedError, InvalidRequestError, RecordTooLargeError, WriteFailedError
+from logbroker import (
+    FencedError,
+    InvalidRequestError,
+    RecordTooLargeError,
+    StorageFailedError,
+    WriteFailedError,
+)
 from logbroker.broker import Broker
 from logbroker.commits import PendingCommit
-from logbroker.transaction_coordinator import TransactionCoordinator
+from logbroker.transaction_coordinator import LAST_EPOCH, TransactionCoordinator
 from logbroker_storage.events import TransactionEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.partition_log import PartitionLog
@@ -640,3 +647,48 @@ def test_the_offsets_of_partitions_one_by_one_are_all_part_of_it(broker):
             tx.commit_offsets(consumer, only=("out", 0))
             tx.commit_offsets(consumer, only=("out", 1))
         assert consumer.committed() == {0: 2, 1: 2}
+
+
+# What stands in the way -------------------------------------------------------------------------------------------
+
+
+def test_a_partition_that_takes_no_marker_does_not_keep_the_orphans_of_others_open(path):
+    clock = ManualClock()
+    closing = pytest.raises(StorageFailedError, match="two-0")
+    with closing, logbroker.open(path, clock=clock) as broker:
+        for name in ("one", "two", "three"):
+            broker.create_topic(name)
+        logs = [broker._directory.log(name, 0) for name in ("one", "two", "three")]
+        for name in ("one", "two", "three"):
+            broker.transaction(f"of {name}", timeout=1).send(name, b"v").result()
+        both = broker.transaction("of all", timeout=1)
+        for name in ("one", "two", "three"):
+            both.send(name, b"v").result()
+        logs[1].sync_refused(OSError(errno.EIO, "refused"))
+        clock.advance(ms=2000)
+        assert TransactionCoordinator(broker._directory).abort_orphans() >= 2
+        ends = [log.offsets() for log in logs]
+        assert [end.last_stable_offset == end.log_end_offset for end in ends] == [True, False, True]
+
+
+def test_claims_that_were_refused_at_the_last_epoch_leave_the_id_usable(path):
+    with logbroker.open(path) as broker:
+        broker.create_topic("t")
+        coordinator = TransactionCoordinator(broker._directory)
+        first = coordinator.claim("id", timeout_ms=60_000)
+        coordinator._hold(first._replace(epoch=LAST_EPOCH - 1), broker._directory.process_id, 60_000)
+        tx = broker.transaction("id")
+        tx.send("t", b"open").result()
+        for _ in range(5):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(broker._directory.journal.log, "append", refuse)
+                with pytest.raises(WriteFailedError):
+                    coordinator.claim("id", timeout_ms=60_000)
+        assert coordinator.claim("id", timeout_ms=60_000).epoch == 0
+        assert values(broker, "t") == []
+        offsets = broker._directory.log("t", 0).offsets()
+        assert offsets.last_stable_offset == offsets.log_end_offset
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise WriteFailedError("nothing was appended: the disk is full")

@@ -250,14 +250,17 @@ class Cleaner:
         base = group[0].base_offset
         batches = chain.from_iterable(segment_batches(log, segment.base_offset) for segment in group)
         aborted_index = b"".join(_aborted_index(log, segment.base_offset) for segment in group)
+        fates_here: Counter[Fate] = Counter()
         rewritten = write_replacement(
             log,
             base,
-            compact(batches, rules, unfinished=unfinished, fates=fates),
+            compact(batches, rules, unfinished=unfinished, fates=fates_here),
             aborted_index=aborted_index,
         )
-        unchanged = len(group) == 1 and rewritten.size_bytes == group[0].size_bytes
-        if unchanged:
+        fates.update(fates_here)
+        # What is left may be as large as it was: compressed again without some of its records, say.
+        is_same_size = len(group) == 1 and rewritten.size_bytes == group[0].size_bytes
+        if is_same_size and not fates_here.keys() - {Fate.KEPT}:
             discard_replacement(log, base)
         else:
             replace_segments(log, [segment.base_offset for segment in group])

@@ -383,6 +383,7 @@ def with_records(header: BatchHeader, kept: Sequence[Record]) -> Buffer:
     return encode_batch(
         [NewRecord(record.value, record.key, record.header_pairs, record.timestamp_ms) for record in kept],
         offset_deltas=[record.offset - header.base_offset for record in kept],
+        base_timestamp_ms=header.base_timestamp_ms,  # to which all distances are known to fit
         last_offset_delta=header.last_offset_delta,
         **fields,
     )

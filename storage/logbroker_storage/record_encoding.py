@@ -5,7 +5,7 @@ takes values alone, and lays values of one length down as a table whose columns 
 beside the loops are for one record of about 100 bytes, on one shared core, by
 `tests/storage/test_record_batch_speed.py`.
 
-Invariants: the first record's timestamp is the base timestamp; offset deltas increase; a batch is laid down
+Invariants: a new batch's base timestamp is that of its first record; offset deltas increase; a batch is laid down
 in the codec that was asked for even where compressing gains nothing, as Kafka's own clients do.
 """
 
@@ -71,12 +71,14 @@ def encode_batch(
     *,
     offset_deltas: Sequence[int] | None = None,
     last_offset_delta: int | None = None,
+    base_timestamp_ms: int | None = None,
     **fields: Unpack[BatchFields],
 ) -> bytearray:
     """One batch of *records*, ready to be written.
 
     Offsets are consecutive, unless *offset_deltas* (increasing, one for each record) and
-    *last_offset_delta* say which ones compaction left. Raises ``InvalidRequestError`` for no record, and
+    *last_offset_delta* say which ones compaction left, of a batch of that *base_timestamp_ms* (the first record's
+    by default). Raises ``InvalidRequestError`` for no record, and
     for timestamps or sizes that the format cannot hold.
     """
     if not records:
@@ -84,7 +86,8 @@ def encode_batch(
     count = len(records)
     deltas = range(count) if offset_deltas is None else offset_deltas
     last = deltas[-1] if last_offset_delta is None else last_offset_delta
-    base_timestamp_ms = records[0].timestamp_ms
+    if base_timestamp_ms is None:
+        base_timestamp_ms = records[0].timestamp_ms
     try:
         parts, max_timestamp_ms = encode_each(records, deltas, base_timestamp_ms)
     except ValueError as error:

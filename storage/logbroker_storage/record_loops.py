@@ -49,7 +49,8 @@ def encode_each(
     """
     small = SMALL_VARINTS
     end = TWO_BYTE_END
-    timestamp_ms = max_timestamp_ms = base_timestamp_ms
+    timestamp_ms = base_timestamp_ms
+    max_timestamp_ms = records[0].timestamp_ms
     before_delta = NO_ATTRIBUTES + encode_varint(0)
     known_keys: dict[str, bytes] = {}
     parts: list[bytes] = []

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
+from logbroker_storage import compaction
+from logbroker_storage.batch_header import BatchHeader
+from logbroker_storage.compression import Buffer
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import OffsetOutOfRangeError
 from logbroker_storage.events import GroupEvent, OffsetEvent
@@ -343,3 +347,48 @@ def test_a_producer_of_old_records_is_not_taken_for_silent(fixture: Fixture) -> 
     fixture.clock.advance(ms=24 * HOUR_MS)
     fixture.clean()
     assert log.last_sequence(1) is None, "now it was silent for a day"
+
+
+def test_a_rewritten_segment_of_the_same_size_is_not_taken_for_unchanged(fixture, monkeypatch):
+    """Compressed again without a record it may be as large as it was; its tombstone goes later all the same."""
+    log = fixture.topic(
+        cleanup_policy="compact", min_cleanable_dirty_ratio=0, segment_bytes=300, delete_retention_ms=0
+    )
+    fixture.put(log, (b"gone", b"x" * 20), (b"kept", b"y"))
+    fixture.put(log, (b"gone", None), (b"other", bytes(200)))
+    fixture.put(log, (b"last", bytes(200)))
+
+    def as_large(header: BatchHeader, kept: Sequence[Record]) -> Buffer:
+        left = [record for record in kept if record.key != b"gone"]
+        value = left[0].value + b"z" * (header.size_bytes - len(rewritten(header, left)))
+        return rewritten(header, [structs.replace(left[0], value=value), *left[1:]])
+
+    rewritten = compaction.with_records
+    monkeypatch.setattr(compaction, "with_records", as_large)
+    before = segment_sizes(log)
+    fixture.clean()
+    assert segment_sizes(log)[0] == before[0]
+    monkeypatch.setattr(compaction, "with_records", rewritten)
+    for _ in range(3):
+        fixture.put(log, (b"last", bytes(200)))
+        fixture.clean()
+        assert b"x" * 20 not in fixture.values(log)
+
+
+def segment_sizes(log: PartitionLog) -> list[int]:
+    return [log.segment_bytes(base) for base in log.segments(log.state().end)]
+
+
+def test_a_batch_with_timestamps_far_apart_is_compacted(fixture):
+    """Its distances fit the format from its own base timestamp, not from whichever record is left."""
+    log = fixture.topic(cleanup_policy="compact", min_cleanable_dirty_ratio=0, segment_bytes=300)
+    apart = [NewRecord(b"first", b"a", (), 0), NewRecord(b"old", b"b", (), 1 - (1 << 63))]
+    log.append(encode_batch([*apart, NewRecord(b"now", b"c", (), START_MS)]))
+    fixture.put(log, (b"a", b"second"), (b"d", bytes(300)))
+    fixture.put(log, (b"e", b"active"))
+    fixture.clean()
+    assert [(record.value, record.timestamp_ms) for record in fixture.records(log)[:2]] == [
+        (b"old", 1 - (1 << 63)),
+        (b"now", START_MS),
+    ]
+    assert fixture.values(log)[2] == b"second"

@@ -177,8 +177,21 @@ class DataDirectory:
                 reopen_failed(log)
 
     def shut_down(self) -> None:
-        """What ``close`` does with the last user."""
-        self.maintenance.close()
+        """What ``close`` does with the last user.
+
+        The view is closed whatever happens (a Ctrl-C that comes in between): it could not be opened again else.
+        """
+        try:
+            self.maintenance.close()
+            failures = self._close_logs()
+            self.journal.close()
+        finally:
+            self._presence.leave(self.view)
+        if failures:
+            raise failures[0]
+
+    def _close_logs(self) -> list[LogbrokerError | OSError]:
+        """Close them cleanly, with their recovery points; those errors that leave a log as a kill would."""
         logs = [self.journal.log, *self._logs.values()]
         failures: list[LogbrokerError | OSError] = []
         for log in logs:
@@ -196,10 +209,7 @@ class DataDirectory:
             logger.warning("the recovery points could not be written: %s", error)
         for window in self._windows.values():
             window.release()
-        self.journal.close()
-        self._presence.leave(self.view)
-        if failures:
-            raise failures[0]
+        return failures
 
     def checkpoint(self) -> None:
         """Write the recovery points: how much of each partition is known to be on the disk."""
@@ -279,6 +289,20 @@ class DataDirectory:
         with self._logs_lock:
             self._refresh_logs()
             return list(self._logs.values())
+
+    def free_left_locks(self) -> None:
+        """Have those go on who wait for a lock that an interrupted thread of this process has left (see ``locks``)."""
+        logs = [self.journal.log, *self.open_logs()]
+        windows = list(self._windows.values())
+        for lock in (
+            self._presence.opening_lock,
+            self.journal.lock,
+            self.view.writing,
+            *(log.append_lock for log in logs),
+            *(log.sync_lock for log in logs),
+            *(window.lock for window in windows),
+        ):
+            lock.free_if_left()
 
     def sync_below(self, offsets: Iterable[OffsetEvent]) -> None:
         """``PartitionLog.sync_below`` for each of *offsets*.

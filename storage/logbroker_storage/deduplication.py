@@ -62,7 +62,7 @@ class DeduplicationWindow:
         log_of: Callable[[int], PartitionLog],
     ) -> None:
         self._topic_id = topic_id
-        self._lock = lock
+        self.lock = lock
         self._view = view
         self._clock = clock
         self._log_of = log_of
@@ -78,7 +78,7 @@ class DeduplicationWindow:
             as ``PartitionLog.append``.
         """
         try:
-            with self._lock:
+            with self.lock:
                 return self._append(log, batch, records)
         except OSError as error:
             raise log.write_refused(error) from error
@@ -146,12 +146,12 @@ class DeduplicationWindow:
 
     def release(self) -> None:
         """Close the lock's descriptor if no thread is using it; it opens again by itself."""
-        self._lock.close_if_idle(lambda: None)
+        self.lock.close_if_idle(lambda: None)
 
     def abandon(self, forked: Any) -> None:
         """In a forked child: close the inherited descriptor; every later use meets *forked*, which raises."""
-        self._lock.abandon()
-        self._lock = self._view = forked
+        self.lock.abandon()
+        self.lock = self._view = forked
 
 
 def was_aborted(first: FirstRecord, aborted: AbortedByProducer) -> bool:

@@ -84,7 +84,7 @@ class Journal:
         self.log = log
         self._view = view
         self._clock = clock
-        self._lock = ProcessLock(log.files, lock_path)
+        self.lock = ProcessLock(log.files, lock_path)
         self.compact_from_bytes = COMPACT_FROM_BYTES  # tests of compaction want it earlier
 
     def record(self, events: Sequence[Event], *, check: Callable[[], None] | None = None) -> None:
@@ -136,7 +136,7 @@ class Journal:
             StorageFailedError: the outcome is unknown.
             WriteFailedError: as ``record``.
         """
-        with self._lock:
+        with self.lock:
             before = self.log.state().end
             items: Sequence[Item] = ()
             try:
@@ -172,7 +172,7 @@ class Journal:
     @contextmanager
     def exclusive(self) -> Iterator[JournalTurn]:
         """Hold the journal lock with every event so far applied to the view."""
-        with self._lock:
+        with self.lock:
             self.catch_up()
             yield JournalTurn(self)
 
@@ -304,10 +304,10 @@ class Journal:
         logger.info("journal compacted: %d bytes became %d live events", before.active_bytes, len(live))
 
     def close(self) -> None:
-        self._lock.close()
+        self.lock.close()
 
     def abandon(self) -> None:
-        self._lock.abandon()
+        self.lock.abandon()
 
 
 def _check_keys(items: Sequence[Item]) -> None:

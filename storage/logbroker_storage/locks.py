@@ -3,6 +3,18 @@
 ``flock`` belongs to the open file, not to the process, and the kernel gives it back when the process
 dies at whatever instruction. Threads of one process share the descriptor, so a thread lock comes first.
 
+**Interrupts.** A signal handler that raises (Ctrl-C, or ``sys.exit`` on SIGTERM) may do so behind any call of the main
+thread and at the start of any function, ``__exit__`` too: then nobody gives the lock back. So the lock notes the
+function that took it. When a thread is no longer in that function, the lock was left, and it is freed:
+
+    by                                     when
+    the thread that left it                it comes again, to close the broker on its way out, say
+    another that waits for it              ``LOOK_S`` later
+    the maintenance thread                 at its next look, so that other processes do not wait for long
+
+A thread that comes again while it still is in that function is a signal handler, or a finalizer, in the middle of a
+use of the broker: it would wait for itself, and is refused.
+
 Lock order, everywhere: a topic's deduplication lock, then partition append locks in (topic, partition)
 order, then the journal's, then the LMDB write transaction. A partition's sync lock is taken with no other
 lock held (but for the journal's own sync, which runs under ``Journal.exclusive``).
@@ -12,15 +24,23 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
+from inspect import CO_GENERATOR
+from threading import get_ident
+from types import FrameType, TracebackType
 
-from .errors import ClosedError
+from .errors import ClosedError, InvalidRequestError
 from .files import Files
 from .wakeup import make_touchable, touch
 
 logger = logging.getLogger("logbroker.storage")
+
+LOOK_S = 0.5  # a lock is held for microseconds, or as long as a disk takes
+
+
+_Holder = tuple[FrameType, int]  # the function that took it, and its thread
 
 
 class ProcessLock:
@@ -32,19 +52,66 @@ class ProcessLock:
         self._files = files
         self._opened = opened
         self._thread_lock = threading.Lock()
+        # Of the thread that is about to take the thread lock. So who has this one, and finds the other taken by
+        # nobody, knows that an interrupt came between that and noting the holder.
+        self._entrance = threading.Lock()
+        self._holder: _Holder | None = None  # written by who has _thread_lock
         self._fd = -1  # guarded by _thread_lock
         self._is_retired = False
 
     def __enter__(self) -> ProcessLock:
-        self._thread_lock.acquire()
+        with self._entrance:
+            if not self._thread_lock.acquire(blocking=False):
+                self._wait()
+            self._holder = _function_of(sys._getframe(1)), get_ident()
         try:
             if self._fd < 0:
                 self._open()
             fcntl.flock(self._fd, fcntl.LOCK_EX)
         except BaseException:
-            self._thread_lock.release()
+            self._give_back()
             raise
         return self
+
+    def _wait(self) -> None:
+        """Take the thread lock behind whoever has it. Under the entrance."""
+        holder = self._holder
+        if holder is None or holder[1] == get_ident():
+            self._free_if_left()
+        while not self._thread_lock.acquire(timeout=LOOK_S):
+            self._free_if_left()
+
+    def _free_if_left(self) -> None:
+        """Under the entrance, so that nobody takes it meanwhile."""
+        holder = self._holder
+        if holder is None:
+            if self._thread_lock.locked():
+                self._give_back()
+        elif not _is_inside(holder):
+            if holder is self._holder:  # else it was just given back
+                self._give_back()
+        elif holder[1] == get_ident():
+            raise InvalidRequestError(
+                "this thread is in the middle of another use of the broker, which a signal handler or a finalizer has "
+                "interrupted: let it set a flag, and use the broker where that is seen"
+            )
+
+    def free_if_left(self) -> None:
+        """Have others go on whom an interrupted thread keeps waiting; for a thread that is not interrupted itself."""
+        if self._thread_lock.locked() and self._entrance.acquire(blocking=False):
+            try:
+                self._free_if_left()
+            finally:
+                self._entrance.release()
+
+    def _give_back(self) -> None:
+        try:
+            if self._fd >= 0:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            # No call between the two, so they are one step for other threads and for signals (see ``accumulator``).
+            self._holder = None
+            self._thread_lock.release()
 
     def _open(self) -> None:
         if self._is_retired:
@@ -62,30 +129,34 @@ class ProcessLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # ``_give_back``, without a call more.
         try:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         finally:
+            self._holder = None
             self._thread_lock.release()
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it; leave it with ``__exit__`` (see ``release``)."""
-        if not self._thread_lock.acquire(blocking=False):
-            return False
+        """Take the lock if nobody has it; ``release`` gives it back. For locks that nobody waits for."""
+        with self._entrance:
+            if not self._thread_lock.acquire(blocking=False):
+                return False
+            self._holder = _function_of(sys._getframe(1)), get_ident()
         try:
             if self._fd < 0:
                 self._open()
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._thread_lock.release()
+            self._give_back()
             return False
         except BaseException:
-            self._thread_lock.release()
+            self._give_back()
             raise
         return True
 
     def release(self) -> None:
         """Give back what ``try_acquire`` took."""
-        self.__exit__(None, None, None)
+        self._give_back()
 
     def ensure_file(self) -> None:
         """Have the lock's file exist, so that it can be watched."""
@@ -108,8 +179,13 @@ class ProcessLock:
 
     def close(self) -> None:
         """Close the descriptor; the lock opens it again when it is next taken."""
-        with self._thread_lock:
-            self._close()
+        with self._entrance:
+            if not self._thread_lock.acquire(blocking=False):
+                self._wait()
+            try:
+                self._close()
+            finally:
+                self._thread_lock.release()
 
     def retire(self) -> None:
         """``close`` it for good: taking it is a ClosedError from now on."""
@@ -123,15 +199,39 @@ class ProcessLock:
 
     def close_if_idle(self, action: Callable[[], None]) -> bool:
         """``close``, after *action*, unless a thread of this process has the lock; never waits."""
-        if not self._thread_lock.acquire(blocking=False):
+        if not self._entrance.acquire(blocking=False):
             return False
         try:
-            action()
-            self._close()
+            if not self._thread_lock.acquire(blocking=False):
+                return False
+            try:
+                action()
+                self._close()
+            finally:
+                self._thread_lock.release()
         finally:
-            self._thread_lock.release()
+            self._entrance.release()
         return True
 
     def abandon(self) -> None:
         """In a forked child: close the inherited descriptor, so that the parent's death frees the lock."""
         self._close()
+
+
+def _is_inside(holder: _Holder) -> bool:
+    """Whether the thread is in the function, or in one that this called."""
+    function, thread = holder
+    frame = sys._current_frames().get(thread)
+    while frame is not None and frame is not function:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _function_of(frame: FrameType) -> FrameType:
+    """The function whose ``with`` takes the lock, be it by way of context managers that are generators."""
+    while frame.f_code.co_flags & CO_GENERATOR:
+        behind = frame.f_back and frame.f_back.f_back  # contextlib's __enter__ is between
+        if behind is None:
+            break
+        frame = behind
+    return frame

@@ -5,10 +5,12 @@
     checkpoint      every 3 s in which this process appended         the recovery points of all partitions
     cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments
     dead readers    every 3 s                                        pages of the view that killed processes pin
+    left locks      every 3 s                                        other processes (see ``locks``)
     added tasks     every 3 s                                        what a layer above has to look after
 
-One daemon thread, asleep most of the time. It logs what fails and goes on: a failed sync has marked its
-partition, so that everybody who cares is told, and a failed checkpoint or cleaning is tried again.
+One daemon thread, asleep most of the time. It logs what fails and goes on with the next, so that a full disk, which
+refuses the recovery points, does not keep the cleaner from making room: a failed sync has marked its partition, so that
+everybody who cares is told, and everything else is tried again.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from .log_config import Durability
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
-    from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.maintenance")
 
@@ -83,25 +84,32 @@ class Maintenance:
             self._news.clear()
             if self._stopping:
                 return
-            try:
-                pause = self._step(self._directory.clock.monotonic())
-            except (LogbrokerError, OSError) as error:
-                logger.warning("background work failed and is tried again: %s", error)
-                pause = IDLE_INTERVAL_S
+            pause = self._step(self._directory.clock.monotonic())
 
     def _step(self, now: float) -> float:
         """Do what is due; seconds until something may be due again."""
         pause = self._sync_intervals(now)
         if now >= self._next_checkpoint:
             self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
-            self._checkpoint()
+            self._attempt("the recovery points", self._checkpoint)
         if now >= self._next_cleaning:
             self._next_cleaning = now + CLEANING_INTERVAL_S
-            self._cleaner.run()
-        self._directory.view.forget_dead_readers()
-        for task in self._tasks.values():
-            task()
+            self._attempt("the cleaner", self._cleaner.run)
+        self._attempt("dead readers", self._directory.view.forget_dead_readers)
+        self._attempt("left locks", self._directory.free_left_locks)
+        for name, task in self._tasks.items():
+            self._attempt(name, task)
         return pause
+
+    def _attempt(self, name: str, work: Callable[[], object]) -> None:
+        """Do *work*; nothing else waits for one that fails."""
+        try:
+            work()
+        except Exception as error:  # the thread must go on: interval syncs are its matter too
+            is_expected = isinstance(error, (LogbrokerError, OSError))
+            logger.warning(
+                "background work failed and is tried again: %s: %s", name, error, exc_info=not is_expected
+            )
 
     def _sync_intervals(self, now: float) -> float:
         pause = IDLE_INTERVAL_S
@@ -110,16 +118,9 @@ class Maintenance:
                 continue
             interval = log.config.durability_interval_ms / 1000
             if log.dirty_since is not None and now - log.dirty_since >= interval:
-                self._sync(log)
+                self._attempt(f"the sync of {log.topic}-{log.partition}", log.sync)
             pause = min(pause, interval)
         return pause
-
-    def _sync(self, log: PartitionLog) -> None:
-        """Sync one log; the others do not wait for one that cannot be synced."""
-        try:
-            log.sync()
-        except LogbrokerError as error:
-            logger.warning("%s", error)
 
     def _checkpoint(self) -> None:
         appended = sum(log.appends for log in [self._directory.journal.log, *self._directory.open_logs()])

@@ -163,7 +163,7 @@ tx.send("out", b"A")
 tx.accept(messages)
 
 def die():
-    fcntl.flock(broker._directory.journal._lock._fd, fcntl.LOCK_UN)
+    fcntl.flock(broker._directory.journal.lock._fd, fcntl.LOCK_UN)
     print("dying", flush=True)
     time.sleep(60)
 

@@ -331,6 +331,22 @@ def test_opening_a_thousand_partitions_after_a_clean_close_is_fast(path):
     assert elapsed < 1.0
 
 
+def test_an_interrupt_in_the_middle_of_closing_leaves_the_directory_to_be_opened_again(path, monkeypatch):
+    bench = Workbench(path)
+    bench.put(b"v")
+    close = bench.directory.maintenance.close
+
+    def interrupted() -> None:
+        close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.directory.maintenance, "close", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.close()
+    assert bench.open().values() == [b"v"]
+    bench.close()
+
+
 # Fork -------------------------------------------------------------------------------------------------
 
 FORK = """
@@ -406,7 +422,7 @@ def test_in_a_forked_child_every_use_of_what_was_inherited_is_an_error_and_none_
             waiter.wake()
             directory.close()
 
-        locks = [log.append_lock, log.sync_lock, journal._lock, journal.log.append_lock, journal.log.sync_lock,
+        locks = [log.append_lock, log.sync_lock, journal.lock, journal.log.append_lock, journal.log.sync_lock,
                  directory._presence.opening_lock, directory._logs_lock]
         held, forked = threading.Barrier(len(locks) + 1), threading.Event()
 
@@ -496,7 +512,7 @@ def test_a_forked_child_keeps_no_lock_of_a_parent_that_is_killed(path):
                 held.wait()
                 stop.wait()
 
-        for lock in (log.append_lock, log.sync_lock, directory.journal._lock, cleaner):
+        for lock in (log.append_lock, log.sync_lock, directory.journal.lock, cleaner):
             threading.Thread(target=hold, args=(lock,), daemon=True).start()
         held.wait()
         read_end, write_end = os.pipe()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.files import OsFiles
 from logbroker_storage.locks import ProcessLock
+from logbroker_storage.log_config import LogConfig
 
 HOLDER = """
     import sys
@@ -150,3 +159,160 @@ def test_the_file_is_there_to_be_watched_before_the_lock_was_ever_taken(lock):
     lock.ensure_file()
     lock.ensure_file()
     assert os.path.exists(lock.path)
+
+
+# Interrupts ---------------------------------------------------------------------------------------------------
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises."""
+
+
+def interrupted(action: Callable[[], object], step: int) -> bool:
+    """Do *action*, with an exception at the *step*-th place in ``locks`` where CPython looks for signals.
+
+    These are the start of a function and what comes behind a call. False when there are fewer places.
+    """
+    left = step
+
+    def at_a_place() -> None:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise Interrupt
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.endswith("/locks.py"):
+            return None
+        frame.f_trace_opcodes = True
+        code = frame.f_code.co_code
+        at = frame.f_lasti
+        if event == "call" or (event == "opcode" and at >= 2 and is_behind_a_call(code, at)):
+            at_a_place()
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except Interrupt:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def is_behind_a_call(code: bytes, at: int) -> bool:
+    before = at - 2
+    while before >= 0 and dis.opname[code[before]] == "CACHE":
+        before -= 2
+    return dis.opname[code[before]].startswith("CALL")
+
+
+def take(lock: ProcessLock) -> None:
+    with lock:
+        pass
+
+
+def try_to_take(lock: ProcessLock) -> None:
+    if lock.try_acquire():
+        lock.release()
+
+
+def is_free_for_other_processes(lock: ProcessLock) -> bool:
+    fd = os.open(lock.path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logbroker_storage.locks.LOOK_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("way", [take, try_to_take, ProcessLock.close])
+def test_wherever_an_interrupt_comes_the_lock_is_free_for_others(tmp_path, way):
+    places = 0
+    while True:
+        lock = ProcessLock(OsFiles(), str(tmp_path / f"lock-{places}"))
+        take(lock)
+        if not interrupted(partial(way, lock), places + 1):
+            break
+        places += 1
+        other = threading.Thread(target=take, args=(lock,), daemon=True)
+        other.start()
+        other.join(10)
+        assert not other.is_alive(), f"another thread waits for ever after place {places}"
+        assert is_free_for_other_processes(lock), f"other processes wait after place {places}"
+        take(lock)
+        lock.close()
+    assert places >= 5
+
+
+def test_an_idle_process_frees_what_an_interrupt_left(tmp_path):
+    lock = ProcessLock(OsFiles(), str(tmp_path / "lock"))
+    take(lock)
+    left = 0
+    place = 1
+    while interrupted(partial(take, lock), place):
+        left += not is_free_for_other_processes(lock)
+        thread = threading.Thread(target=lock.free_if_left)  # as the maintenance thread does
+        thread.start()
+        thread.join()
+        assert is_free_for_other_processes(lock)
+        place += 1
+    assert left >= 1
+    lock.close()
+
+
+def test_what_is_held_is_not_taken_for_left(lock):
+    with lock:
+        thread = threading.Thread(target=lock.free_if_left)
+        thread.start()
+        thread.join()
+        assert not is_free_for_other_processes(lock)
+    lock.close()
+
+
+@contextlib.contextmanager
+def by_way_of_a_generator(lock: ProcessLock) -> Iterator[None]:
+    with lock:
+        yield
+
+
+def test_a_generator_that_waits_holds_it_all_the_same(lock):
+    with by_way_of_a_generator(lock):
+        thread = threading.Thread(target=lock.free_if_left)
+        thread.start()
+        thread.join()
+        assert not is_free_for_other_processes(lock)
+    assert is_free_for_other_processes(lock)
+    lock.close()
+
+
+def test_a_signal_handler_inside_is_refused_and_does_not_wait_for_itself(lock):
+    with lock:
+        with pytest.raises(InvalidRequestError, match="signal handler"):
+            take(lock)
+        assert not is_free_for_other_processes(lock)
+    take(lock)
+    lock.close()
+
+
+def test_the_locks_of_a_directory_are_freed_for_others(tmp_path):
+    with contextlib.closing(DataDirectory.open(str(tmp_path / "data"))) as directory:
+        directory.create_topic("t", 1, LogConfig())
+        log = directory.log("t", 0)
+        for lock in (log.append_lock, log.sync_lock, directory.journal.lock, directory.view.writing):
+            take(lock)
+            place = 1
+            while interrupted(partial(take, lock), place) and is_free_for_other_processes(lock):
+                place += 1
+            assert not is_free_for_other_processes(lock)
+            directory.free_left_locks()
+            assert is_free_for_other_processes(lock)

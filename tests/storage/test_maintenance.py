@@ -15,7 +15,12 @@ import pytest
 from logbroker_storage.checkpoints import parse_partition_offsets
 from logbroker_storage.errors import StorageFailedError
 from logbroker_storage.files import OsFiles
-from logbroker_storage.maintenance import CHECKPOINT_INTERVAL_S, IDLE_INTERVAL_S, Maintenance
+from logbroker_storage.maintenance import (
+    CHECKPOINT_INTERVAL_S,
+    CLEANING_INTERVAL_S,
+    IDLE_INTERVAL_S,
+    Maintenance,
+)
 from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
 
 
@@ -98,6 +103,46 @@ def test_recovery_points_are_written_every_few_seconds_in_which_something_was_ap
     bench.put(b"c", sync=False)
     pass_ms(bench, int(CHECKPOINT_INTERVAL_S * 1000))
     assert points(bench)["t", 0] == 3  # its sync was due, too
+
+
+def test_a_sync_that_could_not_be_tried_is_still_due(bench):
+    """A limit of descriptors, say: nothing is lost yet, and the interval's promise holds once it is raised."""
+    bench.put(b"a", sync=False)
+    bench.log.sync_lock.close()
+    bench.directory.files.fail("open", error=errno.EMFILE, path=".log")
+    pass_ms(bench, 200)
+    assert bench.log.offsets().synced_offset == 0
+    pass_ms(bench, 1)
+    assert bench.log.offsets().synced_offset == 1
+
+
+def test_recovery_points_that_cannot_be_written_do_not_keep_the_cleaner_from_making_room(bench):
+    bench.directory.alter_topic(
+        "t", {"segment.bytes": 1000, "retention.bytes": 1000, "file.delete.delay.ms": 0}
+    )
+    for _ in range(10):
+        bench.put(bytes(900))
+    done = []
+    bench.directory.maintenance.add_task("last", lambda: done.append("last"))
+    bench.directory.files.fail("rename", error=errno.ENOSPC, path="checkpoint", forever=True)
+    before = bench.log.size_bytes()
+    pass_ms(bench, int(CLEANING_INTERVAL_S * 1000))
+    assert bench.directory.files.hits
+    assert bench.log.size_bytes() < before / 2
+    assert done == ["last"]
+
+
+def test_a_task_that_fails_stops_neither_the_thread_nor_the_others(bench, caplog):
+    done = []
+
+    def fail() -> None:
+        raise ZeroDivisionError("of a mistake")
+
+    bench.directory.maintenance.add_task("first", fail)
+    bench.directory.maintenance.add_task("second", lambda: done.append("second"))
+    pass_ms(bench, 0)
+    assert done == ["second"]
+    assert "of a mistake" in caplog.text
 
 
 def test_the_thread_looks_again_when_the_shortest_interval_has_passed(bench):

@@ -113,6 +113,8 @@ class DataDirectory:
             checkpoint=self.checkpoint,
         )
         self._verify_failed()
+        if self._presence.came_first:
+            self.journal.restore()
         self.journal.finish()
         self.catalog.finish_deletions()
         if self._presence.came_first:

@@ -287,9 +287,23 @@ class Journal:
 
     def _compact(self) -> None:
         """Write every live event into a new segment, then remove the older ones. Under the lock."""
+        if self._compaction_is_due(
+            self.log.state().end
+        ):  # else another process did it while we waited for the lock
+            self._write_again()
+
+    def restore(self) -> None:
+        """Write every live event again if the log is shorter than the view says, which is then the last to know them.
+
+        For the only process: somebody has cut the log, or taken it away, while nobody had the directory open.
+        """
+        end = self.log.state().end
+        if self.log.segment_bytes(end.active_base_offset) < end.active_bytes:
+            with self.exclusive():
+                self._write_again()
+
+    def _write_again(self) -> None:
         before = self.log.state().end
-        if not self._compaction_is_due(before):
-            return  # another process did it while we waited for the lock
         self.log.roll_now()
         start_offset = before.log_end_offset
         live = self._view.events.items(b"")

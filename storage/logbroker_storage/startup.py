@@ -26,10 +26,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .checkpoints import PartitionOffset, encode_meta_properties, parse_partition_offsets
+from .checkpoints import (
+    PartitionOffset,
+    encode_meta_properties,
+    parse_meta_properties,
+    parse_partition_offsets,
+)
 from .crc32c import crc32c
 from .deduplication import restore
-from .errors import ViewError
+from .errors import InvalidRequestError, ViewError
 from .events import LogStartEvent, MessageIdEvent, TopicEvent, encode_event
 from .files import Files, remove_temporaries
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
@@ -68,7 +73,11 @@ SUMMED_AT_ONCE_BYTES = 1 << 20
 WALKED_BYTES = 32 << 20  # a larger view takes too long to walk: 10 ms a MiB
 CHECKED_ENTRIES = 100_000  # a larger view is checked value by value as it is read
 
-META_PROPERTIES = {"version": "1", "logbroker.format": "1"}
+FORMAT_KEY = "logbroker.format"
+DIRECTORY_FORMAT = 1
+META_PROPERTIES = {"version": "1", FORMAT_KEY: str(DIRECTORY_FORMAT)}
+# Of a topic whose folders nothing else is known of: with the defaults the cleaner would remove what is a week old.
+UNKNOWN_CONFIG = {"retention.ms": "-1"}
 
 MakeLog = Callable[[View, str, int, TopicEvent | None], PartitionLog]
 
@@ -86,12 +95,27 @@ def make_folders(files: Files, layout: DataLayout) -> None:
     """Create what is missing of a data directory, durably."""
     for path in (layout.path, layout.logs):
         _mkdir(files, path)
-    if not files.exists(layout.meta_properties):
+    if files.exists(layout.meta_properties):
+        _check_format(files, layout)
+    else:
         # The directory's own name too: an acknowledgement in a directory that is gone is worth nothing. The
         # file comes last, because it tells the next process that this was done.
         files.fsync_directory(os.path.dirname(layout.path))
         files.fsync_directory(layout.path)
         files.replace_file(layout.meta_properties, encode_meta_properties(META_PROPERTIES))
+
+
+def _check_format(files: Files, layout: DataLayout) -> None:
+    """Raise ``InvalidRequestError`` for a directory of a newer version. What cannot be read says nothing."""
+    try:
+        noted = int(parse_meta_properties(files.read_file(layout.meta_properties))[FORMAT_KEY])
+    except (ValueError, KeyError):
+        return
+    if noted > DIRECTORY_FORMAT:
+        raise InvalidRequestError(
+            f"{layout.meta_properties} says {FORMAT_KEY}={noted}, and this version knows {DIRECTORY_FORMAT}: open the "
+            "directory with the version that wrote it"
+        )
 
 
 def make_view_folders(files: Files, layout: DataLayout) -> None:
@@ -161,7 +185,7 @@ def _checked_view(files: Files, layout: DataLayout) -> View | None:
         return None
     with closed_on_failure(view):
         try:
-            reason = _why_not(view, is_checked=noted is not None)
+            reason = _why_not(view, is_checked=noted is not None) or _missing_folder(files, layout, view)
         except ViewError as error:
             reason = str(error)
     if reason is None:
@@ -241,6 +265,18 @@ def _why_not(view: View, *, is_checked: bool) -> str | None:
     return None
 
 
+def _missing_folder(files: Files, layout: DataLayout, view: View) -> str | None:
+    """Says which folder of a partition is gone that the view knows; the others would not be readable beside it."""
+    there = set(files.listdir(layout.logs))
+    for topic in view.events.all(TopicEvent, TopicEvent.ALL):
+        if topic.state == "live":
+            for number in range(topic.partitions):
+                path = layout.partition(topic.name, number)
+                if os.path.basename(path) not in there:
+                    return f"{path} is missing"
+    return None
+
+
 def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     """Take away what killed processes left half-made. For the only process, whose view is true.
 
@@ -254,6 +290,9 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     locks of topics that are gone deleting a topic (see ``_sweep_locks_and_signals``), and every signal
     """
     remove_deleted_folders(files, layout.logs)
+    if not files.exists(layout.partition(JOURNAL_TOPIC, 0)):
+        create_partition_folder(files, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
+        files.fsync_directory(layout.logs)
     _sweep_locks_and_signals(files, layout, view)
     remove_temporaries(
         files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)
@@ -421,7 +460,10 @@ def _adopt_or_remove_strangers(
             continue
         adopted = _adopted(files, layout, topic, numbers, topics.get(topic))
         logger.warning(
-            "folders of %s-%s hold records but the journal does not know them: adopted", topic, numbers
+            "folders of %s-%s hold records but the journal does not know them: adopted%s",
+            topic,
+            numbers,
+            "" if topic in topics else ", to be kept for ever until the topic is configured anew",
         )
         journal.write([(adopted.key(), encode_event(adopted))])
         topics[topic] = adopted
@@ -457,7 +499,7 @@ def _adopted(
         name=topic,
         topic_id=topic_id or topic.encode()[:16].ljust(16, b"\0"),
         partitions=max(numbers) + 1,
-        config=known.config if known else {},
+        config=known.config if known else UNKNOWN_CONFIG,
         created_ms=0,
     )
 

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.errors import LogbrokerError
+from logbroker_storage.errors import CorruptionError, InvalidRequestError, LogbrokerError
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
+from logbroker_storage.journal import JOURNAL_TOPIC
 from logbroker_storage.segment_files import segment_name
 from logbroker_storage.startup import BOOT_ID, COMPLETE, FORMAT, META_PROPERTIES, boot_id
-from logbroker_storage.testing import FaultyFiles, Workbench
+from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
 from logbroker_storage.view import View
 
 
@@ -133,6 +134,73 @@ def test_the_log_directory_says_what_it_is(closed):
     text = Path(closed.directory.layout.meta_properties).read_text()
     for key, value in META_PROPERTIES.items():
         assert f"{key}={value}" in text
+
+
+@pytest.mark.parametrize("without_view", [False, True])
+def test_a_directory_of_a_newer_version_is_refused_and_stays_as_it_is(closed, without_view):
+    closed.open()
+    expected = answers(closed)
+    closed.close()
+    if without_view:
+        shutil.rmtree(closed.directory.layout.view)
+    properties = Path(closed.directory.layout.meta_properties)
+    known = properties.read_text()
+    properties.write_text(known.replace("logbroker.format=1", "logbroker.format=2"))
+    with pytest.raises(InvalidRequestError, match=r"logbroker\.format=2, and this version knows 1"):
+        closed.open()
+    properties.write_text(known)
+    assert answers(closed.open()) == expected
+    closed.close()
+
+
+def test_records_of_a_topic_that_the_journal_has_lost_are_kept(tmp_path, caplog):
+    """What is adopted has no configuration: by the defaults, the cleaner would remove all that is a week old."""
+    clock = ManualClock()
+    bench = Workbench(str(tmp_path / "data"), clock=clock, retention_ms=-1, segment_bytes=100)
+    for _ in range(5):
+        bench.put(bytes(90))
+    bench.close()
+    layout = bench.directory.layout
+    for folder in (layout.view, layout.partition(JOURNAL_TOPIC, 0)):
+        shutil.rmtree(folder)
+    clock.advance(ms=30 * 86_400_000)
+    bench.open()
+    assert "to be kept for ever until the topic is configured anew" in caplog.text
+    bench.directory.maintenance.clean()
+    assert bench.values() == [bytes(90)] * 5
+    bench.close()
+
+
+@pytest.mark.parametrize("lost", ["the log", "half of the log", "the folder"])
+def test_a_journal_that_was_lost_is_written_again_from_the_view(closed, lost):
+    closed.open()
+    expected = answers(closed)
+    closed.close()
+    folder = Path(closed.directory.layout.partition(JOURNAL_TOPIC, 0))
+    (log,) = folder.glob("*.log")
+    if lost == "the folder":
+        shutil.rmtree(folder)
+    elif lost == "the log":
+        log.unlink()
+    else:
+        os.truncate(log, log.stat().st_size // 2)
+    assert answers(closed.open()) == expected
+    closed.close()
+    shutil.rmtree(closed.directory.layout.view)
+    assert answers(closed.open()) == expected
+    closed.close()
+
+
+def test_a_partition_whose_folder_is_gone_leaves_the_others_readable(closed):
+    shutil.rmtree(closed.directory.layout.partition("t", 1))
+    closed.open()
+    assert closed.directory.topics()
+    assert closed.values(partition=0) == [b"0" * 40, b"2" * 40]
+    with pytest.raises(CorruptionError):
+        closed.values(partition=1)
+    closed.put(b"new", partition=1)
+    assert closed.values(2, partition=1) == [b"new"]
+    closed.close()
 
 
 DIE_WHILE_OPENING = """

@@ -26,12 +26,21 @@ from __future__ import annotations
 import difflib
 import enum
 from collections.abc import Collection, Sequence
+from typing import Any
 
 NAMES_SHOWN = 10  # in a message, of those that there are
 
 
 class LogbrokerError(Exception):
-    """The root of every error raised on purpose."""
+    """The root of every error raised on purpose. Each can be copied, and pickled on its way to another process."""
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # An exception is otherwise rebuilt with cls(*args), but here args is the message, made of the arguments.
+        return _without_init, (type(self), self.args), self.__dict__
+
+
+def _without_init(kind: type[LogbrokerError], args: tuple[Any, ...]) -> LogbrokerError:
+    return kind.__new__(kind, *args)
 
 
 def _there(what: str, name: str, known: Collection[str]) -> str:
@@ -269,6 +278,8 @@ class FileSystemError(LogbrokerError, OSError):
 
     What became of records is told by the two errors above.
     """
+
+    __reduce__ = OSError.__reduce__  # its args lack the file's name
 
     def __str__(self) -> str:
         return f"{reason_of(self)}; mend the cause (free space, limits, permissions, the disk) and try again"

@@ -47,7 +47,7 @@ from .arguments import place as checked_place
 from .arguments import positive_seconds, whole_number
 from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
-from .commits import PendingCommit
+from .commits import PendingCommit, check_directory
 from .consumer_commits import ConsumerCommits, Delivery, checked_delivery
 from .cursor import NEVER_MS, Cursor, Handout
 from .deadlines import deadline_after, left_until
@@ -393,13 +393,17 @@ class Consumer:
             self._check_usable()
             return self._commits.uncommitted_places()
 
-    def leave_commits_to_transactions(self, only: TopicPartition | None = None) -> PendingCommit:
+    def leave_commits_to_transactions(
+        self, directory: DataDirectory, only: TopicPartition | None = None
+    ) -> PendingCommit:
         """As ``pending_commit``, of one partition or all, and commit nothing without being asked any more.
 
         Raises:
-            InvalidRequestError: this consumer commits before it hands out.
+            InvalidRequestError: this consumer commits before it hands out, or reads another than *directory*.
         """
         with self._lock:
+            self._check_usable()
+            check_directory(directory, of=self._directory, what="consumer")
             self._commits.leave_to_transactions()
         return self.pending_commit(only)
 

@@ -66,7 +66,7 @@ class Holder:
         self.producer = Producer(directory, sequences=self.sequences, linger=LINGER_S)
         self.claim: Claim | None = None
         self._timeout_ms = -1  # of the claim
-        self._directory = directory
+        self.directory = directory
         self._state_table: StateTable | None = None
 
     def begin(self, timeout_ms: int) -> Claim:
@@ -82,7 +82,7 @@ class Holder:
     def state_table(self) -> StateTable:
         """The committed state of the id, up to date. For the holder: nobody else adds to it meanwhile."""
         if self._state_table is None:
-            self._state_table = StateTable(self._directory, self.transactional_id)
+            self._state_table = StateTable(self.directory, self.transactional_id)
         self._state_table.catch_up()
         return self._state_table
 
@@ -230,7 +230,8 @@ class Transaction:
         ``delivery="manual"`` from the start.
 
         Raises:
-            InvalidRequestError: the consumer has no group, or commits before it hands out (at-most-once).
+            InvalidRequestError: the consumer has no group, commits before it hands out (at-most-once), or reads
+                another directory.
             FencedError: a partition that it read has moved to another member of the group.
         """
         self._check_open()
@@ -238,7 +239,7 @@ class Transaction:
             raise InvalidRequestError(f"commit_offsets takes a consumer, not {consumer!r:.100}")
         if only is not None:
             place(only)
-        commit = consumer.leave_commits_to_transactions(only)
+        commit = consumer.leave_commits_to_transactions(self._holder.directory, only)
         if only is None:
             self._consumers[consumer] = {}  # it says everything that was said before
         self._consumers.setdefault(consumer, {})[only] = commit
@@ -247,6 +248,9 @@ class Transaction:
         """Accept *messages* of queues together with the records: done with if it commits, still in hand if not.
 
         Committing raises ``LeaseLostError``, and aborts, when one of them is no longer in its consumer's hands.
+
+        Raises:
+            InvalidRequestError: one of them is of another directory; none is accepted.
         """
         self._check_open()
         by_queue: dict[Queue, list[QueueMessage]] = {}
@@ -256,9 +260,11 @@ class Transaction:
                     f"a transaction accepts messages that a queue has handed out, not {message!r:.100}"
                 )
             by_queue.setdefault(message.queue, []).append(message)
-        for queue, own in by_queue.items():
-            for commit in queue.pending_acceptance(own):
-                self.commit_with(commit)
+        directory = self._holder.directory
+        for commit in [
+            commit for queue, own in by_queue.items() for commit in queue.pending_acceptance(own, directory)
+        ]:
+            self.commit_with(commit)
 
     # The end --------------------------------------------------------------------------------------
 

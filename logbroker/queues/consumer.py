@@ -45,7 +45,7 @@ from logbroker_storage.partition_log import PartitionLog
 
 from ..arguments import several, whole_number
 from ..arrivals import Arrivals
-from ..commits import PendingCommit, together
+from ..commits import PendingCommit, check_directory, together
 from ..deadlines import deadline_after, left_until
 from ..expressions import Predicate, as_predicate
 from ..groups import TopicPartition
@@ -381,9 +381,16 @@ class Queue:
             )
         losses.check()
 
-    def pending_acceptance(self, messages: Iterable[QueueMessage]) -> list[PendingCommit]:
-        """``accept`` as parts of a transaction, which is refused when one of *messages* is lost."""
+    def pending_acceptance(
+        self, messages: Iterable[QueueMessage], directory: DataDirectory
+    ) -> list[PendingCommit]:
+        """``accept`` as parts of a transaction of *directory*, which is refused when one of *messages* is lost.
+
+        Raises:
+            InvalidRequestError: this is a queue of another directory.
+        """
         self._check_open()
+        check_directory(directory, of=self._directory, what="queue")
         return [
             held.partition.acceptance(held.owner, held.ranges, refuse, in_transaction=True).followed_by(
                 partial(_mark_settled, held.messages)

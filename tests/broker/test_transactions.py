@@ -229,6 +229,41 @@ def test_consumers_that_cannot_take_part_are_refused(broker):
         broker.consumer("in", group="g", delivery="exactly-once")
 
 
+def test_what_another_directory_holds_is_refused(tmp_path, broker):
+    fill(broker, b"a", b"b")
+    broker.create_subscription("s", topic="in")
+    with (
+        logbroker.open(tmp_path / "other") as other,
+        broker.consumer("in", group="g") as consumer,
+        broker.queue(subscription="s") as queue,
+    ):
+        other.create_topic("in")
+        other.create_subscription("s", topic="in")
+        with other.producer() as producer:
+            producer.send("in", b"c").result(5)
+        consumer.poll()
+        with other.queue(subscription="s") as its_own, other.transaction("t") as tx:
+            with pytest.raises(
+                InvalidRequestError, match=r"consumer uses .*data, and the transaction .*other"
+            ):
+                tx.commit_offsets(consumer)
+            with pytest.raises(InvalidRequestError, match="broker of the queue's directory"):
+                tx.accept([*its_own.receive_many(), *queue.receive_many()])
+        assert other.groups() == []
+        assert other.subscription("s").lag == 1  # of several messages none is accepted
+        consumer.commit()  # it still commits by itself
+    assert broker.group("g").offsets[0].committed_offset == 2
+
+
+def test_another_handle_on_the_same_directory_takes_part(path, broker):
+    fill(broker, b"a")
+    with logbroker.open(path) as second, broker.consumer("in", group="g", delivery="manual") as consumer:
+        consumer.poll()
+        with second.transaction("t") as tx:
+            tx.commit_offsets(consumer)
+    assert broker.group("g").offsets[0].committed_offset == 1
+
+
 def test_a_partition_that_moved_away_takes_the_transaction_along(broker):
     fill(broker, b"a")
     slow = broker.consumer("in", group="g", delivery="manual", session_timeout=0.3)

@@ -28,6 +28,21 @@ def positive_seconds(name: str, seconds: float) -> float:
     return seconds
 
 
+def utf8(name: str, text: str) -> bytes:
+    """*text*, the argument *name*, as it is stored.
+
+    Text with lone surrogates, which Python makes of file names that are no UTF-8, has no such form.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"{name} is text, not {type(text).__name__}: {text!r:.100}")
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            f"{name} {text!r} has no UTF-8 form: give it without lone surrogates"
+        ) from None
+
+
 def several(what: str, given: Iterable[Item]) -> Iterable[Item]:
     """*given*, if it is an iterable of *what*, and not one of them or text."""
     if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):

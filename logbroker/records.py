@@ -20,6 +20,7 @@ import msgspec
 from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX, Record
 
+from .arguments import utf8
 from .delivery_headers import MAX_MESSAGE_ID_BYTES, MAX_PRIORITY, NORMAL_PRIORITY, encode_delivery_headers
 
 HeaderValue = bytes | str | None
@@ -220,12 +221,7 @@ def message_id_bytes(message_id: str) -> bytes:
     Raises:
         InvalidRequestError: it is no text, or not of 1 to 200 bytes in UTF-8.
     """
-    if not isinstance(message_id, str):
-        raise InvalidRequestError(f"message_id is text, not {type(message_id).__name__}: {message_id!r}")
-    try:
-        encoded = message_id.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequestError(f"message_id {message_id!r} has no UTF-8 form") from None
+    encoded = utf8("message_id", message_id)
     if not 0 < len(encoded) <= MAX_MESSAGE_ID_BYTES:
         raise InvalidRequestError(
             f"a message_id takes 1 to {MAX_MESSAGE_ID_BYTES} bytes in UTF-8, not {len(encoded)}; "

@@ -43,7 +43,7 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.partition_log import PartitionLog
 
-from ..arguments import several, whole_number
+from ..arguments import several, utf8, whole_number
 from ..arrivals import Arrivals
 from ..commits import PendingCommit, check_directory, together
 from ..deadlines import deadline_after, left_until
@@ -329,9 +329,10 @@ class Queue:
         where that cannot be written now, later.
 
         Raises:
+            InvalidRequestError: *reason* is empty, or has no UTF-8 form; nothing was rejected.
             As ``accept``.
         """
-        if not isinstance(reason, str) or not reason:
+        if not utf8("reason", reason):
             raise InvalidRequestError(f"reason={reason!r}: say in a few words why")
         self._settle(
             messages,

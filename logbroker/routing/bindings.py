@@ -43,6 +43,7 @@ from logbroker_storage.journal import BINDINGS_VERSION, Item
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation
 
+from ..arguments import utf8
 from ..expressions import compile_expression
 from ..topic_names import check_binding_name, check_source, check_topic_name, is_wildcard, source_matches
 from ..transforms import load_pipeline
@@ -154,8 +155,7 @@ def _stored_conditions(headers: Mapping[str, str | bytes | None]) -> dict[str, s
         raise InvalidRequestError(f"headers= maps header keys to text, and is no {type(headers).__name__}")
     conditions: dict[str, str | None] = {}
     for key, value in headers.items():
-        if not isinstance(key, str):
-            raise InvalidRequestError(f"a header's key is text, not {type(key).__name__}: {key!r}")
+        utf8("a header's key", key)
         if isinstance(value, bytes):
             try:
                 value = value.decode()
@@ -167,6 +167,8 @@ def _stored_conditions(headers: Mapping[str, str | bytes | None]) -> dict[str, s
             raise InvalidRequestError(
                 f"header {key!r} is compared with text or None (any value), not {type(value).__name__}"
             )
+        if value is not None:
+            utf8(f"the text of header {key!r}", value)
         conditions[key] = value
     return conditions
 

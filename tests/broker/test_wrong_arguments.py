@@ -44,6 +44,14 @@ WRONG: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LogbrokerError], st
     ("broker.create_subscription", ("n",), {"topic": 5}, InvalidRequestError, "give topics in a list"),
     ("broker.unbind", (5,), {}, InvalidRequestError, "a binding's name is text, not int: 5"),
     ("broker.unbind", ("\ud800",), {}, InvalidRequestError, "cannot be a binding's name"),
+    ("broker.bind", ("t", "u"), {"headers": {"\ud800": "x"}}, InvalidRequestError, "no UTF-8 form"),
+    (
+        "broker.bind",
+        ("t", "u"),
+        {"headers": {"x": "\ud800"}},
+        InvalidRequestError,
+        "'x' .* has no UTF-8 form",
+    ),
     ("broker.explain_route", ("t",), {"at": 5}, InvalidRequestError, r"at= is a \(partition, offset\)"),
     ("broker.explain_route", ("t",), {"at": (0, "x")}, InvalidRequestError, "offset='x': give it a whole"),
     (
@@ -77,6 +85,7 @@ WRONG: list[tuple[str, tuple[Any, ...], dict[str, Any], type[LogbrokerError], st
     ("queue.accept", (5,), {}, InvalidRequestError, "give messages in a list, or another iterable, not 5"),
     ("queue.accept", ("handle",), {}, InvalidRequestError, "give messages in a list"),
     ("queue.accept", ([5],), {}, InvalidRequestError, "5 is no message of a queue"),
+    ("queue.reject", ([], "caf\udce9"), {}, InvalidRequestError, "reason .* has no UTF-8 form"),
     ("queue.release", (None,), {}, InvalidRequestError, "give messages in a list"),
     ("tx.accept", (5,), {}, InvalidRequestError, "give messages in a list"),
     ("tx.accept", (["x"],), {}, InvalidRequestError, "that a queue.* has handed out, not 'x'"),

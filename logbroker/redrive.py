@@ -34,6 +34,7 @@ from logbroker_storage.locks import ProcessLock
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record, decode_records
 
+from .arguments import several
 from .commits import PendingCommit
 from .dead_letters import Death, death_of, without_dead_letter_headers
 from .records import Message
@@ -183,6 +184,12 @@ class _Refusal(NamedTuple):
     why: str
 
 
+def _letter_place(given: LetterPlace) -> LetterPlace:
+    if not isinstance(given, tuple) or [type(number) for number in given] != [int, int]:
+        raise InvalidRequestError(f"a dead letter is at a (partition, offset), not {given!r:.100}")
+    return given
+
+
 class Redrive:
     """One run over the letters of one subscription. For one thread."""
 
@@ -198,7 +205,8 @@ class Redrive:
         """*only* some letters, *to* another topic than they came from.
 
         Raises:
-            InvalidRequestError: the subscription has no dead letter topic, or *to* is that topic.
+            InvalidRequestError: the subscription has no dead letter topic, *to* is that topic, or *only* holds
+                no places.
             TopicNotFoundError: *to* is not there.
         """
         topic = subscription.rules.dead_letter
@@ -214,7 +222,7 @@ class Redrive:
         self._transactions = transactions
         self._subscription = subscription
         self._topic = topic
-        self._only = None if only is None else frozenset(only)
+        self._only = None if only is None else frozenset(map(_letter_place, several("letters", only)))
         self._to = to
 
     def preview(self) -> Redriven:

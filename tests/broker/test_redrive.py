@@ -147,6 +147,12 @@ def test_a_place_that_holds_no_letter_of_the_subscription_is_refused_and_nothing
     assert letters(broker) == [b"a"]
 
 
+@pytest.mark.parametrize("only", [5, "0:1", ["0:1"], [0, 1], [(0, "1")], [{}], [(0, True)]])
+def test_letters_are_named_by_partition_and_offset(broker, only):
+    with pytest.raises(InvalidRequestError, match="letter"):
+        broker.redrive("workers", only=only)
+
+
 def test_subscriptions_that_share_a_dead_letter_topic_have_letters_of_their_own(broker):
     broker.create_subscription("others", topic="jobs", dead_letter="dead")
     rejected(broker, [b"a", b"b"])

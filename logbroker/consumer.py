@@ -106,9 +106,10 @@ class Consumer:
                 None: this consumer reads all partitions, and nothing is remembered.
             start: where to begin in a partition for which the group has no committed offset (or one that was
                 deleted meanwhile): ``"earliest"``, ``"latest"``, the first record not older than an aware
-                datetime, or a mapping of partitions to offsets (the others: earliest). With several topics
-                the keys of the mapping are (topic, partition). Partitions and topics that are created
-                while the consumer runs are read from their beginning with ``"latest"``, too.
+                datetime, or a mapping of partitions to offsets (the others: earliest; an offset that is not in the
+                log means the nearer end). With several topics the keys of the mapping are (topic, partition).
+                Partitions and topics that are created while the consumer runs are read from their beginning
+                with ``"latest"``, too.
             delivery: ``"at-least-once"`` commits what was handed out when the next is asked for,
                 ``"at-most-once"`` commits before it hands out, ``"manual"`` leaves it to ``commit()``.
             session_timeout: seconds after which a member that shows no sign of life loses its partitions (a

@@ -13,6 +13,7 @@ from .descriptions import GroupDescription, MemberDescription, OffsetDescription
 from .group_store import check_not_on_network, group_key
 from .groups import GroupState, TopicPartition, decode_group
 from .records import MILLISECOND, timestamp_ms_of
+from .start import inside
 from .topic_names import check_group_name
 from .topic_selection import entries_of
 
@@ -177,8 +178,7 @@ def _at_time(directory: DataDirectory, timestamp_ms: int) -> Callable[[str, int]
 
 def _clamped(directory: DataDirectory, place: tuple[str, int], offset: int) -> int:
     log = directory.log(*place)
-    offsets = log.offsets()
-    offset = min(max(offset, offsets.log_start_offset), offsets.high_watermark)
+    offset = inside(log, offset)
     log.sync_below(offset)
     return offset
 

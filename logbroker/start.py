@@ -7,11 +7,15 @@ start                    offset
 an aware datetime        of the first record that is not older; the high watermark when all are
 {partition: offset}      that one; the log start offset for partitions that are not in the mapping
 {(topic, partition): …}  the same, for several topics
+
+An offset outside of the log, as it is then, means the log's start, or its high watermark: what is committed for a group
+must not leave out records that come later.
 """
 
 from __future__ import annotations
 
 import datetime
+import logging
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -21,7 +25,9 @@ from logbroker_storage.partition_log import PartitionLog
 
 from .arguments import is_place
 from .groups import TopicPartition
-from .records import timestamp_ms_of
+from .records import INT64_MAX, timestamp_ms_of
+
+logger = logging.getLogger("logbroker.consumer")
 
 Start = Literal["earliest", "latest"] | datetime.datetime | Mapping[int, int] | Mapping[TopicPartition, int]
 
@@ -36,8 +42,10 @@ def check_start(start: Start) -> Start:
         timestamp_ms_of(start)
     elif isinstance(start, Mapping):
         for place, offset in start.items():
-            if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-                raise InvalidRequestError(f"start={{{place!r}: {offset!r}}}: an offset is an integer >= 0")
+            if not isinstance(offset, int) or isinstance(offset, bool) or not 0 <= offset <= INT64_MAX:
+                raise InvalidRequestError(
+                    f"start={{{place!r}: {offset!r}}}: an offset is an integer from 0 to {INT64_MAX}"
+                )
             if type(place) is not int and not is_place(place):
                 raise InvalidRequestError(
                     f"start={{{place!r}: {offset!r}}}: the key is a partition's number, or (topic, number)"
@@ -48,6 +56,14 @@ def check_start(start: Start) -> Start:
             "or {partition: offset}"
         )
     return start
+
+
+def inside(log: PartitionLog, offset: int) -> int:
+    """*offset* if *log* has it, or ends there; else the log start offset, or the high watermark."""
+    offsets = log.offsets()
+    if offset > offsets.log_end_offset:
+        return offsets.high_watermark
+    return max(offset, offsets.log_start_offset)
 
 
 class StartPolicy:
@@ -66,6 +82,19 @@ class StartPolicy:
 
     def offset(self, log: PartitionLog) -> int:
         """The offset to begin at in *log*, as of now."""
+        wanted = self._wanted(log)
+        offset = inside(log, wanted)
+        if offset != wanted:
+            logger.warning(
+                "start= is offset %d of %s-%d, which is not there: it begins at %d",
+                wanted,
+                log.topic,
+                log.partition,
+                offset,
+            )
+        return offset
+
+    def _wanted(self, log: PartitionLog) -> int:
         start, place = self._start, (log.topic, log.partition)
         offsets = log.offsets()
         if isinstance(start, datetime.datetime):

@@ -386,8 +386,7 @@ class Subscriptions:
             items.append(item_of(GroupEvent(subscription.name, topics, now_ms)))
         for topic, partition in places:
             log = self._directory.log(topic, partition)
-            offsets = log.offsets()  # an offset behind the end would leave out what comes until then
-            offset = min(max(policy.offset(log), offsets.log_start_offset), offsets.high_watermark)
+            offset = policy.offset(log)
             log.sync_below(offset)
             if subscription.kind == "queue":
                 items.append(item_of(QueueEvent(subscription.id, topic, partition, offset)))

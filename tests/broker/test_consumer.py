@@ -364,6 +364,28 @@ def test_a_committed_offset_that_was_deleted_leaves_it_to_the_start(desk, start,
     assert "the committed offset of t-0 is 1, outside of [2, 4]" in caplog.text
 
 
+@pytest.mark.parametrize("start", [{0: 99}, {0: (1 << 63) - 1}])
+@pytest.mark.parametrize("is_polled", [True, False])
+def test_a_start_behind_the_end_leaves_out_nothing_that_comes_later(desk, start, is_polled, caplog):
+    desk.topic().put("a").put("b")
+    with desk.consumer(group="g", start=start) as consumer:
+        assert consumer.position() == {0: 2}
+        if is_polled:
+            assert consumer.poll() == []
+    assert desk.broker.group("g").offsets[0].committed_offset == 2
+    assert f"offset {start[0]} of t-0, which is not there: it begins at 2" in caplog.text
+    desk.put("c")
+    with desk.consumer(group="g") as consumer:
+        assert values(consumer.poll()) == ["c"]
+
+
+def test_a_start_below_what_was_deleted_is_committed_as_the_log_start(desk):
+    desk.topic().put("a").put("b").put("c")
+    desk.broker.delete_records("t", {0: 2})
+    desk.consumer(group="g", start={0: 1}).close()
+    assert desk.broker.group("g").offsets[0].committed_offset == 2
+
+
 # Places -----------------------------------------------------------------------------------------------------
 
 

@@ -20,6 +20,17 @@ def deadline_after(timeout: float | None) -> float | None:
     return None if timeout is None else time.monotonic() + max(0.0, min(timeout, LONGEST_WAIT_S))
 
 
+def seconds_to_wait(name: str, seconds: float) -> float:
+    """*seconds*, the argument *name*, if it is a number from 0 on; at most what a lock can be asked to wait.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise InvalidRequestError(f"{name}={seconds!r}: give it seconds, 0 or more")
+    return min(seconds, LONGEST_WAIT_S)
+
+
 def left_until(deadline: float | None) -> float | None:
     """How many seconds there are until *deadline*, at least 0; None: it never comes."""
     return None if deadline is None else max(0.0, deadline - time.monotonic())

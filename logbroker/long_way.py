@@ -20,7 +20,6 @@ from logbroker_storage.errors import InvalidRequestError, RecordTooLargeError
 from logbroker_storage.record_batch import HEADER_BYTES, Compression, NewRecord, encode_batch
 
 from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch
-from .deadlines import LONGEST_WAIT_S
 from .delivery import Delivery
 from .destinations import Destinations
 from .named_producer import NamedSequences, block_of
@@ -132,7 +131,7 @@ class LongWay:
         if batch is not None:
             return batch
         if pending.deadline_s is None:
-            pending.deadline_s = time.monotonic() + min(self._max_block, LONGEST_WAIT_S)
+            pending.deadline_s = time.monotonic() + self._max_block
         return partial(
             self._delivery.wait_for_space,
             self._delivery.limit_bytes(queue, pending.size_bytes),

@@ -26,6 +26,7 @@ from logbroker_storage.record_batch import Compression, NewRecord
 
 from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch, headers_bytes
 from .arguments import several, whole_number
+from .deadlines import seconds_to_wait
 from .delivery import Acks, Delivery, HandleState
 from .destinations import Destinations
 from .long_way import FIRST_SLICE, LongWay
@@ -80,7 +81,8 @@ class Producer:
             acks: what a receipt waits for: ``"all"``: as durable as the topic's ``durability`` (on the disk,
                 by default); ``"written"``: in the operating system's memory, synced soon after; ``"none"``:
                 nothing, and failures are only logged.
-            linger: seconds that a record may wait for others to share its batch; 0 appends each at once.
+            linger: seconds that a record may wait for others to share its batch; 0 appends each at once, and
+                ``math.inf`` leaves it to ``flush`` and full batches.
             batch_bytes: a batch is complete at this size, before compression; at a smaller one where half of the
                 buffer has no room for a batch of each partition that was written to.
             compression: ``"gzip"``, ``"snappy"``, ``"lz4"``, ``"zstd"`` or None, for topics whose
@@ -97,14 +99,10 @@ class Producer:
         self._compression = Compression.from_name(
             None if compression is None else _one_of("compression", compression, codecs)
         )
-        for option, number, least in (
-            ("linger", linger, 0),
-            ("batch_bytes", batch_bytes, 1),
-            ("buffer_bytes", buffer_bytes, 1),
-            ("max_block", max_block, 0),
-        ):
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or not number >= least:
-                raise InvalidRequestError(f"{option} is a number not below {least}, not {number!r}")
+        linger = seconds_to_wait("linger", linger)
+        max_block = seconds_to_wait("max_block", max_block)
+        whole_number("batch_bytes", batch_bytes)
+        whole_number("buffer_bytes", buffer_bytes)
         checked_name = None if name is None else check_producer_name(name)
         # A user of the directory of its own: closing the broker first must not pull it away from under sends.
         self._directory = directory = DataDirectory.open(directory.path)

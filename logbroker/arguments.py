@@ -71,4 +71,6 @@ def path(given: str | os.PathLike[str]) -> str:
     """*given* as text, if it is a path."""
     if not isinstance(given, (str, os.PathLike)) or not isinstance(text := os.fspath(given), str):
         raise InvalidRequestError(f"a path is text or a pathlib.Path, not {given!r}")
+    if "\0" in text:
+        raise InvalidRequestError(f"{text!r} cannot be a path: a path has no NUL character")
     return text

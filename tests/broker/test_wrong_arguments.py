@@ -202,6 +202,12 @@ def test_a_directory_is_named_by_a_path(given):
             opening(given)
 
 
+def test_a_path_has_no_nul_character():
+    for opening in (logbroker.open, logbroker.open_async):
+        with pytest.raises(InvalidRequestError, match="no NUL character"):
+            opening("data\0")
+
+
 def test_a_poll_that_was_refused_leaves_the_consumer_as_it_was(blocking):
     broker = blocking["broker"]
     with broker.producer() as producer, broker.consumer("u") as consumer:

@@ -576,7 +576,9 @@ class Consumer:
     def close(self) -> None:
         """Leave the group at once and close; with at-least-once, commit what was handed out. Idempotent.
 
-        From another thread it ends a poll or an iteration first.
+        From another thread it ends a poll or an iteration first. Not for signal handlers: one that has interrupted
+        its own thread's ``commit`` or ``seek`` would wait for that for ever. A handler calls ``wakeup``, sets an
+        ``Event``, or raises ``KeyboardInterrupt`` or ``SystemExit``, and nothing else.
         """
         self._close(self._assigned.handed_out_position)
 

@@ -401,7 +401,9 @@ class Producer:
     def close(self) -> None:
         """Flush, have everything on the disk that was written, and take no more records.
 
-        Closing twice is closing once; in a forked child it does nothing.
+        Closing twice is closing once; in a forked child it does nothing. Not for signal handlers: one that has
+        interrupted its own thread's ``send`` or ``flush`` would wait for that for ever. A handler sets an ``Event``, or
+        raises ``KeyboardInterrupt`` or ``SystemExit``, and nothing else.
 
         Raises:
             LogbrokerError: as ``flush``. The producer is closed all the same.

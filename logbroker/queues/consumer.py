@@ -489,7 +489,8 @@ class Queue:
     def close(self) -> None:
         """Release what is in these hands, unless they are detached. Idempotent.
 
-        From another thread, or a signal handler, it ends a receive that waits first.
+        From another thread it ends a receive that waits first. A signal handler does not call it, but ``wakeup``: the
+        call that it has interrupted may hold what closing would wait for.
         """
         self._closed.set()
         if self._directory.closed:

@@ -241,6 +241,20 @@ def test_repair_cuts_a_torn_tail_keeps_it_and_finds_nothing_the_second_time(
     assert capsys.readouterr().out == "nothing to repair\n"
 
 
+def test_repair_mends_an_index_and_the_checksums_of_its_segment_in_one_go(
+    data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = min((data_directory / "logs" / "t-0").glob("*.timeindex"))
+    checksums = index.with_suffix(".checksums")
+    sound = index.read_bytes(), checksums.read_bytes()
+    for path, content in zip((index, checksums), sound, strict=True):
+        path.write_bytes(content + b"junk")
+    assert run(["repair", str(data_directory), "--write"]) == 0
+    assert run(["verify", str(data_directory)]) == 0
+    for path, content in zip((index, checksums), sound, strict=True):
+        assert Path(f"{path}.old").read_bytes() == content + b"junk"
+
+
 def test_a_side_file_of_recoverys_is_a_note(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     segment = min((data_directory / "logs" / "t-0").glob("*.log"))
     Path(f"{segment}.cut-17").write_bytes(b"x")

@@ -166,6 +166,8 @@ def carry_out(files: Files, step: Step, *, is_ours: bool) -> None:
             files.close(fd)
     elif step.action is Action.SET_ASIDE:
         assert step.keeps is not None
+        if not files.exists(step.path):
+            return  # checksums: rebuilding an index of their segment has set them aside
         files.rename(step.path, step.keeps)
         files.fsync_directory(os.path.dirname(step.path) or ".")
     else:

@@ -195,6 +195,54 @@ def test_damage_makes_verify_exit_with_1_and_name_the_place(
     assert finding["position"] == 0
 
 
+def a_directory_instead(path: Path) -> None:
+    """Put what cannot be read where the file *path* is, for whoever runs the tests."""
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+@pytest.mark.parametrize("suffix", [".index", ".timeindex", ".txnindex", ".snapshot", ".checksums"])
+def test_a_file_beside_a_segment_that_cannot_be_read_hides_nothing_else(
+    data_directory: Path, suffix: str
+) -> None:
+    segments = sorted((data_directory / "logs" / "t-0").glob("*.log"))
+    unreadable = segments[1].with_suffix(suffix)
+    a_directory_instead(unreadable)
+    content = bytearray(segments[1].read_bytes())
+    content[100] ^= 1
+    segments[1].write_bytes(content)
+    metadata = data_directory / "logs" / "t-1" / "partition.metadata"
+    a_directory_instead(metadata)
+    assert {(finding.path, finding.code) for finding in errors(data_directory)} == {
+        (str(unreadable), Code.UNREADABLE),
+        (str(segments[1]), Code.BAD_CRC),
+        (str(metadata), Code.UNREADABLE),
+    }
+    assert run(["producers", str(data_directory)]) == 0
+
+
+def test_a_segment_that_cannot_be_read_is_told_and_the_others_are_shown(
+    data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segments = sorted((data_directory / "logs" / "t-0").glob("*.log"))
+    a_directory_instead(segments[1])
+    missing = int(segments[2].stem) - int(segments[1].stem)
+    assert [(finding.path, finding.code) for finding in errors(data_directory)] == [
+        (str(segments[1]), Code.UNREADABLE)
+    ]
+    told = f"logbroker-inspect: {segments[1]} cannot be read: Is a directory\n"
+    for command in ("export", "dump", "segments", "summary"):
+        assert run([command, "--topic", "t", "--json", str(data_directory)]) == 0
+        captured = capsys.readouterr()
+        assert captured.err == told
+        if command == "export":
+            assert len(captured.out.splitlines()) == 200 - missing
+    assert [(row["records"], row["damaged_places"]) for row in json.loads(captured.out)] == [
+        (200 - missing, 1),
+        (0, 0),
+    ]
+
+
 def test_the_commands_say_what_is_there(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def output(*arguments: str) -> object:
         assert run([*arguments, str(data_directory), "--json"]) == 0

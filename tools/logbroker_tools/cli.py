@@ -86,6 +86,15 @@ def _stop(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _report(segment: Segment, damage: Damaged | OSError) -> None:
+    """What keeps from reading a segment, or a part of it, on stderr: the command goes on behind it."""
+    if isinstance(damage, OSError):
+        what = f"cannot be read: {damage.strerror or damage}"
+    else:
+        what = f"is damaged at byte {damage.position}: {damage.defect.value}"
+    sys.stderr.write(f"logbroker-inspect: {segment.path} {what}\n")
+
+
 def _milliseconds(option: str, text: str | None) -> int | None:
     if text is None:
         return None
@@ -111,7 +120,7 @@ def summary(
     from .summary import PartitionSummary
     from .summary import summary as summarise
 
-    rows = list(summarise(_find(directory, kafka, topic, partition)))
+    rows = list(summarise(_find(directory, kafka, topic, partition), _report))
     print_rows(PartitionSummary, rows, json=json)
 
 
@@ -128,14 +137,8 @@ def segments(
     from .summary import SegmentSummary
     from .summary import segments as summarise
 
-    rows = list(summarise(_find(directory, kafka, topic, partition)))
+    rows = list(summarise(_find(directory, kafka, topic, partition), _report))
     print_rows(SegmentSummary, rows, json=json)
-
-
-def _report(segment: Segment, damage: Damaged) -> None:
-    sys.stderr.write(
-        f"logbroker-inspect: {segment.path} is damaged at byte {damage.position}: {damage.defect.value}\n"
-    )
 
 
 @app.command()

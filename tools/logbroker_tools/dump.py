@@ -1,6 +1,7 @@
 """Batches and records for people and scripts: what lies where, in the order of the log.
 
-Damage does not stop it: each place goes to the caller's *report*, and reading goes on behind it. Filters on
+Damage does not stop it: each place goes to the caller's *report*, and reading goes on behind it; so does the
+error of a segment that the system does not let us read. Filters on
 batches keep those that may hold a wanted record; filters on records are exact.
 """
 
@@ -17,7 +18,7 @@ from .layout import Partition, Segment, Target
 from .reading import items
 from .walk import Damaged, Sound
 
-Report = Callable[[Segment, Damaged], None]
+Report = Callable[[Segment, Damaged | OSError], None]
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ def _batches(
     target: Target, selection: Selection, report: Report
 ) -> Iterator[tuple[Partition, Segment, Sound]]:
     for partition in target.partitions:
-        for segment, item in items(partition, from_offset=selection.from_offset or 0):
+        for segment, item in items(partition, from_offset=selection.from_offset or 0, unreadable=report):
             if isinstance(item, Damaged):
                 report(segment, item)
                 continue

@@ -78,6 +78,6 @@ def _newest_snapshot(partition: Partition) -> dict[int, ProducerSnapshotEntry]:
         path = os.path.join(partition.folder, segment_name(offset) + SNAPSHOT_SUFFIX)
         try:
             return {entry.producer_id: entry for entry in read_snapshot(files, path)}
-        except ValueError:
+        except (ValueError, OSError):
             continue  # `verify` reports it; the one before serves
     return {}

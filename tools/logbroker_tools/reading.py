@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.events import AnyEvent, decode_event
@@ -11,6 +11,8 @@ from logbroker_storage.record_batch import Record
 
 from .layout import JOURNAL_TOPIC, Partition, Segment, Target
 from .walk import Damaged, Sound, walk
+
+Unreadable = Callable[[Segment, OSError], None]
 
 
 def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Damaged]:
@@ -30,13 +32,24 @@ def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Da
         files.close(fd)
 
 
-def items(partition: Partition, *, from_offset: int = 0) -> Iterator[tuple[Segment, Sound | Damaged]]:
-    """The batches and the damage of a partition, but for segments that end at or below *from_offset*."""
+def items(
+    partition: Partition, *, from_offset: int = 0, unreadable: Unreadable | None = None
+) -> Iterator[tuple[Segment, Sound | Damaged]]:
+    """The batches and the damage of a partition, but for segments that end at or below *from_offset*.
+
+    A segment that the system does not let us read is told to *unreadable*, and passed over from there on;
+    without it, the ``OSError`` ends the reading.
+    """
     for segment in partition.segments:
         next_base = partition.base_behind(segment)
         if next_base is None or next_base > from_offset:
-            for item in segment_items(partition, segment):
-                yield segment, item
+            try:
+                for item in segment_items(partition, segment):
+                    yield segment, item
+            except OSError as error:
+                if unreadable is None:
+                    raise
+                unreadable(segment, error)
 
 
 def records_of(partition: Partition, batch: Sound) -> list[Record]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from .layout import Partition, Target
-from .reading import segment_items
+from .reading import Unreadable, segment_items
 from .walk import Damaged
 
 
@@ -40,34 +40,40 @@ class PartitionSummary(msgspec.Struct, frozen=True):
     damaged_places: int
 
 
-def segments(target: Target) -> Iterator[SegmentSummary]:
-    """Every segment of every partition, in order."""
+def segments(target: Target, unreadable: Unreadable) -> Iterator[SegmentSummary]:
+    """Every segment of every partition, in order; one that cannot be read is also told to *unreadable*."""
     for partition in target.partitions:
-        yield from partition_segments(partition)
+        yield from partition_segments(partition, unreadable)
 
 
-def partition_segments(partition: Partition) -> Iterator[SegmentSummary]:
+def partition_segments(partition: Partition, unreadable: Unreadable) -> Iterator[SegmentSummary]:
     for segment in partition.segments:
         start_offset = end_offset = segment.base_offset or 0
         batches = records = damaged = 0
         max_timestamp_ms = -1
-        for item in segment_items(partition, segment):
-            if isinstance(item, Damaged):
-                damaged += 1
-                continue
-            if not batches and segment.base_offset is None:
-                start_offset = item.header.base_offset
-            batches += 1
-            records += item.header.record_count
-            end_offset = item.header.next_offset
-            max_timestamp_ms = max(max_timestamp_ms, item.header.max_timestamp_ms)
+        size_bytes = 0
+        try:
+            size_bytes = segment.size_bytes
+            for item in segment_items(partition, segment):
+                if isinstance(item, Damaged):
+                    damaged += 1
+                    continue
+                if not batches and segment.base_offset is None:
+                    start_offset = item.header.base_offset
+                batches += 1
+                records += item.header.record_count
+                end_offset = item.header.next_offset
+                max_timestamp_ms = max(max_timestamp_ms, item.header.max_timestamp_ms)
+        except OSError as error:
+            unreadable(segment, error)
+            damaged += 1
         yield SegmentSummary(
             topic=partition.topic,
             partition=partition.partition,
             path=segment.path,
             start_offset=start_offset,
             end_offset=end_offset,
-            size_bytes=segment.size_bytes,
+            size_bytes=size_bytes,
             batches=batches,
             records=records,
             max_timestamp_ms=max_timestamp_ms,
@@ -75,10 +81,10 @@ def partition_segments(partition: Partition) -> Iterator[SegmentSummary]:
         )
 
 
-def summary(target: Target) -> Iterator[PartitionSummary]:
-    """Every partition."""
+def summary(target: Target, unreadable: Unreadable) -> Iterator[PartitionSummary]:
+    """Every partition; a segment that cannot be read counts as damaged, and is told to *unreadable*."""
     for partition in target.partitions:
-        parts = list(partition_segments(partition))
+        parts = list(partition_segments(partition, unreadable))
         yield PartitionSummary(
             topic=partition.topic,
             partition=partition.partition,

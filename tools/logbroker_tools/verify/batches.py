@@ -40,9 +40,7 @@ ADVICE_ABOVE_RECOVERY_POINT = (
 )
 ADVICE_KAFKA = "a Kafka broker truncates here when it recovers the log: copy the file first"
 ADVICE_FOREIGN = "if this is the log of a Kafka broker, give --kafka; otherwise " + ADVICE_DAMAGE
-ADVICE_UNREADABLE = (
-    "it, or an index beside it, cannot be read: look at permissions and at the disk's own reports"
-)
+ADVICE_UNREADABLE = "it cannot be read: look at its permissions and at the disk's own reports"
 ADVICE_LOST = "restore the segment from a backup if there is one; until then consumers skip the range"
 
 
@@ -51,12 +49,12 @@ def verify_batches(partition: Partition, files: Files) -> Iterator[Finding]:
     producers = ProducerChecks(partition, files)
     due_offset: int | None = None
     for segment in partition.segments:
-        follows = _follows(partition, segment, due_offset)
-        if follows is not None:
-            yield follows
-            if follows.severity is Severity.NOTE:
-                continue
         try:
+            follows = _follows(partition, segment, due_offset)
+            if follows is not None:
+                yield follows
+                if follows.severity is Severity.NOTE:
+                    continue
             checks = _SegmentChecks(partition, segment, files, producers)
             yield from checks.run()
             due_offset = checks.next_offset
@@ -143,6 +141,7 @@ class _SegmentChecks:
         self._end_position = 0
 
     def run(self) -> Iterator[Finding]:
+        yield from self._indexes.unreadable()
         for item in segment_items(self._partition, self._segment):
             self._indexes.see(item)
             if isinstance(item, Damaged):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import NamedTuple
 
 from logbroker_storage import aborted_index, offset_index, time_index
 from logbroker_storage.aborted_index import AbortedTransaction
@@ -37,8 +38,17 @@ ADVICE = "indexes are caches: `repair --write` builds them again"
 ADVICE_ABORTED = (
     "readers of committed records may see aborted ones; it is not rebuilt from its own segment alone"
 )
+ADVICE_UNREADABLE = "look at its permissions and at the disk's own reports; readers do without it"
 MAX_INDEX_BYTES = 256 << 20  # far above any segment.index.bytes: what is larger is no index
 MAX_NAMED = 20  # wrong entries to name one by one
+
+
+class _IndexFile(NamedTuple):
+    """What a file holds: ``content`` is None where it is missing, or the *error* of reading it is there."""
+
+    path: str
+    content: bytes | None
+    error: OSError | None
 
 
 class IndexChecks:
@@ -46,11 +56,14 @@ class IndexChecks:
 
     def __init__(self, partition: Partition, segment: Segment, files: Files) -> None:
         base_offset = segment.base_offset or 0
-        self._offsets = _OffsetIndexCheck(segment.beside(OFFSET_INDEX_SUFFIX), files, base_offset)
-        self._times = _TimeIndexCheck(
-            segment.beside(TIME_INDEX_SUFFIX), files, base_offset, exact=partition.is_ours
+        offsets, times, aborted = (
+            _read(files, segment.beside(suffix))
+            for suffix in (OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX)
         )
-        self._aborted = _AbortedIndexCheck(segment.beside(ABORTED_INDEX_SUFFIX), files, base_offset)
+        self._files = (offsets, times, aborted)
+        self._offsets = _OffsetIndexCheck(offsets, base_offset)
+        self._times = _TimeIndexCheck(times, base_offset, exact=partition.is_ours)
+        self._aborted = _AbortedIndexCheck(aborted, base_offset)
         self._needs_indexes = partition.is_whole
         self._has_batches = False
 
@@ -66,13 +79,22 @@ class IndexChecks:
         if item.header.is_control:
             self._aborted.see(item)
 
+    def unreadable(self) -> Iterator[Finding]:
+        """The index files that the system does not let us read; nothing else is said of them."""
+        for file in self._files:
+            if file.error is not None:
+                message = file.error.strerror or str(file.error)
+                yield Finding(Severity.ERROR, Code.UNREADABLE, file.path, message, advice=ADVICE_UNREADABLE)
+
     def findings(self, end_offset: int | None) -> Iterator[Finding]:
         """What is wrong; *end_offset* is the segment's, None when damage hides it."""
         for check in (self._offsets, self._times):
+            if check.file.error is not None:
+                continue
             if check.content is None:
                 if self._needs_indexes and self._has_batches:
                     message = "there is no index: readers scan the segment from its start"
-                    yield Finding(Severity.NOTE, Code.MISSING_INDEX, check.path, message, advice=ADVICE)
+                    yield Finding(Severity.NOTE, Code.MISSING_INDEX, check.file.path, message, advice=ADVICE)
             else:
                 yield from check.findings()
         if self._aborted.content is not None:
@@ -82,9 +104,9 @@ class IndexChecks:
 class _OffsetIndexCheck:
     """Strikes out each entry when the batch that it names comes by; what is left over is wrong."""
 
-    def __init__(self, path: str, files: Files, base_offset: int) -> None:
-        self.path = path
-        self.content = _read_if_there(files, path)
+    def __init__(self, file: _IndexFile, base_offset: int) -> None:
+        self.file = file
+        self.content = file.content
         self._base_offset = base_offset
         self._entries = offset_index.parse(self.content or b"")
         self._left = {entry.position: entry.relative_offset for entry in self._entries}
@@ -104,7 +126,7 @@ class _OffsetIndexCheck:
 
     def findings(self) -> Iterator[Finding]:
         assert self.content is not None
-        yield from _too_large(Code.BAD_OFFSET_INDEX, self.path, self.content)
+        yield from _too_large(Code.BAD_OFFSET_INDEX, self.file.path, self.content)
         if len(self.content) % offset_index.ENTRY_BYTES:
             self._wrong.append(f"{len(self.content)} bytes are not whole entries")
         if any(
@@ -115,15 +137,15 @@ class _OffsetIndexCheck:
         if self._entries and self._entries[0].position <= 0:
             self._wrong.append("the first batch has an entry: it never gets one")
         self._wrong += [f"no batch begins at position {position}" for position in self._left if position]
-        yield from _index_findings(Code.BAD_OFFSET_INDEX, self.path, self._wrong)
+        yield from _index_findings(Code.BAD_OFFSET_INDEX, self.file.path, self._wrong)
 
 
 class _TimeIndexCheck:
     """As for the offset index, by the offsets that entries name, which ascend as the batches do."""
 
-    def __init__(self, path: str, files: Files, base_offset: int, *, exact: bool) -> None:
-        self.path = path
-        self.content = _read_if_there(files, path)
+    def __init__(self, file: _IndexFile, base_offset: int, *, exact: bool) -> None:
+        self.file = file
+        self.content = file.content
         self._base_offset = base_offset
         self._exact = exact  # Kafka 3.7 named the record, all others the last offset of its batch
         self._entries = time_index.parse(self.content or b"")
@@ -161,7 +183,7 @@ class _TimeIndexCheck:
 
     def findings(self) -> Iterator[Finding]:
         assert self.content is not None
-        yield from _too_large(Code.BAD_TIME_INDEX, self.path, self.content)
+        yield from _too_large(Code.BAD_TIME_INDEX, self.file.path, self.content)
         if len(self.content) % time_index.ENTRY_BYTES:
             self._wrong.append(f"{len(self.content)} bytes are not whole entries")
         if any(
@@ -171,15 +193,15 @@ class _TimeIndexCheck:
             self._wrong.append("the entries do not ascend")
         for entry in self._pending:
             self._wrong.append(f"offset {self._base_offset + entry.relative_offset} is behind the last batch")
-        yield from _index_findings(Code.BAD_TIME_INDEX, self.path, self._wrong)
+        yield from _index_findings(Code.BAD_TIME_INDEX, self.file.path, self._wrong)
 
 
 class _AbortedIndexCheck:
     """Each entry must name an abort marker; a marker may lack one, when its transaction has no records here."""
 
-    def __init__(self, path: str, files: Files, base_offset: int) -> None:
-        self.path = path
-        self.content = _read_if_there(files, path)
+    def __init__(self, file: _IndexFile, base_offset: int) -> None:
+        self.file = file
+        self.content = file.content
         self._base_offset = base_offset
         self._left: dict[int, AbortedTransaction] = {
             entry.last_offset: entry for entry in aborted_index.parse(self.content or b"")
@@ -213,7 +235,7 @@ class _AbortedIndexCheck:
 
     def findings(self, end_offset: int | None) -> Iterator[Finding]:
         assert self.content is not None
-        yield from _too_large(Code.BAD_ABORTED_INDEX, self.path, self.content)
+        yield from _too_large(Code.BAD_ABORTED_INDEX, self.file.path, self.content)
         defect = aborted_index.check(
             self.content,
             base_offset=self._base_offset,
@@ -223,7 +245,7 @@ class _AbortedIndexCheck:
             self._wrong.append(defect.value)
         else:
             self._wrong += [f"there is no marker at offset {offset}" for offset in self._left]
-        yield from _index_findings(Code.BAD_ABORTED_INDEX, self.path, self._wrong, ADVICE_ABORTED)
+        yield from _index_findings(Code.BAD_ABORTED_INDEX, self.file.path, self._wrong, ADVICE_ABORTED)
 
 
 def _index_findings(code: Code, path: str, wrong: list[str], advice: str = ADVICE) -> Iterator[Finding]:
@@ -244,6 +266,13 @@ def _too_large(code: Code, path: str, content: bytes) -> Iterator[Finding]:
             f"more than {MAX_INDEX_BYTES} bytes: looked at no further",
             advice=ADVICE,
         )
+
+
+def _read(files: Files, path: str) -> _IndexFile:
+    try:
+        return _IndexFile(path, _read_if_there(files, path), None)
+    except OSError as error:
+        return _IndexFile(path, None, error)
 
 
 def _read_if_there(files: Files, path: str) -> bytes | None:

@@ -73,8 +73,13 @@ class ProducerChecks:
                 entries = read_snapshot(files, path)
             except FileNotFoundError:
                 continue  # a writer at work has dropped it since the folder was listed
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 self._unsound.append(_about(path, str(error)))
+            except OSError as error:
+                message = error.strerror or str(error)
+                self._unsound.append(
+                    Finding(Severity.ERROR, Code.UNREADABLE, path, message, advice=ADVICE_SNAPSHOT)
+                )
             else:
                 self._snapshots.append(_Snapshot(path, offset, entries))
 

@@ -106,7 +106,12 @@ def _checksums(path: str, files: Files, stem: str, *, is_last: bool) -> Iterator
     folder = os.path.dirname(path)
     for (suffix, code), checksum in zip(_SUMMED.items(), checksums, strict=True):
         index_path = os.path.join(folder, stem + suffix)
-        content = files.read_file(index_path) if files.exists(index_path) else b""
+        try:
+            content = files.read_file(index_path)
+        except FileNotFoundError:
+            content = b""
+        except OSError:
+            continue  # a finding of the index's own (``indexes``)
         if not checksum.vouches_for(content, may_have_grown=is_last):
             yield Finding(
                 Severity.ERROR,

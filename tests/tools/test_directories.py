@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Compression, NewRecord, encode_batch
@@ -126,6 +127,42 @@ def test_a_crash_in_an_append_leaves_one_torn_tail_until_the_next_append(
     directory.log("t", 1).append(batch)
     directory.close()
     assert errors(crashed) == []
+
+
+class CleanerAtWork(OsFiles):
+    """Removes a segment as the cleaner does, when its folder was listed, or its time index is about to be read."""
+
+    def __init__(self, log: Path, *, comes_late: bool) -> None:
+        self.log = log
+        self.trigger = log.with_suffix(".timeindex") if comes_late else log.parent
+
+    def _remove(self, path: str) -> None:
+        if Path(path) == self.trigger:
+            for suffix in (".log", ".index", ".timeindex", ".txnindex", ".checksums"):
+                self.log.with_suffix(suffix).unlink(missing_ok=True)
+
+    def listdir(self, path: str) -> list[str]:
+        names = super().listdir(path)
+        self._remove(path)
+        return names
+
+    def read_file(self, path: str) -> bytes:
+        self._remove(path)
+        return super().read_file(path)
+
+
+@pytest.mark.parametrize("comes_late", [False, True])
+def test_a_segment_that_is_removed_while_its_side_files_are_looked_at_is_no_damage(
+    tmp_path: Path, rng: random.Random, comes_late: bool
+) -> None:
+    workload = Workload(tmp_path / "data", rng)
+    while len(logs := sorted((workload.path / "logs" / "t-1").glob("*.log"))) < 3:
+        workload.append()
+    workload.directory.close()
+    assert logs[0].with_suffix(".checksums").exists()
+    found = list(verify(find(str(workload.path)), CleanerAtWork(logs[0], comes_late=comes_late)))
+    assert [finding for finding in found if finding.severity is Severity.ERROR] == []
+    assert not logs[0].exists()
 
 
 def newest_snapshot(path: Path) -> int:

@@ -112,6 +112,8 @@ def _checksums(path: str, files: Files, stem: str, *, is_last: bool) -> Iterator
             content = b""
         except OSError:
             continue  # a finding of the index's own (``indexes``)
+        if not files.exists(os.path.join(folder, stem + LOG_SUFFIX)):
+            return  # the cleaner has removed the segment meanwhile, the log first
         if not checksum.vouches_for(content, may_have_grown=is_last):
             yield Finding(
                 Severity.ERROR,
@@ -162,4 +164,6 @@ def _parsed(path: str, files: Files, parse: Callable[[bytes], object], advice: s
     except ValueError as error:
         yield Finding(Severity.ERROR, Code.BAD_CHECKPOINT, path, str(error), advice=advice)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not os.path.lexists(path):
+            return  # it was listed, and has gone meanwhile: somebody is at work
         yield Finding(Severity.ERROR, Code.UNREADABLE, path, error.strerror or str(error), advice=advice)

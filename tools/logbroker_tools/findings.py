@@ -28,6 +28,7 @@ class Code(enum.Enum):
     BAD_RECORDS = "bad-records"
     TOO_LARGE = "too-large"
     BAD_TIMESTAMP = "bad-timestamp"
+    MISSING_PARTITION = "missing-partition"
     MISSING_OFFSETS = "missing-offsets"
     OVERLAP = "overlap"
     SEQUENCE_GAP = "sequence-gap"

@@ -84,17 +84,24 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 class Target(msgspec.Struct, frozen=True):
-    """Everything that a path leads to."""
+    """Everything that a path leads to, but for what ``only`` has left out."""
 
     path: str
     log_directory: str | None
     partitions: list[Partition]
     is_ours: bool
+    topic: str | None = None
+    partition: int | None = None
 
     def only(self, topic: str | None, partition: int | None) -> Target:
         """The partitions of this topic and number; None takes all."""
-        wanted = [p for p in self.partitions if topic in (None, p.topic) and partition in (None, p.partition)]
-        return msgspec.structs.replace(self, partitions=wanted)
+        only = msgspec.structs.replace(self, topic=topic, partition=partition)
+        wanted = [found for found in self.partitions if only.wants(found.topic, found.partition)]
+        return msgspec.structs.replace(only, partitions=wanted)
+
+    def wants(self, topic: str, partition: int) -> bool:
+        """Whether ``only`` has left this partition in."""
+        return self.topic in (None, topic) and self.partition in (None, partition)
 
     def without_journal(self) -> Target:
         return msgspec.structs.replace(
@@ -119,7 +126,7 @@ def find(path: str, *, kafka: bool | None = None) -> Target:
         partition = _partition(path, _Parent.of(os.path.dirname(os.path.abspath(path)), kafka))
         return Target(path, None, [partition], partition.is_ours)
     parent = _Parent.of(path, kafka)
-    partitions = [_partition(folder, parent) for folder in _partition_folders(path)]
+    partitions = list(_partitions(path, parent))
     if not partitions and not os.path.exists(os.path.join(path, META_PROPERTIES)):
         raise LogbrokerError(f"{path} holds no partition folders and no segments")
     return Target(path, path, partitions, parent.is_ours)
@@ -134,7 +141,7 @@ class _Parent(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, log_directory: str, kafka: bool | None) -> _Parent:
         is_ours = _is_ours(log_directory) if kafka is None else not kafka
-        return cls(is_ours, _recovery_points(log_directory))
+        return cls(is_ours, recovery_points(log_directory))
 
 
 def _single_file(path: str, kafka: bool | None) -> Target:
@@ -189,6 +196,14 @@ def _superseded(folder: str, names: list[str]) -> set[int]:
     return found
 
 
+def _partitions(log_directory: str, parent: _Parent) -> Iterator[Partition]:
+    for folder in _partition_folders(log_directory):
+        try:
+            yield _partition(folder, parent)
+        except FileNotFoundError:
+            continue  # its topic has been deleted since the names were listed
+
+
 def _partition_folders(log_directory: str) -> Iterator[str]:
     for name in sorted(os.listdir(log_directory)):
         folder = os.path.join(log_directory, name)
@@ -204,7 +219,8 @@ def _is_ours(log_directory: str) -> bool:
         return True
 
 
-def _recovery_points(log_directory: str) -> dict[tuple[str, int], int]:
+def recovery_points(log_directory: str) -> dict[tuple[str, int], int]:
+    """Of each partition that the checkpoint names, by topic and number; none where it cannot be read."""
     try:
         with open(os.path.join(log_directory, RECOVERY_POINT_CHECKPOINT), "rb") as file:
             entries = parse_partition_offsets(file.read())

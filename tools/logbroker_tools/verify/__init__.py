@@ -4,6 +4,7 @@
     batches     header, length, CRC, place in the offset space, leader epoch, records, timestamps, markers,
                 journal events; that segments follow each other
     indexes     order and bounds; each entry names a real batch, and says of it what the batch says
+    missing     partitions that are known, but have no folder, or no segment in it
     producers   sequences only grow; snapshots say what the batches before them say
     side_files  snapshots, checkpoints and metadata can be read; files that do not belong
 
@@ -21,6 +22,7 @@ from logbroker_storage.files import Files, OsFiles
 from ..findings import Finding
 from ..layout import Partition, Target
 from .batches import verify_batches
+from .missing import verify_nothing_is_missing
 from .side_files import verify_log_directory, verify_side_files
 
 __all__ = ["verify", "verify_partition"]
@@ -32,6 +34,8 @@ def verify(target: Target, files: Files | None = None) -> Iterator[Finding]:
     for partition in target.partitions:
         yield from verify_partition(partition, files)
     if target.log_directory is not None:
+        if target.is_ours:
+            yield from verify_nothing_is_missing(target.log_directory, files, target.wants)
         yield from verify_log_directory(target.log_directory, files)
 
 

@@ -56,7 +56,10 @@ _KNOWN_IN_LOG_DIRECTORY = {
 
 def verify_side_files(partition: Partition, files: Files) -> Iterator[Finding]:
     """Findings about a partition folder, but for its segments, indexes and snapshots."""
-    names = set(files.listdir(partition.folder))
+    try:
+        names = set(files.listdir(partition.folder))
+    except FileNotFoundError:
+        return  # its topic is being deleted; where it should be there, that is a finding of ``missing``
     for name in sorted(names):
         path = os.path.join(partition.folder, name)
         if name == LEADER_EPOCH_CHECKPOINT:

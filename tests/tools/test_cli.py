@@ -125,6 +125,25 @@ def test_a_file_whose_name_is_no_text_can_be_told_in_json(
     assert "\\udcff.log" in capsys.readouterr().out
 
 
+def test_any_text_and_any_name_can_be_printed_whatever_encoding_the_terminal_has(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"y\xff")
+    with logbroker.open(path) as broker, broker.producer() as producer:
+        broker.create_topic("t")
+        producer.send("t", "\u2603".encode()).result(timeout=10)
+
+    def output(*arguments: str) -> bytes:
+        environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+        command = [*COMMAND, *arguments, "--topic", "t", path]
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout
+
+    assert output("dump", "--records").split(b"\t")[5] == "\u2603".encode()
+    assert output("segments").split(b"\t")[2].startswith(os.fsencode(path))
+    (segment,) = json.loads(output("segments", "--json"))
+    assert segment["path"].startswith(str(path))
+    (line,) = output("dump", "--json").splitlines()
+    assert json.loads(line)["path"].startswith(str(path))
+
+
 def test_the_directory_may_come_first_or_from_the_environment(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,7 +213,7 @@ def verify(
 ) -> None:
     """Every check; exits with 1 and the exact places when something is wrong."""
     from .findings import Severity
-    from .output import print_json_line
+    from .output import print_json_line, print_text
     from .verify import verify as run_checks
 
     target = _find(directory, kafka, topic, partition)
@@ -227,11 +227,9 @@ def verify(
             continue
         place = finding.path if finding.position is None else f"{finding.path}, byte {finding.position}"
         advice = f" ({finding.advice})" if finding.advice else ""
-        sys.stdout.write(
-            f"{finding.severity.value}: {place}: {finding.code.value}: {finding.message}{advice}\n"
-        )
+        print_text(f"{finding.severity.value}: {place}: {finding.code.value}: {finding.message}{advice}\n")
     if not json:
-        sys.stdout.write(f"partitions checked: {len(target.partitions)}, errors: {errors}, notes: {notes}\n")
+        print_text(f"partitions checked: {len(target.partitions)}, errors: {errors}, notes: {notes}\n")
     if errors:
         raise typer.Exit(FAILED)
 
@@ -355,7 +353,7 @@ def repair(
     kafka: Kafka = None,
 ) -> None:
     """Show what could be set right; with --write do it, keeping every byte that is replaced."""
-    from .output import print_json
+    from .output import print_json, print_text
     from .repair import plan, repair_all
 
     target = _find(directory, kafka)
@@ -366,11 +364,11 @@ def repair(
     for step in steps:
         where = "" if step.position is None else f" at byte {step.position}"
         kept = "" if step.keeps is None else f" (what it replaces is kept in {step.keeps})"
-        sys.stdout.write(f"{step.action.value}: {step.path}{where}: {step.message}{kept}\n")
+        print_text(f"{step.action.value}: {step.path}{where}: {step.message}{kept}\n")
     if not steps:
-        sys.stdout.write("nothing to repair\n")
+        print_text("nothing to repair\n")
     elif not write:
-        sys.stdout.write("nothing was changed; give --write to carry this out while nobody has it open\n")
+        print_text("nothing was changed; give --write to carry this out while nobody has it open\n")
 
 
 def _in_order(arguments: list[str] | None) -> list[str]:

@@ -19,28 +19,34 @@ from logbroker_storage.record_batch import Record
 TABLE_ROWS = 1000
 
 
+def print_text(text: str) -> None:
+    """Onto stdout as UTF-8, whatever encoding the terminal is said to have; of a file's name the very bytes."""
+    sys.stdout.buffer.write(text.encode(errors="surrogateescape"))
+    if sys.stdout.line_buffering:  # a terminal
+        sys.stdout.buffer.flush()
+
+
 def print_json(value: Any) -> None:
     """One document."""
-    sys.stdout.write(msgspec.json.format(_json(value), indent=2) + "\n")
+    try:
+        print_text(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+    except UnicodeEncodeError:  # a file's name that is no text: its bytes as escapes, which msgspec knows not
+        print_text(json.dumps(msgspec.to_builtins(value), indent=2) + "\n")
 
 
 def print_json_line(value: Any) -> None:
     """One document on one line, of a stream."""
-    sys.stdout.write(_json(value) + "\n")
-
-
-def _json(value: Any) -> str:
     try:
-        return msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:  # a file's name that is no text: its bytes as escapes
-        return json.dumps(msgspec.to_builtins(value))
+        print_text(msgspec.json.encode(value).decode() + "\n")
+    except UnicodeEncodeError:
+        print_text(json.dumps(msgspec.to_builtins(value)) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Rows as they come on a pipe; a table on a terminal."""
     if not sys.stdout.isatty():
         for row in rows:
-            sys.stdout.write("\t".join(map(_text, row)) + "\n")
+            print_text("\t".join(map(_text, row)) + "\n")
         return
     from rich.console import Console
     from rich.markup import escape
@@ -54,7 +60,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns))
         for row in some:
             table.add_row(*(escape(_text(cell)) for cell in row))
-        console.print(table)
+        with console.capture() as drawn:
+            console.print(table)
+        print_text(drawn.get())
         some = list(islice(left, TABLE_ROWS))
         if not some:
             return

@@ -92,7 +92,7 @@ class Environment:
         self._closed = False
         try:
             self.lmdb = lmdb.open(
-                path,
+                os.fsencode(path),  # lmdb takes only text that is text all through
                 map_size=MAP_BYTES,
                 max_dbs=len(tables),
                 max_readers=MAX_READERS,

@@ -11,7 +11,6 @@ import os
 import typer
 
 from .directory import VARIABLE, data_directory, nearest_data
-from .exit_codes import USAGE
 
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 
@@ -21,7 +20,4 @@ def inspect(context: typer.Context) -> None:
     from logbroker_tools.cli import run
 
     os.environ[VARIABLE] = data_directory(nearest_data(context, None))
-    if not context.args:
-        run(["--help"])
-        raise typer.Exit(USAGE)
     raise typer.Exit(run(context.args))

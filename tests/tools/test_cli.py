@@ -104,8 +104,23 @@ def test_batches_are_filtered_by_offset_and_time(data: Path, capsys: pytest.Capt
 
     assert offsets() == [0, 1]
     assert (offsets("--from-offset", "1"), offsets("--to-offset", "1")) == ([1], [0])
-    assert (offsets("--since", "2001-01-01"), offsets("--until", "2001-01-01")) == ([0, 1], [])
-    assert offsets("--since", "2999-01-01T00:00:00Z") == []
+    assert offsets("--since", "2001-01-01") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["dump"], ["dump", "--json"], ["dump", "--records"], ["dump", "--records", "--json"], ["export"]],
+)
+@pytest.mark.parametrize(
+    "filters", [["--since", "2999-01-01T00:00:00Z"], ["--until", "2001-01-01"], ["--from-offset", "9"]]
+)
+def test_nothing_that_matches_is_an_exit_code_of_its_own(
+    data: Path, capsys: pytest.CaptureFixture[str], command: list[str], filters: list[str]
+) -> None:
+    assert run([*command, "--topic", "t", *filters, str(data)]) == 3
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.splitlines()[1:]) == ("", [])
+    assert captured.err.endswith(" matched\n")
 
 
 def test_a_time_that_cannot_be_told_in_milliseconds_is_a_wrong_argument(data: Path) -> None:
@@ -167,6 +182,24 @@ def test_asking_a_folder_without_a_journal_for_offsets_is_one_line_on_stderr(
     for command in ("offsets", "journal"):
         assert run([command, str(data / "logs" / "t-0")]) == 1
         assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("wrong", [["verify", ""], ["", "verify"], ["--data", "", "verify"]])
+def test_an_empty_name_is_refused_and_not_the_root(
+    wrong: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(wrong) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert "a directory's name cannot be empty" in captured.err
+
+
+def test_without_arguments_it_prints_its_help_as_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    asked_for = capsys.readouterr()
+    assert run([]) == 2
+    assert capsys.readouterr() == asked_for
+    assert asked_for.err == ""
 
 
 @pytest.mark.parametrize("wrong", [[], ["verify", "--nonsense", "x"], ["dump", "x", "--from-offset", "a"]])

@@ -13,12 +13,14 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import msgspec
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from .layout import Segment, Target
     from .walk import Damaged
 
@@ -26,13 +28,22 @@ app = typer.Typer(
     name="logbroker-inspect",
     help="Explain, verify and repair a log directory that nobody has open, damaged or not: a .log file, a partition "
     "folder, a data directory, or Kafka's own log directory. Reads only, but for `repair --write`.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Row = TypeVar("Row")
+
 FAILED, USAGE, NOTHING, INTERRUPTED = 1, 2, 3, 130
+
+
+def _named(path: str) -> str:
+    """An empty name is that of a variable which is not set: never the root of the file system."""
+    if not path:
+        raise typer.BadParameter("a directory's name cannot be empty")
+    return path
+
 
 Directory = Annotated[
     str,
@@ -41,6 +52,7 @@ Directory = Annotated[
         envvar="LOGBROKER_DATA",
         show_envvar=False,
         help="A .log file, a partition folder or a directory (default: $LOGBROKER_DATA).",
+        callback=_named,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -93,6 +105,16 @@ def _report(segment: Segment, damage: Damaged | OSError) -> None:
     else:
         what = f"is damaged at byte {damage.position}: {damage.defect.value}"
     sys.stderr.write(f"logbroker-inspect: {segment.path} {what}\n")
+
+
+def _matched(rows: Iterable[Row], what: str) -> Iterator[Row]:
+    """*rows* as they come; without any, the command ends with that code."""
+    has_any = False
+    for row in rows:
+        has_any = True
+        yield row
+    if not has_any:
+        _stop(f"no {what} matched", NOTHING)
 
 
 def _milliseconds(option: str, text: str | None) -> int | None:
@@ -154,7 +176,7 @@ def dump(
     json: Json = False,
     kafka: Kafka = None,
 ) -> None:
-    """Batches, or with --records the records in them; damage goes to stderr."""
+    """Batches, or with --records the records in them; damage goes to stderr. Exits with 3 when nothing matched."""
     from .dump import BatchRow, Selection, batch_rows
     from .dump import records as wanted_records
     from .output import RECORD_COLUMNS, print_json_line, print_table, record_fields, record_row
@@ -164,15 +186,16 @@ def dump(
     )
     target = _find(directory, kafka, topic, partition)
     if records and json:
-        for record in wanted_records(target, selection, _report):
+        for record in _matched(wanted_records(target, selection, _report), "record"):
             print_json_line(record_fields(record))
     elif records:
-        print_table(RECORD_COLUMNS, map(record_row, wanted_records(target, selection, _report)))
+        found = _matched(wanted_records(target, selection, _report), "record")
+        print_table(RECORD_COLUMNS, map(record_row, found))
     elif json:
-        for row in batch_rows(target, selection, _report):
+        for row in _matched(batch_rows(target, selection, _report), "batch"):
             print_json_line(row)
     else:
-        rows = batch_rows(target, selection, _report)
+        rows = _matched(batch_rows(target, selection, _report), "batch")
         print_table(BatchRow.__struct_fields__, map(msgspec.structs.astuple, rows))
 
 
@@ -188,7 +211,10 @@ def export(
     json: Json = True,  # noqa: ARG001  (accepted for likeness with the others: it prints nothing else)
     kafka: Kafka = None,
 ) -> None:
-    """Every readable record as a JSON object on a line; damage goes to stderr. The journal only with --topic."""
+    """Every readable record as a JSON object on a line; damage goes to stderr. The journal only with --topic.
+
+    Exits with 3 when nothing matched.
+    """
     from .dump import Selection
     from .dump import records as wanted_records
     from .output import print_json_line, record_fields
@@ -199,7 +225,7 @@ def export(
     target = _find(directory, kafka, topic, partition)
     if topic is None and target.log_directory is not None:
         target = target.without_journal()
-    for record in wanted_records(target, selection, _report):
+    for record in _matched(wanted_records(target, selection, _report), "record"):
         print_json_line(record_fields(record))
 
 
@@ -388,9 +414,13 @@ def run(arguments: list[str] | None = None, *, name: str = "logbroker-inspect") 
 
     usage_error = typer.BadParameter.__base__  # typer has moved click's exceptions; this one is in both
     assert usage_error is not None
+    given = _in_order(arguments)
     try:
+        if not given:
+            app(args=["--help"], prog_name=name, standalone_mode=False)
+            return USAGE
         # The code of a typer.Exit ends up here.
-        code = app(args=_in_order(arguments), prog_name=name, standalone_mode=False)
+        code = app(args=given, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as stop:
         return stop.exit_code

@@ -115,7 +115,7 @@ def find(path: str, *, kafka: bool | None = None) -> Target:
     Raises:
         LogbrokerError: nothing that could be inspected is there.
     """
-    path = path.rstrip("/") or "/"
+    path = path.rstrip("/") or path[:1]
     if os.path.isfile(path):
         return _single_file(path, kafka)
     if not os.path.isdir(path):

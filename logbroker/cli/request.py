@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .directory import DataOption, open_broker
-from .exit_codes import NothingMatched
+from .exit_codes import CommandFailed, NothingMatched
 from .headers import HeaderOption, parse_headers
 from .output import JsonOption, content_as_json, print_json, write
 
@@ -42,7 +42,7 @@ def request(
 
     Exits with 3 when no reply came in time, with 1 when nobody responds to TOPIC, or the responder failed.
     """
-    from ..request_reply.errors import RequestTimeoutError
+    from ..request_reply.errors import NoRespondersError, RequestTimeoutError
 
     content = sys.stdin.buffer.read() if value == STDIN else os.fsencode(value)
     with open_broker(data, create=wait) as broker:
@@ -55,8 +55,12 @@ def request(
                 headers=parse_headers(header),
                 if_nobody="wait" if wait else "raise",
             )
+        except NoRespondersError as error:
+            raise CommandFailed(
+                f"{error.reason}: start a responder (`logbroker respond`), or give --wait to send it all the same"
+            ) from error
         except RequestTimeoutError as error:
-            raise NothingMatched(str(error)) from error
+            raise NothingMatched(f"{error.reason}. Give it a longer --timeout, or more responders") from error
     if json:
         print_json(_document(reply))
     else:

@@ -96,7 +96,7 @@ def tail(
     With --group it begins at the group's committed offsets (--from counts where there is none), and commits what
     it has printed.
 
-    Exits with 3 when it printed nothing, or when --timeout ended it.
+    Exits with 3 when it printed nothing (but for -n 0, which asks for that), or when --timeout ended it.
     """
     print_records = _formatter(format, value_only=value_only, json=json)
     if group is not None and partition is not None:

@@ -14,27 +14,40 @@ from .headers import Failure
 
 
 class NoRespondersError(LogbrokerError):
-    """No live process responds to the topic; nothing was sent."""
+    """No live process responds to the topic; nothing was sent.
+
+    Attributes:
+        topic: of the request.
+        reason: what is wrong, without what to do about it.
+    """
 
     def __init__(self, topic: str, *, near: str | None = None) -> None:
         self.topic = topic
         hint = "" if near is None else f" (did you mean {near!r}?)"
+        self.reason = f"nobody responds to {topic!r}{hint}"
         super().__init__(
-            f"nobody responds to {topic!r}{hint}: start a responder (broker.responder() or `logbroker respond`), or "
-            'give if_nobody="wait" to send the request all the same'
+            f"{self.reason}: start a responder (broker.responder() or `logbroker respond`), or give "
+            'if_nobody="wait" to send the request all the same'
         )
 
 
 class RequestTimeoutError(LogbrokerError):
-    """No reply came in time. Whether the request was worked on is unknown; a late reply is dropped."""
+    """No reply came in time. Whether the request was worked on is unknown; a late reply is dropped.
+
+    Attributes:
+        topic: of the request.
+        timeout: how many seconds it waited.
+        reason: what happened, without what to do about it.
+    """
 
     def __init__(self, topic: str, timeout: float) -> None:
         self.topic = topic
         self.timeout = timeout
-        super().__init__(
+        self.reason = (
             f"no reply to a request on {topic!r} within {timeout:g} seconds; the request has expired, but may have "
-            "been worked on. Give it a longer timeout=, or more responders"
+            "been worked on"
         )
+        super().__init__(f"{self.reason}. Give it a longer timeout=, or more responders")
 
 
 class ResponderError(LogbrokerError):

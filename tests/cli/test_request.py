@@ -109,6 +109,10 @@ def test_without_a_responder_it_fails_at_once_or_waits_for_one(cli: Cli, respond
     result = cli("request", "t", "x")
     assert result.code == 1
     assert "nobody responds to 't'" in result.err
+    assert "give --wait" in result.err
+    assert "if_nobody" not in result.err
+    silent = cli("request", "t", "x", "--wait", "--timeout", "0.1")
+    assert (silent.code, "a longer --timeout," in silent.err) == (3, True)
     waiting = cli.start("request", "t", "late", "--wait", "--timeout", str(DEADLINE_S))
     respond("t", "cat")
     out, err = waiting.communicate(timeout=DEADLINE_S)

@@ -54,6 +54,7 @@ def test_without_anything_it_is_the_last_ten_by_timestamp(orders: Cli) -> None:
 def test_no_records_were_asked_for(orders: Cli) -> None:
     result = orders("tail", "orders", "-n", "0")
     assert (result.code, result.out) == (0, b"")
+    assert "but for -n 0" in orders("tail", "--help").out.decode()
 
 
 @pytest.mark.parametrize(

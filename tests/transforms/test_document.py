@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import logbroker
+from logbroker.cli.app import run
 from logbroker.transforms import load_pipeline
 from logbroker.transforms.catalog import KINDS, kind_of, options_of
 from logbroker_storage.testing.manual_clock import ManualClock
@@ -23,6 +26,46 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, text in read_modules(TEXT).items():
         (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.fixture
+def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A data directory with orders in it, as the first commands find it; the other one of the two is no JSON."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOGBROKER_DATA", "data")
+    (pipeline,) = re.findall(r'```toml\n(name = "clean orders".*?)```', TEXT, flags=re.DOTALL)
+    Path("clean.toml").write_text(pipeline)
+    with logbroker.open("data") as broker, broker.producer() as producer:
+        broker.create_topic("orders")
+        producer.send("orders", b'{"amt":3}').result(timeout=10)
+        producer.send("orders", b"no JSON").result(timeout=10)
+    return "data"
+
+
+def check_cleaned(data: str) -> None:
+    with logbroker.open(data) as broker:
+        for topic, value in (("orders.clean", b'{"amount":3}'), ("orders.dead", b"no JSON")):
+            with broker.consumer(topic, start="earliest") as consumer:
+                assert [record.value for record in consumer.poll(10, timeout=10.0)] == [value]
+
+
+def test_the_first_commands_do_what_they_say(orders: str) -> None:
+    commands = re.findall(r"```sh\n(.*?)```", TEXT, flags=re.DOTALL)[0]
+    for line in commands.splitlines():
+        arguments = shlex.split(line, comments=True)[1:]
+        if arguments[:2] == ["transform", "run"]:
+            arguments += ["--until-idle", "0"]
+        assert run(arguments) == 0, line
+    check_cleaned(orders)
+
+
+def test_the_first_python_does_what_it_says(orders: str) -> None:
+    code = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)[0]
+    bounded = code.replace('dead_letter="orders.dead"', 'dead_letter="orders.dead", idle_timeout=0')
+    assert bounded != code
+    names = {"logbroker": logbroker, "record": EXAMPLES[0].record}
+    exec(bounded, names)
+    check_cleaned(orders)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=[example.title for example in EXAMPLES])

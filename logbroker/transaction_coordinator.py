@@ -74,6 +74,8 @@ class Holding(msgspec.Struct, frozen=True):
     timeout_ms: int
     number: int = 0  # of the transaction in progress, among those of one epoch
     deadline_ms: int = 0  # of the transaction in progress, by the monotonic clock, which all processes share
+    # Partitions may have been added in a process that died, and nobody knows which: a batch adds its own.
+    is_resumed: bool = False
 
     def is_held_by(self, claim: Claim) -> bool:
         return (self.producer_id, self.epoch) == (claim.producer_id, claim.epoch)
@@ -144,6 +146,9 @@ class TransactionCoordinator:
 
         What was decided is finished first. None when it was somebody else, or a transaction was in progress: that
         is aborted, by whoever comes first. When the claim is held through this process already: by whom.
+
+        Partitions that were added with no batch in them may be forgotten. The transaction goes on then, because
+        nothing that was answered for is missing from it.
         """
         with self._directory.journal.exclusive():
             holding = self.holding(claim.transactional_id)
@@ -172,9 +177,11 @@ class TransactionCoordinator:
             self._write_markers(known)
         if self._open_places(claim.producer_id):
             return None
-        value = self._holding_of(claim, self._directory.process_id, [], timeout_ms, number)
+        fresh = _decode(self._holding_of(claim, self._directory.process_id, [], timeout_ms, number))
+        resumed = msgspec.structs.replace(fresh, is_resumed=True)
+        value = _encode(resumed)
         self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
-        return _decode(value)
+        return resumed
 
     def raised(self, claim: Claim) -> Claim | None:
         """What the claim's holder is to go on with, when that was decided already and nothing was begun with it.

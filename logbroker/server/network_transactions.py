@@ -7,6 +7,8 @@ offsets is journaled before they are answered for, because nothing else may be l
 
     a request of a holder      the server was restarted since
     no transaction             it goes on
+    one of which nothing       it goes on too; that partitions were added is forgotten, so a batch adds its own
+      was written
     one that was decided       it is answered again; markers that are missing are written first
     one that was in progress   its transaction is gone: the client has to abort it, and begin anew
 
@@ -165,13 +167,15 @@ class NetworkTransactions:
     ) -> None:
         """That a transactional batch may go to *place*; with *adds* it is what begins the transaction there.
 
+        So it is after a restart: to refuse what was added before it would have the commit succeed without it.
+
         Raises:
             RefusedError, FencedError: it may not.
         """
         holding = self._held(transactional_id, producer_id, producer_epoch, ErrorCode.invalid_producer_epoch)
         if place in holding.partitions:
             return
-        if not adds:
+        if not adds and not holding.is_resumed:
             raise RefusedError(
                 ErrorCode.invalid_txn_state, f"{place[0]}-{place[1]} was not added to the transaction"
             )

@@ -70,12 +70,17 @@ class Producer:
         return code
 
     def send(self, value: bytes) -> ErrorCode:
+        added = self.add()
+        return added if added is not OK else self.produce(value)
+
+    def add(self) -> ErrorCode:
         topics = [{"name": "t", "partitions": [0]}]
         who = {f"v3_and_below_{name}": value for name, value in self._names().items()}
         added = self._client.send(ADD_PARTITIONS, 3, v3_and_below_topics=topics, **who)
         ((partition,),) = [topic.results_by_partition for topic in added.results_by_topic_v3_and_below]
-        if partition.partition_error_code is not OK:
-            return ErrorCode(partition.partition_error_code)
+        return ErrorCode(partition.partition_error_code)
+
+    def produce(self, value: bytes) -> ErrorCode:
         records = batch(
             value,
             producer_id=self.id,
@@ -217,6 +222,67 @@ def test_a_producer_whose_transaction_is_gone_begins_anew(
     assert producer.end() is OK
     assert seen(server) == [b"copy"]
     assert producer.committed() == 3
+
+
+# Partitions that were added, and nothing sent there ---------------------------------------------------------
+
+
+@VERSIONS
+@pytest.mark.parametrize("earlier", [0, 1], ids=["the first", "behind another"])
+def test_a_batch_that_meets_a_new_server_is_part_of_its_transaction(
+    server: ServerProcess, open_producer: Open, version: int, earlier: int
+) -> None:
+    """Its partition was added before, of which the server that was killed told nobody."""
+    producer = open_producer(version=version)
+    for _ in range(earlier):
+        assert producer.send(b"before") is OK
+        assert producer.end() is OK
+    assert producer.add() is OK
+    producer.restart()
+    assert producer.produce(b"1") is OK
+    assert producer.send_offset(3) is OK
+    assert producer.produce(b"2") is OK
+    assert producer.end() is OK
+    assert seen(server) == [b"before"] * earlier + [b"1", b"2"]
+    assert producer.committed() == 3
+
+
+@VERSIONS
+@pytest.mark.usefixtures("company")
+def test_no_commit_succeeds_without_a_batch_that_was_refused_after_a_restart(
+    server: ServerProcess, open_producer: Open, version: int
+) -> None:
+    producer = open_producer(version=version)
+    assert producer.add() is OK
+    producer.restart()
+    outcomes = [producer.produce(b"1"), producer.send_offset(3), producer.end()]
+    assert len(set(outcomes)) == 1
+    is_committed = outcomes == [OK] * 3
+    assert seen(server) == [b"1"] * is_committed
+    assert producer.committed() == (3 if is_committed else -1)
+
+
+def test_a_batch_adds_its_partition_in_no_later_transaction(open_producer: Open) -> None:
+    producer = open_producer()
+    producer.restart()
+    assert producer.produce(b"1") is OK
+    assert producer.end() is OK
+    assert producer.produce(b"2") is ErrorCode.invalid_txn_state
+
+
+@VERSIONS
+def test_a_transaction_that_went_on_is_gone_when_its_offsets_go_with_a_second_server(
+    server: ServerProcess, open_producer: Open, version: int
+) -> None:
+    producer = open_producer(version=version)
+    assert producer.add() is OK
+    producer.restart()
+    assert producer.send_offset(3) is OK
+    producer.restart()
+    assert producer.produce(b"1") is ErrorCode.invalid_producer_id_mapping
+    assert producer.end() is ErrorCode.invalid_producer_id_mapping
+    assert seen(server) == []
+    assert producer.committed() == -1
 
 
 # An end whose answer was lost -----------------------------------------------------------------------------

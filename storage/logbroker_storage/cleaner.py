@@ -140,7 +140,7 @@ class Cleaner:
             config=_with_time_limit(log.config),
             now_ms=self._directory.clock.now_ms(),
             log_start_offset=offsets.log_start_offset,
-            stable_offset=offsets.last_stable_offset,
+            stable_offset=log.state().decided_offset,
             consumed_offset=consumed_offset,
         )
         everything_consumed = (
@@ -185,7 +185,7 @@ class Cleaner:
         cleaned_offset = max((point.offset for point in points), default=0)
         segments = compactable(
             segment_infos(log),
-            stable_offset=log.offsets().last_stable_offset,
+            stable_offset=log.state().decided_offset,
             now_ms=now_ms,
             min_compaction_lag_ms=config.min_compaction_lag_ms,
         )

@@ -104,6 +104,20 @@ def test_an_undecided_transaction_holds_committed_readers_up_and_no_others(desk)
     assert desk.log.offsets().high_watermark == 3
 
 
+def test_records_may_be_deleted_of_an_undecided_transaction(desk):
+    """Committed readers wait where the log begins now, and not below it."""
+    desk.put_in(ALICE, b"deleted", b"kept")
+    for log_start_offset in (1, 2):
+        desk.log.delete_before(log_start_offset)
+        offsets = desk.log.offsets()
+        assert offsets.last_stable_offset == offsets.log_start_offset == log_start_offset
+        assert desk.seen(start=log_start_offset) == []
+    desk.put_in(ALICE, b"more")
+    assert desk.log.offsets().last_stable_offset == 2
+    desk.finish(COMMIT, ALICE)
+    assert desk.seen(start=2) == [b"more"]
+
+
 def test_a_commit_marker_shows_everything_in_order(desk):
     desk.put_in(ALICE, b"a1")
     desk.put(b"plain")

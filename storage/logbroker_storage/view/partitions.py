@@ -93,14 +93,22 @@ class PartitionState(NamedTuple):
         return synced_offset if self.sync.failed else max(self.end.visible_offset, synced_offset)
 
     @property
-    def last_stable_offset(self) -> int:
-        """Read-committed readers stop here: below it every transaction is decided.
+    def decided_offset(self) -> int:
+        """Below it every transaction is decided.
 
         A marker counts as soon as it is in the log, because what it says was made to last before it.
         """
         first_unstable_offset = self.end.first_unstable_offset
         high_watermark = self.high_watermark
         return high_watermark if first_unstable_offset < 0 else min(first_unstable_offset, high_watermark)
+
+    @property
+    def last_stable_offset(self) -> int:
+        """Read-committed readers stop here: it is never below the log's start.
+
+        Records may be deleted of a transaction that is not decided yet.
+        """
+        return max(self.decided_offset, min(self.end.log_start_offset, self.high_watermark))
 
 
 class OpenTransaction(NamedTuple):

@@ -201,10 +201,13 @@ class LogMachine(RuleBasedStateMachine):
     def take_all_as_synced(self) -> None:
         self.at_least_synced = self.at_most_synced = self.end
 
-    def stable_end(self) -> int:
+    def decided_end(self) -> int:
         unstable = self.producers.first_unstable()
         high_watermark = self.handles[0].offsets().high_watermark
         return high_watermark if unstable is None else min(unstable, high_watermark)
+
+    def stable_end(self) -> int:
+        return max(self.decided_end(), min(self.start, self.handles[0].offsets().high_watermark))
 
     # Appending ------------------------------------------------------------------------------------
 
@@ -494,7 +497,7 @@ class LogMachine(RuleBasedStateMachine):
     def clean(self) -> None:
         log = self.handles[0]
         before = self.segments()
-        stable = self.stable_end()
+        decided = self.decided_end()
         assert self.directory.maintenance.clean()
         if self.unpublished is not None and log.offsets().log_end_offset > self.end:
             self.settle_unpublished()
@@ -502,12 +505,12 @@ class LogMachine(RuleBasedStateMachine):
             self.at_most_synced = (
                 self.end
             )  # what is compacted for the sake of later records, these are on the disk
-            self.expect_removal([part for part in before[:-1] if part[1] <= self.start], stable)
-            self.expect_compaction(self.segments(), before, stable)
+            self.expect_removal([part for part in before[:-1] if part[1] <= self.start], decided)
+            self.expect_compaction(self.segments(), before, decided)
         elif self.kind == "by time":
-            self.expect_removal(self.expired(before), stable)
+            self.expect_removal(self.expired(before), decided)
         else:
-            self.expect_removal(self.oversized(before), stable)
+            self.expect_removal(self.oversized(before), decided)
 
     def segments(self) -> list[tuple[int, int, int]]:
         """Base, end and size of each."""

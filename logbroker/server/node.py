@@ -25,7 +25,6 @@ from ..routing.bindings import router_offsets
 from ..topic_names import check_topic_name, is_internal
 from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
-from .classic_group import ClassicGroup
 from .disk_sync import DiskSync
 from .error_codes import RefusedError
 from .fetch_sessions import FetchSessions
@@ -149,13 +148,6 @@ class Node:
     def topic_uuid(self, name: str) -> uuid.UUID | None:
         event = self.directory.catalog.all().get(name)
         return None if event is None else topic_uuid(event)
-
-    def subscribed_topics(self, group_id: str) -> frozenset[str]:
-        """The topics that members connected over the network read in a group now."""
-        group = self.groups.get(group_id)
-        if isinstance(group, ClassicGroup):
-            return group.subscribed_topics() or frozenset()
-        return frozenset() if group is None else group.subscribed_topics(self.groups.shapes())
 
     async def topic(self, name: str, *, create: bool) -> TopicEvent:
         """The live topic *name*, made if need be when *create* and the settings say so.

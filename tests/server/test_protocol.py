@@ -48,7 +48,7 @@ from .server_process import ServerProcess
 
 OK = ErrorCode.none
 READ_COMMITTED = 1
-DESCRIBE_TOPIC_PARTITIONS = 75
+OFFSET_DELETE, DESCRIBE_TOPIC_PARTITIONS = 47, 75
 PROMPT_S = 0.5  # an answer that waits for nothing
 BROKER, TOPIC, GROUP = 4, 2, 32
 SUBSCRIPTION = b"\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"  # ConsumerProtocolSubscription 0 of no topic
@@ -823,6 +823,53 @@ def test_a_join_of_a_stranger_makes_no_classic_group(client: RawClient):
         client.send(JOIN_GROUP, 5, **joining(group_id, "stranger")).error_code is ErrorCode.unknown_member_id
     )
     assert group_id not in {group.group_id for group in client.send(16, 5).groups}
+
+
+def offsets_deleted(client: RawClient, group_id: str, topic: str) -> tuple[ErrorCode, list[ErrorCode]]:
+    """OffsetDelete of a topic's first partition: the errors of the group and of the partition."""
+    topics = [{"name": topic, "partitions": [{"partition_index": 0}]}]
+    answer = client.send(OFFSET_DELETE, 0, group_id=group_id, topics=topics)
+    return answer.error_code, [part.error_code for topic in answer.topics for part in topic.partitions]
+
+
+@pytest.mark.parametrize(
+    ("protocol_type", "metadata", "answered"),
+    [
+        ("consumer", SUBSCRIPTION, (OK, [OK])),
+        ("consumer", b"?", (OK, [ErrorCode.group_subscribed_to_topic])),
+        ("connect", b"?", (ErrorCode.non_empty_group, [])),
+    ],
+    ids=["it reads nothing", "nobody knows what it reads", "it is no consumer"],
+)
+def test_offsets_of_a_member_are_deleted_only_when_it_is_known_not_to_read_them(
+    client: RawClient, protocol_type: str, metadata: bytes, answered: tuple[ErrorCode, list[ErrorCode]]
+):
+    world = World(client)
+    protocols = [{"name": "range", "metadata": metadata}]
+    asked = joining(world.group) | {"protocol_type": protocol_type, "protocols": protocols}
+    joined = client.send(JOIN_GROUP, 3, **asked)
+    member = {"generation_id": joined.generation_id, "member_id": joined.member_id}
+    assert client.send(SYNC_GROUP, 3, group_id=world.group, **member).error_code is OK
+    assert offsets_deleted(client, world.group, world.topic) == answered
+    is_kept = offset_fetch_holds(client.send(OFFSET_FETCH, 7, **offset_fetch_row(world, 7)))
+    assert is_kept == (answered != (OK, [OK]))
+
+
+def test_offsets_are_not_deleted_of_what_the_librarys_consumers_read(
+    shared: ServerProcess, client: RawClient
+):
+    world = World(client)
+    with (
+        logbroker.open(shared.data) as broker,
+        broker.consumer(f"{world.topic[:-1]}*", group=world.group) as consumer,
+    ):
+        consumer.poll()
+        assert offsets_deleted(client, world.group, world.topic) == (
+            OK,
+            [ErrorCode.group_subscribed_to_topic],
+        )
+        assert offsets_deleted(client, world.group, "none") == (OK, [OK])
+    assert offsets_deleted(client, world.group, world.topic) == (OK, [OK])
 
 
 # Leader epochs ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from ...group_store import live_members
 from ...topic_names import check_group_name
 from ..classic_group import ClassicGroup
 from ..consumer_group import ConsumerGroup
+from ..consumer_protocol import CONSUMER_PROTOCOL_TYPE
 from ..error_codes import RefusedError, code_of
+from ..group_registry import is_empty
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
@@ -244,14 +246,17 @@ async def delete(node: Node, request: Request) -> bytes:
     body = request.body
     if not node.directory.groups.has(body.group_id):
         return request.reply({"error_code": ErrorCode.group_id_not_found, "topics": []})
-    subscribed = node.subscribed_topics(body.group_id)
+    try:
+        subscribed = _subscribed_topics(node, body.group_id)
+    except RefusedError as refused:
+        return request.reply({"error_code": refused.code, "topics": []})
     keys = []
     topics = []
     for topic in body.topics:
         parts = []
         for part in topic.partitions:
             error = ErrorCode.none
-            if topic.name in subscribed:
+            if subscribed is None or topic.name in subscribed:
                 error = ErrorCode.group_subscribed_to_topic
             elif node.directory.groups.committed(body.group_id, topic.name, part.partition_index) is not None:
                 keys.append(OffsetEvent.key_of(body.group_id, topic.name, part.partition_index))
@@ -262,3 +267,21 @@ async def delete(node: Node, request: Request) -> bytes:
     except LogbrokerError as error:
         return request.reply({"error_code": code_of(error), "topics": []})
     return request.reply({"topics": topics})
+
+
+def _subscribed_topics(node: Node, group_id: str) -> frozenset[str] | None:
+    """The topics that live members of the group read, whoever they are; None when they cannot be known.
+
+    Raises:
+        RefusedError: it has members that are no consumers, as those of Kafka Connect.
+    """
+    group = node.groups.get(group_id)
+    if group is None or is_empty(group):
+        existing = node.directory.topics()
+        members = live_members(node.directory, group_id).values()
+        return frozenset(topic for member in members for topic in member.selection.resolve(existing))
+    if isinstance(group, ConsumerGroup):
+        return group.subscribed_topics(node.groups.shapes())
+    if group.protocol_type != CONSUMER_PROTOCOL_TYPE:
+        raise RefusedError(ErrorCode.non_empty_group)
+    return group.subscribed_topics()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from enum import Enum
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, SubscriptionExistsError
@@ -173,23 +174,43 @@ def _network_key(group: str) -> bytes:
     return b"network\0" + group.encode()
 
 
+def _server(directory: DataDirectory, group: str) -> str | None:
+    """The process id of the live server that keeps *group*."""
+    value = directory.view.volatile.value(_network_key(group))
+    server = None if value is None else value.decode()
+    return None if server is None or not directory.process_alive(server) else server
+
+
 def _is_on_network(directory: DataDirectory, group: str) -> bool:
-    server = directory.view.volatile.value(_network_key(group))
-    return server is not None and directory.process_alive(server.decode())
+    return _server(directory, group) is not None
 
 
-def reserve_for_network(directory: DataDirectory, group: str) -> bool:
-    """Keep *group* for members that are connected to a server in this process; False when it has embedded ones,
-    or is a queue.
-    """
+def is_on_other_server(directory: DataDirectory, group: str) -> bool:
+    """Whether a server in another process keeps *group* for its members."""
+    return _server(directory, group) not in (None, directory.process_id)
+
+
+class Reservation(Enum):
+    """What became of the wish to keep a group for members over the network."""
+
+    KEPT = "kept"
+    HAS_EMBEDDED = "it has embedded members, or is a queue"
+    ON_OTHER_SERVER = "a server in another process keeps it"
+
+
+def reserve_for_network(directory: DataDirectory, group: str) -> Reservation:
+    """Keep *group* for members that are connected to a server in this process, if nobody else is in it."""
     with directory.journal.exclusive():
+        if is_on_other_server(directory, group):
+            return Reservation.ON_OTHER_SERVER
         if is_queue(directory, group) or live_members(directory, group):
-            return False
+            return Reservation.HAS_EMBEDDED
         value = directory.process_id.encode()
         directory.view.volatile.update(_network_key(group), lambda _: value)
-    return True
+    return Reservation.KEPT
 
 
 def release_from_network(directory: DataDirectory, group: str) -> None:
-    """The opposite of ``reserve_for_network``."""
-    directory.view.volatile.update(_network_key(group), lambda _: None)
+    """The opposite of ``reserve_for_network``; what another process keeps is left alone."""
+    own = directory.process_id.encode()
+    directory.view.volatile.update(_network_key(group), lambda value: None if value == own else value)

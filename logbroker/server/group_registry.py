@@ -23,7 +23,7 @@ from kio.schema.errors import ErrorCode
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
 
-from ..group_store import record_subscription, release_from_network, reserve_for_network
+from ..group_store import Reservation, record_subscription, release_from_network, reserve_for_network
 from ..topic_names import check_group_name, is_internal
 from .classic_group import ClassicGroup, GroupState
 from .classic_members import ClassicMembers, can_join, upgraded
@@ -275,16 +275,22 @@ class GroupRegistry:
         self.touched(group_id)
 
     async def _reserve(self, group_id: str, refusal: ErrorCode) -> None:
-        """Have embedded consumers know that the group is used over the network; unless it has some as members."""
+        """Have embedded consumers and other servers know that the group is used here; unless it is by them.
+
+        Raises:
+            RefusedError: it is. A member that another server's members keep out tries again until they are gone:
+                the protocol cannot name their server, because each is the only broker that its clients know.
+        """
         if group_id in self._marked:
             return
         async with self._marking:
             if group_id in self._marked:
                 return
-            if not await self._run(reserve_for_network, self._directory, group_id):
-                raise RefusedError(
-                    refusal, f"group {group_id!r} has embedded consumers as members, or is a queue"
-                )
+            reservation = await self._run(reserve_for_network, self._directory, group_id)
+            if reservation is Reservation.ON_OTHER_SERVER:
+                refusal = ErrorCode.coordinator_not_available
+            if reservation is not Reservation.KEPT:
+                raise RefusedError(refusal, f"group {group_id!r}: {reservation.value}")
             self._marked.add(group_id)
 
     async def settle(self, group_id: str) -> None:

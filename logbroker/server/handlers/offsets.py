@@ -14,7 +14,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 
-from ...group_store import live_members
+from ...group_store import is_on_other_server, live_members
 from ...topic_names import check_group_name
 from ..classic_group import ClassicGroup
 from ..consumer_group import ConsumerGroup
@@ -84,6 +84,7 @@ def check_member(node: Node, group_id: str, member_id: str, instance_id: str | N
         raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
     if node.share.subscription(group_id) is not None:
         raise RefusedError(ErrorCode.group_id_not_found, f"Group {group_id} is a share group.")
+    _check_not_elsewhere(node, group_id)
     group = node.groups.get(group_id)
     if isinstance(group, ClassicGroup):
         refusal = group.check_commit(member_id, instance_id, generation, node.groups.now_ms())
@@ -96,6 +97,17 @@ def check_member(node: Node, group_id: str, member_id: str, instance_id: str | N
         refusal = ErrorCode.unknown_member_id if live_members(node.directory, group_id) else ErrorCode.none
     if refusal is not ErrorCode.none:
         raise RefusedError(refusal)
+
+
+def _check_not_elsewhere(node: Node, group_id: str) -> None:
+    """That the members of the group are not those of another server of the directory.
+
+    Raises:
+        RefusedError: they are, so that nothing is known of them here.
+    """
+    group = node.groups.get(group_id)
+    if (group is None or is_empty(group)) and is_on_other_server(node.directory, group_id):
+        raise RefusedError(ErrorCode.coordinator_not_available, "another server has members in the group")
 
 
 def offset_event(node: Node, group_id: str, topic: str, part: Any) -> OffsetEvent:
@@ -273,8 +285,9 @@ def _subscribed_topics(node: Node, group_id: str) -> frozenset[str] | None:
     """The topics that live members of the group read, whoever they are; None when they cannot be known.
 
     Raises:
-        RefusedError: it has members that are no consumers, as those of Kafka Connect.
+        RefusedError: it has members that are no consumers, as those of Kafka Connect, or members elsewhere.
     """
+    _check_not_elsewhere(node, group_id)
     group = node.groups.get(group_id)
     if group is None or is_empty(group):
         existing = node.directory.topics()

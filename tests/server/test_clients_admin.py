@@ -121,6 +121,14 @@ NO_TOPICS = {
     "a name that is too long": (NewTopic("x" * 250, 1, 1), KafkaError.TOPIC_EXCEPTION),
     "a name that speaks of partitions": (NewTopic("some partitions", 1, 1), KafkaError.TOPIC_EXCEPTION),
     "three replicas": (NewTopic("t", 1, 3), KafkaError.INVALID_REPLICATION_FACTOR),
+    "a replica on a broker that is not there": (
+        NewTopic("t", 2, replica_assignment=[[0], [5]]),
+        KafkaError.INVALID_REPLICA_ASSIGNMENT,
+    ),
+    "two replicas": (
+        NewTopic("t", 1, replica_assignment=[[0, 1]]),
+        KafkaError.INVALID_REPLICA_ASSIGNMENT,
+    ),
     "too many partitions": (NewTopic("t", 10_001, 1), KafkaError.INVALID_PARTITIONS),
     "an unknown key": (NewTopic("t", 1, 1, config={"no.such.key": "1"}), KafkaError.INVALID_CONFIG),
     "a bad value": (NewTopic("t", 1, 1, config={"retention.ms": "soon"}), KafkaError.INVALID_CONFIG),
@@ -170,6 +178,17 @@ def test_a_topic_gets_more_partitions_and_never_fewer(admin: AdminClient, broker
     for count in (4, 3, 20_000):
         assert refused(admin.create_partitions([NewPartitions("t", count)])) == KafkaError.INVALID_PARTITIONS
     assert refused(admin.create_partitions([NewPartitions("none", 4)])) == KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def test_new_partitions_may_be_assigned_to_the_broker_that_there_is(
+    admin: AdminClient, broker: logbroker.Broker
+) -> None:
+    done(admin.create_topics([NewTopic("t", 1, replica_assignment=[[0]])]))
+    for assignment in ([[9]], [[0, 0]]):
+        asked = NewPartitions("t", 2, replica_assignment=assignment)
+        assert refused(admin.create_partitions([asked])) == KafkaError.INVALID_REPLICA_ASSIGNMENT
+    done(admin.create_partitions([NewPartitions("t", 2, replica_assignment=[[0]])]))
+    assert len(broker.topic("t").partitions) == 2
 
 
 def test_a_topic_is_described_with_its_id_and_leaders(admin: AdminClient, broker: logbroker.Broker) -> None:

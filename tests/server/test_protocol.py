@@ -22,6 +22,7 @@ from logbroker_storage.record_batch import read_header
 from .raw_client import (
     ADD_PARTITIONS,
     API_VERSIONS,
+    CREATE_TOPICS,
     DELETE_RECORDS,
     FETCH,
     HEARTBEAT,
@@ -1497,3 +1498,10 @@ def test_a_topic_that_is_named_twice_is_refused_in_one_answer(client, api_key, v
     assert [(str(one.name), one.error_code) for one in getattr(response, answers)] == [
         ("twin", ErrorCode.invalid_request)
     ]
+
+
+@pytest.mark.parametrize("numbers", [[0, 0], [0, 2], [1, 2], [-1, 0]], ids=str)
+def test_assigned_partitions_are_numbered_without_gaps(client: RawClient, numbers: list[int]):
+    assignments = [{"partition_index": number, "broker_ids": [0]} for number in numbers]
+    wanted = {"name": new_name(), "num_partitions": -1, "replication_factor": -1, "assignments": assignments}
+    assert codes(client.send(CREATE_TOPICS, 5, topics=[wanted])) == {ErrorCode.invalid_replica_assignment}

@@ -412,6 +412,22 @@ def test_records_are_deleted_up_to_an_offset_or_all_of_them(
     assert done(admin.delete_records([everything])).low_watermark == 10
 
 
+@pytest.mark.parametrize("policy", ["compact", "compact,delete"])
+def test_records_are_not_deleted_of_a_topic_that_is_only_compacted(
+    admin: AdminClient, broker: logbroker.Broker, policy: str
+) -> None:
+    """It keeps the newest of every key."""
+    broker.create_topic("t", config={"cleanup.policy": policy})
+    with broker.producer() as producer:
+        producer.send("t", b"value", key=b"key")
+    asked = [TopicPartition("t", 0, confluent_kafka.OFFSET_END)]
+    if policy == "compact":
+        assert refused(admin.delete_records(asked)) == KafkaError.POLICY_VIOLATION
+    else:
+        assert done(admin.delete_records(asked)).low_watermark == 1
+    assert broker.topic("t").records == (policy == "compact")
+
+
 def test_sizes_are_those_of_the_log(
     server: Any, broker: logbroker.Broker, other_admin: kafka.KafkaAdminClient, timed: TopicPartition
 ) -> None:

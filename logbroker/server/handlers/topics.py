@@ -170,7 +170,12 @@ def _delete_from(node: Node, topic: Any) -> list[Values]:
 
 def _delete_records(node: Node, topic: str, part: Any) -> Values:
     try:
-        offsets = node.directory.log(check_topic_name(topic), part.partition_index).offsets()
+        log = node.directory.log(check_topic_name(topic), part.partition_index)
+        if not log.config.cleanup_policy.deletes:
+            raise RefusedError(
+                ErrorCode.policy_violation, "of a compacted topic only compaction removes records"
+            )
+        offsets = log.offsets()
         before = offsets.high_watermark if part.offset == HIGH_WATERMARK else part.offset
         if not 0 <= before <= offsets.high_watermark:
             raise RefusedError(ErrorCode.offset_out_of_range)

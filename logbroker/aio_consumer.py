@@ -5,6 +5,9 @@
     iteration    a slice of records a hop; a cancelled wait is taken up again by the next
     the others   carried out; what a cancelled poll brought, and nobody has seen, is first put back
 
+Putting back is a seek, which the second thread does. Nothing is read before it is done: a seek back that
+came behind a new poll would hand the same records out twice.
+
 All methods belong to the loop's thread.
 """
 
@@ -46,6 +49,7 @@ class AsyncConsumer:
         self._reading = False  # a task is in poll or in an iteration's wait
         self._polling: asyncio.Future[list[Record]] | None = None  # of a poll that was cancelled
         self._returned: list[Record] = []  # by such a poll, and not handed out yet
+        self._seeking: asyncio.Future[None] | None = None  # the last seek back; it may be done
         self._next: asyncio.Future[_Slice | None] | None = None  # what an iteration waits for
         self._slice: _Slice | None = None  # what an iteration is handing out
         self._woken = False
@@ -66,7 +70,7 @@ class AsyncConsumer:
 
         As ``Consumer.poll``. When it is cancelled, the records that it would have brought come next time.
         """
-        from .deadlines import deadline_after, left_until
+        from .deadlines import deadline_after
 
         if max_records is not None:
             whole_number("max_records", max_records)
@@ -75,7 +79,7 @@ class AsyncConsumer:
         with self._turn():
             self._slice = None  # the blocking poll takes back what an iteration left of it
             while True:
-                await self._receive(consumer, max_records, left_until(deadline))
+                await self._receive(consumer, max_records, deadline)
                 if self._returned:
                     return await self._take_returned(consumer, max_records)
                 woken, self._woken = self._woken, False
@@ -83,13 +87,15 @@ class AsyncConsumer:
                 if woken or is_late or self._lifetime.is_closed:
                     return []
 
-    async def _receive(self, consumer: Consumer, max_records: int | None, left: float | None) -> None:
-        """Have some records in ``_returned``, if there are any within *left* seconds."""
+    async def _receive(self, consumer: Consumer, max_records: int | None, deadline: float | None) -> None:
+        """Have some records in ``_returned``, if there are any before *deadline*."""
+        from .deadlines import left_until
+
         if self._returned:
             return
         if self._next is not None:
             # An iteration was cancelled here: its wait goes on in the thread, and brings the next records.
-            await asyncio.wait([self._next], timeout=left)
+            await asyncio.wait([self._next], timeout=left_until(deadline))
             if self._next.done():
                 ended, self._next = self._next, None
                 slice_ = ended.result()
@@ -97,7 +103,10 @@ class AsyncConsumer:
                     self._returned += list(iter(slice_.next_live, None))
             return
         if self._polling is None:
-            self._polling = self._reader.submit(partial(consumer.poll, max_records, left))
+            await self._finish_seeking()
+            if self._lifetime.is_closed:
+                return
+            self._polling = self._reader.submit(partial(consumer.poll, max_records, left_until(deadline)))
         await self._finish_polling(consumer)
 
     async def _finish_polling(self, consumer: Consumer) -> None:
@@ -109,8 +118,9 @@ class AsyncConsumer:
         except asyncio.CancelledError:
             consumer.wakeup()
             raise
-        self._polling = None
-        self._returned += polling.result()
+        if self._polling is polling:  # not when another task, which waited for it too, was faster
+            self._polling = None
+            self._returned += polling.result()
 
     async def _take_returned(self, consumer: Consumer, max_records: int | None) -> list[Record]:
         taken = self._returned[:max_records]
@@ -135,15 +145,23 @@ class AsyncConsumer:
                 except (InvalidRequestError, OffsetOutOfRangeError):
                     pass  # no longer ours: its new owner reads from the committed offset
 
-        await asyncio.shield(self._control.submit(seek_back))
+        self._seeking = self._control.submit(seek_back)
+        await asyncio.shield(self._seeking)
+
+    async def _finish_seeking(self) -> None:
+        if self._seeking is not None and not self._seeking.done():
+            await asyncio.wait([self._seeking])  # how it went is told to the task that put back
 
     async def _put_all_back(self, consumer: Consumer) -> None:
-        """After a cancelled poll: nothing counts as handed out that was not."""
-        if self._reading:
-            return
-        await self._finish_polling(consumer)
-        records, self._returned = self._returned, []
-        await self._put_back(consumer, records)
+        """After a cancelled poll: nothing counts as handed out that was not.
+
+        While a task reads, it is that task's to hand out what there is; it may have begun during the wait here.
+        """
+        while not self._reading and (self._polling is not None or self._returned):
+            await self._finish_polling(consumer)
+            if not self._reading:
+                records, self._returned = self._returned, []
+                await self._put_back(consumer, records)
 
     def __aiter__(self) -> AsyncConsumer:
         return self
@@ -171,6 +189,9 @@ class AsyncConsumer:
             await self._put_all_back(consumer)
         with self._turn():
             if self._next is None:
+                await self._finish_seeking()
+                if self._lifetime.is_closed:
+                    return None
                 self._next = self._reader.submit(partial(_next_slice, consumer))
             await asyncio.wait([self._next])  # cancelled, it is taken up again by the next call
             ended, self._next = self._next, None

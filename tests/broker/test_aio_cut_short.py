@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 import logbroker
 from logbroker.aio import AsyncBroker
+from logbroker.aio_consumer import AsyncConsumer
 
 
 def damage(folder: Path) -> None:
@@ -60,6 +62,73 @@ def test_an_async_transaction_commits_nothing_that_a_cancelled_poll_brought(tmp_
                         await tx.commit_offsets(consumer)
                 async with broker.consumer("t", group="g", delivery="manual") as consumer:
                     assert [record.value for record in await consumer.poll(timeout=1)] == [b"1"]
+
+    asyncio.run(main())
+
+
+async def cancelled_poll(consumer: AsyncConsumer) -> None:
+    """Have a poll cancelled whose records the thread still brings."""
+    await consumer.assignment()
+    polling = asyncio.create_task(consumer.poll(5, timeout=5))
+    while consumer._polling is None:  # noqa: ASYNC110 (it tells nobody)
+        await asyncio.sleep(0)
+    polling.cancel()
+    await asyncio.wait([polling])
+
+
+async def send_ten(broker: AsyncBroker) -> None:
+    await broker.create_topic("t")
+    async with broker.producer() as producer:
+        await producer.send_many("t", [b"%d" % n for n in range(10)])
+
+
+def test_a_commit_beside_a_poll_hands_nothing_out_twice(tmp_path):
+    """Both wait for the poll that was cancelled before."""
+
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await send_ten(broker)
+            async with broker.consumer("t", group="g", delivery="manual") as consumer:
+                await cancelled_poll(consumer)
+                offsets = []
+
+                async def read():
+                    while len(offsets) < 10:
+                        offsets.extend(record.offset for record in await consumer.poll(5, timeout=5))
+
+                await asyncio.gather(consumer.commit(), read())
+                assert offsets == list(range(10))
+                assert await consumer.position() == {0: 10}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["poll", "iteration"])
+def test_what_is_being_put_back_is_read_before_the_rest(tmp_path, way):
+    """The seek back is still to come when the next read begins, as its commit was cancelled."""
+
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await send_ten(broker)
+            async with broker.consumer("t", group="g", delivery="manual") as consumer:
+                await cancelled_poll(consumer)
+                await asyncio.wait([consumer._polling])
+                go_on = threading.Event()
+                consumer._control.submit(go_on.wait)
+                committing = asyncio.create_task(consumer.commit())
+                while consumer._seeking is None:  # noqa: ASYNC110 (it tells nobody)
+                    await asyncio.sleep(0)
+                committing.cancel()
+
+                async def read():
+                    if way == "iteration":
+                        return [(await anext(consumer)).offset for _ in range(10)]
+                    return [record.offset for _ in range(2) for record in await consumer.poll(5, timeout=5)]
+
+                reading = asyncio.create_task(read())
+                await asyncio.wait([reading], timeout=0.2)
+                go_on.set()
+                assert await reading == list(range(10))
 
     asyncio.run(main())
 

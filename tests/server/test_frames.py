@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import struct
@@ -95,6 +96,46 @@ def test_a_sound_request_is_within_its_bounds(names):
 def test_more_items_than_any_client_sends_are_refused():
     with pytest.raises(BoundsError, match="items"):
         check(metadata(100_001))
+
+
+def test_more_tagged_fields_than_any_client_sends_are_refused():
+    body = metadata(0)
+    assert body.endswith(b"\0")  # so many tagged fields
+    check(body[:-1] + b"\x02" + b"\x01\x00" * 2)
+    with pytest.raises(BoundsError, match="items"):
+        check(body[:-1] + b"\xa1\x8d\x06" + b"\x01\x00" * 100_001)
+
+
+def fetch(tagged: bytes) -> bytes:
+    """Of one partition, whose tagged fields are the bytes *tagged*; nothing forgotten, and no rack."""
+    head = struct.pack(">iiibii", 500, 1, 1000, 0, 0, 0)
+    partition = struct.pack(">iiqiqi", 0, -1, 0, -1, -1, 1000) + tagged
+    return head + b"\x02" + bytes(16) + b"\x02" + partition + b"\0" + b"\x01" + b"\x01" + b"\0"
+
+
+@pytest.mark.parametrize("tagged", [b"\0", b"\x01" + b"\0\x10" + bytes(16), b"\x01" + b"\x63\x03abc"])
+def test_tagged_fields_are_within_their_bounds(tagged):
+    check_bounds(load_request_schema(1, 17), memoryview(fetch(tagged)), 0)
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0\xff\xff\xff\xff\x0f"])
+def test_a_tagged_field_that_is_not_as_long_as_it_says_is_refused(behind):
+    """kio does not look at the length: it would find the count of another array in the bytes behind."""
+    size = 16 + len(behind) if behind else 15
+    with pytest.raises(BoundsError, match="as long as it says"):
+        check_bounds(
+            load_request_schema(1, 17),
+            memoryview(fetch(b"\x01" + b"\0" + bytes([size]) + bytes(16) + behind)),
+            0,
+        )
+
+
+@pytest.mark.parametrize("mark", range(256))
+def test_a_struct_is_there_unless_its_mark_is_null(mark):
+    data = memoryview(b"\x01" + struct.pack(">ib", 5, mark - 128) + b"\0")
+    cursor_is_cut_short = mark - 128 != -1
+    with pytest.raises(BoundsError) if cursor_is_cut_short else contextlib.nullcontext():
+        check_bounds(load_request_schema(75, 0), data, 0)
 
 
 @given(st.integers(0, 400))

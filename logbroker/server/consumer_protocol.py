@@ -4,7 +4,8 @@
      0     2  version   int16  of what follows; one above those known is read as the last known
      2        message          ConsumerProtocolSubscription or ConsumerProtocolAssignment
 
-To the group protocol itself these are bytes. Readers give None for what they cannot read.
+To the group protocol itself these are bytes. Readers give None for what they cannot read. The bytes are a
+stranger's like those of a request, and are held to the same bounds (see ``request_bounds``).
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from kio.static.primitive import i32
 
 from .classic_messages import NO_ASSIGNMENT
 from .consumer_messages import Partitions
+from .request_bounds import BoundsError, check_bounds
 
 CONSUMER_PROTOCOL_TYPE: Final = "consumer"
 VERSION: Final = struct.Struct(">h")
 _ASSIGNMENT_VERSION: Final = 0  # the later ones have the same fields
 
-_SUBSCRIPTION_READERS: Final[tuple[Any, ...]] = tuple(
-    entity_reader(version.ConsumerProtocolSubscription)
+_SUBSCRIPTIONS: Final[tuple[type[Any], ...]] = tuple(
+    version.ConsumerProtocolSubscription
     for version in (subscription_v0, subscription_v1, subscription_v2, subscription_v3)
 )
-_read_assignment = entity_reader(assignment_v0.ConsumerProtocolAssignment)
 _write_assignment = entity_writer(assignment_v0.ConsumerProtocolAssignment)
 
 
@@ -53,12 +54,8 @@ def read_subscription(metadata: bytes) -> Subscription | None:
     version = _version(metadata)
     if version is None:
         return None
-    read = _SUBSCRIPTION_READERS[min(version, len(_SUBSCRIPTION_READERS) - 1)]
-    try:
-        message, _ = read(metadata, VERSION.size)
-    except (SerialError, ValueError):  # the latter for a negative array length
-        return None
-    if message.topics is None:
+    message = _read(_SUBSCRIPTIONS[min(version, len(_SUBSCRIPTIONS) - 1)], metadata)
+    if message is None:
         return None
     owned = getattr(message, "owned_partitions", None) or ()
     return Subscription(message.topics, _by_topic(owned), getattr(message, "rack_id", None) or None)
@@ -69,12 +66,8 @@ def read_topics(metadata: bytes) -> frozenset[str] | None:
 
     Nothing behind them is looked at, and the version neither: every version begins as version 0 does.
     """
-    try:
-        message, _ = _SUBSCRIPTION_READERS[0](metadata, VERSION.size)
-    except (SerialError, ValueError):
-        return None
-    topics: tuple[str, ...] | None = message.topics  # a null array is not excluded by the reader
-    return None if topics is None else frozenset(topics)
+    message = _read(_SUBSCRIPTIONS[0], metadata)
+    return None if message is None else frozenset(message.topics)
 
 
 def read_assignment(assignment: bytes) -> Partitions | None:
@@ -83,11 +76,8 @@ def read_assignment(assignment: bytes) -> Partitions | None:
         return {}
     if _version(assignment) is None:
         return None
-    try:
-        message, _ = _read_assignment(assignment, VERSION.size)
-    except (SerialError, ValueError):
-        return None
-    return _by_topic(message.assigned_partitions or ())
+    message = _read(assignment_v0.ConsumerProtocolAssignment, assignment)
+    return None if message is None else _by_topic(message.assigned_partitions)
 
 
 def assignment_bytes(partitions: Partitions) -> bytes:
@@ -105,6 +95,15 @@ def assignment_bytes(partitions: Partitions) -> bytes:
     return buffer.getvalue()
 
 
+def _read(message: type[Any], data: bytes) -> Any:
+    try:
+        check_bounds(message, memoryview(data), VERSION.size)
+        read, _ = entity_reader(message)(data, VERSION.size)
+    except (BoundsError, SerialError, ValueError):  # the last for text that is not UTF-8
+        return None
+    return read
+
+
 def _version(message: bytes) -> int | None:
     if len(message) < VERSION.size:
         return None
@@ -116,5 +115,5 @@ def _by_topic(listed: Iterable[Any]) -> Partitions:
     """A client may list a topic more than once."""
     numbers: defaultdict[str, set[int]] = defaultdict(set)
     for each in listed:
-        numbers[each.topic].update(each.partitions or ())
+        numbers[each.topic].update(each.partitions)
     return {topic: tuple(sorted(numbers[topic])) for topic in numbers}

@@ -23,7 +23,13 @@ from logbroker.server.consumer_messages import (
     Partitions,
     TopicShape,
 )
-from logbroker.server.consumer_protocol import assignment_bytes, read_assignment, read_subscription
+from logbroker.server.consumer_protocol import (
+    assignment_bytes,
+    read_assignment,
+    read_subscription,
+    read_topics,
+)
+from logbroker.server.request_bounds import MAX_ITEMS
 
 SESSION_MS = 45_000
 OWN_SESSION_MS = 20_000
@@ -504,6 +510,14 @@ def test_subscriptions_of_all_versions_are_read(version):
 )
 def test_what_is_no_subscription_is_not_read(broken):
     assert read_subscription(broken) is None
+
+
+@pytest.mark.parametrize("read", [read_subscription, read_topics, read_assignment])
+def test_a_count_is_checked_before_room_is_taken_for_it(read):
+    """A count of 2³¹ ends the process that believes it."""
+    count = MAX_ITEMS + 1
+    empty_names = b"\0\0" * (3 * count)  # whatever is read of each
+    assert read(b"\0\0" + struct.pack(">i", count) + empty_names) is None
 
 
 def test_an_assignment_is_read_or_not():

@@ -7,10 +7,14 @@ import os
 import random
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 
 import hypothesis
 import pytest
+
+from logbroker_storage.view import environment
+from logbroker_storage.view.gate import Gate
 
 # Hundreds of tests start processes. Where no bytecode is kept, each of these compiles the product anew: most of a
 # second of processor time, three times what it takes to load it.
@@ -60,6 +64,37 @@ def nothing_left_in_memory(
     folder = tmp_path_factory.getbasetemp()
     if folder.is_relative_to(SHARED_MEMORY) and not request.session.testsfailed:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class StrictGate(Gate):
+    """Holds every thread to what the gate asks of it: who is inside leaves before coming in again.
+
+    Otherwise a fork that falls between waits for that thread, which waits for the fork.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._this_thread = threading.local()
+        take_out = self.leave
+
+        def leave() -> None:
+            self._this_thread.is_inside = False
+            take_out()
+
+        self.leave = leave
+
+    def enter(self) -> None:
+        assert not getattr(self._this_thread, "is_inside", False), "a thread goes into the view a second time"
+        super().enter()
+        self._this_thread.is_inside = True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_thread_goes_into_the_view_twice() -> Iterator[None]:
+    """Checked wherever a test opens a directory in its own process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(environment, "Gate", StrictGate)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -514,8 +514,9 @@ class QueuePartition:
 
         def decide() -> list[Item]:
             self._aftermath.ask_the_journal()
+            is_live = self._is_live()  # asked out here: no thread goes into the view twice
             with self._transaction() as state:
-                if not self._is_live():
+                if not is_live:
                     state.clear()  # a topic of the same name must not begin with what is journaled now
                 not_held = change(state)
                 if not_held:

@@ -311,9 +311,10 @@ class Journal:
         for first in range(0, len(live), EVENTS_PER_BATCH):
             _, end_offset = self._append(live[first : first + EVENTS_PER_BATCH])
         self.log.sync()
+        compacted_bytes = self.log.state().end.active_bytes
         with self._view.write() as transaction:
             self._view.put_meta_int(transaction, APPLIED, end_offset)
-            self._view.put_meta_int(transaction, COMPACTED_BYTES, self.log.state().end.active_bytes)
+            self._view.put_meta_int(transaction, COMPACTED_BYTES, compacted_bytes)
         delete_segments_below(self.log, start_offset)
         logger.info("journal compacted: %d bytes became %d live events", before.active_bytes, len(live))
 

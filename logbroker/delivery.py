@@ -133,11 +133,12 @@ class Delivery:
         limit_bytes = self.limit_bytes(queue, needed_bytes)
         if not self._fits(limit_bytes):
             return None
+        # First: when no thread can be started, no batch is left open that nobody will look at.
+        self._thread.arm()
         batch = Batch(queue, limit_bytes=limit_bytes, opened_s=time.monotonic())
         self._buffered_bytes += limit_bytes
         queue.open = batch
         self.open[batch] = None
-        self._thread.arm()
         return batch
 
     def close_batch(self, batch: Batch) -> None:
@@ -168,8 +169,8 @@ class Delivery:
         with self.lock:
             self.check_open()
             self.space_wanted += 1
-            self._thread.wake()
             try:
+                self._thread.wake()
                 fits = self._space.wait_for(
                     lambda: self._fits(limit_bytes), timeout=max(0.0, deadline_s - time.monotonic())
                 )

@@ -46,10 +46,11 @@ class LingerThread:
     # Under the producer's lock ------------------------------------------------------------------------
 
     def arm(self) -> None:
-        """A batch was opened: somebody must look when its linger is over."""
+        """A batch is opened now: somebody must look when its linger is over."""
         if self._thread is None and not self._stopping:
-            self._thread = threading.Thread(target=self._run, name="logbroker-producer", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="logbroker-producer", daemon=True)
+            thread.start()  # may fail where the process has too many; the next batch tries again
+            self._thread = thread
 
     def wake(self) -> None:
         """There is something to sync."""

@@ -46,8 +46,9 @@ class Worker:
             raise ForkedError("this broker")  # the thread is not here
         self._calls.put((future, call))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()  # may fail where the process has too many; the next call tries again
+            self._thread = thread
 
     def stop(self) -> None:
         """End the thread behind the calls that were submitted before. Does not wait."""

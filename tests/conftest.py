@@ -8,7 +8,7 @@ import random
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
@@ -53,6 +53,23 @@ def rng(request: pytest.FixtureRequest) -> random.Random:
         seed = random.SystemRandom().randrange(1 << 32)
     print(f"seed: {seed} (repeat with --seed {seed})")
     return random.Random(seed)
+
+
+@pytest.fixture
+def refuse_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have the next start of a thread fail whose name begins so, as where the process has too many."""
+
+    def refuse(name: str) -> None:
+        start, refusals = threading.Thread.start, [RuntimeError("can't start new thread")]
+
+        def start_or_fail(thread: threading.Thread) -> None:
+            if refusals and thread.name.startswith(name):
+                raise refusals.pop()
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start_or_fail)
+
+    return refuse
 
 
 @pytest.fixture(scope="session", autouse=True)

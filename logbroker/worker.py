@@ -44,11 +44,11 @@ class Worker:
     def _put(self, future: asyncio.Future[Any] | None, call: Callable[[], Any]) -> None:
         if os.getpid() != self._pid:
             raise ForkedError("this broker")  # the thread is not here
-        self._calls.put((future, call))
         if self._thread is None:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
             thread.start()  # may fail where the process has too many; the next call tries again
             self._thread = thread
+        self._calls.put((future, call))  # last: a call that was refused is not made later
 
     def stop(self) -> None:
         """End the thread behind the calls that were submitted before. Does not wait."""

@@ -127,8 +127,13 @@ class Queue:
         self._woken = False  # by wakeup, and no receive has returned for it yet
         self._renewer: threading.Thread | None = None
         if renew:
-            self._renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
-            self._renewer.start()
+            renewer = threading.Thread(target=self._renew, name="logbroker-leases", daemon=True)
+            try:
+                renewer.start()
+            except BaseException:
+                self.close()
+                raise
+            self._renewer = renewer
 
     def _check_selection(self, subscription: Subscription, selection: TopicSelection) -> None:
         selection.check_names(self._directory.topics())

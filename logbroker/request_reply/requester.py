@@ -125,7 +125,11 @@ class Requester:
         self._arrivals = Arrivals(directory, [TOPICS_SIGNAL])  # somebody may delete the reply topic
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="logbroker-replies", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._give_back()
+            raise
 
     def visible_end(self, offsets: LogOffsets) -> int:
         return offsets.visible_end(Isolation.READ_COMMITTED)
@@ -265,6 +269,9 @@ class Requester:
         self._arrivals.wake()
         self._thread.join()
         self._fail_all(ClosedError("the broker was closed while a reply was awaited"))
+        self._give_back()
+
+    def _give_back(self) -> None:
         try:
             self._producer.close()
         finally:

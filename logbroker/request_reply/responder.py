@@ -146,9 +146,15 @@ class Responder:
             threading.Thread(target=self._run, name=f"logbroker-responder-{topic}", daemon=True)
             for _ in range(concurrency)
         ]
-        for thread in self._threads:
-            thread.start()
-        announce(directory, topic, self._member)
+        try:
+            for thread in self._threads:
+                thread.start()
+            announce(directory, topic, self._member)
+        except BaseException:
+            # Those that have begun are waited for; the others never will.
+            self._threads = [thread for thread in self._threads if thread.ident is not None]
+            self.stop()
+            raise
 
     def __call__(self, request: Request) -> Answer:
         return self._function(request)

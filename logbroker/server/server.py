@@ -62,13 +62,18 @@ class Server:
             raise
         self._looking_after = loop.create_task(node.look_after())
         if self.settings.router:
-            self._router = RouterThread(
+            router = RouterThread(
                 directory,
                 node.transactions,
                 on_routed=self._metrics.routed_records.inc,
                 on_failure=self._metrics.router_failures.inc,
             )
-            self._router.start()
+            try:
+                router.start()
+            except BaseException:
+                await self.close()
+                raise
+            self._router = router
         logger.info("serving %s on %s:%d", self.path, self.settings.host, self.port)
 
     def stop(self) -> None:

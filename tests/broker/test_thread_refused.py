@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 import logbroker
 from logbroker import Broker
+from logbroker.request_reply.requester import Requester
 from logbroker.worker import Worker
 
 Refuse = Callable[[str], None]
@@ -43,3 +46,60 @@ def test_the_next_call_starts_the_thread_of_an_event_loop(refuse_thread: Refuse)
         worker.stop()
 
     asyncio.run(main())
+
+
+def use_renewing_queue(broker: Broker) -> None:
+    broker.queue(subscription="q", renew=True).close()
+
+
+def use_requester(broker: Broker) -> None:
+    Requester(broker._directory).close()
+
+
+def use_responder(broker: Broker) -> None:
+    broker.responder("rpc", concurrency=2)(lambda request: request.value).stop()
+
+
+def use_group(broker: Broker) -> None:
+    broker.consumer("t", group="g").close()
+
+
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        (use_renewing_queue, "logbroker-leases"),
+        (use_requester, "logbroker-replies"),
+        (use_responder, "logbroker-responder"),
+        (use_responder, "logbroker-leases"),
+        (use_group, "logbroker-coordinator"),
+    ],
+)
+def test_what_has_not_got_its_thread_leaves_nothing_open(broker: Broker, refuse_thread: Refuse, use, name):
+    """Neither a use of the directory, nor a descriptor, a thread, or a topic for replies."""
+    broker.create_subscription("q", topic="t")
+    use(broker)
+    before = held(broker)
+    refuse_thread(name)
+    with pytest.raises(RuntimeError, match="new thread"):
+        use(broker)
+    assert held(broker) == before
+    use(broker)
+
+
+def held(broker: Broker) -> tuple[int, int, set[str], set[str]]:
+    return (
+        broker._directory.users,
+        len(os.listdir("/proc/self/fd")),
+        {thread.name for thread in threading.enumerate()},
+        set(broker._directory.topics()),
+    )
+
+
+def test_a_directory_that_has_not_got_its_thread_is_not_open(tmp_path: Path, refuse_thread: Refuse):
+    logbroker.open(tmp_path / "d").close()
+    before = len(os.listdir("/proc/self/fd"))
+    refuse_thread("logbroker-maintenance")
+    with pytest.raises(RuntimeError, match="new thread"):
+        logbroker.open(tmp_path / "d")
+    assert len(os.listdir("/proc/self/fd")) == before
+    logbroker.open(tmp_path / "d").close()

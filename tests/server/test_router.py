@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
+import pytest
 
 import logbroker
+from logbroker.server.server import Server
+from logbroker.server.settings import ServerSettings
 
 from .test_observed import DEADLINE_S, Metrics, free_port
 
@@ -77,3 +83,19 @@ def test_a_router_that_is_held_up_does_not_hold_the_server_up_and_shows_in_the_m
         assert Metrics(port).value("routed_records_total") == 2
         assert Metrics(port).value("router_failures_total") == 0
     assert "held up in orders-0" in server.log()
+
+
+def test_a_server_whose_router_cannot_begin_does_not_serve(
+    tmp_path: Path, refuse_thread: Callable[[str], None]
+) -> None:
+    async def main() -> None:
+        server = Server(str(tmp_path / "data"), ServerSettings(port=0))
+        refuse_thread("logbroker-router")
+        with pytest.raises(RuntimeError, match="new thread"):
+            await server.start()
+        with logbroker.open(tmp_path / "data") as broker:
+            assert broker._directory.users == 1
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", server.port)).close()
+
+    asyncio.run(main())

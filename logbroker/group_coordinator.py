@@ -174,8 +174,15 @@ class Coordinator:
                     pause = self._step()
                 except ForkedError:
                     return
-                except (LogbrokerError, OSError) as error:
-                    logger.warning("looking after consumer groups failed and is tried again: %s", error)
+                except (
+                    Exception
+                ) as error:  # of any kind: members that nobody looks after lose their partitions
+                    is_expected = isinstance(error, (LogbrokerError, OSError))
+                    logger.warning(
+                        "looking after consumer groups failed and is tried again: %s",
+                        error,
+                        exc_info=not is_expected,
+                    )
                 self._waiter.wait(pause)
         finally:
             self._close()

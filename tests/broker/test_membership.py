@@ -19,6 +19,8 @@ import logbroker
 from logbroker.consumer import Consumer
 from logbroker.errors import FencedError, ForkedError
 from logbroker.group_store import group_state
+from logbroker.membership import join_group
+from logbroker.topic_selection import TopicSelection
 from logbroker_storage.record_batch import encode_values
 
 DEADLINE_S = 20
@@ -273,6 +275,27 @@ def test_the_topics_of_a_group_are_journaled_when_it_first_joins(make_group):
     assert [(event.group, event.topics) for event in group.directory.groups.all()] == [("g", ["t"])]
     group.join("t*").close()
     assert [event.topics for event in group.directory.groups.all()] == [["t", "t2"]]
+
+
+class FailingOnce:
+    """Who reads for a member, and fails in a way that nobody has thought of."""
+
+    looks = 0
+
+    def tend(self) -> bool:
+        self.looks += 1
+        if self.looks == 1:
+            raise ValueError("of a kind that is not ours")
+        return True
+
+
+def test_members_are_looked_after_behind_an_error_of_any_kind(make_group, caplog):
+    group, holder = make_group(), FailingOnce()
+    selection = TopicSelection.parse("t")
+    membership = join_group(group.directory, "g", selection, session_timeout_ms=60_000, holder=holder)
+    eventually(lambda: membership.look() or holder.looks > 1)
+    assert "ValueError" in caplog.text
+    membership.leave()
 
 
 def test_no_thread_is_left_when_the_last_member_has_left(make_group):

@@ -181,6 +181,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def look_after(self, now_s: float) -> None:
         """Now and then: close a connection that holds memory and has not moved; read on where there is room again."""
+        if self._paused and not self._node.is_full and not self._is_sending and self._can_write.is_set():
+            # It is we who do not read, as many requests are in work. Where memory is short this does not count:
+            # peers in the middle of their messages would keep each other waiting for ever.
+            self._progress_s = now_s
         holds = self._reader.buffered_bytes > 0 or self._is_sending
         if holds and now_s - self._progress_s > STALLED_S:
             self._fail(FrameError(f"nothing came or went for {STALLED_S:.0f} s in the middle of a message"))

@@ -114,8 +114,11 @@ class Node:
             now_s = time.monotonic()
             for connection in list(self.connections):
                 connection.look_after(now_s)
-            await self.run(self.readers.close_idle)
-            await self.run(self.share.partitions.close_idle)
+            for close_idle in (self.readers.close_idle, self.share.partitions.close_idle):
+                try:
+                    await self.run(close_idle)
+                except Exception as error:  # whatever it is: nobody else would find those that do not move
+                    logger.warning("what is idle is closed later: %s", error, exc_info=error)
 
     def begin_to_stop(self) -> None:
         """Answer who waits for something to happen: it will not happen here."""

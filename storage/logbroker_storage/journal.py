@@ -310,8 +310,8 @@ class Journal:
         end_offset = start_offset
         for first in range(0, len(live), EVENTS_PER_BATCH):
             _, end_offset = self._append(live[first : first + EVENTS_PER_BATCH])
-        self.log.sync()
         compacted_bytes = self.log.state().end.active_bytes
+        self.log.sync()
         with self._view.write() as transaction:
             self._view.put_meta_int(transaction, APPLIED, end_offset)
             self._view.put_meta_int(transaction, COMPACTED_BYTES, compacted_bytes)

@@ -130,11 +130,12 @@ def check_after_power_cut(path: str, acknowledged: set[str]) -> None:
 def test_a_batch_that_a_plain_append_adopted_has_taken_its_ids(tmp_path: Path) -> None:
     files = FaultyFiles(OsFiles())
     bench = new_bench(str(tmp_path / "data"), files)
-    end = bench.log.state().end
+    log = bench.log
+    end = log.state().end
     send(bench, 0, "x")
-    with bench.log.view.write() as transaction:  # as a process leaves it that dies before it publishes
-        bench.log.view.partitions.put_log_end(transaction, bench.log.key, end)
-        bench.log.view.message_ids.drop_from(transaction, bench.log.topic_id, 0, 0)
+    with log.view.write() as transaction:  # as a process leaves it that dies before it publishes
+        log.view.partitions.put_log_end(transaction, log.key, end)
+        log.view.message_ids.drop_from(transaction, log.topic_id, 0, 0)
     bench.put(b"plain")
     assert isinstance(send(bench, 1, "x"), Taken)
     bench.close()

@@ -84,11 +84,11 @@ def a_second_recovery_changes_nothing(bench: Workbench, point: int | None) -> No
 def test_the_view_of_another_boot_is_not_believed(open_bench):
     bench = open_bench()
     bench.put(b"a")
-    with bench.directory.view.write() as transaction:
-        bench.directory.view.put_meta_bytes(transaction, BOOT_ID, b"another boot")
-        bench.directory.view.partitions.put_log_end(
-            transaction, bench.log.key, bench.log.state().end._replace(log_start_offset=1)
-        )
+    log, view = bench.log, bench.directory.view
+    end = log.state().end._replace(log_start_offset=1)
+    with view.write() as transaction:
+        view.put_meta_bytes(transaction, BOOT_ID, b"another boot")
+        view.partitions.put_log_end(transaction, log.key, end)
     assert bench.reopen().values() == [b"a"]
     assert bench.log.offsets().log_start_offset == 0
 

@@ -354,9 +354,10 @@ def test_a_process_that_died_in_mid_append_leaves_its_transaction_to_the_next(pa
     end = desk.log.state().end
     some_transactions(desk)
     expected = (desk.open_offsets(), desk.log.aborted_transactions(0, 99), desk.seen())
-    with desk.log.view.write() as transaction:  # as it was when the file had nothing but the first batch
-        desk.log.view.partitions.put_log_end(transaction, desk.log.key, end)
-        desk.log.view.partitions.replace_producers(transaction, desk.log.key, {})
+    log = desk.log
+    with log.view.write() as transaction:  # as it was when the file had nothing but the first batch
+        log.view.partitions.put_log_end(transaction, log.key, end)
+        log.view.partitions.replace_producers(transaction, log.key, {})
     crash(desk.directory)
     again = Desk(path)
     again.log.adopt()

@@ -54,11 +54,11 @@ def test_a_change_that_lmdb_would_believe_has_the_view_rebuilt(bench, caplog, po
 def test_a_partitions_halves_that_changed_places_have_the_view_rebuilt(bench, caplog):
     """Both are stored under one key, so that each passes for the other by its checksum."""
     caplog.set_level("INFO")
-    rows = bench.directory.view.partitions
+    rows, key = bench.directory.view.partitions, bench.log.key
     with bench.directory.view.write() as transaction:
-        end = transaction.get(bench.log.key, db=rows._ends)
-        transaction.put(bench.log.key, transaction.get(bench.log.key, db=rows._syncs), db=rows._ends)
-        transaction.put(bench.log.key, end, db=rows._syncs)
+        end = transaction.get(key, db=rows._ends)
+        transaction.put(key, transaction.get(key, db=rows._syncs), db=rows._ends)
+        transaction.put(key, end, db=rows._syncs)
     bench.crash()
     bench.open()
     assert "is rebuilt from the logs" in caplog.text

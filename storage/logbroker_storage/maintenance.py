@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .cleaner import Cleaner
@@ -88,28 +89,25 @@ class Maintenance:
 
     def _step(self, now: float) -> float:
         """Do what is due; seconds until something may be due again."""
-        pause = self._sync_intervals(now)
+        pause = IDLE_INTERVAL_S
+        with _going_on("syncs that are due"):
+            pause = self._sync_intervals(now)
         if now >= self._next_checkpoint:
             self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
-            self._attempt("the recovery points", self._checkpoint)
+            with _going_on("the recovery points"):
+                self._checkpoint()
         if now >= self._next_cleaning:
             self._next_cleaning = now + CLEANING_INTERVAL_S
-            self._attempt("the cleaner", self._cleaner.run)
-        self._attempt("dead readers", self._directory.view.forget_dead_readers)
-        self._attempt("left locks", self._directory.free_left_locks)
+            with _going_on("the cleaner"):
+                self._cleaner.run()
+        with _going_on("dead readers"):
+            self._directory.view.forget_dead_readers()
+        with _going_on("left locks"):
+            self._directory.free_left_locks()
         for name, task in self._tasks.items():
-            self._attempt(name, task)
+            with _going_on(name):
+                task()
         return pause
-
-    def _attempt(self, name: str, work: Callable[[], object]) -> None:
-        """Do *work*; nothing else waits for one that fails."""
-        try:
-            work()
-        except Exception as error:  # the thread must go on: interval syncs are its matter too
-            is_expected = isinstance(error, (LogbrokerError, OSError))
-            logger.warning(
-                "background work failed and is tried again: %s: %s", name, error, exc_info=not is_expected
-            )
 
     def _sync_intervals(self, now: float) -> float:
         pause = IDLE_INTERVAL_S
@@ -118,7 +116,8 @@ class Maintenance:
                 continue
             interval = log.config.durability_interval_ms / 1000
             if log.dirty_since is not None and now - log.dirty_since >= interval:
-                self._attempt(f"the sync of {log.topic}-{log.partition}", log.sync)
+                with _going_on(f"the sync of {log.topic}-{log.partition}"):
+                    log.sync()
             pause = min(pause, interval)
         return pause
 
@@ -127,3 +126,15 @@ class Maintenance:
         if appended != self._appended:
             self._directory.checkpoint()
             self._appended = appended
+
+
+@contextmanager
+def _going_on(name: str) -> Iterator[None]:
+    """Nothing else waits for the work *name* when that fails."""
+    try:
+        yield
+    except Exception as error:  # of any kind: interval syncs are this thread's matter too
+        is_expected = isinstance(error, (LogbrokerError, OSError))
+        logger.warning(
+            "background work failed and is tried again: %s: %s", name, error, exc_info=not is_expected
+        )

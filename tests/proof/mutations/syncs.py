@@ -397,12 +397,6 @@ WAITS = [
     ),
     _off(
         f"{STORAGE}.maintenance",
-        "self._sync(log)",
-        "durability=interval is synced when the interval has passed",
-        "logs.an_interval_that_passes",
-    ),
-    _off(
-        f"{STORAGE}.maintenance",
         "log.sync()",
         "durability=interval is synced",
         "logs.an_interval_that_passes",

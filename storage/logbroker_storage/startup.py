@@ -291,8 +291,7 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     """
     remove_deleted_folders(files, layout.logs)
     if not files.exists(layout.partition(JOURNAL_TOPIC, 0)):
-        create_partition_folder(files, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
-        files.fsync_directory(layout.logs)
+        _make_again(files, layout, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
     _sweep_locks_and_signals(files, layout, view)
     remove_temporaries(
         files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)
@@ -383,13 +382,17 @@ def _topics(view: View) -> dict[str, TopicEvent]:
     return {event.name: event for event in view.events.all(TopicEvent, TopicEvent.ALL)}
 
 
+def _make_again(files: Files, layout: DataLayout, folder: str, topic_id: bytes) -> None:
+    create_partition_folder(files, folder, topic_id)
+    files.fsync_directory(layout.logs)
+
+
 def _recover_partition(
     files: Files, layout: DataLayout, log: PartitionLog, points: dict[tuple[str, int], int]
 ) -> None:
     if not files.exists(log.directory):
         logger.error("%s is missing: %s-%d begins empty", log.directory, log.topic, log.partition)
-        create_partition_folder(files, log.directory, log.topic_id)
-        files.fsync_directory(layout.logs)
+        _make_again(files, layout, log.directory, log.topic_id)
     event = log.view.events.get(LogStartEvent, LogStartEvent.key_of(log.topic, log.partition))
     _recover(log, points, event.log_start_offset if event is not None else 0)
     if log.view.events.value(MessageIdEvent.key_of(log.topic)) is not None:

@@ -92,12 +92,12 @@ FILE_SYNCS = [
     _off(
         f"{STORAGE}.startup",
         """
-        create_partition_folder(files, log.directory, log.topic_id)
+        create_partition_folder(files, folder, topic_id)
         files.fsync_directory(layout.logs)
         """,
         "the name of a folder that was missing is synced",
         "recovering.a_topic_without_a_folder",
-        instead="create_partition_folder(files, log.directory, log.topic_id)",
+        instead="create_partition_folder(files, folder, topic_id)",
     ),
     _off(
         f"{STORAGE}.startup",

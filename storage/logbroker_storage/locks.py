@@ -39,7 +39,6 @@ logger = logging.getLogger("logbroker.storage")
 
 LOOK_S = 0.5  # a lock is held for microseconds, or as long as a disk takes
 
-
 _Holder = tuple[FrameType, int]  # the function that took it, and its thread
 
 
@@ -219,9 +218,11 @@ class ProcessLock:
 
 
 def _is_inside(holder: _Holder) -> bool:
-    """Whether the thread is in the function, or in one that this called."""
+    """Whether the thread is in the function, or in one that this called; or where it is cannot be told."""
     function, thread = holder
     frame = sys._current_frames().get(thread)
+    if frame is None:
+        return True  # an identity of gevent's, say
     while frame is not None and frame is not function:
         frame = frame.f_back
     return frame is not None

@@ -22,6 +22,7 @@ lock held (but for the journal's own sync, which runs under ``Journal.exclusive`
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import sys
@@ -230,9 +231,8 @@ def _is_inside(holder: _Holder) -> bool:
 
 def _function_of(frame: FrameType) -> FrameType:
     """The function whose ``with`` takes the lock, be it by way of context managers that are generators."""
-    while frame.f_code.co_flags & CO_GENERATOR:
-        behind = frame.f_back and frame.f_back.f_back  # contextlib's __enter__ is between
-        if behind is None:
+    while frame.f_code.co_flags & CO_GENERATOR or frame.f_code.co_filename == contextlib.__file__:
+        if frame.f_back is None:
             break
-        frame = behind
+        frame = frame.f_back
     return frame

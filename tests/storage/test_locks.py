@@ -286,6 +286,12 @@ def by_way_of_a_generator(lock: ProcessLock) -> Iterator[None]:
 
 
 def test_a_generator_that_waits_holds_it_all_the_same(lock):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(by_way_of_a_generator(lock))
+        thread = threading.Thread(target=lock.free_if_left)
+        thread.start()
+        thread.join()
+        assert not is_free_for_other_processes(lock)
     with by_way_of_a_generator(lock):
         thread = threading.Thread(target=lock.free_if_left)
         thread.start()

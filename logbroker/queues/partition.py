@@ -18,6 +18,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -206,7 +207,10 @@ class QueuePartition:
             self._load()
             due = self.glance()
         if due.is_due:
-            self._change(self._tick)
+            start_offset = (
+                self.log.state().end.log_start_offset
+            )  # asked out here: no thread goes into the view twice
+            self._change(partial(self._tick, start_offset))
             due = self.glance()
         return due
 
@@ -234,8 +238,8 @@ class QueuePartition:
             next_due_s=min(left) / 1000 if left else None,
         )
 
-    def _tick(self, state: QueueState) -> None:
-        state.drop_below(self.log.state().end.log_start_offset)
+    def _tick(self, start_offset: int, state: QueueState) -> None:
+        state.drop_below(start_offset)
         state.expire(now_ms=self._now_ms())
         state.wake(now_wall_ms=self._directory.clock.now_ms())
 

@@ -116,7 +116,8 @@ def try_directory(data: bytes) -> None:
 
 def _inspect(command: Callable[[], None]) -> None:
     """Run a command; it ends, says that something is wrong, or raises what the command line makes a message of."""
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    output, errors = io.TextIOWrapper(io.BytesIO()), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         try:
             command()
         except typer.Exit as stop:

@@ -27,6 +27,7 @@ import weakref
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from logbroker_storage.background import going_on
 from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import ForkedError, LogbrokerError, StorageFailedError
@@ -170,19 +171,12 @@ class Coordinator:
         try:
             while self._goes_on():
                 pause = IDLE_TICK_S
-                try:
-                    pause = self._step()
-                except ForkedError:
-                    return
-                except (
-                    Exception
-                ) as error:  # of any kind: members that nobody looks after lose their partitions
-                    is_expected = isinstance(error, (LogbrokerError, OSError))
-                    logger.warning(
-                        "looking after consumer groups failed and is tried again: %s",
-                        error,
-                        exc_info=not is_expected,
-                    )
+                # Members that nobody looks after lose their partitions.
+                with going_on(logger, "looking after consumer groups failed and is tried again"):
+                    try:
+                        pause = self._step()
+                    except ForkedError:
+                        return
                 self._waiter.wait(pause)
         finally:
             self._close()

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from .background import going_on
 from .cleaner import Cleaner
-from .errors import LogbrokerError
 from .log_config import Durability
 
 if TYPE_CHECKING:
@@ -128,13 +128,6 @@ class Maintenance:
             self._appended = appended
 
 
-@contextmanager
-def _going_on(name: str) -> Iterator[None]:
+def _going_on(name: str) -> AbstractContextManager[None]:
     """Nothing else waits for the work *name* when that fails."""
-    try:
-        yield
-    except Exception as error:  # of any kind: interval syncs are this thread's matter too
-        is_expected = isinstance(error, (LogbrokerError, OSError))
-        logger.warning(
-            "background work failed and is tried again: %s: %s", name, error, exc_info=not is_expected
-        )
+    return going_on(logger, f"background work failed and is tried again: {name}")

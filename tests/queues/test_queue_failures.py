@@ -14,7 +14,7 @@ from logbroker.errors import CorruptionError, StorageFailedError, WriteFailedErr
 from logbroker_storage.events import QueueBlockEvent, QueueEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import COMPACTED_BYTES
-from logbroker_storage.testing import FaultyFiles, RecordingFiles
+from logbroker_storage.testing import FaultyFiles, RecordingFiles, UnsyncedFiles
 from logbroker_storage.testing.workbench import crash
 
 from .desk import QueueDesk, counts, values
@@ -290,7 +290,7 @@ def test_order_keys_hold_without_the_view(desk: QueueDesk) -> None:
 
 
 def test_the_journal_stays_small_however_much_is_accepted(tmp_path: Path) -> None:
-    desk = QueueDesk(tmp_path / "data", files=Unsynced())
+    desk = QueueDesk(tmp_path / "data", files=UnsyncedFiles())
     desk.queue_of(max_deliveries=100, lease=1000.0).put(*("x" for _ in range(4000)))
     hands = desk.hands()
     for start in range(4):
@@ -311,16 +311,6 @@ def test_the_journal_stays_small_however_much_is_accepted(tmp_path: Path) -> Non
     again.accept()
     assert len(desk.directory.view.events.items(QueueBlockEvent.ALL)) <= 1
     desk.close()
-
-
-class Unsynced(OsFiles):
-    """Without the syncs' cost, where a test writes much and cuts no power."""
-
-    def fsync(self, fd: int) -> None:
-        pass
-
-    def fdatasync(self, fd: int) -> None:
-        pass
 
 
 # Power cuts -------------------------------------------------------------------------------------------------

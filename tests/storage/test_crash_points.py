@@ -15,24 +15,9 @@ import pytest
 from logbroker_storage import journal as journal_module
 from logbroker_storage.errors import TopicExistsError
 from logbroker_storage.events import OffsetEvent
-from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.testing import FaultyFiles, Workbench
+from logbroker_storage.testing import FaultyFiles, UnsyncedFiles, Workbench
 from logbroker_storage.testing.faulty_files import ProcessKilled
-
-
-class Unsynced(OsFiles):
-    """Without the syncs' cost: the death of a process takes nothing out of the page cache."""
-
-    def fsync(self, fd: int) -> None:
-        pass
-
-    def fdatasync(self, fd: int) -> None:
-        pass
-
-    def fsync_directory(self, path: str) -> None:
-        pass
-
 
 Scenario = Callable[[Workbench, list[bytes]], None]
 
@@ -86,7 +71,7 @@ SCENARIOS: list[Scenario] = [
 
 
 def prepare(path: str) -> None:
-    bench = Workbench(path, files=Unsynced(), segment_bytes=400)
+    bench = Workbench(path, files=UnsyncedFiles(), segment_bytes=400)
     for value in PREPARED:
         bench.put(value)
     bench.directory.create_topic("doomed", 2, LogConfig.parse({}))
@@ -96,7 +81,7 @@ def prepare(path: str) -> None:
 
 def die_at(path: str, scenario: Scenario, operation: int) -> tuple[Workbench, list[bytes], bool]:
     """Run *scenario* on the directory and die at its operation of this number, if it has so many."""
-    files = FaultyFiles(Unsynced())
+    files = FaultyFiles(UnsyncedFiles())
     bench = Workbench(path, files=files)
     acknowledged: list[bytes] = []
     files.kill(at=operation)
@@ -154,9 +139,9 @@ def test_dying_at_any_operation_loses_nothing_and_invents_nothing(
     while died:
         shutil.copytree(prepared, path)
         bench, acknowledged, died = die_at(path, scenario, operation)
-        bench.reopen(without_view=without_view, files=Unsynced())
+        bench.reopen(without_view=without_view, files=UnsyncedFiles())
         found = check(bench, scenario, acknowledged)
-        bench.reopen(without_view=True, files=Unsynced())
+        bench.reopen(without_view=True, files=UnsyncedFiles())
         again = check(bench, scenario, acknowledged)
         assert again == found, f"operation {operation}: the second recovery changed something"
         go_on(bench)

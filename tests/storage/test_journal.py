@@ -27,17 +27,7 @@ from logbroker_storage.journal import (
 )
 from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.segment_removal import delete_segments_below
-from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
-
-
-class Unsynced(OsFiles):
-    """Without the syncs' cost, where a test writes much and cuts no power."""
-
-    def fsync(self, fd: int) -> None:
-        pass
-
-    def fdatasync(self, fd: int) -> None:
-        pass
+from logbroker_storage.testing import FaultyFiles, LogBuilder, UnsyncedFiles, Workbench
 
 
 @pytest.fixture
@@ -291,7 +281,7 @@ def test_a_damaged_event_costs_itself_and_no_other(path):
 
 
 def test_a_hundred_thousand_commits_leave_a_small_journal_that_says_the_same(path):
-    bench = Workbench(path, files=Unsynced())
+    bench = Workbench(path, files=UnsyncedFiles())
     largest = 0
     for first in range(0, 100_000, 10):
         journal_of(bench).record(
@@ -304,13 +294,13 @@ def test_a_hundred_thousand_commits_leave_a_small_journal_that_says_the_same(pat
     assert [event.offset for event in bench.directory.groups.committed_offsets("g")] == list(
         range(99_990, 100_000)
     )
-    bench.reopen(without_view=True, files=Unsynced())
+    bench.reopen(without_view=True, files=UnsyncedFiles())
     assert table(bench) == before
     bench.close()
 
 
 def test_compacting_gives_the_space_back_and_replays_the_same(path):
-    bench = Workbench(path, files=Unsynced())
+    bench = Workbench(path, files=UnsyncedFiles())
     for number in range(COMPACT_FROM_BYTES // 4000 - 20):
         journal_of(bench).record([OffsetEvent("g", "t", number % 3, number, "m" * 4000, 0)])
     before = table(bench)
@@ -323,12 +313,12 @@ def test_compacting_gives_the_space_back_and_replays_the_same(path):
     assert log.size_bytes() < COMPACT_FROM_BYTES // 2
     after = table(bench)
     assert len(after) == len(before) - 1
-    assert table(bench.reopen(without_view=True, files=Unsynced())) == after
+    assert table(bench.reopen(without_view=True, files=UnsyncedFiles())) == after
     bench.close()
 
 
 def test_a_compaction_that_fails_is_no_failure_of_the_write_before_it(path, caplog):
-    files = FaultyFiles(Unsynced())
+    files = FaultyFiles(UnsyncedFiles())
     bench = Workbench(path, files=files)
     files.fail("open", path=".tmp", error=errno.ENOSPC, forever=True)
     for number in range(COMPACT_FROM_BYTES // 4000 + 5):
@@ -381,7 +371,7 @@ def test_a_writer_in_whose_way_another_process_compacts_the_journal_is_done(benc
 
 
 def test_what_need_not_last_at_once_is_synced_and_compacted_before_it_becomes_too_much(path: str) -> None:
-    bench = Workbench(path, files=Unsynced())
+    bench = Workbench(path, files=UnsyncedFiles())
     journal = journal_of(bench)
     events = [item_of(commit(offset, group="x" * 100)) for offset in range(1000)]
     for _ in range(60):

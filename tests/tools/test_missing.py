@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import logbroker
-from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
+from logbroker_storage.testing import FaultyFiles, ManualClock, UnsyncedFiles, Workbench
 from logbroker_storage.testing.faulty_files import ProcessKilled
 from logbroker_tools.cli import run
 from logbroker_tools.findings import Code, Finding, Severity
@@ -21,19 +20,6 @@ from logbroker_tools.layout import find
 from logbroker_tools.verify import verify
 
 Scenario = Callable[[Workbench], object]
-
-
-class Unsynced(OsFiles):
-    """Without the syncs' cost: what is proved here is not about power cuts."""
-
-    def fsync(self, fd: int) -> None:
-        pass
-
-    def fdatasync(self, fd: int) -> None:
-        pass
-
-    def fsync_directory(self, path: str) -> None:
-        pass
 
 
 def errors(path: Path) -> list[Finding]:
@@ -147,7 +133,7 @@ def compact_the_journal(bench: Workbench) -> None:
 
 def prepare(path: Path) -> Path:
     """A directory with a topic that has records and a recovery point."""
-    bench = Workbench(str(path), files=Unsynced(), clock=ManualClock())
+    bench = Workbench(str(path), files=UnsyncedFiles(), clock=ManualClock())
     bench.put(b"value")
     bench.directory.create_topic("doomed", 2, LogConfig.parse({}))
     bench.directory.log("doomed", 1).append(bench.batch(b"value"))
@@ -162,7 +148,7 @@ def test_nothing_is_missing_wherever_a_process_dies(tmp_path: Path, scenario: Sc
     prepared = prepare(tmp_path / "prepared")
     for operation in itertools.count(1):
         path = shutil.copytree(prepared, tmp_path / "data")
-        files = FaultyFiles(Unsynced())
+        files = FaultyFiles(UnsyncedFiles())
         bench = Workbench(str(path), files=files, clock=ManualClock())
         files.kill(at=operation)
         try:
@@ -184,7 +170,7 @@ def test_nothing_is_missing_wherever_a_process_dies_that_opens_the_directory(
     prepared = tmp_path / "prepared"
     if is_deleting:
         prepare(prepared)
-        files = FaultyFiles(Unsynced())
+        files = FaultyFiles(UnsyncedFiles())
         bench = Workbench(str(prepared), files=files, clock=ManualClock())
         files.fail("rename", path="doomed-0", forever=True, error=5)
         delete(bench)
@@ -196,7 +182,7 @@ def test_nothing_is_missing_wherever_a_process_dies_that_opens_the_directory(
         path = shutil.copytree(prepared, tmp_path / "data")
         try:
             bench = Workbench(
-                str(path), files=FaultyFiles(Unsynced()).kill(at=operation), clock=ManualClock()
+                str(path), files=FaultyFiles(UnsyncedFiles()).kill(at=operation), clock=ManualClock()
             )
         except ProcessKilled:
             if (path / "logs" / "meta.properties").exists():
@@ -210,7 +196,7 @@ def test_nothing_is_missing_wherever_a_process_dies_that_opens_the_directory(
 
 def test_nothing_is_missing_while_topics_come_and_go(tmp_path: Path) -> None:
     path = prepare(tmp_path / "data")
-    bench = Workbench(str(path), files=Unsynced(), clock=ManualClock())
+    bench = Workbench(str(path), files=UnsyncedFiles(), clock=ManualClock())
     bench.directory.journal.compact_from_bytes = 2000
 
     def come_and_go() -> None:

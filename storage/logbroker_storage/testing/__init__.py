@@ -11,6 +11,7 @@ from .manual_clock import ManualClock
 from .memory_files import MemoryFiles
 from .memory_rows import MemoryRows
 from .recording_files import RecordingFiles
+from .unsynced_files import UnsyncedFiles
 from .workbench import Workbench, crash
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MemoryRows",
     "ProcessKilled",
     "RecordingFiles",
+    "UnsyncedFiles",
     "Workbench",
     "crash",
 ]

@@ -38,6 +38,8 @@ from .wakeup import make_touchable, touch
 
 logger = logging.getLogger("logbroker.storage")
 
+_ENTER_CONTEXT = contextlib.ExitStack.enter_context.__code__
+
 LOOK_S = 0.5  # a lock is held for microseconds, or as long as a disk takes
 
 _Holder = tuple[FrameType, int]  # the function that took it, and its thread
@@ -61,9 +63,13 @@ class ProcessLock:
 
     def __enter__(self) -> ProcessLock:
         with self._entrance:
-            if not self._thread_lock.acquire(blocking=False):
+            if not self._thread_lock.acquire(False):  # a keyword would cost a fifth of a microsecond
                 self._wait()
-            self._holder = _function_of(sys._getframe(1)), get_ident()
+            frame = sys._getframe(1)
+            code = frame.f_code
+            if code.co_flags & CO_GENERATOR or code is _ENTER_CONTEXT:
+                frame = _function_of(frame)
+            self._holder = frame, get_ident()
         try:
             if self._fd < 0:
                 self._open()

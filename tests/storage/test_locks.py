@@ -318,6 +318,7 @@ def test_the_locks_of_a_directory_are_freed_for_others(tmp_path):
             take(lock)
             place = 1
             while interrupted(partial(take, lock), place) and is_free_for_other_processes(lock):
+                lock.free_if_left()  # so that the next one goes the same way
                 place += 1
             assert not is_free_for_other_processes(lock)
             directory.free_left_locks()

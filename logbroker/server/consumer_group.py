@@ -297,7 +297,7 @@ class ConsumerGroup:
         *classic* are the clocks from now on of a member whose join of the classic protocol this stands for.
         """
         check_fields(request)
-        if request.member_epoch in (LEAVE_EPOCH, LEAVE_FOR_A_WHILE_EPOCH):
+        if request.leaves:
             return self._leave(request)
         pattern = compiled_expression(request.subscribed_regex or "")
         owned = _owned(request, topics)

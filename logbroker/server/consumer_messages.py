@@ -59,6 +59,10 @@ class HeartbeatRequest(NamedTuple):
     def joins(self) -> bool:
         return self.member_epoch == JOIN_EPOCH
 
+    @property
+    def leaves(self) -> bool:
+        return self.member_epoch in (LEAVE_EPOCH, LEAVE_FOR_A_WHILE_EPOCH)
+
     def is_full(self) -> bool:
         """Whether the member tells everything, and so needs to be told everything."""
         return self.member_epoch == JOIN_EPOCH or (
@@ -128,6 +132,8 @@ class GroupError(Exception):
 
 
 def _has_bad_timeout(request: HeartbeatRequest) -> bool:
+    if request.leaves:  # nobody will wait for it any more
+        return False
     may_be_left_out = not request.joins
     is_left_out = request.rebalance_timeout_ms == UNCHANGED_TIMEOUT_MS
     return request.rebalance_timeout_ms <= 0 and not (may_be_left_out and is_left_out)

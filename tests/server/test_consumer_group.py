@@ -605,6 +605,16 @@ def test_the_last_member_leaves_an_empty_group():
     assert world.refused("a", member_epoch=1) == ErrorCode.unknown_member_id
 
 
+@pytest.mark.parametrize("epoch", [-1, -2])
+def test_a_member_may_leave_whatever_it_says_its_rebalance_timeout_is(epoch):
+    """The client of @platformatic/kafka says 0, which Kafka does not look at."""
+    world = World(t=1)
+    static(world, "a")
+    reply = world.beat("a", member_epoch=epoch, instance_id="i", rebalance_timeout_ms=0)
+    assert reply.member_epoch == epoch
+    assert static(world, "b").assignment == {"t": (0,)}
+
+
 def test_a_silent_member_is_removed_when_its_session_ends():
     world = World(t=2)
     world.join("a", "t")

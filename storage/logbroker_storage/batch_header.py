@@ -207,6 +207,11 @@ def stamp_append_time(batch: bytearray, timestamp_ms: int) -> None:
     write_header(batch, stamped)
 
 
+def stamp_max_timestamp(batch: bytearray, timestamp_ms: int) -> None:
+    """Have the header of an encoded batch say that *timestamp_ms* is its newest record's, and renew the checksum."""
+    write_header(batch, msgspec.structs.replace(read_header(batch), max_timestamp_ms=timestamp_ms))
+
+
 def write_header(batch: bytearray, header: BatchHeader) -> None:
     """Put *header* before the records that *batch* holds, with the checksum of what is then there."""
     HEADER.pack_into(batch, 0, *msgspec.structs.astuple(header))

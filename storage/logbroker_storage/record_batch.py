@@ -27,6 +27,7 @@ from .batch_header import (
     read_batch,
     read_header,
     stamp_append_time,
+    stamp_max_timestamp,
 )
 from .compression import Compression
 from .control_record import (
@@ -53,7 +54,8 @@ TTL_HEADER = "logbroker.ttl.ms"
 __all__ = [
     # the header and the place in the log
     "HEADER", "HEADER_BYTES", "LENGTH_PREFIX_BYTES", "CRC_START", "MAGIC", "BatchHeader", "StoredBatch",
-    "read_header", "check_crc", "read_batch", "assign", "stamp_append_time", "find_next_batch", "Compression",
+    "read_header", "check_crc", "read_batch", "assign", "stamp_append_time", "stamp_max_timestamp",
+    "find_next_batch", "Compression",
     # records
     "NO_TIMESTAMP", "MAX_DECOMPRESSED_BYTES", "RESERVED_HEADER_PREFIX", "TTL_HEADER",
     "NewRecord", "Record", "BatchFields", "Decoded", "decode_batch", "decode_records",

@@ -37,6 +37,7 @@ from .raw_client import (
     SYNC_GROUP,
     RawClient,
     batch,
+    changed,
     codes,
     fetch_partition,
     framed,
@@ -1440,6 +1441,18 @@ def test_list_offsets_finds_the_first_record_that_is_not_older(client: RawClient
 def test_list_offsets_finds_the_newest_record(client: RawClient, timed: tuple[str, int]):
     topic, now_ms = timed
     assert listed(client, topic, MAX_TIMESTAMP) == (2, now_ms + 300)
+
+
+@pytest.mark.parametrize("error_ms", [1, -1])
+def test_a_batch_whose_header_errs_about_its_newest_record_is_put_right(client: RawClient, error_ms: int):
+    """As Kafka does; rskafka errs by a millisecond now and then."""
+    topic = new_name()
+    client.create(topic)
+    now_ms = int(time.time() * 1000)
+    records = batch(b"x", timestamp_ms=now_ms)
+    assert client.produce(topic, changed(records, max_timestamp_ms=now_ms + error_ms)).error_code is OK
+    assert records_of(client.fetch({topic: 0})) == {topic: records}
+    assert listed(client, topic, MAX_TIMESTAMP) == (0, now_ms)
 
 
 def test_list_offsets_finds_no_deleted_record(client: RawClient, timed: tuple[str, int]):

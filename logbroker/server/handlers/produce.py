@@ -1,4 +1,4 @@
-"""Produce: batches go to the log as they came, but for base offset and leader epoch.
+"""Produce: batches go to the log as they came, but for base offset, leader epoch and a wrong largest timestamp.
 
     acks   answered                                                 synced
     -1     when the batch is as durable as its topic asks           before the answer
@@ -26,7 +26,13 @@ from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import TimestampType
 from logbroker_storage.message_ids import IdentifiedRecord, identified
 from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import TTL_HEADER, BatchHeader, StoredBatch, read_batch
+from logbroker_storage.record_batch import (
+    TTL_HEADER,
+    BatchHeader,
+    StoredBatch,
+    read_batch,
+    stamp_max_timestamp,
+)
 from logbroker_storage.record_survey import Survey, survey
 
 from ...topic_names import check_reply_to
@@ -196,16 +202,20 @@ def _checked(
         raise RefusedError(ErrorCode.invalid_record, "a producer id without an epoch or a sequence")
     if header.is_transactional and header.producer_id < 0:
         raise RefusedError(ErrorCode.invalid_record, "a transactional batch without a producer id")
-    records = _surveyed(stored, log, directory.clock.now_ms()).records
+    found = _surveyed(stored, log, directory.clock.now_ms())
+    if header.max_timestamp_ms != found.newest_ms:
+        # As Kafka does: a client may round the header's time and the records' each in its own way (rskafka).
+        stamp_max_timestamp(batch, found.newest_ms)
+    records = found.records
     if any(name == TTL_HEADER for record in records for name, _ in record.header_pairs):
         directory.note_ttl(log.topic)
     base_offset = header.base_offset
-    found = identified(
+    identified_records = identified(
         (record.offset - base_offset, record.header_pairs, record.timestamp_ms) for record in records
     )
-    if found:
+    if identified_records:
         directory.note_message_ids(log.topic)
-    return header, found
+    return header, identified_records
 
 
 def _surveyed(stored: StoredBatch, log: PartitionLog, now_ms: int) -> Survey:
@@ -229,8 +239,6 @@ def _check_timestamps(header: BatchHeader, found: Survey, log: PartitionLog, now
     if config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
         return
     oldest_ms, newest_ms = found.oldest_ms, found.newest_ms
-    if header.max_timestamp_ms != newest_ms:
-        raise RefusedError(ErrorCode.invalid_timestamp, "its largest timestamp is not that of its records")
     if newest_ms > now_ms + config.message_timestamp_after_max_ms:
         raise RefusedError(
             ErrorCode.invalid_timestamp, f"{newest_ms} is above message.timestamp.after.max.ms"

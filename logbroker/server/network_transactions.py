@@ -61,12 +61,18 @@ class NetworkTransactions:
         self._waiting: dict[str, _Waiting] = {}  # by transactional id; guarded by _lock
 
     def begin_holding(
-        self, transactional_id: str, *, timeout_ms: int, producer_id: int, producer_epoch: int
+        self,
+        transactional_id: str,
+        *,
+        timeout_ms: int,
+        producer_id: int,
+        producer_epoch: int,
+        fenced: ErrorCode,
     ) -> Claim:
         """InitProducerId: become the holder of the id, or (with the producer's own id and epoch) begin anew.
 
         Raises:
-            RefusedError: the timeout or the id cannot be used, or the producer is not the holder any more.
+            RefusedError: the timeout or the id cannot be used, or (*fenced*) the producer is not the holder any more.
         """
         try:
             check_transactional_id(transactional_id)
@@ -80,7 +86,7 @@ class NetworkTransactions:
             own = Claim(transactional_id, producer_id, producer_epoch)
             claim = self._coordinator.raised(own)
             if claim is None:
-                self._check_newest(own)
+                self._check_newest(own, fenced)
         if claim is None:
             claim = self._coordinator.claim(
                 transactional_id, timeout_ms=timeout_ms, by_holder=producer_id >= 0
@@ -89,24 +95,24 @@ class NetworkTransactions:
             self._waiting.pop(transactional_id, None)
         return claim
 
-    def _check_newest(self, claim: Claim) -> None:
+    def _check_newest(self, claim: Claim, fenced: ErrorCode) -> None:
         """That nobody has claimed the id since; whatever became of the transaction.
+
+        An id that nobody ever claimed is anybody's, as in Kafka: some clients always tell a producer id, 0 at first.
 
         Raises:
             RefusedError: somebody has.
         """
-        holding = self._coordinator.holding(claim.transactional_id)
         known = self._coordinator.event(claim.transactional_id)
+        if known is None:
+            return
+        holding = self._coordinator.holding(claim.transactional_id)
         if holding is not None:
             newest = claim._replace(producer_id=holding.producer_id, epoch=holding.epoch)
-        elif known is not None:
-            newest = claim._replace(producer_id=known.producer_id, epoch=known.following_epoch)
         else:
-            raise RefusedError(ErrorCode.invalid_producer_id_mapping)
-        if newest.producer_id != claim.producer_id:
-            raise RefusedError(ErrorCode.invalid_producer_id_mapping)
-        if newest.epoch != claim.epoch:
-            raise RefusedError(ErrorCode.producer_fenced)
+            newest = claim._replace(producer_id=known.producer_id, epoch=known.following_epoch)
+        if newest != claim:
+            raise RefusedError(fenced)
 
     def _held(
         self,

@@ -455,7 +455,9 @@ def test_kafka_14402_a_batch_that_comes_behind_the_end_of_its_transaction_opens_
 
     for keeps_epoch in (False, True):
         name = f"id-{keeps_epoch}"
-        claim = transactions.begin_holding(name, timeout_ms=60_000, producer_id=-1, producer_epoch=-1)
+        claim = transactions.begin_holding(
+            name, timeout_ms=60_000, producer_id=-1, producer_epoch=-1, fenced=fenced
+        )
         transactions.add_partitions(name, claim.producer_id, claim.epoch, [place], fenced=fenced)
         desk.log.append(late_batch(claim.epoch, claim.producer_id, 0))
         transactions.end(claim, commit=False, keeps_epoch=keeps_epoch, fenced=fenced)
@@ -468,7 +470,11 @@ def test_kafka_14402_a_batch_that_comes_behind_the_end_of_its_transaction_opens_
             desk.log.append(late_batch(claim.epoch, claim.producer_id, 1))
             assert desk.log.offsets().last_stable_offset < desk.log.offsets().log_end_offset
             transactions.begin_holding(
-                name, timeout_ms=60_000, producer_id=claim.producer_id, producer_epoch=claim.epoch
+                name,
+                timeout_ms=60_000,
+                producer_id=claim.producer_id,
+                producer_epoch=claim.epoch,
+                fenced=fenced,
             )
         desk.log.sync()
         offsets = desk.log.offsets()

@@ -61,9 +61,10 @@ class Producer:
         who = {"transactional_id": "id", "producer_id": self.id, "producer_epoch": self.epoch}
         return self._client.send(api_key, version, **(who | fields))
 
-    def init(self) -> ErrorCode:
+    def init(self, transactional_id: str = "id", *, version: int = 4) -> ErrorCode:
         """InitProducerId of a producer that has an id and an epoch, and goes on with what it is answered."""
-        answer = self._send(INIT_PRODUCER_ID, 4, transaction_timeout=TIMEOUT_MS)
+        fields = {"transactional_id": transactional_id, "transaction_timeout": TIMEOUT_MS}
+        answer = self._send(INIT_PRODUCER_ID, version, **fields)
         if answer.error_code is OK:
             self.id, self.epoch, self._sequence = answer.producer_id, answer.producer_epoch, 0
         code: ErrorCode = answer.error_code
@@ -379,6 +380,25 @@ def test_a_producer_whose_id_was_claimed_by_another_is_fenced(open_producer: Ope
     open_producer()
     assert producer.init() is ErrorCode.producer_fenced
     assert producer.end() is ErrorCode.producer_fenced
+
+
+def test_an_id_that_nobody_has_claimed_is_given_to_who_tells_any_producer_id(open_producer: Open) -> None:
+    """As in Kafka: clients of Go and of Node tell 0 and 0 before they have any."""
+    producer = open_producer()
+    own, producer.id, producer.epoch = producer.id, 0, 0
+    assert producer.init("another") is OK
+    assert (producer.id > own, producer.epoch) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "fenced"), [(3, ErrorCode.invalid_producer_epoch), (4, ErrorCode.producer_fenced)]
+)
+def test_who_tells_the_producer_id_of_somebody_else_is_fenced(
+    open_producer: Open, version: int, fenced: ErrorCode
+) -> None:
+    producer = open_producer()
+    producer.id += 1
+    assert producer.init(version=version) is fenced
 
 
 def test_an_epoch_that_was_used_is_not_given_again(open_producer: Open) -> None:

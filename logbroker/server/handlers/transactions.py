@@ -52,7 +52,7 @@ async def init_producer_id(node: Node, request: Request) -> bytes:
         if body.transactional_id is None:
             producer_id = await node.run(node.directory.producer_ids.allocate)
             return request.reply({"producer_id": producer_id, "producer_epoch": FIRST_EPOCH})
-        claim = await node.run(_begin_holding, node, body)
+        claim = await node.run(_begin_holding, node, request)
     except LogbrokerError as error:
         return request.reply(
             {"error_code": _code(error), "producer_id": NO_PRODUCER_ID, "producer_epoch": NO_EPOCH}
@@ -60,12 +60,14 @@ async def init_producer_id(node: Node, request: Request) -> bytes:
     return request.reply({"producer_id": claim.producer_id, "producer_epoch": claim.epoch})
 
 
-def _begin_holding(node: Node, body: Any) -> Claim:
+def _begin_holding(node: Node, request: Request) -> Claim:
+    body = request.body
     return node.network_transactions.begin_holding(
         body.transactional_id,
         timeout_ms=int(body.transaction_timeout.total_seconds() * 1000),
         producer_id=getattr(body, "producer_id", NO_PRODUCER_ID),
         producer_epoch=getattr(body, "producer_epoch", NO_EPOCH),
+        fenced=_fenced(request, "InitProducerId"),
     )
 
 

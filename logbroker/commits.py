@@ -16,11 +16,16 @@ import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import ForkedError, InvalidRequestError, TopicNotFoundError
-from logbroker_storage.events import Event, OffsetEvent
+from logbroker_storage.events import OffsetEvent
 from logbroker_storage.journal import Item, item_of
 
 from .cursor import Cursor
 from .membership import Membership
+
+
+def items_of(events: Sequence[OffsetEvent]) -> list[Item]:
+    """What the journal is to say of *events*: a negative offset takes back what was committed."""
+    return [item_of(event) if event.offset >= 0 else (event.key(), None) for event in events]
 
 
 class PendingCommit(msgspec.Struct, frozen=True):
@@ -37,9 +42,9 @@ class PendingCommit(msgspec.Struct, frozen=True):
     settle: Callable[[], None] = lambda: None
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> PendingCommit:
+    def of(cls, events: Sequence[OffsetEvent]) -> PendingCommit:
         """Of *events* whatever happens."""
-        return cls(lambda: [item_of(event) for event in events])
+        return cls(lambda: items_of(events))
 
     @classmethod
     def holding(cls, check: Callable[[], None]) -> PendingCommit:

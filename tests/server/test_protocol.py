@@ -97,7 +97,11 @@ class World:
         self.transactional_id = new_name("transaction")
         self.topic_id = client.create(self.topic, 2)
         assert client.produce(self.topic, batch(b"a", b"b", b"c")).error_code is OK
-        part = {"partition_index": 0, "committed_offset": 2, "committed_leader_epoch": -1}
+        self.commit(2)
+
+    def commit(self, offset: int) -> None:
+        """Of the group, which has no members."""
+        part = {"partition_index": 0, "committed_offset": offset, "committed_leader_epoch": -1}
         committed = self.client.send(
             OFFSET_COMMIT,
             8,
@@ -855,6 +859,18 @@ def test_offsets_of_a_member_are_deleted_only_when_it_is_known_not_to_read_them(
     assert offsets_deleted(client, world.group, world.topic) == answered
     is_kept = offset_fetch_holds(client.send(OFFSET_FETCH, 7, **offset_fetch_row(world, 7)))
     assert is_kept == (answered != (OK, [OK]))
+
+
+@pytest.mark.parametrize("offset", [-1, -2])
+def test_a_negative_offset_takes_back_what_was_committed(client: RawClient, offset: int):
+    """kafkajs commits one when its own is out of range, and goes on where its user wants it to."""
+    world = World(client)
+    for _ in range(2):  # the second time there is nothing left
+        world.commit(offset)
+        answer = client.send(OFFSET_FETCH, 7, **offset_fetch_row(world, 7))
+        assert answer.topics[0].partitions[0].committed_offset == -1
+    world.commit(2)
+    assert offset_fetch_holds(client.send(OFFSET_FETCH, 7, **offset_fetch_row(world, 7)))
 
 
 def test_offsets_are_not_deleted_of_what_the_librarys_consumers_read(

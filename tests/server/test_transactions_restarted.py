@@ -166,6 +166,15 @@ def seen(server: ServerProcess, isolation: Any = "read_committed") -> list[bytes
 
 
 @VERSIONS
+def test_a_negative_offset_takes_back_what_was_committed(open_producer: Open, version: int) -> None:
+    producer = open_producer(version=version)
+    for offset in (3, -1):
+        assert producer.send_offset(offset) is OK
+        assert producer.end() is OK
+        assert producer.committed() == offset
+
+
+@VERSIONS
 @pytest.mark.usefixtures("company")
 def test_offsets_that_were_answered_for_are_committed_or_the_commit_is_refused(
     open_producer: Open, version: int

@@ -14,6 +14,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 
+from ...commits import items_of
 from ...group_store import is_on_other_server, live_members
 from ...topic_names import check_group_name
 from ..classic_group import ClassicGroup
@@ -111,18 +112,16 @@ def _check_not_elsewhere(node: Node, group_id: str) -> None:
 
 
 def offset_event(node: Node, group_id: str, topic: str, part: Any) -> OffsetEvent:
-    """The event of one committed offset.
+    """The event of one committed offset; a negative one stands for none, as to a client that fetches it.
 
     Raises:
         TopicNotFoundError: there is no such partition.
-        RefusedError: the metadata is too long, or the offset negative.
+        RefusedError: the metadata is too long.
     """
     node.directory.log(topic, part.partition_index)
     metadata = part.committed_metadata or ""
     if len(metadata.encode()) > MAX_METADATA_BYTES:
         raise RefusedError(ErrorCode.offset_metadata_too_large)
-    if part.committed_offset < 0:
-        raise RefusedError(ErrorCode.offset_out_of_range)
     now_ms = node.directory.clock.now_ms()
     return OffsetEvent(group_id, topic, part.partition_index, part.committed_offset, metadata, now_ms)
 
@@ -131,7 +130,7 @@ def _write(directory: DataDirectory, events: list[OffsetEvent]) -> ErrorCode | N
     """In a thread; the error that all of them met, None when they last."""
     try:
         directory.sync_below(events)
-        directory.journal.record(events)
+        directory.journal.write(items_of(events))
     except WriteFailedError:
         return ErrorCode.coordinator_not_available
     except LogbrokerError as error:

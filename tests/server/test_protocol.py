@@ -831,6 +831,23 @@ def test_a_join_of_a_stranger_makes_no_classic_group(client: RawClient):
     assert group_id not in {group.group_id for group in client.send(16, 5).groups}
 
 
+@pytest.mark.parametrize("version", range(2, 11))
+def test_a_member_that_was_forgotten_is_told_so_when_it_commits(client: RawClient, version: int):
+    """As after a restart of the server. It joins again, whereas ILLEGAL_GENERATION is fatal to Java's consumers."""
+    member = {"member_id": "before", "generation_id_or_member_epoch": 3}
+    answer = client.send(OFFSET_COMMIT, version, **(offset_commit_row(World(client), version) | member))
+    assert codes(answer) == {ErrorCode.unknown_member_id}
+
+
+@pytest.mark.parametrize("version", [9, 10])
+def test_a_member_that_was_forgotten_is_told_so_when_it_fetches_offsets(client: RawClient, version: int):
+    world = World(client)
+    topics = [world.topic_of(version, 10) | {"partition_indexes": [0]}]
+    asked = {"group_id": world.group, "member_id": "before", "member_epoch": 3, "topics": topics}
+    (group,) = client.send(OFFSET_FETCH, version, groups=[asked]).groups
+    assert group.error_code is ErrorCode.unknown_member_id
+
+
 def offsets_deleted(client: RawClient, group_id: str, topic: str) -> tuple[ErrorCode, list[ErrorCode]]:
     """OffsetDelete of a topic's first partition: the errors of the group and of the partition."""
     topics = [{"name": topic, "partitions": [{"partition_index": 0}]}]

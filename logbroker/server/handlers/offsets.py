@@ -92,10 +92,11 @@ def check_member(node: Node, group_id: str, member_id: str, instance_id: str | N
         node.groups.touched(group_id)
     elif isinstance(group, ConsumerGroup):
         refusal = group.check_commit(member_id, generation)
-    elif generation >= 0:
-        refusal = ErrorCode.illegal_generation
+    elif generation >= 0 or live_members(node.directory, group_id):
+        # A member of before a restart. Java's KIP-848 consumers fail for any other code (KafkaException).
+        refusal = ErrorCode.unknown_member_id
     else:
-        refusal = ErrorCode.unknown_member_id if live_members(node.directory, group_id) else ErrorCode.none
+        refusal = ErrorCode.none
     if refusal is not ErrorCode.none:
         raise RefusedError(refusal)
 
@@ -190,7 +191,7 @@ def _check_epoch(node: Node, asked: Any) -> None:
         if error is not ErrorCode.none:
             raise RefusedError(error)
     elif group is None:
-        raise RefusedError(ErrorCode.group_id_not_found)
+        raise RefusedError(ErrorCode.unknown_member_id)
 
 
 def _committed(

@@ -907,6 +907,18 @@ def test_offsets_are_not_deleted_of_what_the_librarys_consumers_read(
     assert offsets_deleted(client, world.group, world.topic) == (OK, [OK])
 
 
+# Configuration ----------------------------------------------------------------------------------------------------
+
+
+def test_no_configuration_is_set_for_all_brokers_at_once(client: RawClient):
+    """Their resource has no name, and has in Kafka what was set for them while they ran."""
+    named, unnamed = client.send(
+        32, 4, resources=[{"resource_type": BROKER, "resource_name": name} for name in ("0", "")]
+    ).results
+    assert (unnamed.error_code, unnamed.configs) == (OK, ())
+    assert named.configs
+
+
 # Leader epochs ----------------------------------------------------------------------------------------------------
 
 

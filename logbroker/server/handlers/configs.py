@@ -22,6 +22,7 @@ TOPIC, BROKER, GROUP = 2, 4, 32
 SOURCE_TOPIC, SOURCE_STATIC_BROKER, SOURCE_DEFAULT, SOURCE_GROUP = 1, 4, 5, 8
 SET, DELETE, APPEND, SUBTRACT = range(4)
 BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
+ALL_BROKERS = ""
 TYPES = {"int": LONG, "float": DOUBLE, "string": STRING}
 LISTS = ("cleanup.policy",)
 
@@ -71,7 +72,9 @@ def _entries(node: Node, resource: Any, with_docs: bool) -> list[dict[str, Any]]
             for name, value, source in overrides(config)
         ]
     if resource.resource_type == BROKER:
-        if resource.resource_name not in ("", str(NODE_ID)):
+        if resource.resource_name == ALL_BROKERS:
+            return []  # what was set for all of them at run time: nothing can be
+        if resource.resource_name != str(NODE_ID):
             raise RefusedError(ErrorCode.invalid_request, f"there is no broker {resource.resource_name!r}")
         return [
             _entry(name, value, SOURCE_STATIC_BROKER, kind, None, read_only=True)

@@ -79,6 +79,8 @@ def test_what_a_step_makes_of_a_value(document: Any, step: dict[str, Any], resul
         ({"a": "maybe"}, {"kind": "cast", "fields": {"a": "boolean"}}, "yes"),
         ({"a": [1]}, {"kind": "cast", "fields": {"a": "number"}}, "list"),
         ({"a": "NaNo"}, {"kind": "cast", "fields": {"a": "decimal"}}, "decimal"),
+        ({"a": "1e999999999"}, {"kind": "cast", "fields": {"a": "decimal"}}, "1000 digits"),
+        ({"a": "1e-1001"}, {"kind": "cast", "fields": {"a": "decimal"}}, "1000 digits"),
         ({}, {"kind": "cast", "fields": {"a": "text"}, "missing": "error"}, "no field a"),
         ({"a": {"b": 1}, "a.b": 2}, {"kind": "flatten"}, "two fields"),
         ({"a": 1, "a.b": 2}, {"kind": "unflatten"}, "no map"),

@@ -185,9 +185,11 @@ def _decimal(value: Any) -> decimal.Decimal:
     elif isinstance(value, float):
         value = repr(value)
     try:
-        return decimal.Decimal(_only(value, (str, int, decimal.Decimal)))
+        number = decimal.Decimal(_only(value, (str, int, decimal.Decimal)))
     except decimal.InvalidOperation:
         raise ValueError("it is no decimal number") from None
+    _check_exponent(number)
+    return number
 
 
 def _timestamp(value: Any) -> datetime.datetime:
@@ -216,6 +218,12 @@ def _only(value: Any, types: Any) -> Any:
 def _check_length(text: str) -> None:
     if len(text) > MAX_NUMBER_CHARACTERS:
         raise ValueError(f"a number has at most {MAX_NUMBER_CHARACTERS} characters")
+
+
+def _check_exponent(number: decimal.Decimal) -> None:
+    """That *number* is no longer without its exponent: as an integer, 1e999999999 would be a gigabyte of digits."""
+    if number.is_finite() and abs(number.adjusted()) > MAX_NUMBER_CHARACTERS:
+        raise ValueError(f"a number has at most {MAX_NUMBER_CHARACTERS} digits before or behind its point")
 
 
 _CASTS: dict[str, Callable[[Any], Any]] = {

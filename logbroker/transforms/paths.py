@@ -105,54 +105,74 @@ def _set(container: Any, segment: str, new: object, path: Path) -> None:
     )
 
 
-def remove(value: Any, path: Path) -> Any:
-    """Take out what is at *path* and return it; MISSING when it is not there."""
-    container = find(value, path[:-1]) if len(path) > 1 else value
-    if type(container) is dict:
-        return container.pop(path[-1], MISSING)
-    if type(container) is list:
-        index = _index(container, path[-1])
-        return MISSING if index is None else container.pop(index)
-    return MISSING
+class Removals:
+    """What takes places out of one value, for a step that names several.
+
+    A list keeps its length until ``close``, so that a number in a path means the same element whatever was taken out
+    before; what is put where one was takes its place.
+    """
+
+    def __init__(self) -> None:
+        self._lists: list[list[Any]] = []  # with MISSING in them
+
+    def take(self, value: Any, path: Path) -> Any:
+        """Take out what is at *path* and return it; MISSING when it is not there."""
+        container = find(value, path[:-1])
+        found = find(container, path[-1:])
+        if found is not MISSING:
+            self._take(container, path[-1])
+        return found
+
+    def take_each(self, value: Any, path: Path) -> int:
+        """Take out whatever *path* matches; how many there were."""
+        taken = 0
+        for container in _containers(value, path):
+            for key in _keys(container, path[-1]):
+                self._take(container, key)
+                taken += 1
+        return taken
+
+    def _take(self, container: Any, key: Any) -> None:
+        if type(container) is dict:
+            del container[key]
+        else:
+            container[int(key)] = MISSING
+            self._lists.append(container)
+
+    def close(self) -> None:
+        """Let the elements of lists move up."""
+        for elements in self._lists:
+            elements[:] = [element for element in elements if element is not MISSING]
 
 
 def change_each(value: Any, path: Path, change: Callable[[Any], Any]) -> int:
-    """Replace whatever *path* matches by what *change* makes of it; how many there were.
+    """Replace whatever *path* matches by what *change* makes of it; how many there were."""
+    changed = 0
+    for container in _containers(value, path):
+        for key in _keys(container, path[-1]):
+            container[key] = change(container[key])
+            changed += 1
+    return changed
 
-    With ``MISSING`` as the result, it is taken out.
-    """
+
+def _containers(value: Any, path: Path) -> list[Any]:
+    """The maps and lists in which the last segment of *path* may be."""
     containers = [value]
     for segment in path[:-1]:
-        containers = [inner for container in containers for inner in _matches(container, segment)]
-    return sum(_change(container, path[-1], change) for container in containers)
+        containers = [container[key] for container in containers for key in _keys(container, segment)]
+    return containers
 
 
-def _matches(container: Any, segment: str) -> Sequence[Any]:
-    if segment == EACH:
-        if type(container) is dict:
-            return list(container.values())
-        return container if type(container) is list else ()
-    inner = find(container, (segment,))
-    return () if inner is MISSING else (inner,)
-
-
-def _change(container: Any, segment: str, change: Callable[[Any], Any]) -> int:
-    keys: Sequence[Any]
+def _keys(container: Any, segment: str) -> Sequence[Any]:
+    """The fields or the elements of *container* that *segment* matches."""
     if type(container) is dict:
-        keys = list(container) if segment == EACH else [segment] if segment in container else []
-    elif type(container) is list:
-        index = None if segment == EACH else _index(container, segment)
-        keys = range(len(container)) if segment == EACH else [] if index is None else [index]
-        keys = keys[::-1]  # so that taking one out moves none that is still to come
-    else:
-        return 0
-    for key in keys:
-        new = change(container[key])
-        if new is MISSING:
-            del container[key]
-        else:
-            container[key] = new
-    return len(keys)
+        return list(container) if segment == EACH else [segment] if segment in container else []
+    if type(container) is list:
+        if segment == EACH:
+            return range(len(container))
+        index = _index(container, segment)
+        return [] if index is None else [index]
+    return ()
 
 
 def _index(container: list[Any], segment: str) -> int | None:

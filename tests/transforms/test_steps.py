@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logbroker.transforms import PipelineError, TransformError, load_pipeline
-from logbroker.transforms.paths import EACH, MISSING, change_each, find, parse_path, put, remove, shown
+from logbroker.transforms.paths import EACH, MISSING, Removals, change_each, find, parse_path, put, shown
 from logbroker_storage.testing.manual_clock import ManualClock
 
 from .conftest import JSON_OUT, a_record, on_json, steps
@@ -36,6 +36,10 @@ def become(document: Any, *tables: dict[str, Any]) -> Any:
         ({"a": {"b": 1}, "c": 2}, {"kind": "rename", "fields": {"a.b": "b", "x": "y"}}, {"a": {}, "c": 2, "b": 1}),
         ({"a": {"x": 1, "y": 2}, "b": [1, 2, 3]}, {"kind": "drop", "fields": ["a.*", "b.0"]}, {"a": {}, "b": [2, 3]}),
         ({"a": [1, 2, 3]}, {"kind": "drop", "fields": ["a.*"]}, {"a": []}),
+        ({"a": [1, 2, 3, 4]}, {"kind": "drop", "fields": ["a.0", "a.1", "a.3"]}, {"a": [3]}),
+        ({"a": [{"b": 1, "c": 2}, 3]}, {"kind": "drop", "fields": ["a.1", "a.*.b"]}, {"a": [{"c": 2}]}),
+        ({"a": [1, 2, 3]}, {"kind": "rename", "fields": {"a.0": "x", "a.1": "y"}}, {"a": [3], "x": 1, "y": 2}),
+        ({"a": [1, 2, 3]}, {"kind": "rename", "fields": {"a.0": "a.2", "a.2": "a.0"}}, {"a": [3, 2, 1]}),
         (
             {"a": [{"pin": "123"}, {"pin": "12345678"}]},
             {"kind": "mask", "fields": ["a.*.pin"], "method": "last", "keep": 3},
@@ -282,9 +286,9 @@ def test_what_is_put_is_found_changed_and_removed(path: tuple[str, ...], value: 
     put(document, path, value)
     assert find(document, path) == value
     assert change_each(document, path, lambda found: found + 1) == 1
-    assert remove(document, path) == value + 1
+    assert Removals().take(document, path) == value + 1
     assert find(document, path) is MISSING
-    assert remove(document, path) is MISSING
+    assert Removals().take(document, path) is MISSING
 
 
 def test_decoded_times_are_times_to_later_steps() -> None:

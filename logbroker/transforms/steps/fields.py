@@ -12,7 +12,7 @@ from logbroker_storage.errors import InvalidRequestError
 from ..draft import Draft
 from ..errors import StepFailed
 from ..options import Step, StepOptions, Surroundings
-from ..paths import MISSING, Path, change_each, find, parse_path, put, remove, shown
+from ..paths import MISSING, Path, Removals, find, parse_path, put, shown
 
 Missing = Literal["ignore", "error"]
 
@@ -64,12 +64,14 @@ class Rename(StepOptions, frozen=True):
         def rename(draft: Draft) -> Draft:
             payload = map_of(draft)
             # All are taken out before any is put back, so that two can change places.
-            taken = [(new, remove(payload, old)) for old, new in moves]
+            removals = Removals()
+            taken = [(new, removals.take(payload, old)) for old, new in moves]
             for (old, _), (new, value) in zip(moves, taken, strict=True):
                 if value is not MISSING:
                     put(payload, new, value)
                 elif is_error:
                     raise missing_field(old)
+            removals.close()
             return draft
 
         return rename
@@ -86,9 +88,11 @@ class Drop(StepOptions, frozen=True):
         is_error = self.missing == "error"
 
         def drop(draft: Draft) -> Draft:
+            removals = Removals()
             for path in paths:
-                if not change_each(draft.payload, path, lambda _: MISSING) and is_error:
+                if not removals.take_each(draft.payload, path) and is_error:
                     raise missing_field(path)
+            removals.close()
             return draft
 
         return drop

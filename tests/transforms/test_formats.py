@@ -144,6 +144,28 @@ def test_avro_with_a_schema_id_and_a_newer_reader() -> None:
         other.apply(a_record(value))
 
 
+@pytest.mark.parametrize("framing", ["plain", "container"])
+def test_avro_data_do_not_share_the_default_of_a_field(framing: str) -> None:
+    """A step that changes the default in one message changes it in no other."""
+    number = {"name": "id", "type": "long"}
+    tags = {"name": "tags", "type": {"type": "map", "values": "long"}, "default": {}}
+    older = {"type": "record", "name": "Order", "fields": [number]}
+    newer = {"type": "record", "name": "Order", "fields": [number, tags]}
+    there = steps(JSON_IN, coding("encode", "avro", schema=older, framing=framing))
+    back = steps(
+        coding("decode", "avro", schema=newer, writer_schema=older, framing=framing),
+        *([{"kind": "split"}] if framing == "container" else []),
+        {"kind": "rename", "fields": {"id": "tags.id", "tags.id": "tags.before"}},
+        JSON_OUT,
+    )
+    values = [b'{"id": 1}', b'{"id": 2}'] if framing == "plain" else [b'[{"id": 1}, {"id": 2}]']
+    messages = [message for value in values for message in back.apply(a_record(through(there, value)))]
+    assert [json.loads(message.value or b"") for message in messages] == [
+        {"tags": {"id": 1}},
+        {"tags": {"id": 2}},
+    ]
+
+
 @settings(deadline=None)
 @given(order_id=st.integers(-(2**63), 2**63 - 1), customer=TEXT)
 def test_protobuf(order_id: int, customer: str) -> None:

@@ -26,7 +26,7 @@ from ...nesting import MAX_DEPTH, is_too_deep
 from ..draft import Draft
 from ..errors import StepFailed
 from ..options import Form, Step, StepOptions, Surroundings
-from .avro_schema import check_schema
+from .avro_schema import check_schema, has_container_default
 
 _Options = TypeVar("_Options", "DecodeAvro", "EncodeAvro")
 Framing = Literal["plain", "single_object", "confluent", "container"]
@@ -64,6 +64,8 @@ class _Schema:
         except Exception as error:  # noqa: BLE001  (of a schema that is none, it raises what comes first)
             raise InvalidRequestError(f"the Avro schema is wrong: {type(error).__name__}: {error}") from None
         self.contains_itself = check_schema(schema)
+        # The library puts a default as it is into each datum that it reads, where a later step may change it.
+        self.shares_defaults = has_container_default(schema)
         self.read = _reader(self.contains_itself)
 
     def fingerprint(self) -> bytes:
@@ -128,7 +130,7 @@ def _datum_reader(options: DecodeAvro) -> Callable[[bytes], Any]:
         datum = read(source, writer.parsed, reader_schema)
         if source.tell() != len(data):
             raise StepFailed(f"{len(data) - source.tell()} bytes are left behind the Avro datum")
-        return datum
+        return _unshared(datum) if reader_schema is not None and schema.shares_defaults else datum
 
     return read_datum
 
@@ -182,9 +184,16 @@ def _container_reader(schema: _Schema | None) -> Callable[[bytes], list[Any]]:
             found.append(datum)
             if len(found) > MAX_DATA:
                 raise StepFailed(f"the container has more than {MAX_DATA} data")
-        return found
+        return _unshared(found) if schema is not None and schema.shares_defaults else found
 
     return read_container
+
+
+def _unshared(value: Any) -> Any:
+    """A copy of *value* in which each container is in one place."""
+    if type(value) is dict:
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if type(value) is list else value
 
 
 def _container_iterator(contains_itself: bool) -> Callable[..., Iterable[Any]]:

@@ -28,6 +28,22 @@ def check_schema(schema: Any) -> bool:
     return _Check().contains_itself(schema, "", frozenset())
 
 
+def has_container_default(schema: Any) -> bool:
+    """Whether a field of *schema* (as above) has a default that is a map, a record or a list."""
+    if isinstance(schema, list):
+        return any(map(has_container_default, schema))
+    if not isinstance(schema, dict):
+        return False
+    fields = schema.get("fields", [])
+    inner = [
+        *(field["type"] for field in fields),
+        *(schema.get(part) for part in ("type", "items", "values")),
+    ]
+    return any(isinstance(field.get("default"), (dict, list)) for field in fields) or has_container_default(
+        inner
+    )
+
+
 class _Check:
     def __init__(self) -> None:
         self._named: Named = {}

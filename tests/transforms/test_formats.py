@@ -382,6 +382,20 @@ def test_a_schema_of_itself_does_not_use_up_the_stack() -> None:
     [
         (coding("encode", "avro", schema=ORDER), {"id": "x"}, "does not fit the Avro schema"),
         (coding("encode", "avro", schema=ORDER), [1], "does not fit the Avro schema"),
+        (coding("encode", "avro", schema="long"), 1.7, "does not fit .* expected long"),
+        (coding("encode", "avro", schema="long"), True, "does not fit .* expected long"),
+        (coding("encode", "avro", schema="int"), 3_000_000_000, "does not fit .* expected int"),
+        (coding("encode", "avro", schema="boolean"), None, "does not fit .* expected boolean"),
+        (
+            coding("encode", "avro", schema=["null", "boolean"]),
+            17,
+            "does not fit .* null; .* expected boolean",
+        ),
+        (
+            coding("encode", "avro", schema="boolean", framing="container"),
+            [True, 17],
+            "does not fit .* boolean",
+        ),
         (coding("encode", "protobuf", **PROTOBUF), {"unknown": 1}, "does not fit shop.Order"),
         (coding("encode", "protobuf", **PROTOBUF), {"order_id": "x"}, "does not fit shop.Order"),
         (coding("encode", "protobuf", **PROTOBUF), [1], "not a map"),

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import fastavro
 import msgspec
 from fastavro.schema import fingerprint, to_parsing_canonical_form
+from fastavro.validation import ValidationError, validate
 
 from logbroker_storage.errors import InvalidRequestError
 
@@ -232,13 +233,19 @@ class EncodeAvro(StepOptions, frozen=True):
                 raise StepFailed(f"the value is nested deeper than {MAX_DEPTH} levels")
             written = io.BytesIO()
             written.write(frame)
+            # The writer itself checks little: it writes 1.7 as the long 1, null as false, and an int of any size.
             try:
                 if is_container:
                     data = draft.payload if type(draft.payload) is list else [draft.payload]
+                    for datum in data:
+                        validate(datum, schema.parsed)
                     # The marker between blocks is of the content: what is written again is the same.
                     fastavro.writer(written, schema.parsed, data, sync_marker=_sync_marker(draft))
                 else:
+                    validate(draft.payload, schema.parsed)
                     fastavro.schemaless_writer(written, schema.parsed, draft.payload)
+            except ValidationError as error:
+                raise StepFailed(f"the value does not fit the Avro schema: {_differences(error)}") from None
             except Exception as error:  # noqa: BLE001  (of what does not fit the schema, it raises what comes first)
                 raise StepFailed(f"the value does not fit the Avro schema: {_said(error)}") from None
             draft.payload = written.getvalue()
@@ -269,6 +276,11 @@ def _inlined(options: _Options, around: Surroundings) -> _Options:
     except UnicodeDecodeError:
         raise InvalidRequestError(f"{options.schema_file!r} is not UTF-8, so it is no schema") from None
     return msgspec.structs.replace(options, schema=text, schema_file=None)
+
+
+def _differences(error: ValidationError) -> str:
+    """What of a value does not fit: of a union there is one for each of its types."""
+    return "; ".join(str(difference) for difference in error.errors)
 
 
 def _said(error: Exception) -> str:

@@ -19,6 +19,9 @@ from __future__ import annotations
 
 import msgspec
 
+from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import TopicExistsError
+from logbroker_storage.log_config import ConfigValue, LogConfig
 from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX
 
 from .records import Message, Record
@@ -45,6 +48,19 @@ DEAD_LETTER_HEADERS = (
     SUBSCRIPTION_HEADER,
 )
 MAX_ERROR_CHARACTERS = 2000  # an error may quote the value, and the letter has to fit as the record did
+
+
+# A letter is larger than its record, and the topic of that may allow more than is usual.
+TOPIC_CONFIG: dict[str, ConfigValue] = {"max.message.bytes": 64 << 20}
+
+
+def make_dead_letter_topic(directory: DataDirectory, topic: str) -> bool:
+    """Have *topic* be there for dead letters; whether it was made."""
+    try:
+        directory.create_topic(topic, 1, LogConfig.parse(TOPIC_CONFIG))
+    except TopicExistsError:
+        return False
+    return True
 
 
 class Death(msgspec.Struct, frozen=True):

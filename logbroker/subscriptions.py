@@ -21,7 +21,7 @@ from typing import Any, Literal, TypedDict
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError, TopicNotFoundError
+from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.events import (
     GroupEvent,
     OffsetEvent,
@@ -30,10 +30,10 @@ from logbroker_storage.events import (
     SubscriptionEvent,
 )
 from logbroker_storage.journal import SUBSCRIPTIONS_VERSION, Item, item_of
-from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation
 from logbroker_storage.record_batch import Record
 
+from .dead_letters import make_dead_letter_topic
 from .errors import SubscriptionExistsError, SubscriptionNotFoundError
 from .expressions import ExpressionError, Predicate, as_predicate, compile_expression
 from .group_store import check_no_group
@@ -404,10 +404,7 @@ class Subscriptions:
         if topic is None:
             return
         _check_dead_letter(selection, rules)
-        try:
-            self._directory.topic(topic)
-        except TopicNotFoundError:
-            self._directory.create_topic(topic, 1, LogConfig.parse({}))
+        make_dead_letter_topic(self._directory, topic)
 
     def change(self, name: str, change: Callable[[Subscription], Subscription]) -> Subscription:
         """Replace a subscription by a function of it, durably.

@@ -28,7 +28,6 @@ from logbroker_storage.errors import (
     BindingExistsError,
     BindingNotFoundError,
     InvalidRequestError,
-    TopicExistsError,
     TopicNotFoundError,
 )
 from logbroker_storage.events import (
@@ -40,10 +39,10 @@ from logbroker_storage.events import (
     encode_event,
 )
 from logbroker_storage.journal import BINDINGS_VERSION, Item
-from logbroker_storage.log_config import LogConfig
 from logbroker_storage.log_reader import Isolation
 
 from ..arguments import utf8
+from ..dead_letters import make_dead_letter_topic
 from ..expressions import compile_expression
 from ..topic_names import check_binding_name, check_source, check_topic_name, is_wildcard, source_matches
 from ..transforms import load_pipeline
@@ -140,8 +139,8 @@ def make_binding(
         )
     # Looked at twice: a topic is only made for a binding that can be, and the journal's lock is not for making it.
     _check(directory, event, makes_dead_letter=dead_letter is None)
-    if dead_letter is None:
-        _make_dead_letter(directory, event)
+    if dead_letter is None and make_dead_letter_topic(directory, event.dead_letter):
+        logger.info("topic %r was made: the dead letter of binding %r", event.dead_letter, event.name)
     with directory.journal.exclusive() as turn:
         _check(directory, event, makes_dead_letter=False)
         reaching, items = _reaching(directory, event, earliest=start == "earliest")
@@ -203,14 +202,6 @@ def _check(directory: DataDirectory, event: BindingEvent, *, makes_dead_letter: 
     loop = find_loop(existing, event)
     if loop is not None:
         raise loop
-
-
-def _make_dead_letter(directory: DataDirectory, event: BindingEvent) -> None:
-    try:
-        directory.create_topic(event.dead_letter, 1, LogConfig.parse({}))
-    except TopicExistsError:
-        return
-    logger.info("topic %r was made: the dead letter of binding %r", event.dead_letter, event.name)
 
 
 # Where it starts, under the journal's lock --------------------------------------------------------------------

@@ -258,6 +258,16 @@ def test_the_description_counts_by_state(broker):
         assert found.oldest_age_ms >= 0
 
 
+def test_a_dead_letter_topic_that_is_made_by_itself_takes_whatever_the_topic_took(broker):
+    broker.alter_topic("orders", config={"max.message.bytes": 3 << 20})
+    broker.create_subscription("s", topic="orders", dead_letter="dead")
+    send(broker, "orders", b"x" * (2 << 20))
+    with broker.queue(subscription="s") as queue:
+        queue.receive(timeout=1).reject()
+    found = broker.subscription("s")
+    assert (found.lag, found.dead_letters) == (0, 1)
+
+
 def test_a_consumer_may_bring_a_filter_of_its_own(broker):
     send(broker, "orders", b"1", b"22", b"333")
     broker.create_subscription("s", topic="orders", kind="stream", filter="size(value) > 1")

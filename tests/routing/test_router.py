@@ -194,6 +194,15 @@ def test_what_cannot_be_evaluated_or_transformed_goes_to_the_dead_letter_and_the
     assert routing.values("other.dead") == [b"no json"]
 
 
+def test_the_default_dead_letter_takes_what_is_too_large_for_the_target(routing):
+    routing.broker.alter_topic("orders", config={"max.message.bytes": 3 << 20})
+    routing.broker.bind("orders", "out")
+    routing.send("orders", b"x" * (2 << 20), b"next")
+    assert routing.route() == 2
+    assert routing.values("out") == [b"next"]
+    assert routing.values("out.dead") == [b"x" * (2 << 20)]
+
+
 def test_what_a_target_refuses_goes_to_the_dead_letter(routing):
     routing.broker.create_topic("small", config={"max.message.bytes": 200})
     routing.broker.bind("orders", "small")

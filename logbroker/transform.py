@@ -37,6 +37,7 @@ from .arguments import whole_number
 from .dead_letters import dead_letter_message
 from .deadlines import check_timeout
 from .exactly_once import Stop, by_partition, check_stop, commit_once
+from .exception_text import named
 from .records import Message, Record, without_reserved_headers
 from .topic_selection import TopicSelection
 from .transaction import Transaction, Transactions
@@ -179,7 +180,7 @@ class _Run:
 
     def _bury(self, tx: Transaction, record: Record, error: Exception) -> None:
         assert self._dead_letter is not None, "otherwise the error ends the transform"
-        text = str(error) if isinstance(error, LogbrokerError) else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, LogbrokerError) else named(error)
         logger.info(
             "%s-%d, offset %d becomes a dead letter in %s: %s", *_place(record), self._dead_letter, text
         )

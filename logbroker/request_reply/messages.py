@@ -10,6 +10,7 @@ import msgspec
 from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.record import Record
 
+from ..exception_text import text_of
 from ..of_record import OfRecord
 from ..records import EPOCH, MILLISECOND, Message, without_reserved_headers
 from .headers import REPLY_HEADERS, REQUEST_HEADERS, Failure, decode_request, without
@@ -92,5 +93,5 @@ def as_message(answer: object) -> Message:
 def failure_of(error: BaseException, *, trace: Callable[[BaseException], str] | None) -> Failure:
     """What is told of an exception in a responder's function."""
     return Failure(
-        str(error) or type(error).__name__, type(error).__name__, None if trace is None else trace(error)
+        text_of(error) or type(error).__name__, type(error).__name__, None if trace is None else trace(error)
     )

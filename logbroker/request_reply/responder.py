@@ -44,6 +44,7 @@ from logbroker_storage.errors import (
     WriteFailedError,
 )
 
+from ..exception_text import named
 from ..producer import Producer
 from ..queues.consumer import Queue, QueueMessage
 from ..records import Message, stored_headers
@@ -64,6 +65,8 @@ MAX_DELIVERIES = 3
 MAX_CONCURRENCY = 1_000
 PAUSE_AFTER_FAILURE_S = 1.0
 
+# What is wrong with a reply, or with the headers of the request that it has to repeat.
+_REPLYS_FAULT = (RecordTooLargeError, InvalidRequestError)
 # What may be over in a moment: the disk is full, a part of the log is damaged.
 _PASSING = (WriteFailedError, StorageFailedError, BufferFullError, CorruptionError)
 
@@ -229,9 +232,7 @@ class Responder:
             headers = without(stored_headers(answer.headers), REPLY_HEADERS)
             return _reply(request, answer.value, answer.key, headers), False
         except Exception as error:
-            logger.warning(
-                "a request of %r failed: %s: %s", self.topic, type(error).__name__, error, exc_info=error
-            )
+            logger.warning("a request of %r failed: %s", self.topic, named(error), exc_info=error)
             return self._failed(request, error), True
 
     def _failed(self, request: Request, error: Exception) -> Message:
@@ -247,15 +248,18 @@ class Responder:
         try:
             topic = check_reply_to(request.reply_to)
             try:
-                self._producer.send(topic, reply.value, key=reply.key, headers=reply.headers).result()
-            except (RecordTooLargeError, InvalidRequestError) as error:  # the reply's own fault
+                self._send_to(topic, reply)
+            except _REPLYS_FAULT as error:
                 logger.warning("a reply of %r cannot be sent: %s", self.topic, error)
-                failed = self._failed(request, error)
-                self._producer.send(topic, failed.value, headers=failed.headers).result()
-        except (TopicNotFoundError, InvalidTopicError) as error:
+                self._send_to(topic, self._failed(request, error))
+        except (TopicNotFoundError, InvalidTopicError, *_REPLYS_FAULT) as error:
+            # Of the topic or the correlation id, which are the asker's.
             logger.info("a reply of %r is dropped: %s", self.topic, error)
             return False
         return True
+
+    def _send_to(self, topic: str, reply: Message) -> None:
+        self._producer.send(topic, reply.value, key=reply.key, headers=reply.headers).result()
 
     def _count(self, done: Mapping[str, int]) -> None:
         with self._lock:

@@ -16,6 +16,7 @@ from logbroker_storage.errors import InvalidRequestError
 from logbroker_storage.record_batch import RESERVED_HEADER_PREFIX
 from logbroker_storage.record_expiry import NO_TTL, record_ttl_ms
 
+from ..exception_text import named
 from ..records import Message, Record, without_reserved_headers
 from ..transform_outputs import Function, messages_of
 from .draft import Draft
@@ -157,7 +158,7 @@ def _reason_of(error: Exception) -> str:
     reason = getattr(error, "reason", None)
     if isinstance(reason, str) and not isinstance(error, UnicodeError):
         return reason
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return named(error)
 
 
 def _never(_: Draft) -> Draft:

@@ -246,6 +246,30 @@ def test_a_reply_that_is_too_large_for_its_topic_is_an_error_there(broker):
     responder.stop()
 
 
+def test_where_not_even_the_error_fits_nothing_is_sent_and_the_responder_goes_on(broker, upper):
+    broker.create_topic("answers", config={"max.message.bytes": 1000})
+    with broker.producer() as producer:
+        producer.send(TOPIC, b"x", headers={"correlation-id": bytes(2000), "reply-to": "answers"})
+    eventually(lambda: upper.counts == ResponderCounts(answered=1, unwanted=1))
+    assert broker.request(TOPIC, b"hello").value == b"HELLO"
+
+
+def test_an_exception_without_a_text_is_an_answer_and_the_responder_goes_on(broker):
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise AttributeError("reason")
+
+    @broker.responder("t")
+    def fail(request: Request) -> bytes:
+        if request.value == b"fail":
+            raise SpeechlessError
+        return b"done"
+
+    with pytest.raises(ResponderError, match=r"SpeechlessError: .*AttributeError"):
+        broker.request("t", b"fail", timeout=DEADLINE_S)
+    assert broker.request("t", b"", timeout=DEADLINE_S).value == b"done"
+
+
 # A disk that refuses --------------------------------------------------------------------------------------
 
 

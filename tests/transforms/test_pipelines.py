@@ -91,6 +91,18 @@ def test_a_function_is_a_pipeline_that_cannot_be_stored() -> None:
     assert raised.value.step == "1 python"
 
 
+def test_an_exception_without_a_text_is_the_records_error_too() -> None:
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise AttributeError("reason")
+
+    def fail(record: Any) -> bytes:
+        raise SpeechlessError
+
+    with pytest.raises(TransformError, match=r"SpeechlessError: .*AttributeError"):
+        load_pipeline(fail).apply(a_record(b"a"))
+
+
 @pytest.mark.parametrize("output", ["text", {b"a": b"b"}, 7, [b"a", "b"]])
 def test_a_function_returns_messages(output: Any) -> None:
     with pytest.raises(TransformError, match="Message"):

@@ -23,6 +23,7 @@ from fastavro.validation import ValidationError, validate
 
 from logbroker_storage.errors import InvalidRequestError
 
+from ...exception_text import named
 from ...nesting import MAX_DEPTH, is_too_deep
 from ..draft import Draft
 from ..errors import StepFailed
@@ -111,7 +112,7 @@ class DecodeAvro(StepOptions, frozen=True):
             except (StepFailed, RecursionError):
                 raise
             except Exception as error:  # noqa: BLE001  (of bytes that are no Avro, it raises what comes first)
-                raise StepFailed(f"the value is not Avro of this schema: {_said(error)}") from None
+                raise StepFailed(f"the value is not Avro of this schema: {named(error)}") from None
             draft.is_decoded = True
             return draft
 
@@ -247,7 +248,7 @@ class EncodeAvro(StepOptions, frozen=True):
             except ValidationError as error:
                 raise StepFailed(f"the value does not fit the Avro schema: {_differences(error)}") from None
             except Exception as error:  # noqa: BLE001  (of what does not fit the schema, it raises what comes first)
-                raise StepFailed(f"the value does not fit the Avro schema: {_said(error)}") from None
+                raise StepFailed(f"the value does not fit the Avro schema: {named(error)}") from None
             draft.payload = written.getvalue()
             draft.is_decoded = False
             return draft
@@ -281,7 +282,3 @@ def _inlined(options: _Options, around: Surroundings) -> _Options:
 def _differences(error: ValidationError) -> str:
     """What of a value does not fit: of a union there is one for each of its types."""
     return "; ".join(str(difference) for difference in error.errors)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

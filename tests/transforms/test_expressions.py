@@ -76,6 +76,14 @@ def test_what_is_not_utf_8_is_bytes_and_what_is_not_there_is_null():
     assert compile_expression("json == null && value == null").matches(record(None))
 
 
+def test_the_size_of_a_text_is_in_bytes_as_the_document_says_and_all_else_in_characters():
+    word = record("aé名".encode())
+    assert compile_expression("size(value)").evaluate(word) == 6
+    assert compile_expression("value.split('').size()").evaluate(word) == 3
+    assert compile_expression("value.substring(1, 2)").evaluate(word) == "é"
+    assert compile_expression("value.indexOf('名')").evaluate(word) == 2
+
+
 def test_a_header_key_that_is_not_utf_8_does_not_hide_the_others():
     odd = record(header_pairs=(("k\udcff", b"1"), ("type", b"2")))
     assert compile_expression("headers['type'] == '2'").matches(odd)

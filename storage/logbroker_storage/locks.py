@@ -28,7 +28,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from inspect import CO_GENERATOR
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from threading import get_ident
 from types import FrameType, TracebackType
 
@@ -42,6 +42,7 @@ _ENTER_CONTEXT = contextlib.ExitStack.enter_context.__code__
 
 LOOK_S = 0.5  # a lock is held for microseconds, or as long as a disk takes
 
+_YIELDS = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR  # in a function's flags
 _Holder = tuple[FrameType, int]  # the function that took it, and its thread
 
 
@@ -225,14 +226,18 @@ class ProcessLock:
 
 
 def _is_inside(holder: _Holder) -> bool:
-    """Whether the thread is in the function, or in one that this called; or where it is cannot be told."""
+    """Whether the thread is in the function, or in one that this called; or where it is cannot be told.
+
+    The thread goes on while its callers are gone through. One that returns meanwhile still tells who called it, but one
+    that yields does not: where they end at a generator, or a coroutine, they are cut off there.
+    """
     function, thread = holder
     frame = sys._current_frames().get(thread)
     if frame is None:
         return True  # an identity of gevent's, say
-    while frame is not None and frame is not function:
-        frame = frame.f_back
-    return frame is not None
+    while frame is not function and (caller := frame.f_back) is not None:
+        frame = caller
+    return frame is function or bool(frame.f_code.co_flags & _YIELDS)
 
 
 def _function_of(frame: FrameType) -> FrameType:

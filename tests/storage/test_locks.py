@@ -301,6 +301,42 @@ def test_a_generator_that_waits_holds_it_all_the_same(lock):
     lock.close()
 
 
+def test_what_is_held_by_a_thread_that_goes_on_meanwhile_is_not_taken_for_left(lock, monkeypatch):
+    """A generator that yields while the thread is looked at no longer tells who called it."""
+    is_in_generator, may_yield, has_yielded, may_leave = (threading.Event() for _ in range(4))
+
+    def generator() -> Iterator[None]:
+        is_in_generator.set()
+        may_yield.wait(10)
+        yield
+
+    def hold() -> None:
+        with lock:
+            next(generator())
+            has_yielded.set()
+            may_leave.wait(10)
+
+    current_frames = sys._current_frames
+
+    def slowly() -> dict[int, FrameType]:
+        frames = current_frames()
+        may_yield.set()
+        has_yielded.wait(10)
+        return frames
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_in_generator.wait(10)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "_current_frames", slowly)
+        lock.free_if_left()
+    assert not is_free_for_other_processes(lock)
+    may_leave.set()
+    thread.join()
+    assert is_free_for_other_processes(lock)
+    lock.close()
+
+
 def test_a_signal_handler_inside_is_refused_and_does_not_wait_for_itself(lock):
     with lock:
         with pytest.raises(InvalidRequestError, match="signal handler"):

@@ -10,6 +10,7 @@ function that took it. When a thread is no longer in that function, the lock was
     by                                     when
     the thread that left it                it comes again, to close the broker on its way out, say
     another that waits for it              ``LOOK_S`` later
+    another that tries to take it          at once
     the maintenance thread                 at its next look, so that other processes do not wait for long
 
 A thread that comes again while it still is in that function is a signal handler, or a finalizer, in the middle of a
@@ -83,8 +84,14 @@ class ProcessLock:
     def _wait(self) -> None:
         """Take the thread lock behind whoever has it. Under the entrance."""
         holder = self._holder
-        if holder is None or holder[1] == get_ident():
+        is_ours = holder is not None and holder[1] == get_ident()
+        if holder is None or is_ours:
             self._free_if_left()
+        if is_ours and self._holder is holder:
+            raise InvalidRequestError(
+                "this thread is in the middle of another use of the broker, which a signal handler or a finalizer has "
+                "interrupted: let it set a flag, and use the broker where that is seen"
+            )
         while not self._thread_lock.acquire(timeout=LOOK_S):
             self._free_if_left()
 
@@ -94,14 +101,8 @@ class ProcessLock:
         if holder is None:
             if self._thread_lock.locked():
                 self._give_back()
-        elif not _is_inside(holder):
-            if holder is self._holder:  # else it was just given back
-                self._give_back()
-        elif holder[1] == get_ident():
-            raise InvalidRequestError(
-                "this thread is in the middle of another use of the broker, which a signal handler or a finalizer has "
-                "interrupted: let it set a flag, and use the broker where that is seen"
-            )
+        elif not _is_inside(holder) and holder is self._holder:  # else it was just given back
+            self._give_back()
 
     def free_if_left(self) -> None:
         """Have others go on whom an interrupted thread keeps waiting; for a thread that is not interrupted itself."""
@@ -147,7 +148,9 @@ class ProcessLock:
         """Take the lock if nobody has it; ``release`` gives it back. For locks that nobody waits for."""
         with self._entrance:
             if not self._thread_lock.acquire(blocking=False):
-                return False
+                self._free_if_left()
+                if not self._thread_lock.acquire(blocking=False):
+                    return False
             self._holder = _function_of(sys._getframe(1)), get_ident()
         try:
             if self._fd < 0:

@@ -254,6 +254,22 @@ def test_wherever_an_interrupt_comes_the_lock_is_free_for_others(tmp_path, way):
     assert places >= 5
 
 
+def test_wherever_an_interrupt_comes_who_tries_gets_the_lock(tmp_path):
+    """Of a lock that nobody waits for, this is the only way to be freed."""
+    lock = ProcessLock(OsFiles(), str(tmp_path / "lock"))
+    place = 1
+    while interrupted(partial(try_to_take, lock), place):
+        place += 1
+        got: list[bool] = []
+        other = threading.Thread(target=lambda: got.append(lock.try_acquire()))  # noqa: B023 (it is joined here)
+        other.start()
+        other.join()
+        assert got == [True]
+        lock.release()
+    assert place > 5
+    lock.close()
+
+
 def test_an_idle_process_frees_what_an_interrupt_left(tmp_path):
     lock = ProcessLock(OsFiles(), str(tmp_path / "lock"))
     take(lock)

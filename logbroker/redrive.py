@@ -248,25 +248,26 @@ class Redrive:
             As ``preview``; nothing was sent.
             LogbrokerError: those of earlier transactions were sent, the others were not, and are still to be redriven.
         """
-        sent: Counter[str] = Counter()
-        left_out: list[tuple[int, int, str]] = []
         lock = self._directory.layout.lock(f"redrive-{self._subscription.id}")
         process_lock = ProcessLock(self._directory.files, lock)
         try:
-            with process_lock:
-                letters = self._letters()
-                while some := list(islice(letters, AT_A_TIME)):
-                    targets = {letter.place: self._target(letter) for letter in some}
-                    left_out += [
-                        (*place, target.why)
-                        for place, target in targets.items()
-                        if isinstance(target, _Refusal)
-                    ]
-                    sent += self._send(
-                        {place: target for place, target in targets.items() if isinstance(target, _Target)}
-                    )
+            return self._run(process_lock)
         finally:
             process_lock.close()
+
+    def _run(self, process_lock: ProcessLock) -> Redriven:
+        sent: Counter[str] = Counter()
+        left_out: list[tuple[int, int, str]] = []
+        with process_lock:
+            letters = self._letters()
+            while some := list(islice(letters, AT_A_TIME)):
+                targets = {letter.place: self._target(letter) for letter in some}
+                left_out += [
+                    (*place, target.why) for place, target in targets.items() if isinstance(target, _Refusal)
+                ]
+                sent += self._send(
+                    {place: target for place, target in targets.items() if isinstance(target, _Target)}
+                )
         return Redriven(dict(sent), left_out)
 
     def _letters(self) -> Iterator[DeadLetter]:

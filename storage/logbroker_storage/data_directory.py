@@ -95,10 +95,7 @@ class DataDirectory:
             self._presence.sweep()
             self._begin()
         except BaseException:
-            for log in [self.journal.log, *self._logs.values()]:
-                log.release_files()
-            self.journal.close()
-            self._presence.leave(self.view)
+            self._leave()
             raise
 
     def _begin(self) -> None:
@@ -181,14 +178,14 @@ class DataDirectory:
     def shut_down(self) -> None:
         """What ``close`` does with the last user.
 
-        The view is closed whatever happens (a Ctrl-C that comes in between): it could not be opened again else.
+        Whatever happens (a Ctrl-C that comes in between), the view is closed, which could not be opened again else,
+        and no lock stays taken: nobody would look for those that were left.
         """
         try:
             self.maintenance.close()
             failures = self._close_logs()
-            self.journal.close()
         finally:
-            self._presence.leave(self.view)
+            self._leave()
         if failures:
             raise failures[0]
 
@@ -209,9 +206,19 @@ class DataDirectory:
         except (LogbrokerError, OSError) as error:
             # Nothing is lost: after a restart of the machine more of the logs is scanned.
             logger.warning("the recovery points could not be written: %s", error)
-        for window in self._windows.values():
-            window.release()
         return failures
+
+    def _leave(self) -> None:
+        """Give back locks and descriptors, and go."""
+        try:
+            self.free_left_locks()
+            for log in [self.journal.log, *self._logs.values()]:
+                log.release_files()
+            for window in self._windows.values():
+                window.release()
+            self.journal.close()
+        finally:
+            self._presence.leave(self.view)
 
     def checkpoint(self) -> None:
         """Write the recovery points: how much of each partition is known to be on the disk."""
@@ -294,8 +301,9 @@ class DataDirectory:
 
     def free_left_locks(self) -> None:
         """Have those go on who wait for a lock that an interrupted thread of this process has left (see ``locks``)."""
-        logs = [self.journal.log, *self.open_logs()]
-        windows = list(self._windows.values())
+        with self._logs_lock:
+            logs = [self.journal.log, *self._logs.values()]
+            windows = list(self._windows.values())
         for lock in (
             self._presence.opening_lock,
             self.journal.lock,

@@ -14,7 +14,8 @@ function that took it. When a thread is no longer in that function, the lock was
     the maintenance thread                 at its next look, so that other processes do not wait for long
 
 A thread that comes again while it still is in that function is a signal handler, or a finalizer, in the middle of a
-use of the broker: it would wait for itself, and is refused.
+use of the broker: it would wait for itself, and is refused. So a ``finally`` that takes a lock, or closes it, does not
+stand in the function whose ``with`` may have left it.
 
 Lock order, everywhere: a topic's deduplication lock, then partition append locks in (topic, partition)
 order, then the journal's, then the LMDB write transaction. A partition's sync lock is taken with no other

@@ -11,12 +11,13 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from .files import Files
 from .layout import DataLayout
 from .locks import ProcessLock
 from .processes import ProcessRegistry, has_live_entry
-from .startup import closed_on_failure, note_checksum
+from .startup import note_checksum
 from .view import View
 
 DYING_S = 5.0  # the kernel takes milliseconds, or as long as a disk takes
@@ -34,19 +35,25 @@ class Presence:
 
     def enter(self, first_view: Callable[[], View], shared_view: Callable[[], View]) -> View:
         """Come in, with a view that is true: *first_view* if nobody else is there, else *shared_view*."""
-        try:
-            with self.opening_lock:
-                self.came_first = self._comes_first()
-                view = first_view() if self.came_first else shared_view()
-                with closed_on_failure(view):
-                    fcntl.flock(self._fd, fcntl.LOCK_SH)
-                    # Under the opening lock, so that no sweep sees our file before we have locked it.
-                    self._processes = ProcessRegistry(self._files, self._layout.processes)
-        except BaseException:
-            self._files.close(self._fd)
-            self.opening_lock.close()
-            raise
+        with ExitStack() as undo:
+            undo.callback(self.opening_lock.close)
+            undo.callback(self._close_presence)
+            view = self._enter(first_view, shared_view, undo)
+            undo.pop_all()
         self.process_id = self._processes.process_id
+        return view
+
+    def _enter(
+        self, first_view: Callable[[], View], shared_view: Callable[[], View], undo: ExitStack
+    ) -> View:
+        with self.opening_lock:
+            self.came_first = self._comes_first()
+            view = first_view() if self.came_first else shared_view()
+            undo.callback(view.close)
+            fcntl.flock(self._fd, fcntl.LOCK_SH)
+            # Under the opening lock, so that no sweep sees our file before we have locked it.
+            self._processes = ProcessRegistry(self._files, self._layout.processes)
+            undo.callback(self._processes.close)
         return view
 
     def _comes_first(self) -> bool:
@@ -80,23 +87,33 @@ class Presence:
         return self._processes.alive(process_id)
 
     def leave(self, view: View) -> None:
-        """Close *view* and go; who goes last vouches for the view's file."""
-        try:
-            with self.opening_lock:
-                try:
-                    self._processes.close()
-                finally:
-                    view.close()
-                    if _is_alone(self._fd):
-                        note_checksum(self._files, self._layout)
-                    self._files.close(self._fd)
-        finally:
-            self.opening_lock.close()
+        """Close *view* and go, even where an interrupt comes in between; who goes last vouches for the view's file."""
+        with ExitStack() as left_to_do:
+            left_to_do.callback(self.opening_lock.close)
+            left_to_do.callback(self._close_presence)
+            left_to_do.callback(view.close)
+            left_to_do.callback(self._processes.close)
+            self._leave(view)
+
+    def _leave(self, view: View) -> None:
+        with self.opening_lock:
+            try:
+                self._processes.close()
+            finally:
+                view.close()
+                if _is_alone(self._fd):
+                    note_checksum(self._files, self._layout)
+                self._close_presence()
+
+    def _close_presence(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._files.close(fd)
 
     def abandon(self) -> None:
         """In a forked child: the place is the parent's; drop our copies of its locks."""
         self._processes.abandon()
-        self._files.close(self._fd)
+        self._close_presence()
         self.opening_lock.abandon()
 
 

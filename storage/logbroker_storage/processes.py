@@ -45,12 +45,16 @@ class ProcessRegistry:
                     pass  # another process swept it
 
     def close(self) -> None:
+        """Remove the own entry. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
         try:
             self._files.unlink(self._path(self.process_id))
         except FileNotFoundError:
             pass  # somebody deleted the view
         finally:
-            self._files.close(self._fd)
+            self._files.close(fd)
 
     def abandon(self) -> None:
         """In a forked child: the entry is the parent's; drop our copy of its lock."""

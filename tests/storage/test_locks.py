@@ -21,9 +21,12 @@ import pytest
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError
+from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.locks import ProcessLock
 from logbroker_storage.log_config import LogConfig
+from logbroker_storage.testing import UnsyncedFiles, Workbench
+from logbroker_storage.view import View
 
 HOLDER = """
     import sys
@@ -375,3 +378,36 @@ def test_the_locks_of_a_directory_are_freed_for_others(tmp_path):
             assert not is_free_for_other_processes(lock)
             directory.free_left_locks()
             assert is_free_for_other_processes(lock)
+
+
+def use(path: str) -> DataDirectory:
+    bench = Workbench(path, files=UnsyncedFiles())
+    bench.put(b"value")
+    bench.directory.journal.record([OffsetEvent("g", "t", 0, 1, "", 0)])
+    return bench.directory
+
+
+@pytest.mark.slow
+def test_wherever_an_interrupt_comes_what_is_closed_can_be_opened_again(tmp_path):
+    """Nobody is there any more who would look for locks that were left."""
+    path = str(tmp_path / "data")
+    place, was_interrupted = 1, True
+    while was_interrupted:
+        was_interrupted = interrupted(use(path).close, place)
+        again = threading.Thread(target=lambda: use(path).close(), daemon=True)
+        again.start()
+        again.join(10)
+        assert not again.is_alive(), f"who opens it again waits for ever after place {place}"
+        place += 1
+    assert place > 100
+
+
+def test_wherever_an_interrupt_comes_a_view_that_was_not_opened_can_be(tmp_path):
+    """LMDB takes each file once a process."""
+    path = str(tmp_path)
+    View(path).close()
+    place = 1
+    while interrupted(partial(View, path), place):
+        View(path).close()
+        place += 1
+    assert place > 5

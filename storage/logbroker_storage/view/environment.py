@@ -107,8 +107,7 @@ class Environment:
         except lmdb.Error as error:
             raise self._not_opened(error) from error
         try:
-            with self.writing:
-                self.tables = {name: self.lmdb.open_db(name.encode()) for name in tables}
+            self.tables = self._open_tables(tables)
         except lmdb.Error as error:
             refused = self._not_opened(error)
             self.close()
@@ -118,6 +117,10 @@ class Environment:
             raise
         self._meta = self.tables[META]
         self.forget_dead_readers()
+
+    def _open_tables(self, names: Sequence[str]) -> dict[str, Table]:
+        with self.writing:
+            return {name: self.lmdb.open_db(name.encode()) for name in names}
 
     def _not_opened(self, error: lmdb.Error) -> LogbrokerError:
         # A code that LMDB does not know is the system's, as are these two.

@@ -52,6 +52,7 @@ JOURNAL_CONFIG = LogConfig.parse(
 
 APPLIED = b"journal_applied_offset"
 COMPACTED_BYTES = b"journal_compacted_bytes"
+IS_INCOMPLETE = b"journal_is_incomplete"  # 1 while the view knows events that the log has lost
 TOPICS_VERSION = b"topics_version"  # grows with every change to a topic
 SUBSCRIPTIONS_VERSION = b"subscriptions_version"  # … to a subscription
 BINDINGS_VERSION = b"bindings_version"  # … to a binding
@@ -287,9 +288,8 @@ class Journal:
 
     def _compact(self) -> None:
         """Write every live event into a new segment, then remove the older ones. Under the lock."""
-        if self._compaction_is_due(
-            self.log.state().end
-        ):  # else another process did it while we waited for the lock
+        # Else another process did it while we waited for the lock.
+        if self._compaction_is_due(self.log.state().end):
             self._write_again()
 
     def restore(self) -> None:
@@ -299,6 +299,11 @@ class Journal:
         """
         end = self.log.state().end
         if self.log.segment_bytes(end.active_base_offset) < end.active_bytes:
+            # Before the log is used, which makes it as long as the view says: whoever finds that this was cut short
+            # could not tell any more.
+            with self._view.write() as transaction:
+                self._view.put_meta_int(transaction, IS_INCOMPLETE, 1)
+        if self._view.meta_int(IS_INCOMPLETE):
             with self.exclusive():
                 self._write_again()
 
@@ -315,6 +320,7 @@ class Journal:
         with self._view.write() as transaction:
             self._view.put_meta_int(transaction, APPLIED, end_offset)
             self._view.put_meta_int(transaction, COMPACTED_BYTES, compacted_bytes)
+            self._view.put_meta_int(transaction, IS_INCOMPLETE, 0)
         delete_segments_below(self.log, start_offset)
         logger.info("journal compacted: %d bytes became %d live events", before.active_bytes, len(live))
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.errors import CorruptionError, InvalidRequestError, LogbrokerError
+from logbroker_storage.errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import JOURNAL_TOPIC
 from logbroker_storage.segment_files import segment_name
 from logbroker_storage.startup import BOOT_ID, COMPLETE, FORMAT, META_PROPERTIES, boot_id
 from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
+from logbroker_storage.testing.faulty_files import WRITES
 from logbroker_storage.view import View
 
 
@@ -184,6 +185,23 @@ def test_a_journal_that_was_lost_is_written_again_from_the_view(closed, lost):
         log.unlink()
     else:
         os.truncate(log, log.stat().st_size // 2)
+    assert answers(closed.open()) == expected
+    closed.close()
+    shutil.rmtree(closed.directory.layout.view)
+    assert answers(closed.open()) == expected
+    closed.close()
+
+
+def test_a_journal_that_could_not_be_written_again_is_by_the_next_open(closed):
+    """The first one has made the log as long as the view says, so it no longer tells that something is lost."""
+    closed.open()
+    expected = answers(closed)
+    closed.close()
+    (log,) = Path(closed.directory.layout.partition(JOURNAL_TOPIC, 0)).glob("*.log")
+    os.truncate(log, log.stat().st_size // 2)
+    refusing = FaultyFiles(OsFiles()).fail(WRITES, path=".log", error=errno.ENOSPC, forever=True)
+    with pytest.raises(WriteFailedError):
+        Workbench(closed.path, files=refusing)
     assert answers(closed.open()) == expected
     closed.close()
     shutil.rmtree(closed.directory.layout.view)

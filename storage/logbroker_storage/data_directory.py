@@ -54,7 +54,9 @@ from .recovery import reopen_failed
 from .startup import (
     closed_on_failure,
     make_folders,
+    make_journal_folder,
     make_view_folders,
+    missing_folder,
     open_view,
     rebuild_view,
     remove_leftovers,
@@ -149,12 +151,32 @@ class DataDirectory:
     def _first_view(self) -> View:
         view = sound_view(self.files, self.layout)
         if view is None:
-            return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
+            return self._rebuilt_view()
         with closed_on_failure(view):
-            make_view_folders(self.files, self.layout)
-            view.volatile.clear()
-            remove_leftovers(self.files, self.layout, view)
-        return view
+            missing = missing_folder(self.files, self.layout, view)
+            if missing is None:
+                make_view_folders(self.files, self.layout)
+                view.volatile.clear()
+                remove_leftovers(self.files, self.layout, view)
+                return view
+            self._restore_journal(view)
+        logger.info("%s is rebuilt from the logs: %s is missing", self.layout.view, missing)
+        view.close()
+        return self._rebuilt_view()
+
+    def _rebuilt_view(self) -> View:
+        return rebuild_view(self.files, self.layout, self._make_log, self._make_journal)
+
+    def _restore_journal(self, view: View) -> None:
+        """Have the journal whole before *view* goes, which may be the last to know its events."""
+        make_view_folders(self.files, self.layout)
+        make_journal_folder(self.files, self.layout)
+        journal = self._make_journal(view)
+        try:
+            journal.restore()
+        finally:
+            journal.log.release_files()
+            journal.close()
 
     def _shared_view(self) -> View:
         if not self.files.exists(f"{self.layout.view}/data.mdb"):

@@ -9,6 +9,7 @@ Under the opening lock, the first process to come (it can take the presence lock
     was the end of the last one who looked at it   rebuild: LMDB dies of damaged pages
     is of another boot or another format           rebuild: it was never synced
     fails its checksums                            rebuild
+    knows a partition whose folder is gone         write the journal again if it is lost, too; rebuild
     is sound                                       use it; forget volatile facts; verify failed partitions; take
                                                      away what killed processes left half-made
 
@@ -185,7 +186,7 @@ def _checked_view(files: Files, layout: DataLayout) -> View | None:
         return None
     with closed_on_failure(view):
         try:
-            reason = _why_not(view, is_checked=noted is not None) or _missing_folder(files, layout, view)
+            reason = _why_not(view, is_checked=noted is not None)
         except ViewError as error:
             reason = str(error)
     if reason is None:
@@ -265,16 +266,23 @@ def _why_not(view: View, *, is_checked: bool) -> str | None:
     return None
 
 
-def _missing_folder(files: Files, layout: DataLayout, view: View) -> str | None:
-    """Says which folder of a partition is gone that the view knows; the others would not be readable beside it."""
+def missing_folder(files: Files, layout: DataLayout, view: View) -> str | None:
+    """A partition's folder that is gone and that the view knows; the others would not be readable beside it."""
     there = set(files.listdir(layout.logs))
     for topic in view.events.all(TopicEvent, TopicEvent.ALL):
         if topic.state == "live":
             for number in range(topic.partitions):
                 path = layout.partition(topic.name, number)
                 if os.path.basename(path) not in there:
-                    return f"{path} is missing"
+                    return path
     return None
+
+
+def make_journal_folder(files: Files, layout: DataLayout) -> None:
+    """Make the journal's folder, where it is missing."""
+    folder = layout.partition(JOURNAL_TOPIC, 0)
+    if not files.exists(folder):
+        _make_again(files, layout, folder, JOURNAL_TOPIC_ID)
 
 
 def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
@@ -290,8 +298,7 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     locks of topics that are gone deleting a topic (see ``_sweep_locks_and_signals``), and every signal
     """
     remove_deleted_folders(files, layout.logs)
-    if not files.exists(layout.partition(JOURNAL_TOPIC, 0)):
-        _make_again(files, layout, layout.partition(JOURNAL_TOPIC, 0), JOURNAL_TOPIC_ID)
+    make_journal_folder(files, layout)
     _sweep_locks_and_signals(files, layout, view)
     remove_temporaries(
         files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)

@@ -221,6 +221,18 @@ def test_a_partition_whose_folder_is_gone_leaves_the_others_readable(closed):
     closed.close()
 
 
+def test_a_partition_s_folder_and_the_journal_may_be_gone_together(closed):
+    """The view is rebuilt because of the folder, and was the last to know what the journal said."""
+    layout = closed.directory.layout
+    for folder in (layout.partition("t", 1), layout.partition(JOURNAL_TOPIC, 0)):
+        shutil.rmtree(folder)
+    closed.open()
+    assert closed.directory.groups.committed("g", "t", 0).offset == 1
+    assert closed.directory.topic("t").config == {"segment.bytes": "100"}
+    assert closed.values(partition=0) == [b"0" * 40, b"2" * 40]
+    closed.close()
+
+
 DIE_WHILE_OPENING = """
     import os, shutil, sys
     from logbroker_storage.files import OsFiles

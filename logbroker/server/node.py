@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from kio.schema.errors import ErrorCode
 
+from logbroker_storage.background import going_on
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import TopicExistsError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
@@ -115,10 +116,9 @@ class Node:
             for connection in list(self.connections):
                 connection.look_after(now_s)
             for close_idle in (self.readers.close_idle, self.share.partitions.close_idle):
-                try:
+                # Nobody else would find those that do not move.
+                with going_on(logger, "what is idle is closed later"):
                     await self.run(close_idle)
-                except Exception as error:  # whatever it is: nobody else would find those that do not move
-                    logger.warning("what is idle is closed later: %s", error, exc_info=error)
 
     def begin_to_stop(self) -> None:
         """Answer who waits for something to happen: it will not happen here."""

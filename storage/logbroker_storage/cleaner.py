@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from .aborted_index import by_producer
+from .background import going_on
 from .compaction import (
     CleanedPoint,
     CompactionRules,
@@ -38,7 +39,7 @@ from .compaction import (
     tombstones_end,
 )
 from .deduplication import free_aborted
-from .errors import CorruptBatchError, LogbrokerError
+from .errors import CorruptBatchError
 from .events import NamedProducerEvent
 from .index_files import read_index_file
 from .locks import ProcessLock
@@ -104,17 +105,13 @@ class Cleaner:
 
     def _finish_journal(self) -> None:
         """Have everything that was journaled without waiting for it on the disk: readers may be further than known."""
-        try:
+        with going_on(logger, "the journal could not be synced"):
             self._directory.journal.finish()
-        except (LogbrokerError, OSError) as error:
-            logger.warning("the journal could not be synced: %s", error)
 
     def _clean_in_peace(self, topic: str, partition: int, named: set[int]) -> None:
         """Clean one log; what goes wrong there (a damaged or deleted topic) does not stop the others."""
-        try:
+        with going_on(logger, f"{topic}-{partition} could not be cleaned"):
             self._clean(self._directory.log(topic, partition), named)
-        except (LogbrokerError, OSError) as error:
-            logger.warning("%s-%d could not be cleaned: %s", topic, partition, error)
 
     def _clean(self, log: PartitionLog, named: set[int]) -> None:
         if is_unfinished(log.files.listdir(log.directory)):

@@ -316,6 +316,21 @@ def test_a_topic_that_is_deleted_while_others_are_cleaned_stops_nothing(fixture:
     assert fixture.values(log) == []
 
 
+def test_a_mistake_in_cleaning_one_topic_stops_nothing(fixture: Fixture) -> None:
+    """Whatever it is: the disk must not fill up with what could be removed of the others."""
+    fixture.directory.create_topic("a", 1, LogConfig.parse({"retention.policy": "consumed"}))
+    log = fixture.topic(retention_ms=HOUR_MS)
+    fixture.put(log, (None, b"old"))
+    fixture.clock.advance(ms=HOUR_MS + 1)
+
+    def mistaken(topic: str, _: int) -> list[int]:
+        raise ValueError(topic)
+
+    fixture.directory.maintenance.add_readers("one that is mistaken", mistaken)
+    fixture.clean()
+    assert fixture.values(log) == []
+
+
 def test_producers_that_were_silent_for_a_day_are_forgotten_but_not_named_ones(fixture: Fixture) -> None:
     log = fixture.topic()
     named = fixture.directory.producer_ids.open_named("loader")

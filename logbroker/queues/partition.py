@@ -207,9 +207,8 @@ class QueuePartition:
             self._load()
             due = self.glance()
         if due.is_due:
-            start_offset = (
-                self.log.state().end.log_start_offset
-            )  # asked out here: no thread goes into the view twice
+            # Asked out here: no thread goes into the view twice.
+            start_offset = self.log.state().end.log_start_offset
             self._change(partial(self._tick, start_offset))
             due = self.glance()
         return due

@@ -10,6 +10,7 @@ The partition is marked failed for every process; ``reopen_failed`` in recovery 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     _Also = Callable[[Transaction], object]
 
+logger = logging.getLogger("logbroker.storage")
+
 
 class _SyncRefusedError(Exception):
     """The disk refused a sync: what was to be synced must be taken for lost."""
@@ -35,6 +38,7 @@ class LogSync:
         self._log = log
         self._fd = -1  # a descriptor of the active segment
         self._version = -1  # LogEnd.segments_version that it belongs to
+        self._refusal: str | None = None  # of a sync, by the disk, where the view does not say so yet
 
     def sync(self, end_offset: int, also: _Also | None = None) -> int:
         """As ``PartitionLog.sync``."""
@@ -52,6 +56,8 @@ class LogSync:
             state = log.state()
             if state.sync.failed:
                 raise self._failed("an earlier sync failed")
+            if self._refusal is not None:
+                raise self._fail(self._refusal)
             if state.sync.synced_offset >= end_offset:
                 return state.sync.synced_offset
             dirty_since = log.dirty_since
@@ -63,8 +69,7 @@ class LogSync:
                 synced_offset = state.end.log_end_offset
                 self._publish(SyncPoint(synced_offset, state.end.active_base_offset, 0), also)
             except _SyncRefusedError as refused:
-                self._publish(state.sync._replace(failed=1))
-                raise self._failed(str(refused)) from refused.__cause__
+                raise self._fail(str(refused)) from refused.__cause__
             except BaseException:
                 if dirty_since is not None:
                     log.dirty_since = dirty_since  # still owed, for as long as before
@@ -75,8 +80,18 @@ class LogSync:
     def refused(self, error: OSError) -> StorageFailedError:
         """A sync of another of the log's files has failed: the partition takes no more writes. The error to raise."""
         with self._log.sync_lock:
+            return self._fail(reason_of(error))
+
+    def _fail(self, reason: str) -> StorageFailedError:
+        """Mark the partition as failed for every process; the error to raise. Under the sync lock."""
+        self._refusal = reason  # where it cannot be published, whoever syncs next must not try that again
+        try:
             self._publish(self._log.state().sync._replace(failed=1))
-        return self._failed(reason_of(error))
+        except StorageFailedError as error:
+            logger.error("%s; other processes are not told yet: %s", self._failed(reason), error.__cause__)
+        else:
+            self._refusal = None
+        return self._failed(reason)
 
     def _publish(self, sync: SyncPoint, also: _Also | None = None) -> None:
         try:

@@ -496,6 +496,33 @@ def test_a_failed_sync_is_never_tried_again(failed):
     assert failed.directory.files.calls["fdatasync"] - syncs <= 1  # the journal's own, at closing
 
 
+def test_a_failed_sync_is_never_tried_again_although_the_view_cannot_be_told(path, monkeypatch, caplog):
+    """A full disk refuses both at once, and the next sync would be reported as done without the data."""
+    files = FaultyFiles(OsFiles())
+    bench = Workbench(path, files=files)
+    bench.put(b"unknown", sync=False)
+    files.fail("fdatasync", error=errno.ENOSPC)
+    syncs = files.calls["fdatasync"]
+
+    def refused(*_: object) -> bool:
+        raise WriteFailedError("the view could not be written")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.directory.view.partitions, "publish_sync", refused)
+        for _ in range(2):
+            with pytest.raises(StorageFailedError, match="disk sync of t-0 failed"):
+                bench.log.sync()
+    assert "other processes are not told yet" in caplog.text
+    for _ in range(2):
+        with pytest.raises(StorageFailedError, match="disk sync of t-0 failed"):
+            bench.log.sync()
+    assert bench.log.state().sync.failed
+    assert files.calls["fdatasync"] == syncs + 1
+    bench.crash()
+    assert bench.open().values() == [b"unknown"]
+    bench.close()
+
+
 def test_after_a_failed_sync_readers_stop_at_what_is_synced(failed):
     assert failed.values() == [b"synced"]
     assert failed.log.offsets().high_watermark == 1

@@ -67,7 +67,7 @@ SYNCING = [
     _broken(
         f"{STORAGE}.log_sync",
         "a failed sync is never repeated",
-        "self._publish(state.sync._replace(failed=1))",
+        "self._publish(self._log.state().sync._replace(failed=1))",
         "pass",
         "logs.a_failed_sync",
     ),

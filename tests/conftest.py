@@ -30,7 +30,9 @@ if os.access(SHARED_MEMORY, os.W_OK) and shutil.disk_usage(SHARED_MEMORY).free >
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", SHARED_MEMORY)
 
 # How long an example takes is no property of ours: a busy machine would fail the suite.
-hypothesis.settings.register_profile("logbroker", deadline=None)
+hypothesis.settings.register_profile(
+    "logbroker", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("logbroker")
 
 

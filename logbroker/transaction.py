@@ -31,11 +31,12 @@ from logbroker_storage.journal import Item
 from .arguments import place, positive_seconds, several
 from .commits import PendingCommit
 from .consumer import Consumer
+from .holdings import Claim, fenced
 from .producer import Producer
 from .queues.message import QueueMessage
 from .receipts import Receipt
 from .records import HeadersArgument, Message, SendOptions
-from .transaction_coordinator import Claim, TransactionCoordinator, fenced
+from .transaction_coordinator import TransactionCoordinator
 from .transaction_state import StateTable, TransactionState
 from .transactional_sequences import TransactionalSequences
 

@@ -34,12 +34,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import FencedError, LogbrokerError, StorageFailedError, TopicNotFoundError
+from logbroker_storage.errors import LogbrokerError, StorageFailedError, TopicNotFoundError
 from logbroker_storage.events import TransactionEvent
 from logbroker_storage.journal import Item, JournalTurn, item_of
 from logbroker_storage.record_batch import ControlType
@@ -47,49 +47,12 @@ from logbroker_storage.view import OpenTransaction, partition_key
 
 from .commits import PendingCommit, together
 from .groups import TopicPartition
+from .holdings import Claim, Holding, Holdings, fenced
 
 logger = logging.getLogger("logbroker.transactions")
 
 LAST_EPOCH = (1 << 15) - 3  # of an int16; the marker behind it still has one
-_PREFIX = b"transaction\0"
 NOWHERE: TopicPartition = ("", -1)
-
-
-class Claim(NamedTuple):
-    """What makes somebody the holder of a transactional id: its newest epoch."""
-
-    transactional_id: str
-    producer_id: int
-    epoch: int
-
-
-class Holding(msgspec.Struct, frozen=True):
-    """The holder of an id, and the partitions that its transaction in progress may have written to."""
-
-    producer_id: int
-    epoch: int
-    process_id: str | None  # None: only the timeout ends it
-    partitions: list[TopicPartition]
-    started_ms: int  # of the transaction in progress, by the wall clock: for those who ask
-    timeout_ms: int
-    number: int = 0  # of the transaction in progress, among those of one epoch
-    deadline_ms: int = 0  # of the transaction in progress, by the monotonic clock, which all processes share
-    # Partitions may have been added in a process that died, and nobody knows which: a batch adds its own.
-    is_resumed: bool = False
-
-    def is_held_by(self, claim: Claim) -> bool:
-        return (self.producer_id, self.epoch) == (claim.producer_id, claim.epoch)
-
-    def is_ended_by(self, decided: TransactionEvent) -> bool:
-        """Whether *decided* is about the transaction in progress."""
-        return decided.is_decided and (
-            (self.producer_id, self.epoch, self.number)
-            == (decided.producer_id, decided.epoch, decided.number)
-        )
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Holding).decode
 
 
 class TransactionCoordinator:
@@ -97,6 +60,7 @@ class TransactionCoordinator:
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
+        self.holdings = Holdings(directory)
 
     # Looking --------------------------------------------------------------------------------------
 
@@ -104,19 +68,11 @@ class TransactionCoordinator:
         """How the id's last transaction ended; None when it was never claimed."""
         return self._directory.view.events.get(TransactionEvent, TransactionEvent.key_of(transactional_id))
 
-    def holding(self, transactional_id: str) -> Holding | None:
-        value = self._directory.view.volatile.value(_PREFIX + transactional_id.encode())
-        return None if value is None else _decode(value)
-
-    def is_in_time(self, holding: Holding) -> bool:
-        """Whether the timeout of its transaction is still to come, whatever was done to the wall clock."""
-        return self._directory.clock.monotonic_ms() < holding.deadline_ms
-
     def is_current(self, claim: Claim) -> bool:
         """Whether nobody has claimed the id since, and there is an epoch left to use."""
         if claim.epoch > LAST_EPOCH:
             return False
-        holding = self.holding(claim.transactional_id)
+        holding = self.holdings.of(claim.transactional_id)
         return holding is not None and holding.is_held_by(claim)
 
     # Holding an id --------------------------------------------------------------------------------
@@ -151,7 +107,7 @@ class TransactionCoordinator:
         nothing that was answered for is missing from it.
         """
         with self._directory.journal.exclusive():
-            holding = self.holding(claim.transactional_id)
+            holding = self.holdings.of(claim.transactional_id)
             known = self.event(claim.transactional_id)
             if known is None or (holding is not None and holding.process_id == self._directory.process_id):
                 return holding
@@ -177,11 +133,9 @@ class TransactionCoordinator:
             self._write_markers(known)
         if self._open_places(claim.producer_id):
             return None
-        fresh = _decode(self._holding_of(claim, self._directory.process_id, [], timeout_ms, number))
-        resumed = msgspec.structs.replace(fresh, is_resumed=True)
-        value = _encode(resumed)
-        self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), lambda _: value)
-        return resumed
+        return self.holdings.begin(
+            claim, self._directory.process_id, timeout_ms, number=number, is_resumed=True
+        )
 
     def raised(self, claim: Claim) -> Claim | None:
         """What the claim's holder is to go on with, when that was decided already and nothing was begun with it.
@@ -190,7 +144,7 @@ class TransactionCoordinator:
         """
         following = claim._replace(epoch=claim.epoch + 1)
         with self._directory.journal.exclusive():
-            holding = self.holding(claim.transactional_id)
+            holding = self.holdings.of(claim.transactional_id)
             known = self.event(claim.transactional_id)
             if known is None or not known.holder_goes_on:
                 return None
@@ -204,13 +158,12 @@ class TransactionCoordinator:
     def finish_abort(self, decided: TransactionEvent) -> bool:
         """Write what is missing of an abort whose holder has gone on to the next epoch already; whether it is done."""
         with self._directory.journal.exclusive():
-            holding = self.holding(decided.transactional_id)
+            holding = self.holdings.of(decided.transactional_id)
             if holding is None or decided.state != "abort" or holding.epoch != decided.following_epoch:
                 return False
             self._write_markers(decided)
             claim = Claim(decided.transactional_id, decided.producer_id, holding.epoch)
-            value = self._holding_of(claim, holding.process_id, [], holding.timeout_ms)
-            self._directory.view.volatile.update(_PREFIX + decided.transactional_id.encode(), lambda _: value)
+            self.holdings.begin(claim, holding.process_id, holding.timeout_ms)
             return True
 
     def _take_over(
@@ -226,10 +179,10 @@ class TransactionCoordinator:
         known = self.event(transactional_id)
         if known is None:
             claim = Claim(transactional_id, fresh_id, 0)
-            self._hold(claim, process_id, timeout_ms)
+            self.holdings.take(claim, process_id, timeout_ms)
             turn.record([self._event(claim, "empty", [], timeout_ms)])
             return claim
-        before = self.holding(transactional_id)
+        before = self.holdings.of(transactional_id)
         if before is None:
             self._adopt_everywhere()
         held_epoch = known.following_epoch
@@ -237,7 +190,7 @@ class TransactionCoordinator:
             # Claims that the journal refused have raised it, perhaps beyond what a marker can carry.
             held_epoch = max(held_epoch, min(before.epoch, LAST_EPOCH + 1))
         claim = Claim(transactional_id, known.producer_id, held_epoch + 1)
-        left_open = self._hold(claim, process_id, timeout_ms)
+        left_open = self.holdings.take(claim, process_id, timeout_ms)
         if known.is_decided:
             self._write_markers(known)
             if before is not None and before.is_ended_by(known):
@@ -255,8 +208,7 @@ class TransactionCoordinator:
         if not left_open or claim.producer_id == fresh_id:
             empty = self._event(claim, "empty", [], timeout_ms)
             turn.record([msgspec.structs.replace(empty, holder_goes_on=holder_goes_on)])
-        clear = self._holding_of(claim, process_id, [], timeout_ms)
-        self._directory.view.volatile.update(_PREFIX + transactional_id.encode(), lambda _: clear)
+        self.holdings.begin(claim, process_id, timeout_ms)
         return claim
 
     def _adopt_everywhere(self) -> None:
@@ -271,77 +223,21 @@ class TransactionCoordinator:
             except (TopicNotFoundError, StorageFailedError):
                 pass  # deleted meanwhile; or it takes no batch and no marker before it was verified
 
-    def _hold(self, claim: Claim, process_id: str | None, timeout_ms: int) -> list[TopicPartition]:
-        """Put the claim's epoch into Holding; the partitions that the holder before may still write to.
-
-        They stay in Holding until it is known that nothing more can come of them.
-        """
-        left: list[TopicPartition] = []
-
-        def raised(value: bytes | None) -> bytes:
-            left[:] = [] if value is None else _decode(value).partitions
-            return self._holding_of(claim, process_id, left, timeout_ms)
-
-        self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), raised)
-        return left
-
-    def _holding_of(
-        self,
-        claim: Claim,
-        process_id: str | None,
-        partitions: list[TopicPartition],
-        timeout_ms: int,
-        number: int = 0,
-    ) -> bytes:
-        return _encode(
-            Holding(
-                producer_id=claim.producer_id,
-                epoch=claim.epoch,
-                process_id=process_id,
-                partitions=partitions,
-                started_ms=self._directory.clock.now_ms(),
-                timeout_ms=timeout_ms,
-                number=number,
-                deadline_ms=self._directory.clock.monotonic_ms() + timeout_ms,
-            )
-        )
-
-    def add_partitions(self, claim: Claim, places: Sequence[TopicPartition]) -> None:
-        """Note that the transaction writes to *places*; before its first batch goes to any of them.
-
-        Raises:
-            FencedError: the id was claimed by a newer holder, or its transaction timed out and was aborted.
-        """
-        now_ms, monotonic_ms = self._directory.clock.now_ms(), self._directory.clock.monotonic_ms()
-
-        def with_places(value: bytes | None) -> bytes:
-            holding = None if value is None else _decode(value)
-            if holding is None or not holding.is_held_by(claim):
-                raise fenced(claim)
-            added = [place for place in places if place not in holding.partitions]
-            if not holding.partitions:
-                holding = msgspec.structs.replace(
-                    holding, started_ms=now_ms, deadline_ms=monotonic_ms + holding.timeout_ms
-                )
-            return _encode(msgspec.structs.replace(holding, partitions=[*holding.partitions, *added]))
-
-        self._directory.view.volatile.update(_PREFIX + claim.transactional_id.encode(), with_places)
-
     def begin_in_memory(self, claim: Claim, place: TopicPartition) -> None:
         """Note that the transaction goes on with *place*, of which this process knows something that no log does.
 
         Durable when it returns: when the process dies nobody takes the transaction for one that was not begun.
 
         Raises:
-            FencedError: as ``add_partitions``.
+            FencedError: as ``Holdings.add_partitions``.
             LogbrokerError: it may be noted or not.
         """
         with self._directory.journal.exclusive() as turn:
-            holding = self.holding(claim.transactional_id)
+            holding = self.holdings.of(claim.transactional_id)
             if holding is None or not holding.is_held_by(claim):
                 raise fenced(claim)
             turn.record([self._event(claim, "begun", [], holding.timeout_ms)])
-            self.add_partitions(claim, [place])
+            self.holdings.add_partitions(claim, [place])
 
     # Ending ---------------------------------------------------------------------------------------
 
@@ -362,16 +258,15 @@ class TransactionCoordinator:
         is finished by committing again.
 
         Raises:
-            FencedError: as ``add_partitions``; nothing was decided by this call.
+            FencedError: as ``Holdings.add_partitions``; nothing was decided by this call.
             LogbrokerError: it may be decided or not.
         """
-        holding = self.holding(claim.transactional_id)
+        holding = self.holdings.of(claim.transactional_id)
         if holding is None or not holding.is_held_by(claim):
             raise fenced(claim)
         decided = self.event(claim.transactional_id)
         if decided is None or decided.state != "commit" or not holding.is_ended_by(decided):
             decided = self._decision(claim, "commit", holding, keeps_epoch)
-
             self._decide(claim, decided, commits)
         following = claim._replace(epoch=decided.following_epoch)
         self._finish(decided, following, holding)
@@ -413,7 +308,7 @@ class TransactionCoordinator:
         directory = self._directory
         fresh_id = directory.producer_ids.allocate()
         with directory.journal.exclusive() as turn:
-            holding = self.holding(claim.transactional_id)
+            holding = self.holdings.of(claim.transactional_id)
             if holding is None or not holding.is_held_by(claim):
                 raise fenced(claim)
             known = self.event(claim.transactional_id)
@@ -446,13 +341,7 @@ class TransactionCoordinator:
             )
             return
 
-        def moved_on(value: bytes | None) -> bytes | None:
-            if value is None or not _decode(value).is_ended_by(decided):
-                return value
-            number = 0 if decided.ends is None else decided.number + 1
-            return self._holding_of(following, holding.process_id, [], holding.timeout_ms, number)
-
-        self._directory.view.volatile.update(_PREFIX + decided.transactional_id.encode(), moved_on)
+        self.holdings.go_on(decided, following, holding)
 
     def _write_markers(self, decided: TransactionEvent) -> None:
         """The markers of a decision that are missing, and all of them on the disk: the event may be replaced."""
@@ -569,12 +458,12 @@ class TransactionCoordinator:
 
     def _is_alive(self, known: TransactionEvent) -> bool:
         """Whether the holder is at work on its transaction, in time, and can end it itself."""
-        holding = self.holding(known.transactional_id)
+        holding = self.holdings.of(known.transactional_id)
         if holding is None or not holding.partitions:
             return False
         if holding.process_id is not None and not self._directory.process_alive(holding.process_id):
             return False
-        return self.is_in_time(holding)
+        return self.holdings.is_in_time(holding)
 
     def _abort_stranger(self, producer_id: int) -> bool:
         """A transaction in a log that came from elsewhere: nobody can decide it any more."""
@@ -601,10 +490,3 @@ class TransactionCoordinator:
             if event.state == "live"
             for number in range(event.partitions)
         }
-
-
-def fenced(claim: Claim) -> FencedError:
-    return FencedError(
-        f"transaction {claim.transactional_id!r}: a newer holder has the id, or the transaction took longer than "
-        "its timeout, and it was aborted; nothing of it will be seen"
-    )

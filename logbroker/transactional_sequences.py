@@ -15,8 +15,9 @@ from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 from logbroker_storage.producer_state import next_sequence
 
 from .groups import TopicPartition
+from .holdings import Claim
 from .sequences import FIRST_SEQUENCE, BatchNumber
-from .transaction_coordinator import Claim, TransactionCoordinator
+from .transaction_coordinator import TransactionCoordinator
 
 if TYPE_CHECKING:
     from .accumulator import Batch
@@ -62,7 +63,7 @@ class TransactionalSequences:
         place = (queue.topic, queue.partition)
         with self._lock:
             if place not in self._next:
-                self._coordinator.add_partitions(claim, [place])
+                self._coordinator.holdings.add_partitions(claim, [place])
                 self._next[place] = FIRST_SEQUENCE
             return BatchNumber(claim.producer_id, claim.epoch, self._next[place], transactional=True)
 

@@ -33,8 +33,9 @@ from logbroker_storage.events import OffsetEvent
 
 from ..commits import PendingCommit
 from ..groups import TopicPartition
+from ..holdings import Claim, Holding
 from ..topic_names import check_transactional_id
-from ..transaction_coordinator import LAST_EPOCH, Claim, Holding, TransactionCoordinator
+from ..transaction_coordinator import LAST_EPOCH, TransactionCoordinator
 from .error_codes import RefusedError
 
 OFFSETS_PLACE: TopicPartition = (
@@ -106,7 +107,7 @@ class NetworkTransactions:
         known = self._coordinator.event(claim.transactional_id)
         if known is None:
             return
-        holding = self._coordinator.holding(claim.transactional_id)
+        holding = self._coordinator.holdings.of(claim.transactional_id)
         if holding is not None:
             newest = claim._replace(producer_id=holding.producer_id, epoch=holding.epoch)
         else:
@@ -128,7 +129,7 @@ class NetworkTransactions:
                 with the server that began it: librdkafka then aborts (INVALID_PRODUCER_EPOCH would be fatal to it).
         """
         claim = Claim(transactional_id, producer_id, producer_epoch)
-        holding = self._coordinator.holding(transactional_id)
+        holding = self._coordinator.holdings.of(transactional_id)
         if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
             holding = self._coordinator.resume(claim)
             if holding is None:
@@ -160,7 +161,7 @@ class NetworkTransactions:
             raise RefusedError(ErrorCode.transaction_abortable, "the partition is not of the transaction")
         if missing:
             claim = Claim(transactional_id, producer_id, producer_epoch)
-            self._coordinator.add_partitions(claim, missing)
+            self._coordinator.holdings.add_partitions(claim, missing)
 
     def check_batch(
         self,
@@ -185,7 +186,9 @@ class NetworkTransactions:
             raise RefusedError(
                 ErrorCode.invalid_txn_state, f"{place[0]}-{place[1]} was not added to the transaction"
             )
-        self._coordinator.add_partitions(Claim(transactional_id, producer_id, producer_epoch), [place])
+        self._coordinator.holdings.add_partitions(
+            Claim(transactional_id, producer_id, producer_epoch), [place]
+        )
 
     # Offsets --------------------------------------------------------------------------------------------
 
@@ -233,9 +236,9 @@ class NetworkTransactions:
 
     def _abort_if_expired(self, waiting: _Waiting) -> bool:
         claim = waiting.claim
-        holding = self._coordinator.holding(claim.transactional_id)
+        holding = self._coordinator.holdings.of(claim.transactional_id)
         if holding is not None and holding.is_held_by(claim):
-            if self._coordinator.is_in_time(holding):
+            if self._coordinator.holdings.is_in_time(holding):
                 return False
             try:
                 self._coordinator.abort(claim)
@@ -295,7 +298,7 @@ class NetworkTransactions:
 
     def _check_finished(self, claim: Claim) -> None:
         """That the next transaction may begin: the markers of this one are written."""
-        holding = self._coordinator.holding(claim.transactional_id)
+        holding = self._coordinator.holdings.of(claim.transactional_id)
         decided = self._coordinator.event(claim.transactional_id)
         if holding is not None and decided is not None and holding.is_ended_by(decided):
             raise RefusedError(ErrorCode.concurrent_transactions, "its markers are still to be written")
@@ -306,7 +309,7 @@ class NetworkTransactions:
         if known is None or known.epoch != claim.epoch or known.state != ("commit" if commit else "abort"):
             return None
         following = claim._replace(epoch=known.following_epoch)
-        holding = self._coordinator.holding(claim.transactional_id)
+        holding = self._coordinator.holdings.of(claim.transactional_id)
         if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
             holding = self._coordinator.resume(following)
         if holding is None or not holding.is_held_by(following):

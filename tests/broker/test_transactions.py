@@ -437,7 +437,7 @@ def test_a_fenced_holder_cannot_slip_records_into_a_partition_it_had_only_announ
     """The batch is on its way when the new holder comes: the partition was added, nothing written yet."""
     old = broker.transaction("t")
     coordinator = old._holder.coordinator
-    coordinator.add_partitions(old._claim, [("out", 1)])
+    coordinator.holdings.add_partitions(old._claim, [("out", 1)])
     with broker.transaction("t") as new:
         new.send("out", b"new", partition=0)
     old._holder.sequences._next[("out", 1)] = 0
@@ -465,7 +465,7 @@ def test_epochs_that_are_used_up_make_room_for_a_new_producer_id(broker):
         tx.send("out", b"a", partition=0)
     event = tx._holder.coordinator.event("t")
     broker._directory.journal.record([TransactionEvent("t", event.producer_id, 32764, "empty", [], 60000, 0)])
-    tx._holder.coordinator._hold(tx._claim._replace(epoch=32764), None, 60000)
+    tx._holder.coordinator.holdings.take(tx._claim._replace(epoch=32764), None, 60000)
     for number in range(3):
         with broker.transaction("t") as tx:
             tx.send("out", b"%d" % number, partition=0)
@@ -711,7 +711,7 @@ def test_claims_that_were_refused_at_the_last_epoch_leave_the_id_usable(path):
         broker.create_topic("t")
         coordinator = TransactionCoordinator(broker._directory)
         first = coordinator.claim("id", timeout_ms=60_000)
-        coordinator._hold(first._replace(epoch=LAST_EPOCH - 1), broker._directory.process_id, 60_000)
+        coordinator.holdings.take(first._replace(epoch=LAST_EPOCH - 1), broker._directory.process_id, 60_000)
         tx = broker.transaction("id")
         tx.send("t", b"open").result()
         for _ in range(5):

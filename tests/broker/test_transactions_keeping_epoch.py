@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from logbroker.transaction_coordinator import Claim, TransactionCoordinator
+from logbroker.holdings import Claim
+from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError
 from logbroker_storage.log_config import LogConfig
@@ -32,7 +33,7 @@ class Holder:
         self._sequence = 0
 
     def write(self, value: bytes) -> Holder:
-        self.coordinator.add_partitions(self.claim, [PLACE])
+        self.coordinator.holdings.add_partitions(self.claim, [PLACE])
         batch = encode_values(
             [value],
             [(0, 1)],
@@ -167,7 +168,7 @@ def test_a_holder_goes_on_after_everybody_has_left(holder, tmp_path):
     holder.directory.close()
     directory = DataDirectory.open(str(tmp_path / "data"))
     coordinator = TransactionCoordinator(directory)
-    assert coordinator.holding("id") is None
+    assert coordinator.holdings.of("id") is None
     resumed = coordinator.resume(holder.claim)
     assert resumed is not None
     assert resumed.is_held_by(holder.claim)

@@ -14,7 +14,8 @@ import pytest
 from kio.schema.errors import ErrorCode
 
 import logbroker
-from logbroker.transaction_coordinator import Claim, TransactionCoordinator
+from logbroker.holdings import Claim
+from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import WriteFailedError
 from logbroker_storage.log_config import LogConfig
@@ -348,7 +349,7 @@ def _decide_without_markers(data: Path, monkeypatch: pytest.MonkeyPatch, *, keep
         directory.create_topic("t", 1, LogConfig.parse({}))
         coordinator = TransactionCoordinator(directory)
         claim = coordinator.claim("id", timeout_ms=TIMEOUT_MS)
-        coordinator.add_partitions(claim, [("t", 0)])
+        coordinator.holdings.add_partitions(claim, [("t", 0)])
         ids = {"producer_id": claim.producer_id, "producer_epoch": claim.epoch, "base_sequence": 0}
         directory.log("t", 0).append(encode_values([b"1"], [(0, 1)], transactional=True, **ids))
         directory.log("t", 0).sync()

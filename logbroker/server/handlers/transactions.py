@@ -10,7 +10,7 @@ from kio.schema.errors import ErrorCode
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.events import OffsetEvent, TransactionEvent
 
-from ...transaction_coordinator import Claim, Holding
+from ...holdings import Claim, Holding
 from ..error_codes import code_of
 from ..expressions import ExpressionError, compile_expression
 from ..node import Node
@@ -266,7 +266,7 @@ async def list_transactions(node: Node, request: Request) -> bytes:
     duration_ms = getattr(body, "duration_filter", -1)
     states = []
     for event in node.transactions.events():
-        holding = node.transactions.holding(event.transactional_id)
+        holding = node.transactions.holdings.of(event.transactional_id)
         state = _state(event, holding)
         started_ms = holding.started_ms if holding is not None and state == ONGOING else now_ms
         if (
@@ -293,7 +293,7 @@ async def describe_transactions(node: Node, request: Request) -> bytes:
 
 def _described(node: Node, transactional_id: str) -> Values:
     event = node.transactions.event(transactional_id)
-    holding = node.transactions.holding(transactional_id)
+    holding = node.transactions.holdings.of(transactional_id)
     described: dict[str, Any] = {
         "transactional_id": transactional_id,
         "transaction_state": "",

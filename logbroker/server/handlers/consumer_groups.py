@@ -22,7 +22,7 @@ from ..error_codes import RefusedError
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
-from .metadata import NO_OPERATIONS
+from .operations import with_operations
 
 MEMBER_TYPE_CLASSIC, MEMBER_TYPE_CONSUMER = 0, 1
 FIRST_WITH_MEMBER_ID_OF_CLIENT = 1
@@ -77,9 +77,8 @@ def _asked(request: Request, shapes: Mapping[str, TopicShape]) -> HeartbeatReque
 
 async def describe(node: Node, request: Request) -> bytes:
     shapes = node.groups.shapes()
-    return request.reply(
-        {"groups": [_described(node, group_id, shapes) for group_id in request.body.group_ids]}
-    )
+    groups = [_described(node, group_id, shapes) for group_id in request.body.group_ids]
+    return request.reply({"groups": with_operations(request, groups)})
 
 
 def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> Values:
@@ -94,7 +93,6 @@ def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> V
             "assignment_epoch": 0,
             "assignor_name": "",
             "members": [],
-            "authorized_operations": NO_OPERATIONS,
         }
     return {
         "error_message": None,
@@ -104,7 +102,6 @@ def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> V
         "assignment_epoch": group.assignment_epoch,
         "assignor_name": group.assignor_name,
         "members": [_member(group, member_id, member, shapes) for member_id, member in group.members.items()],
-        "authorized_operations": NO_OPERATIONS,
     }
 
 

@@ -18,7 +18,7 @@ from ..group_registry import is_empty
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
-from .metadata import NO_OPERATIONS
+from .operations import with_operations
 
 CONSUMER_TYPE, SHARE_TYPE = "consumer", "share"
 EMBEDDED_CLIENT = "logbroker"
@@ -79,8 +79,8 @@ def _state(group: ClassicGroup | ConsumerGroup) -> str:
 
 async def describe_groups(node: Node, request: Request) -> bytes:
     stored = set(await node.run(node.directory.groups.names))
-    names = request.body.groups
-    return request.reply({"groups": [_described(node, request, name, name in stored) for name in names]})
+    groups = [_described(node, request, name, name in stored) for name in request.body.groups]
+    return request.reply({"groups": with_operations(request, groups)})
 
 
 def _described(node: Node, request: Request, name: str, is_stored: bool) -> Values:
@@ -92,7 +92,6 @@ def _described(node: Node, request: Request, name: str, is_stored: bool) -> Valu
         "protocol_type": "",
         "protocol_data": "",
         "members": [],
-        "authorized_operations": NO_OPERATIONS,
     }
     if node.share.subscription(name) is not None or (isinstance(group, ConsumerGroup) and group.members):
         if request.version >= FIRST_THAT_MISSES_GROUPS:

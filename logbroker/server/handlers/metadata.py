@@ -14,8 +14,8 @@ from ..error_codes import code_of
 from ..node import LEADER_EPOCH, NODE_ID, Node, topic_uuid
 from ..replies import Values
 from ..requests import Request, response_header
+from .operations import OF_CLUSTER, OF_TOPIC, if_asked_for
 
-NO_OPERATIONS = -(1 << 31)
 FIRST_WITH_NULL_NAME = 12
 KEPT_ANSWERS = 20
 ALL_BY_ABSENCE = 0  # Metadata 0 has no null: an empty list means every topic
@@ -40,14 +40,16 @@ def _question(node: Node, request: Request) -> tuple[Hashable, ...]:
     if body.topics is not None:
         topics = tuple((asked.name, getattr(asked, "topic_id", None)) for asked in body.topics)
     create = getattr(body, "allow_auto_topic_creation", True)
-    return request.version, node.directory.topics_version(), create, topics
+    version = node.directory.topics_version()
+    operations = _operations_of_topic(request), _operations_of_cluster(request)
+    return request.version, version, create, topics, operations
 
 
 async def _metadata(node: Node, request: Request) -> bytes:
     body = request.body
     create = getattr(body, "allow_auto_topic_creation", True)
     if body.topics is None or (request.version == ALL_BY_ABSENCE and not body.topics):
-        topics = [_topic(event) for event in node.topics()]
+        topics = [_topic(event, _operations_of_topic(request)) for event in node.topics()]
     else:
         topics = [await _asked_for(node, request, asked, create=create) for asked in body.topics]
     return request.body_of_reply(
@@ -56,9 +58,17 @@ async def _metadata(node: Node, request: Request) -> bytes:
             "cluster_id": node.cluster_id,
             "controller_id": NODE_ID,
             "topics": topics,
-            "cluster_authorized_operations": NO_OPERATIONS,
+            "cluster_authorized_operations": _operations_of_cluster(request),
         }
     )
+
+
+def _operations_of_topic(request: Request) -> int:
+    return if_asked_for(request, "include_topic_authorized_operations", OF_TOPIC)
+
+
+def _operations_of_cluster(request: Request) -> int:
+    return if_asked_for(request, "include_cluster_authorized_operations", OF_CLUSTER)
 
 
 def _broker(node: Node) -> Values:
@@ -70,8 +80,9 @@ async def _asked_for(node: Node, request: Request, asked: Any, *, create: bool) 
     topic_id: uuid.UUID | None = getattr(asked, "topic_id", None)
     try:
         if name is None or topic_id is not None:  # Java sends an empty name beside an id
-            return _topic(node.topic_by_id(topic_id))
-        return _topic(await node.topic(name, create=create))
+            event = node.topic_by_id(topic_id)
+        else:
+            event = await node.topic(name, create=create)
     except LogbrokerError as error:
         return {
             "error_code": code_of(error),
@@ -80,15 +91,16 @@ async def _asked_for(node: Node, request: Request, asked: Any, *, create: bool) 
             "is_internal": False,
             "partitions": [],
         }
+    return _topic(event, _operations_of_topic(request))
 
 
-def _topic(event: TopicEvent) -> Values:
+def _topic(event: TopicEvent, operations: int) -> Values:
     return {
         "name": event.name,
         "topic_id": topic_uuid(event),
         "is_internal": is_internal(event.name),
         "partitions": [_partition(number) for number in range(event.partitions)],
-        "topic_authorized_operations": NO_OPERATIONS,
+        "topic_authorized_operations": operations,
     }
 
 
@@ -115,7 +127,7 @@ async def describe_cluster(node: Node, request: Request) -> bytes:
             "cluster_id": node.cluster_id,
             "controller_id": NODE_ID,
             "brokers": brokers,
-            "cluster_authorized_operations": NO_OPERATIONS,
+            "cluster_authorized_operations": _operations_of_cluster(request),
         }
     )
 
@@ -136,7 +148,7 @@ async def describe_topic_partitions(node: Node, request: Request) -> bytes:
 
 def _described(node: Node, name: str, first_partition: int) -> Values:
     try:
-        described = dict(_topic(node.directory.topic(name)))
+        described = dict(_topic(node.directory.topic(name), OF_TOPIC))
     except LogbrokerError as error:
         return {"error_code": code_of(error), "name": name, "topic_id": None, "partitions": []}
     described["partitions"] = described["partitions"][max(0, first_partition) :]

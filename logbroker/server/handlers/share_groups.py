@@ -15,7 +15,7 @@ from ..node import Node
 from ..replies import Values
 from ..requests import Request
 from ..share_group import ASSIGNOR, ShareHeartbeat
-from .metadata import NO_OPERATIONS
+from .operations import with_operations
 
 
 async def heartbeat(node: Node, request: Request) -> bytes:
@@ -40,9 +40,8 @@ async def heartbeat(node: Node, request: Request) -> bytes:
 
 async def describe(node: Node, request: Request) -> bytes:
     shapes = node.groups.shapes()
-    return request.reply(
-        {"groups": [_described(node, group_id, shapes) for group_id in request.body.group_ids]}
-    )
+    groups = [_described(node, group_id, shapes) for group_id in request.body.group_ids]
+    return request.reply({"groups": with_operations(request, groups)})
 
 
 def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> Values:
@@ -54,7 +53,6 @@ def _described(node: Node, group_id: str, shapes: Mapping[str, TopicShape]) -> V
         "assignment_epoch": 0,
         "assignor_name": ASSIGNOR,
         "members": [],
-        "authorized_operations": NO_OPERATIONS,
     }
     if node.share.subscription(group_id) is None:
         return described | {

@@ -1,0 +1,127 @@
+"""What Kafka's tools ask of a cluster, and one broker without an authorizer, quotas or replicas answers in a word."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import pytest
+from kio.schema.errors import ErrorCode
+from logbroker.server.handlers.operations import NOT_ASKED_FOR
+
+from .raw_client import METADATA, OFFSET_COMMIT, RawClient, codes
+from .server_process import ServerProcess
+
+OK, FENCED = ErrorCode.none, ErrorCode.transaction_coordinator_fenced
+UNKNOWN = ErrorCode.unknown_topic_or_partition
+DESCRIBE_GROUPS, LIST_GROUPS, WRITE_TXN_MARKERS, DESCRIBE_CONFIGS = 15, 16, 27, 32
+ELECT_LEADERS, INCREMENTAL_ALTER_CONFIGS, ALTER_REASSIGNMENTS = 43, 44, 45
+DESCRIBE_QUOTAS, DESCRIBE_SCRAM, DESCRIBE_CLUSTER, LIST_CONFIG_RESOURCES = 48, 50, 60, 74
+CONSUMER_GROUP_DESCRIBE, DESCRIBE_TOPIC_PARTITIONS, SHARE_GROUP_DESCRIBE = 69, 75, 77
+TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
+SET, DELETE = 0, 1
+HUGE = 2**31 - 1
+
+# Bits are Kafka's AclOperation: 3 READ to 12 IDEMPOTENT_WRITE.
+OF_TOPIC = 0b1101_1111_1000
+OF_GROUP = 0b1101_0100_1000
+OF_CLUSTER = 0b1_1111_1010_0000
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests: topics and groups of each are its own."""
+    server = ServerProcess(tmp_path_factory.mktemp("admin") / "data").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def client(shared: ServerProcess) -> Iterator[RawClient]:
+    with RawClient(shared.port) as client:
+        yield client
+
+
+_numbers = count(1)
+
+
+def new_name(kind: str = "topic") -> str:
+    return f"{kind}-{next(_numbers)}"
+
+
+def new_topic(client: RawClient, partitions: int = 1) -> str:
+    topic = new_name()
+    client.create(topic, partitions)
+    return topic
+
+
+def commit(client: RawClient, group: str, topic: str) -> None:
+    """Of a group without members."""
+    part = {"partition_index": 0, "committed_offset": 0, "committed_leader_epoch": -1}
+    topics = [{"name": topic, "partitions": [part]}]
+    answer = client.send(OFFSET_COMMIT, 8, group_id=group, generation_id_or_member_epoch=-1, topics=topics)
+    assert codes(answer) == {OK}
+
+
+# Authorized operations ------------------------------------------------------------------------------------------
+
+
+def test_everything_may_be_done_with_topics_and_the_cluster(client: RawClient):
+    topic = new_topic(client)
+    for is_asked in (True, False, True):  # answers are kept by what was asked
+        answer = client.send(
+            METADATA,
+            10,
+            topics=[{"name": topic}],
+            include_topic_authorized_operations=is_asked,
+            include_cluster_authorized_operations=is_asked,
+        )
+        found = (answer.topics[0].topic_authorized_operations, answer.cluster_authorized_operations)
+        assert found == ((OF_TOPIC, OF_CLUSTER) if is_asked else (NOT_ASKED_FOR, NOT_ASKED_FOR))
+        cluster = client.send(
+            DESCRIBE_CLUSTER, 1, endpoint_type=1, include_cluster_authorized_operations=is_asked
+        )
+        assert cluster.cluster_authorized_operations == (OF_CLUSTER if is_asked else NOT_ASKED_FOR)
+    (described,) = client.send(DESCRIBE_TOPIC_PARTITIONS, 0, topics=[{"name": topic}], cursor=None).topics
+    assert described.topic_authorized_operations == OF_TOPIC
+
+
+def classic_group(client: RawClient) -> str:
+    group = new_name("group")
+    commit(client, group, new_topic(client))
+    return group
+
+
+def consumer_group(client: RawClient) -> str:
+    group = new_name("group")
+    fields = {"rebalance_timeout": 10_000, "subscribed_topic_names": ["t"], "topic_partitions": []}
+    assert client.send(68, 1, group_id=group, member_id=str(uuid.uuid4()), **fields).error_code is OK
+    return group
+
+
+def share_group(client: RawClient) -> str:
+    group = new_name("group")
+    joined = client.send(
+        76, 1, group_id=group, member_id=str(uuid.uuid4()), subscribed_topic_names=[new_topic(client)]
+    )
+    assert joined.error_code is OK
+    return group
+
+
+@pytest.mark.parametrize(
+    ("api_key", "version", "field", "make"),
+    [
+        pytest.param(DESCRIBE_GROUPS, 6, "groups", classic_group, id="classic"),
+        pytest.param(CONSUMER_GROUP_DESCRIBE, 1, "group_ids", consumer_group, id="consumer"),
+        pytest.param(SHARE_GROUP_DESCRIBE, 1, "group_ids", share_group, id="share"),
+    ],
+)
+def test_everything_may_be_done_with_a_group_that_there_is(
+    client: RawClient, api_key: int, version: int, field: str, make: Callable[[RawClient], str]
+):
+    asked = {field: [make(client), "nobody"]}
+    for is_asked in (True, False):
+        answer = client.send(api_key, version, include_authorized_operations=is_asked, **asked)
+        there, missing = [group.authorized_operations for group in answer.groups]
+        assert (there, missing) == (OF_GROUP if is_asked else NOT_ASKED_FOR, NOT_ASKED_FOR)

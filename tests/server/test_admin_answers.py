@@ -8,9 +8,11 @@ from itertools import count
 
 import pytest
 from kio.schema.errors import ErrorCode
+
+import logbroker
 from logbroker.server.handlers.operations import NOT_ASKED_FOR
 
-from .raw_client import METADATA, OFFSET_COMMIT, RawClient, codes
+from .raw_client import METADATA, OFFSET_COMMIT, RawClient, batch, codes
 from .server_process import ServerProcess
 
 OK, FENCED = ErrorCode.none, ErrorCode.transaction_coordinator_fenced
@@ -125,3 +127,27 @@ def test_everything_may_be_done_with_a_group_that_there_is(
         answer = client.send(api_key, version, include_authorized_operations=is_asked, **asked)
         there, missing = [group.authorized_operations for group in answer.groups]
         assert (there, missing) == (OF_GROUP if is_asked else NOT_ASKED_FOR, NOT_ASKED_FOR)
+
+
+# Groups that only commit ----------------------------------------------------------------------------------------
+
+
+def protocol_types(client: RawClient, group: str) -> tuple[str, str]:
+    """As the group is listed, and as it is described."""
+    listed = {found.group_id: found.protocol_type for found in client.send(LIST_GROUPS, 5).groups}
+    (described,) = client.send(DESCRIBE_GROUPS, 6, groups=[group]).groups
+    assert described.group_state == "Empty"
+    return listed[group], described.protocol_type
+
+
+def test_a_group_that_only_committed_has_no_protocol(client: RawClient):
+    """To Kafka's clients it is a simple consumer group."""
+    assert protocol_types(client, classic_group(client)) == ("", "")
+
+
+def test_a_group_that_had_members_keeps_its_protocol(shared: ServerProcess, client: RawClient):
+    topic, group = new_topic(client), new_name("group")
+    client.produce(topic, batch(b"a"))
+    with logbroker.open(shared.data) as broker, broker.consumer(topic, group=group) as consumer:
+        consumer.poll(1, 5)
+    assert protocol_types(client, group) == ("consumer", "consumer")

@@ -20,7 +20,7 @@ from ..replies import Values
 from ..requests import Request
 from .operations import with_operations
 
-CONSUMER_TYPE, SHARE_TYPE = "consumer", "share"
+CONSUMER_TYPE, SHARE_TYPE, SIMPLE_TYPE = "consumer", "share", ""
 EMBEDDED_CLIENT = "logbroker"
 DEAD, EMPTY, STABLE = "Dead", "Empty", "Stable"
 FIRST_THAT_MISSES_GROUPS = 6  # older clients are told "Dead"
@@ -53,15 +53,22 @@ def _listed(node: Node, name: str, is_stored: bool) -> Values:
         state = STABLE if has_embedded else EMPTY if is_stored else DEAD
     else:
         state = _state(group)
-    protocol_type = "consumer"
-    if isinstance(group, ClassicGroup) and group.protocol_type:
-        protocol_type = group.protocol_type
     return {
         "group_id": name,
-        "protocol_type": protocol_type,
+        "protocol_type": _protocol_type(node, name),
         "group_state": state,
         "group_type": node.groups.type_of(name),
     }
+
+
+def _protocol_type(node: Node, name: str) -> str:
+    """What the group's members are, or were; "" of a group that only committed, as Kafka has it."""
+    group = node.groups.get(name)
+    if isinstance(group, ClassicGroup) and group.protocol_type:
+        return group.protocol_type
+    is_subscribed = node.directory.groups.subscribed(name) is not None
+    is_of_consumers = is_subscribed or node.groups.type_of(name) == CONSUMER_TYPE
+    return CONSUMER_TYPE if is_of_consumers or live_members(node.directory, name) else SIMPLE_TYPE
 
 
 def _listed_share(node: Node, name: str) -> Values:
@@ -109,7 +116,7 @@ def _described(node: Node, request: Request, name: str, is_stored: bool) -> Valu
         members = live_members(node.directory, name)
         return described | {
             "group_state": STABLE if members else EMPTY,
-            "protocol_type": CONSUMER_TYPE,
+            "protocol_type": _protocol_type(node, name),
             "members": [_embedded(member_id) for member_id in members],
         }
     if request.version >= FIRST_THAT_MISSES_GROUPS:

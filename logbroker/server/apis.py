@@ -90,6 +90,7 @@ APIS: dict[int, Api] = {
     66: Api("ListTransactions", _versions(0, 2), transactions.list_transactions),
     68: Api("ConsumerGroupHeartbeat", _versions(0, 1), consumer_groups.heartbeat),
     69: Api("ConsumerGroupDescribe", _versions(0, 1), consumer_groups.describe),
+    74: Api("ListConfigResources", _versions(0, 1), configs.list_resources),
     75: Api("DescribeTopicPartitions", _versions(0, 0), metadata.describe_topic_partitions),
     76: Api("ShareGroupHeartbeat", _versions(1, 1), share_groups.heartbeat),
     77: Api("ShareGroupDescribe", _versions(1, 1), share_groups.describe),

@@ -267,6 +267,11 @@ class ShareGroups:
         event = self._directory.view.events.get(ShareConfigEvent, ShareConfigEvent.key_of(group_id))
         return {} if event is None else dict(event.config)
 
+    def configured(self) -> list[str]:
+        """The groups that differ from the defaults, whether or not they are there."""
+        events = self._directory.view.events.all(ShareConfigEvent, ShareConfigEvent.ALL)
+        return [event.group for event in events if event.config]
+
     def change_config(self, group_id: str, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
         """In a thread: configure a group, durably; its subscription, if it is there, goes by it from now on.
 

@@ -351,6 +351,7 @@ class ShareConfigEvent(Event, frozen=True, tag="share-config"):
     """What Kafka clients configured of the share group of this name: only what differs from the defaults."""
 
     KIND: ClassVar[str] = "share-config"
+    ALL: ClassVar[bytes] = b"share-config\0"
 
     group: str
     config: dict[str, str]

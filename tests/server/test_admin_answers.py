@@ -66,6 +66,59 @@ def commit(client: RawClient, group: str, topic: str) -> None:
     assert codes(answer) == {OK}
 
 
+# Configuration --------------------------------------------------------------------------------------------------
+
+
+def resources(client: RawClient, *types: int) -> set[tuple[int, str]]:
+    answer = client.send(LIST_CONFIG_RESOURCES, 1, resource_types=types)
+    assert answer.error_code is OK
+    return {(resource.resource_type, resource.resource_name) for resource in answer.config_resources}
+
+
+def change(client: RawClient, kind: int, name: str, operation: int, **config: str | None) -> ErrorCode:
+    """Configuration keys have ``_`` for ``.``."""
+    configs = [
+        {"name": key.replace("_", "."), "value": value, "config_operation": operation}
+        for key, value in config.items()
+    ]
+    changed = [{"resource_type": kind, "resource_name": name, "configs": configs}]
+    (response,) = client.send(INCREMENTAL_ALTER_CONFIGS, 1, resources=changed).responses
+    code: ErrorCode = response.error_code
+    return code
+
+
+def test_topics_the_broker_and_configured_groups_are_the_resources(client: RawClient):
+    topic, configured, plain, reset = (
+        new_topic(client),
+        new_name("group"),
+        new_name("group"),
+        new_name("group"),
+    )
+    commit(client, plain, topic)
+    assert change(client, GROUP, configured, SET, share_auto_offset_reset="earliest") is OK
+    assert change(client, GROUP, reset, SET, share_auto_offset_reset="earliest") is OK
+    assert change(client, GROUP, reset, DELETE, share_auto_offset_reset=None) is OK
+    everything = resources(client)
+    assert {(TOPIC, topic), (BROKER, "0"), (BROKER_LOGGER, "0"), (GROUP, configured)} <= everything
+    assert not everything & {(GROUP, plain), (GROUP, reset)}
+    assert {kind for kind, _ in everything} == {TOPIC, BROKER, BROKER_LOGGER, GROUP}
+    assert resources(client, GROUP) == {found for found in everything if found[0] == GROUP}
+    assert resources(client, BROKER, CLIENT_METRICS) == {(BROKER, "0")}
+
+
+def test_a_type_of_resource_that_is_not_known_is_refused(client: RawClient):
+    answer = client.send(LIST_CONFIG_RESOURCES, 1, resource_types=[TOPIC, 3])
+    assert (answer.error_code, answer.config_resources) == (ErrorCode.unsupported_version, ())
+
+
+@pytest.mark.parametrize(("kind", "name"), [(CLIENT_METRICS, "any"), (BROKER_LOGGER, "0")])
+def test_loggers_and_client_metrics_have_no_configuration(client: RawClient, kind: int, name: str):
+    assert client.send(LIST_CONFIG_RESOURCES, 0).config_resources == ()
+    asked = [{"resource_type": kind, "resource_name": name}]
+    (described,) = client.send(DESCRIBE_CONFIGS, 4, resources=asked).results
+    assert (described.error_code, described.configs) == (OK, ())
+
+
 # Authorized operations ------------------------------------------------------------------------------------------
 
 

@@ -442,6 +442,7 @@ ROWS: dict[int, Row] = {
         lambda world, version: {"group_ids": [world.member_of_consumer_group()]},
         lambda r: len(r.groups[0].members) == 1,
     ),
+    74: Row(range(2), lambda world, version: {}, lambda r: hasattr(r, "config_resources")),
     76: Row(
         range(1, 2),
         lambda world, version: {

@@ -1,4 +1,8 @@
-"""DescribeConfigs, AlterConfigs, IncrementalAlterConfigs: of topics and share groups; of the broker to look at only."""
+"""Configuration: of topics and share groups; of the broker to look at only.
+
+DescribeConfigs, ListConfigResources, AlterConfigs, IncrementalAlterConfigs. Kafka's loggers and client
+metrics are not there: what is asked of them is nothing.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,14 @@ from ..requests import Request
 from ..share_config import DOCS as SHARE_DOCS
 from ..share_config import ISOLATION_LEVEL, NUMBERS, as_config, check_config
 
-TOPIC, BROKER, GROUP = 2, 4, 32
+TOPIC, BROKER, BROKER_LOGGER, CLIENT_METRICS, GROUP = 2, 4, 8, 16, 32
 SOURCE_TOPIC, SOURCE_STATIC_BROKER, SOURCE_DEFAULT, SOURCE_GROUP = 1, 4, 5, 8
 SET, DELETE, APPEND, SUBTRACT = range(4)
 BOOLEAN, STRING, INT, LONG, DOUBLE, LIST = 1, 2, 3, 5, 6, 7
 ALL_BROKERS = ""
 TYPES = {"int": LONG, "float": DOUBLE, "string": STRING}
 LISTS = ("cleanup.policy",)
+FIRST_WITH_TYPES = 1  # ListConfigResources; before it is about client metrics alone
 
 _DOCS = {key.name: key.doc for key in config_keys()}
 _TYPES = {key.name: LIST if key.name in LISTS else TYPES[key.type] for key in config_keys()}
@@ -38,6 +43,26 @@ def overrides(config: LogConfig) -> Iterator[tuple[str, str, int]]:
 
 
 # Looking --------------------------------------------------------------------------------------------------
+
+
+async def list_resources(node: Node, request: Request) -> bytes:
+    """The resources that have a configuration: all topics, the broker, and groups that were given one."""
+    if request.version < FIRST_WITH_TYPES:
+        return request.reply({"config_resources": []})
+    names: dict[int, list[str]] = {
+        TOPIC: [event.name for event in node.topics()],
+        BROKER: [str(NODE_ID)],
+        BROKER_LOGGER: [str(NODE_ID)],
+        CLIENT_METRICS: [],
+        GROUP: node.share.configured(),
+    }
+    wanted = set(request.body.resource_types) or set(names)
+    if not wanted <= set(names):
+        return request.reply({"error_code": ErrorCode.unsupported_version, "config_resources": []})
+    resources = [
+        {"resource_name": name, "resource_type": kind} for kind in sorted(wanted) for name in names[kind]
+    ]
+    return request.reply({"config_resources": resources})
 
 
 async def describe(node: Node, request: Request) -> bytes:
@@ -72,16 +97,20 @@ def _entries(node: Node, resource: Any, with_docs: bool) -> list[dict[str, Any]]
             for name, value, source in overrides(config)
         ]
     if resource.resource_type == BROKER:
+        _check_broker(resource.resource_name)
         if resource.resource_name == ALL_BROKERS:
             return []  # what was set for all of them at run time: nothing can be
-        if resource.resource_name != str(NODE_ID):
-            raise RefusedError(ErrorCode.invalid_request, f"there is no broker {resource.resource_name!r}")
         return [
             _entry(name, value, SOURCE_STATIC_BROKER, kind, None, read_only=True)
             for name, value, kind in _of_broker(node)
         ]
     if resource.resource_type == GROUP:
         return _of_group(node, resource.resource_name, with_docs=with_docs)
+    if resource.resource_type == BROKER_LOGGER:
+        _check_broker(resource.resource_name)
+        return []
+    if resource.resource_type == CLIENT_METRICS:
+        return []
     raise RefusedError(ErrorCode.invalid_request, f"resources of type {resource.resource_type} have none")
 
 
@@ -99,6 +128,11 @@ def _of_group(node: Node, group_id: str, *, with_docs: bool) -> list[dict[str, A
         )
         for name, value in as_config(own, None if subscription is None else subscription.rules).items()
     ]
+
+
+def _check_broker(name: str) -> None:
+    if name not in (ALL_BROKERS, str(NODE_ID)):
+        raise RefusedError(ErrorCode.invalid_request, f"there is no broker {name!r}")
 
 
 def _of_broker(node: Node) -> list[tuple[str, str, int]]:

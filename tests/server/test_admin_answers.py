@@ -119,6 +119,15 @@ def test_loggers_and_client_metrics_have_no_configuration(client: RawClient, kin
     assert (described.error_code, described.configs) == (OK, ())
 
 
+def test_what_was_never_set_can_be_taken_back(client: RawClient):
+    """kafka-reassign-partitions takes back throttles when it verifies, whether or not it has set any."""
+    throttles: dict[str, str | None] = {"leader_replication_throttled_rate": None}
+    for kind, name in ((BROKER, "0"), (BROKER, ""), (TOPIC, new_topic(client))):
+        assert change(client, kind, name, DELETE, **throttles) is OK
+        assert change(client, kind, name, SET, leader_replication_throttled_rate="1") is not OK
+    assert change(client, BROKER, "1", DELETE, **throttles) is ErrorCode.invalid_request
+
+
 # Authorized operations ------------------------------------------------------------------------------------------
 
 

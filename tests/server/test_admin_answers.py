@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 from kio.schema.errors import ErrorCode
@@ -64,6 +65,65 @@ def commit(client: RawClient, group: str, topic: str) -> None:
     topics = [{"name": topic, "partitions": [part]}]
     answer = client.send(OFFSET_COMMIT, 8, group_id=group, generation_id_or_member_epoch=-1, topics=topics)
     assert codes(answer) == {OK}
+
+
+# Leaders and replicas -------------------------------------------------------------------------------------------
+
+
+def elect(client: RawClient, topic: str | None, *partitions: int, election_type: int = 0) -> Any:
+    asked = None if topic is None else [{"topic": topic, "partitions": partitions}]
+    return client.send(ELECT_LEADERS, 2, election_type=election_type, topic_partitions=asked)
+
+
+@pytest.mark.parametrize("election_type", [0, 1], ids=["preferred", "unclean"])
+def test_a_partition_that_there_is_needs_no_election(client: RawClient, election_type: int):
+    topic = new_topic(client, 2)
+    answer = elect(client, topic, 0, 1, 2, -1, HUGE, election_type=election_type)
+    (result,) = answer.replica_election_results
+    found = [(part.partition_id, part.error_code) for part in result.partition_result]
+    not_needed = ErrorCode.election_not_needed
+    assert found == [(0, not_needed), (1, not_needed), (2, UNKNOWN), (-1, UNKNOWN), (HUGE, UNKNOWN)]
+    assert answer.error_code is OK
+
+
+def test_the_leader_of_no_topic_is_not_elected(client: RawClient):
+    assert codes(elect(client, "nowhere", 0).replica_election_results) == {UNKNOWN}
+
+
+def test_an_election_in_all_partitions_tells_of_none(client: RawClient):
+    """Kafka leaves out those that have the wanted leader already."""
+    topic = new_topic(client)
+    answer = elect(client, None)
+    assert answer.error_code is OK
+    assert {result.topic: result.partition_result for result in answer.replica_election_results}[topic] == ()
+
+
+def test_an_unknown_kind_of_election_is_refused(client: RawClient):
+    answer = elect(client, new_topic(client), 0, election_type=7)
+    assert (answer.error_code, answer.replica_election_results) == (ErrorCode.invalid_request, ())
+
+
+@pytest.mark.parametrize(
+    ("partition", "replicas", "code"),
+    [
+        (0, [0], OK),
+        (0, None, ErrorCode.no_reassignment_in_progress),
+        (0, [], ErrorCode.invalid_replica_assignment),
+        (0, [1], ErrorCode.invalid_replica_assignment),
+        (0, [0, 1], ErrorCode.invalid_replica_assignment),
+        (0, [0, 0], ErrorCode.invalid_replica_assignment),
+        (1, [0], UNKNOWN),
+        (HUGE, None, UNKNOWN),
+    ],
+)
+def test_a_partition_can_be_reassigned_to_where_it_is(
+    client: RawClient, partition: int, replicas: list[int] | None, code: ErrorCode
+):
+    part = {"partition_index": partition, "replicas": replicas}
+    topics = [{"name": new_topic(client), "partitions": [part]}]
+    answer = client.send(ALTER_REASSIGNMENTS, 1, topics=topics, allow_replication_factor_change=True)
+    assert answer.error_code is OK
+    assert codes(answer.responses) == {code}
 
 
 # Configuration --------------------------------------------------------------------------------------------------

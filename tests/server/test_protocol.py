@@ -409,7 +409,24 @@ ROWS: dict[int, Row] = {
         lambda r: r.results,
     ),
     42: Row(range(3), delete_groups_row, lambda r: r.results),
+    43: Row(
+        range(3),
+        lambda world, version: {
+            "election_type": 0,
+            "topic_partitions": [{"topic": world.topic, "partitions": [0]}],
+        },
+        lambda r: r.replica_election_results[0].partition_result[0].partition_id == 0,
+        lambda version: {ErrorCode.election_not_needed} | ({OK} if version >= 1 else set()),
+    ),
     44: Row(range(2), configs_row, lambda r: r.responses),
+    45: Row(
+        range(2),
+        lambda world, version: {
+            "topics": [{"name": world.topic, "partitions": [{"partition_index": 0, "replicas": [0]}]}]
+        },
+        lambda r: r.responses[0].partitions[0].partition_index == 0,
+    ),
+    46: Row(range(1), lambda world, version: {"topics": None}, lambda r: not r.topics),
     47: Row(
         range(1),
         lambda world, version: {

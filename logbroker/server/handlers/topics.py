@@ -15,10 +15,11 @@ from logbroker_storage.log_config import LogConfig
 
 from ...topic_names import check_topic_name
 from ..error_codes import RefusedError, code_of
-from ..node import NODE_ID, Node, topic_uuid
+from ..node import Node, topic_uuid
 from ..replies import Values
 from ..requests import Request
 from .configs import overrides
+from .replicas import check_replicas
 
 BY_DEFAULT = -1
 REPLICATION_FACTORS = (-1, 1)
@@ -51,7 +52,8 @@ async def _create(node: Node, topic: Any, *, validate_only: bool) -> Values:
     if topic.assignments:
         if partitions not in (BY_DEFAULT, len(topic.assignments)):
             raise RefusedError(ErrorCode.invalid_request, "num_partitions and assignments disagree")
-        _check_replicas(topic.assignments)
+        for given in topic.assignments:
+            check_replicas(given.broker_ids)
         partitions = len(topic.assignments)
         if {given.partition_index for given in topic.assignments} != set(range(partitions)):
             raise RefusedError(
@@ -80,18 +82,6 @@ async def _create(node: Node, topic: Any, *, validate_only: bool) -> Values:
     event = await node.run(node.directory.create_topic, topic.name, partitions, config)
     created["topic_id"] = topic_uuid(event)
     return created
-
-
-def _check_replicas(assignments: Any) -> None:
-    """That each partition is to be where it can be.
-
-    Raises:
-        RefusedError: one is to be on a broker that does not exist, on several, or on none.
-    """
-    if any(tuple(given.broker_ids) != (NODE_ID,) for given in assignments):
-        raise RefusedError(
-            ErrorCode.invalid_replica_assignment, f"each partition is on broker {NODE_ID}, and on no other"
-        )
 
 
 async def delete(node: Node, request: Request) -> bytes:
@@ -148,7 +138,8 @@ async def _add_partitions(node: Node, topic: Any, *, validate_only: bool) -> Non
     if topic.assignments is not None:
         if len(topic.assignments) != topic.count - event.partitions:
             raise RefusedError(ErrorCode.invalid_replica_assignment, "one assignment for each new partition")
-        _check_replicas(topic.assignments)
+        for given in topic.assignments:
+            check_replicas(given.broker_ids)
     if not validate_only:
         await node.run(node.directory.add_partitions, topic.name, topic.count)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from .frames import FrameError
 from .handlers import (
+    access,
     api_versions,
     configs,
     consumer_groups,
@@ -78,6 +79,9 @@ APIS: dict[int, Api] = {
     25: Api("AddOffsetsToTxn", _versions(0, 4), transactions.add_offsets),
     26: Api("EndTxn", _versions(0, 5), transactions.end),
     28: Api("TxnOffsetCommit", _versions(0, 5), transactions.commit_offsets),
+    29: Api("DescribeAcls", _versions(1, 3), access.describe_acls),
+    30: Api("CreateAcls", _versions(1, 3), access.create_acls),
+    31: Api("DeleteAcls", _versions(1, 3), access.delete_acls),
     32: Api("DescribeConfigs", _versions(1, 4), configs.describe),
     33: Api("AlterConfigs", _versions(0, 2), configs.alter),
     35: Api("DescribeLogDirs", _versions(1, 4), topics.describe_log_dirs),
@@ -88,6 +92,8 @@ APIS: dict[int, Api] = {
     45: Api("AlterPartitionReassignments", _versions(0, 1), replicas.alter_reassignments),
     46: Api("ListPartitionReassignments", _versions(0, 0), replicas.list_reassignments),
     47: Api("OffsetDelete", _versions(0, 0), offsets.delete),
+    48: Api("DescribeClientQuotas", _versions(0, 1), access.describe_client_quotas),
+    50: Api("DescribeUserScramCredentials", _versions(0, 0), access.describe_scram_credentials),
     60: Api("DescribeCluster", _versions(0, 2), metadata.describe_cluster),
     61: Api("DescribeProducers", _versions(0, 0), transactions.describe_producers),
     65: Api("DescribeTransactions", _versions(0, 0), transactions.describe_transactions),

@@ -188,6 +188,53 @@ def test_what_was_never_set_can_be_taken_back(client: RawClient):
     assert change(client, BROKER, "1", DELETE, **throttles) is ErrorCode.invalid_request
 
 
+# Access ---------------------------------------------------------------------------------------------------------
+
+
+def test_each_acl_is_refused_for_itself(client: RawClient):
+    resource = {"resource_type": 2, "resource_name": "orders", "principal": "User:x", "host": "*"}
+    created = client.send(30, 3, creations=[resource] * 3).results
+    assert [result.error_code for result in created] == [ErrorCode.security_disabled] * 3
+    deleted = client.send(31, 3, filters=[{"resource_name_filter": "orders"}] * 2).filter_results
+    assert [result.error_code for result in deleted] == [ErrorCode.security_disabled] * 2
+    assert all(result.error_message for result in (*created, *deleted))
+
+
+def test_no_user_has_credentials(client: RawClient):
+    answer = client.send(DESCRIBE_SCRAM, 0, users=[{"name": name} for name in ("ann", "bob", "bob")])
+    assert answer.error_code is OK
+    assert {result.user: result.error_code for result in answer.results} == {
+        "ann": ErrorCode.resource_not_found,
+        "bob": ErrorCode.duplicate_resource,
+    }
+    assert client.send(DESCRIBE_SCRAM, 0, users=[]).results == ()
+
+
+EXACT, DEFAULT, ANY = range(3)
+
+
+@pytest.mark.parametrize(
+    ("components", "code"),
+    [
+        ([("user", ANY, None), ("client-id", EXACT, "c")], OK),
+        ([("ip", DEFAULT, None)], OK),
+        ([("user", EXACT, None)], ErrorCode.invalid_request),
+        ([("user", DEFAULT, "u")], ErrorCode.invalid_request),
+        ([("user", 3, None)], ErrorCode.invalid_request),
+        ([("user", ANY, None), ("user", ANY, None)], ErrorCode.invalid_request),
+        ([("user", ANY, None), ("ip", ANY, None)], ErrorCode.invalid_request),
+        ([("", ANY, None)], ErrorCode.invalid_request),
+        ([("planet", ANY, None)], ErrorCode.unsupported_version),
+    ],
+)
+def test_nobody_has_a_quota(
+    client: RawClient, components: list[tuple[str, int, str | None]], code: ErrorCode
+):
+    asked = [{"entity_type": kind, "match_type": match, "match": name} for kind, match, name in components]
+    answer = client.send(DESCRIBE_QUOTAS, 1, components=asked, strict=False)
+    assert (answer.error_code, answer.entries) == (code, () if code is OK else None)
+
+
 # Authorized operations ------------------------------------------------------------------------------------------
 
 

@@ -277,6 +277,17 @@ def leader_epoch_row(world: World, version: int) -> dict[str, Any]:
     return {"replica_id": -1, "topics": [{"topic": world.topic, "partitions": [part]}]}
 
 
+def acl() -> dict[str, Any]:
+    """Everybody may read a topic."""
+    resource = {"resource_type": 2, "resource_name": "orders", "resource_pattern_type": 3}
+    return resource | {"principal": "User:*", "host": "*", "operation": 3, "permission_type": 3}
+
+
+def acl_filter() -> dict[str, Any]:
+    """Whatever ACL there is."""
+    return {"resource_type_filter": 1, "pattern_type_filter": 1, "operation": 1, "permission_type": 1}
+
+
 def find_coordinator_row(world: World, version: int) -> dict[str, Any]:
     return {"key": world.group, "coordinator_keys": [world.group]}
 
@@ -392,6 +403,24 @@ ROWS: dict[int, Row] = {
     25: Row(range(5), lambda world, version: world.claim() | {"group_id": world.group}, lambda r: True),
     26: Row(range(6), lambda world, version: world.transaction() | {"committed": True}, lambda r: True),
     28: Row(range(6), txn_offset_commit_row, lambda r: r.topics[0].partitions),
+    29: Row(
+        range(1, 4),
+        lambda world, version: acl_filter(),
+        lambda r: not r.resources,
+        lambda version: {ErrorCode.security_disabled},
+    ),
+    30: Row(
+        range(1, 4),
+        lambda world, version: {"creations": [acl()]},
+        lambda r: len(r.results) == 1,
+        lambda version: {ErrorCode.security_disabled},
+    ),
+    31: Row(
+        range(1, 4),
+        lambda world, version: {"filters": [acl_filter()]},
+        lambda r: len(r.filter_results) == 1,
+        lambda version: {ErrorCode.security_disabled},
+    ),
     32: Row(
         range(1, 5),
         lambda world, version: {"resources": [{"resource_type": TOPIC, "resource_name": world.topic}]},
@@ -435,6 +464,8 @@ ROWS: dict[int, Row] = {
         },
         lambda r: r.topics[0].partitions,
     ),
+    48: Row(range(2), lambda world, version: {"components": []}, lambda r: r.entries == ()),
+    50: Row(range(1), lambda world, version: {"users": None}, lambda r: not r.results),
     60: Row(range(3), lambda world, version: {"endpoint_type": 1}, lambda r: r.brokers and r.cluster_id),
     61: Row(
         range(1),

@@ -410,6 +410,26 @@ class TransactionCoordinator:
             logger.warning("a transaction of producer id %d cannot be ended yet: %s", producer_id, error)
             return False
 
+    def abort_hanging(self, producer_id: int) -> bool:
+        """As ``abort_orphans``, of one producer, for somebody who asks: whether its open transaction is nothing now.
+
+        False when its holder is at work on it, or it was committed.
+
+        Raises:
+            LogbrokerError: it cannot be ended yet.
+        """
+        opened = self._directory.view.partitions.open_transactions()
+        left_open = [found for found in opened if found.producer_id == producer_id]
+        if not left_open:
+            return True
+        known = next((event for event in self.events() if event.producer_id == producer_id), None)
+        if known is None:
+            return self._abort_stranger(producer_id)
+        if not self._settle(known, left_open):
+            return False
+        settled = self.event(known.transactional_id)
+        return settled is not None and settled.state != "commit"
+
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""
         return self._directory.view.events.all(TransactionEvent, TransactionEvent.ALL)

@@ -27,6 +27,7 @@ from .handlers import (
     share_groups,
     share_offsets,
     topics,
+    transaction_markers,
     transactions,
 )
 from .node import Node
@@ -78,6 +79,7 @@ APIS: dict[int, Api] = {
     24: Api("AddPartitionsToTxn", _versions(0, 5), transactions.add_partitions),
     25: Api("AddOffsetsToTxn", _versions(0, 4), transactions.add_offsets),
     26: Api("EndTxn", _versions(0, 5), transactions.end),
+    27: Api("WriteTxnMarkers", _versions(1, 2), transaction_markers.write),
     28: Api("TxnOffsetCommit", _versions(0, 5), transactions.commit_offsets),
     29: Api("DescribeAcls", _versions(1, 3), access.describe_acls),
     30: Api("CreateAcls", _versions(1, 3), access.create_acls),

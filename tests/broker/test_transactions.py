@@ -505,6 +505,27 @@ def test_a_transaction_that_takes_too_long_is_aborted_by_whoever_waits(path):
             slow.commit()
 
 
+def test_whoever_asks_for_the_abort_of_a_hanging_transaction_does_not_end_one_in_time(path):
+    clock = ManualClock()
+    with logbroker.open(path, clock=clock) as broker:
+        broker.create_topic("out")
+        kept, slow = broker.transaction("kept", timeout=60), broker.transaction("slow", timeout=5)
+        for tx in (kept, slow):
+            tx.send("out", b"v").result(5)
+        clock.advance(ms=5001)
+        coordinator = TransactionCoordinator(broker._directory)
+        ids = {event.transactional_id: event.producer_id for event in coordinator.events()}
+        assert [coordinator.abort_hanging(ids[name]) for name in ("kept", "slow", "slow")] == [
+            False,
+            True,
+            True,
+        ]
+        kept.commit()
+        with pytest.raises(FencedError, match="timeout"):
+            slow.commit()
+        assert values(broker) == [b"v"]
+
+
 def test_a_timeout_is_not_measured_by_the_wall_clock(path):
     """A clock that is set an hour ahead ends no transaction, and one that is set back lets none go on for an hour."""
     clock = ManualClock()

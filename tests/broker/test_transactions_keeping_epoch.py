@@ -117,6 +117,17 @@ def test_a_decision_whose_markers_are_missing_is_finished_by_whoever_comes(holde
     assert holder.values() == [b"a"]
 
 
+def test_whoever_asks_for_the_abort_of_what_is_committed_already_finishes_the_commit(holder, monkeypatch):
+    holder.write(b"a")
+    with monkeypatch.context() as dying:
+        dying.setattr(
+            TransactionCoordinator, "_write_markers", lambda *_: (_ for _ in ()).throw(OSError("gone"))
+        )
+        holder.commit()
+    assert not TransactionCoordinator(holder.directory).abort_hanging(holder.claim.producer_id)
+    assert holder.values() == [b"a"]
+
+
 def test_committing_again_finishes_a_decision_whose_markers_are_missing(holder, monkeypatch):
     holder.write(b"a")
     with monkeypatch.context() as dying:

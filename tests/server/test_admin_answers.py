@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -12,8 +13,9 @@ from kio.schema.errors import ErrorCode
 
 import logbroker
 from logbroker.server.handlers.operations import NOT_ASKED_FOR
+from logbroker_storage.partition_log import PartitionLog
 
-from .raw_client import METADATA, OFFSET_COMMIT, RawClient, batch, codes
+from .raw_client import ADD_PARTITIONS, METADATA, OFFSET_COMMIT, RawClient, batch, codes
 from .server_process import ServerProcess
 
 OK, FENCED = ErrorCode.none, ErrorCode.transaction_coordinator_fenced
@@ -320,3 +322,122 @@ def test_a_group_that_had_members_keeps_its_protocol(shared: ServerProcess, clie
     with logbroker.open(shared.data) as broker, broker.consumer(topic, group=group) as consumer:
         consumer.poll(1, 5)
     assert protocol_types(client, group) == ("consumer", "consumer")
+
+
+# Transactions that hang -----------------------------------------------------------------------------------------
+
+
+def marker(
+    topic: str,
+    producer: tuple[int, int],
+    *,
+    partition: int = 0,
+    commit: bool = False,
+    coordinator_epoch: int = 0,
+) -> dict[str, Any]:
+    producer_id, producer_epoch = producer
+    return {
+        "producer_id": producer_id,
+        "producer_epoch": producer_epoch,
+        "transaction_result": commit,
+        "topics": [{"name": topic, "partition_indexes": [partition]}],
+        "coordinator_epoch": coordinator_epoch,
+    }
+
+
+def write(client: RawClient, *markers: dict[str, Any]) -> list[ErrorCode]:
+    answer = client.send(WRITE_TXN_MARKERS, 2, markers=markers)
+    return [
+        part.error_code for found in answer.markers for topic in found.topics for part in topic.partitions
+    ]
+
+
+def begin(client: RawClient, topic: str) -> tuple[str, tuple[int, int]]:
+    """A transaction with one record in *topic*."""
+    transactional_id = new_name("transaction")
+    producer = client.new_producer(transactional_id)
+    places = [{"name": topic, "partitions": [0]}]
+    added = client.send(
+        ADD_PARTITIONS,
+        3,
+        v3_and_below_transactional_id=transactional_id,
+        v3_and_below_producer_id=producer[0],
+        v3_and_below_producer_epoch=producer[1],
+        v3_and_below_topics=places,
+    )
+    assert codes(added) == {OK}
+    records = transactional(producer)
+    assert client.produce(topic, records, transactional_id=transactional_id).error_code is OK
+    return transactional_id, producer
+
+
+def transactional(producer: tuple[int, int]) -> bytes:
+    producer_id, producer_epoch = producer
+    return batch(
+        b"v", producer_id=producer_id, producer_epoch=producer_epoch, base_sequence=0, transactional=True
+    )
+
+
+def is_open(log: PartitionLog) -> bool:
+    offsets = log.offsets()
+    return offsets.last_stable_offset < offsets.log_end_offset
+
+
+def test_a_transaction_whose_holder_is_at_work_is_not_ended_for_it(client: RawClient):
+    """A commit that follows would have lost what the marker took out of it."""
+    topic = new_topic(client)
+    transactional_id, producer = begin(client, topic)
+    assert write(client, marker(topic, producer)) == [FENCED]
+    assert write(client, marker(topic, producer, commit=True)) == [FENCED]
+    client.end_transaction(transactional_id, producer, commit=True)
+    assert client.end_offset(topic) == 2
+    fetched = client.fetch({topic: 0}, isolation_level=1).responses[0].partitions[0]
+    assert (fetched.last_stable_offset, fetched.aborted_transactions or ()) == (2, ())
+    assert write(client, marker(topic, producer)) == [OK]
+    assert client.end_offset(topic) == 2
+
+
+def test_a_transaction_of_nobody_is_aborted_wherever_it_is_open(shared: ServerProcess, client: RawClient):
+    topics = [new_topic(client), new_topic(client)]
+    stranger = client.new_producer()
+    with logbroker.open(shared.data) as broker:
+        logs = [broker._directory.log(topic, 0) for topic in topics]
+        for log in logs:
+            log.append(bytearray(transactional(stranger)))
+        assert write(client, marker(topics[0], stranger)) == [OK]
+        assert [is_open(log) for log in logs] == [False, False]
+        assert [log.offsets().log_end_offset for log in logs] == [2, 2]
+        assert write(client, *[marker(topic, (stranger[0], 1)) for topic in topics]) == [OK, OK]
+        assert [log.offsets().log_end_offset for log in logs] == [2, 2]
+
+
+def test_a_marker_of_an_older_epoch_is_refused(client: RawClient):
+    topic = new_topic(client)
+    producer_id, _ = client.new_producer()
+    assert client.produce(topic, batch(b"v", producer_id=producer_id, producer_epoch=3, base_sequence=0))
+    assert write(client, marker(topic, (producer_id, 2))) == [ErrorCode.invalid_producer_epoch]
+    assert write(client, marker(topic, (producer_id, 3))) == [OK]
+
+
+def test_a_marker_for_no_partition_or_no_producer_changes_nothing(client: RawClient):
+    topic = new_topic(client)
+    asked = [
+        marker("nowhere", (1, 0)),
+        marker(topic, (1, 0), partition=1),
+        marker(topic, (1, 0), partition=-1),
+        marker(topic, (-1, -1)),
+        marker(topic, (2**63 - 1, 2**15 - 1)),
+    ]
+    assert write(client, *asked) == [UNKNOWN, UNKNOWN, UNKNOWN, OK, OK]
+    assert client.end_offset(topic) == 0
+
+
+def test_many_markers_are_answered_soon(client: RawClient):
+    """Who holds a transaction is looked up once for each producer."""
+    topic = new_topic(client)
+    _, producer = begin(client, topic)
+    asked = marker(topic, producer)
+    asked["topics"][0]["partition_indexes"] = [0] * 50_000
+    began = time.monotonic()
+    assert set(write(client, asked)) == {FENCED}
+    assert time.monotonic() - began < 10

@@ -277,6 +277,11 @@ def leader_epoch_row(world: World, version: int) -> dict[str, Any]:
     return {"replica_id": -1, "topics": [{"topic": world.topic, "partitions": [part]}]}
 
 
+def markers_row(world: World, version: int) -> dict[str, Any]:
+    topics = [{"name": world.topic, "partition_indexes": [0]}]
+    return {"markers": [{"producer_id": 4711, "producer_epoch": 0, "topics": topics}]}
+
+
 def acl() -> dict[str, Any]:
     """Everybody may read a topic."""
     resource = {"resource_type": 2, "resource_name": "orders", "resource_pattern_type": 3}
@@ -402,6 +407,7 @@ ROWS: dict[int, Row] = {
     ADD_PARTITIONS: Row(range(6), add_partitions_row, lambda r: True),
     25: Row(range(5), lambda world, version: world.claim() | {"group_id": world.group}, lambda r: True),
     26: Row(range(6), lambda world, version: world.transaction() | {"committed": True}, lambda r: True),
+    27: Row(range(1, 3), markers_row, lambda r: len(r.markers[0].topics[0].partitions) == 1),
     28: Row(range(6), txn_offset_commit_row, lambda r: r.topics[0].partitions),
     29: Row(
         range(1, 4),

@@ -61,11 +61,11 @@ class Holdings:
     """The Holding of every id. Safe across threads and processes; keeps nothing itself."""
 
     def __init__(self, directory: DataDirectory) -> None:
-        self._volatile = directory.view.volatile
+        self._directory = directory  # whose view is no other's in a forked child
         self._clock = directory.clock
 
     def of(self, transactional_id: str) -> Holding | None:
-        value = self._volatile.value(_key(transactional_id))
+        value = self._directory.view.volatile.value(_key(transactional_id))
         return None if value is None else _decode(value)
 
     def is_in_time(self, holding: Holding) -> bool:
@@ -83,7 +83,7 @@ class Holdings:
     ) -> Holding:
         """Have *claim* hold its id, with no partition in its next transaction, whoever held it before."""
         fresh = self._fresh(claim, process_id, timeout_ms, number=number, is_resumed=is_resumed)
-        self._volatile.update(_key(claim.transactional_id), lambda _: _encode(fresh))
+        self._directory.view.volatile.update(_key(claim.transactional_id), lambda _: _encode(fresh))
         return fresh
 
     def take(self, claim: Claim, process_id: str | None, timeout_ms: int) -> list[TopicPartition]:
@@ -97,7 +97,7 @@ class Holdings:
             left[:] = [] if value is None else _decode(value).partitions
             return _encode(self._fresh(claim, process_id, timeout_ms, partitions=left))
 
-        self._volatile.update(_key(claim.transactional_id), taken)
+        self._directory.view.volatile.update(_key(claim.transactional_id), taken)
         return left
 
     def add_partitions(self, claim: Claim, places: Sequence[TopicPartition]) -> None:
@@ -136,7 +136,7 @@ class Holdings:
             holding = change(None if value is None else _decode(value))
             return None if holding is None else _encode(holding)
 
-        self._volatile.update(_key(transactional_id), changed)
+        self._directory.view.volatile.update(_key(transactional_id), changed)
 
     def _fresh(
         self,

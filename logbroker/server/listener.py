@@ -213,6 +213,9 @@ class Connection(asyncio.BufferedProtocol):
             except FrameError as error:
                 self._fail(error)
                 return
+            except Exception as error:  # noqa: BLE001 (nobody awaits this task: the peer would wait for ever)
+                self._fail(_not_begun(self.peer, error))
+                return
             finally:
                 self._is_beginning = False
             if self._requests:
@@ -417,6 +420,15 @@ def _broken(request: Request, error: Exception) -> Exception:
         about = {"peer": request.connection.peer, "api": name, "version": request.version}
         logger.error("%s v%d: %r", name, request.version, error, exc_info=error, extra=about)
     return FrameError(f"{name} v{request.version} failed: {error!r}")
+
+
+def _not_begun(peer: str, error: Exception) -> Exception:
+    """What is told where a request could not be taken up for a reason that is not its own.
+
+    A schema is imported when its version is first asked for, which takes descriptors and memory.
+    """
+    logger.error("a request was not taken up: %r", error, exc_info=error, extra={"peer": peer})
+    return FrameError(f"a request could not be taken up: {error!r}; mend the cause (limits, memory)")
 
 
 def _stand_in(connection: Connection, error: UnsupportedVersionError, size_bytes: int) -> Request:

@@ -847,6 +847,23 @@ def test_connections_that_come_and_go_leave_nothing(start_server: Callable[..., 
         time.sleep(0.01)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prlimit")
+def test_a_request_that_cannot_be_taken_up_closes_its_connection(start_server: Callable[..., ServerProcess]):
+    """The first one of a version has its schema imported, for which a server that is full has no descriptor."""
+    server = start_server()
+    with RawClient(server.port) as client, logged(server, "could not be taken up", "Too many open files"):
+        assert client.is_alive()
+        client.set_timeout(LATE_S)
+        allowed = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (1, allowed[1]))
+        client.begin(METADATA, 5, topics=None, allow_auto_topic_creation=False)
+        closed = client.is_closed_by_server()
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, allowed)
+        assert closed
+    with RawClient(server.port) as client:
+        assert client.send(METADATA, 5, topics=None, allow_auto_topic_creation=False).topics == ()
+
+
 # The end ------------------------------------------------------------------------------------------------------------
 
 

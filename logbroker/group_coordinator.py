@@ -144,7 +144,7 @@ class Coordinator:
             coordinator = _coordinators.get(id(directory))
             if coordinator is None:
                 return
-            if coordinator._members.pop(member.member_id, None) is not None:
+            if coordinator._drop(member):
                 coordinator._leaving[member.member_id] = member
         coordinator._waiter.wake()
 
@@ -155,12 +155,23 @@ class Coordinator:
             coordinator = _coordinators.get(id(directory))
             if coordinator is None:
                 return
-            coordinator._members.pop(member.member_id, None)
+            coordinator._drop(member)
             last = not coordinator._has_work
             if last:
                 del _coordinators[id(directory)]
         if last:
             coordinator._stop()
+
+    def _drop(self, member: Tended) -> bool:
+        """Look after *member* no longer, nor watch a group without any; False when it was not looked after.
+
+        Under _coordinators_lock, so that a member who comes to the group meanwhile watches it again.
+        """
+        if self._members.pop(member.member_id, None) is None:
+            return False
+        if all(other.group != member.group for other in self._members.values()):
+            self._waiter.unwatch_signal(group_signal(member.group))
+        return True
 
     def _stop(self) -> None:
         self._waiter.wake()

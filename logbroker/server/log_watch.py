@@ -89,7 +89,7 @@ class LogWatch:
         if not subscribers and len(self._waiting) > KEPT_WATCHES:
             self._waiting.pop(name, None)
             self._waiter.unwatch_signal(name)
-            self._places.pop(self._directory.signal_path(name), None)
+            self._places.pop(self._directory.layout.signal(name), None)
 
     def unsubscribe(self, places: Iterable[Place], news: News) -> None:
         for place in places:

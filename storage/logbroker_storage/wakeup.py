@@ -115,7 +115,7 @@ class Waiter:
         self._watcher.watch(self._directory.signal_path(name))
 
     def unwatch_signal(self, name: str) -> None:
-        self._watcher.unwatch(self._directory.signal_path(name))
+        self._watcher.unwatch(self._directory.layout.signal(name))
 
     def watch_process(self, process_id: str) -> bool:
         """From now on the death of another process, or its leaving the directory, ends a wait.

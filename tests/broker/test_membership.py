@@ -305,6 +305,36 @@ def test_no_thread_is_left_when_the_last_member_has_left(make_group):
     assert "logbroker-coordinator" not in {thread.name for thread in threading.enumerate()}
 
 
+def watched_files() -> int:
+    """How many files this process watches, in all its inotify instances."""
+    watched = 0
+    for descriptor in os.listdir("/proc/self/fdinfo"):
+        with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{descriptor}") as lines:
+            watched += sum(line.startswith("inotify") for line in lines)
+    return watched
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify")
+def test_a_group_without_members_here_is_watched_no_longer(make_group):
+    """A process that stays in one group may come to thousands of others; inotify allows a user so many files."""
+    group = make_group()
+    with group.join():
+        before = watched_files()
+        for number in range(5):
+            with Consumer(group.directory, "t", group=f"passing-{number}"):
+                assert watched_files() == before + 1
+        assert watched_files() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify")
+def test_a_group_is_watched_as_long_as_it_has_a_member_here(make_group):
+    group = make_group()
+    with group.join():
+        before = watched_files()
+        group.join().close()
+        assert watched_files() == before
+
+
 # Processes --------------------------------------------------------------------------------------------------
 
 MEMBER = """

@@ -7,7 +7,8 @@
     the process dies           aborted by whoever comes by, or finished if it was decided
 
 A ``Holder`` keeps a transactional id between transactions, so that only the first of a loop claims it. Each
-transaction looks whether the claim is still the newest; somebody who has it by now is fenced by a new claim.
+transaction looks whether the claim is still the newest; somebody who has it by now is fenced by a new claim. Of the
+ids that have no transaction open, those used last are kept, ``IDLE_HOLDERS`` of them.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ COMMITTED, ABORTED, IN_DOUBT = "committed", "aborted", "in doubt"
 # A fenced holder's batches and commit are refused in any case; a look costs 4 µs, a send without it 1.
 LOOK_S = 0.001
 LONGEST_TIMEOUT_S = 2_147_483  # Kafka's own limit: milliseconds in an int32
+# Each takes some 14 KB. An id whose holder was dropped is claimed anew, for one event of the journal.
+IDLE_HOLDERS = 1000
 LINGER_S = 0.05  # a commit flushes: batches need not go out earlier for anybody's sake
 
 
@@ -97,7 +100,7 @@ class Transactions:
     def __init__(self, directory: DataDirectory, coordinator: TransactionCoordinator) -> None:
         self._directory = directory
         self._coordinator = coordinator
-        self._idle: dict[str, Holder] = {}  # guarded by _lock
+        self._idle: dict[str, Holder] = {}  # by id, the one that was used last at the end; guarded by _lock
         self._open: set[Transaction] = set()  # guarded by _lock
         self._closed = False  # written under _lock, once
         self._lock = threading.Lock()
@@ -131,10 +134,23 @@ class Transactions:
     def _ended(self, transaction: Transaction, holder: Holder) -> None:
         with self._lock:
             self._open.discard(transaction)
-            if not self._closed and holder.transactional_id not in self._idle:
+            is_kept = not self._closed and holder.transactional_id not in self._idle
+            if is_kept:
                 self._idle[holder.transactional_id] = holder
+        if is_kept:
+            self._drop_surplus()
+        else:
+            holder.close()
+
+    def _drop_surplus(self) -> None:
+        with self._lock:
+            if len(self._idle) <= IDLE_HOLDERS:
                 return
-        holder.close()
+            oldest = self._idle.pop(next(iter(self._idle)))
+        try:
+            oldest.close()
+        except LogbrokerError as error:  # no business of the transaction that has just ended
+            logger.warning("what transactional id %r held is not closed: %s", oldest.transactional_id, error)
 
     def close(self) -> None:
         """Abort what is open."""

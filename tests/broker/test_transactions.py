@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import logbroker
+import logbroker.transaction as transaction_module
 from logbroker import (
     FencedError,
     InvalidRequestError,
@@ -151,6 +152,17 @@ def test_transactions_of_many_ids_run_side_by_side(broker):
     for number, tx in enumerate(transactions):
         tx.commit() if number % 2 else tx.abort()
     assert values(broker) == [b"1", b"3"]
+
+
+def test_holders_of_many_ids_do_not_pile_up(broker, monkeypatch):
+    """A process that has an id for each job would keep a producer for each; one that comes again is claimed anew."""
+    monkeypatch.setattr(transaction_module, "IDLE_HOLDERS", 2)
+    for round_number in range(2):
+        for number in range(4):
+            with broker.transaction(f"t{number}") as tx:
+                tx.send("out", b"%d%d" % (round_number, number), partition=0)
+    assert list(broker._transactions._idle) == ["t2", "t3"]
+    assert values(broker) == [b"00", b"01", b"02", b"03", b"10", b"11", b"12", b"13"]
 
 
 def test_send_many_and_large_transactions(broker):

@@ -23,7 +23,6 @@ from .errors import (
     reason_of,
 )
 from .events import (
-    SEPARATOR,
     LogStartEvent,
     MessageIdEvent,
     OffsetEvent,
@@ -243,16 +242,13 @@ class Catalog:
             logger.warning("the files of %r are removed later: %s", name, error)
 
     def _keys_about(self, topic: str) -> list[bytes]:
-        committed = self._view.events.all(OffsetEvent, OffsetEvent.ALL)
-        offsets = (event.key() for event in committed if event.topic == topic)
-        starts = (key for key, _ in self._view.events.items(LogStartEvent.prefix_of(topic)))
-        queues = (
-            key
-            for kind in (QueueEvent.ALL, QueueBlockEvent.ALL)
-            for key, _ in self._view.events.items(kind)
-            if key.split(SEPARATOR)[2] == topic.encode()
-        )
-        return [*offsets, *starts, *queues, TtlEvent.key_of(topic), MessageIdEvent.key_of(topic)]
+        """The keys of the topic's events but its own. One step for each group and queue, however much they read."""
+        events = self._view.events
+        prefixes = [LogStartEvent.prefix_of(topic)]
+        for kind in (OffsetEvent, QueueEvent, QueueBlockEvent):
+            prefixes += [kind.prefix_of(reader, topic) for reader in events.first_names(kind.ALL)]
+        keys = [key for prefix in prefixes for key, _ in events.items(prefix)]
+        return [*keys, TtlEvent.key_of(topic), MessageIdEvent.key_of(topic)]
 
     def finish_deletions(self) -> None:
         """Remove what is left of topics in state "deleting": ours, or a dead process's."""

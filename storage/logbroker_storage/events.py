@@ -95,8 +95,8 @@ class OffsetEvent(Event, frozen=True, tag="offset"):
         return _key(cls.KIND, group, topic, partition)
 
     @classmethod
-    def prefix_of(cls, group: str) -> bytes:
-        return _key(cls.KIND, group) + SEPARATOR
+    def prefix_of(cls, group: str, topic: str | None = None) -> bytes:
+        return _key(cls.KIND, group, *([] if topic is None else [topic])) + SEPARATOR
 
 
 class GroupEvent(Event, frozen=True, tag="group"):

@@ -19,13 +19,14 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
     WriteFailedError,
 )
-from logbroker_storage.events import LogStartEvent, OffsetEvent
+from logbroker_storage.events import LogStartEvent, OffsetEvent, QueueBlockEvent, QueueEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import JOURNAL_TOPIC
 from logbroker_storage.layout import MAX_PARTITIONS
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.testing import FaultyFiles, LogBuilder, Workbench
 from logbroker_storage.topic_folders import create_partition_folder
+from logbroker_storage.view.environment import Environment
 
 DEFAULTS = LogConfig.parse({})
 
@@ -189,6 +190,32 @@ def test_a_deleted_topic_leaves_nothing(bench):
     assert "t 0" not in Path(directory.layout.recovery_points).read_text()
     with pytest.raises(TopicNotFoundError):
         directory.delete_topic("t")
+
+
+def test_deleting_a_topic_reads_none_of_what_groups_committed_elsewhere(bench, monkeypatch):
+    """Under the journal's lock everybody would wait while the offsets of all groups are gone through."""
+    events = [OffsetEvent("g", f"topic-{number}", 0, 1, "", 0) for number in range(300)]
+    events += [OffsetEvent("g", "t", 0, 1, "", 0), OffsetEvent("h", "t", 7, 1, "", 0)]
+    queues = [QueueEvent("q", topic, 0, 1) for topic in ("t", "t2")]
+    blocks = [QueueBlockEvent("q", topic, 0, 0, b"", b"") for topic in ("t", "t2")]
+    bench.directory.journal.record([*events, *queues, *blocks])
+    read = []
+    unseal = Environment.unseal
+
+    def counting(self: Environment, key: bytes, stored: bytes) -> bytes:
+        read.append(key)
+        return unseal(self, key, stored)
+
+    monkeypatch.setattr(Environment, "unseal", counting)
+    bench.directory.delete_topic("t")
+    monkeypatch.undo()
+    assert len(read) < 100
+    left = bench.directory.view.events
+    assert len(left.items(OffsetEvent.ALL)) == 300
+    assert [key for kind in (QueueEvent, QueueBlockEvent) for key, _ in left.items(kind.ALL)] == [
+        queues[1].key(),
+        blocks[1].key(),
+    ]
 
 
 def test_a_topic_made_anew_is_another_and_begins_at_0(bench):

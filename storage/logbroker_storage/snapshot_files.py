@@ -52,10 +52,12 @@ def sync_snapshots(files: Files, directory: str) -> None:
 
 
 def read_snapshot(files: Files, directory: str, offset: int) -> dict[int, ProducerEntry] | None:
-    """The producers in the snapshot at *offset*; None when it is not sound."""
+    """The producers in the snapshot at *offset*; None when it is not sound, or removed since it was listed."""
     try:
         entries = parse(files.read_file(f"{directory}/{snapshot_name(offset)}"))
-    except (ValueError, FileNotFoundError) as error:
+    except FileNotFoundError:
+        return None  # the writer has rolled meanwhile, and keeps the newest ones
+    except ValueError as error:
         logger.warning("%s/%s is not sound, passed over: %s", directory, snapshot_name(offset), error)
         return None
     producers: dict[int, ProducerEntry] = {}

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logbroker_storage import producer_snapshot
-from logbroker_storage.producer_snapshot import ProducerSnapshotEntry
+from logbroker_storage.files import OsFiles
+from logbroker_storage.producer_snapshot import ProducerSnapshotEntry, snapshot_name
+from logbroker_storage.snapshot_files import open_in_snapshots
 
 INT16 = st.integers(-(2**15), 2**15 - 1)
 INT32 = st.integers(-(2**31), 2**31 - 1)
@@ -54,3 +56,12 @@ def test_the_file_is_named_after_its_offset():
         "00000000000000000042",
     ):
         assert producer_snapshot.parse_snapshot_name(name) is None
+
+
+def test_a_snapshot_that_is_removed_while_others_are_read_is_not_called_damaged(tmp_path, caplog):
+    """A compaction lists them while a writer goes on, who removes an older one with each roll."""
+    assert open_in_snapshots(OsFiles(), str(tmp_path), [5]) == frozenset()
+    assert caplog.text == ""
+    (tmp_path / snapshot_name(6)).write_bytes(b"no snapshot")
+    assert open_in_snapshots(OsFiles(), str(tmp_path), [5, 6]) == frozenset()
+    assert "not sound" in caplog.text

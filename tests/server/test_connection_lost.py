@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 import weakref
 from pathlib import Path
 
@@ -70,6 +71,36 @@ async def _connect_too_late(path: str) -> None:
     assert ours.recv(1) == b""
     assert not node.connections
     assert not connection._tasks
+    await node.close()
+    ours.close()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the names of the options")
+def test_a_peer_that_is_gone_without_a_word_is_noticed_within_minutes(tmp_path: Path) -> None:
+    """No packet tells of a machine that was switched off: only the kernel's question does."""
+    asyncio.run(_look_at_the_socket(str(tmp_path / "data")))
+
+
+async def _look_at_the_socket(path: str) -> None:
+    node = Node(DataDirectory.open(path), ServerSettings(router=False), Metrics())
+    loop = asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: Connection(node), "127.0.0.1", 0)
+    ours = socket.create_connection(listening.sockets[0].getsockname())
+    async with asyncio.timeout(WAITING_S):
+        while not node.connections:  # noqa: ASYNC110 (nothing tells that it was accepted)
+            await asyncio.sleep(0.001)
+    (connection,) = node.connections
+    assert connection._transport is not None
+    sock = connection._transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    idle, interval, count = (
+        sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, option))
+        for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+    )
+    assert idle + interval * count <= 120
+    connection.abort()
+    await connection._closing
+    listening.close()
     await node.close()
     ours.close()
 

@@ -1,4 +1,7 @@
-"""Our errors as Kafka's codes. One table; the message goes along where the protocol has room for it."""
+"""Our errors as Kafka's codes. One table; the message goes along where the protocol has room for it.
+
+Those of the storage are logged on the way (see ``storage_trouble``).
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,10 @@ from logbroker_storage.errors import (
     ViewError,
     WriteFailedError,
 )
+
+from .storage_trouble import StorageTrouble
+
+trouble = StorageTrouble()  # of all servers of the process
 
 _CODES: dict[type[LogbrokerError], ErrorCode] = {
     TopicNotFoundError: ErrorCode.unknown_topic_or_partition,
@@ -58,6 +65,7 @@ def code_of(error: LogbrokerError) -> ErrorCode:
     """What a client is told of *error*."""
     if isinstance(error, RefusedError):
         return error.code
+    trouble.tell(error)
     for kind in type(error).__mro__:
         if kind in _CODES:
             return _CODES[kind]

@@ -20,7 +20,7 @@ from ...topic_names import check_group_name
 from ..classic_group import ClassicGroup
 from ..consumer_group import ConsumerGroup
 from ..consumer_protocol import CONSUMER_PROTOCOL_TYPE
-from ..error_codes import RefusedError, code_of
+from ..error_codes import RefusedError, code_of, trouble
 from ..group_registry import is_empty
 from ..node import Node
 from ..replies import Values
@@ -132,7 +132,8 @@ def _write(directory: DataDirectory, events: list[OffsetEvent]) -> ErrorCode | N
     try:
         directory.sync_below(events)
         directory.journal.write(items_of(events))
-    except WriteFailedError:
+    except WriteFailedError as error:
+        trouble.tell(error)
         return ErrorCode.coordinator_not_available
     except LogbrokerError as error:
         return code_of(error)

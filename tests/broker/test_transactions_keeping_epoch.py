@@ -50,6 +50,14 @@ class Holder:
     def commit(self) -> Claim:
         return self.coordinator.commit(self.claim, keeps_epoch=True)
 
+    def commit_without_markers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Commit as a process does that dies, or meets a bad disk, behind the decision."""
+        with monkeypatch.context() as dying:
+            dying.setattr(
+                TransactionCoordinator, "_write_markers", lambda *_: (_ for _ in ()).throw(OSError("gone"))
+            )
+            self.commit()
+
     def abort(self) -> Claim | None:
         return self.coordinator.abort(self.claim, keeps_epoch=True)
 
@@ -107,11 +115,7 @@ def test_a_marker_that_was_written_is_not_written_again(holder):
 
 def test_a_decision_whose_markers_are_missing_is_finished_by_whoever_comes(holder, monkeypatch):
     holder.write(b"a")
-    with monkeypatch.context() as dying:
-        dying.setattr(
-            TransactionCoordinator, "_write_markers", lambda *_: (_ for _ in ()).throw(OSError("gone"))
-        )
-        holder.commit()
+    holder.commit_without_markers(monkeypatch)
     assert holder.values() == []
     assert TransactionCoordinator(holder.directory).abort_orphans() == 1
     assert holder.values() == [b"a"]
@@ -119,22 +123,14 @@ def test_a_decision_whose_markers_are_missing_is_finished_by_whoever_comes(holde
 
 def test_whoever_asks_for_the_abort_of_what_is_committed_already_finishes_the_commit(holder, monkeypatch):
     holder.write(b"a")
-    with monkeypatch.context() as dying:
-        dying.setattr(
-            TransactionCoordinator, "_write_markers", lambda *_: (_ for _ in ()).throw(OSError("gone"))
-        )
-        holder.commit()
+    holder.commit_without_markers(monkeypatch)
     assert not TransactionCoordinator(holder.directory).abort_hanging(holder.claim.producer_id)
     assert holder.values() == [b"a"]
 
 
 def test_committing_again_finishes_a_decision_whose_markers_are_missing(holder, monkeypatch):
     holder.write(b"a")
-    with monkeypatch.context() as dying:
-        dying.setattr(
-            TransactionCoordinator, "_write_markers", lambda *_: (_ for _ in ()).throw(OSError("gone"))
-        )
-        holder.commit()
+    holder.commit_without_markers(monkeypatch)
     holder.commit()
     holder.write(b"b").commit()
     assert holder.values() == [b"a", b"b"]

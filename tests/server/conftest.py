@@ -1,4 +1,4 @@
-"""A server for each test; see ``server_process``."""
+"""Servers of a test or of a file, and connections to them; see ``server_process`` and ``raw_client``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 import logbroker
 
+from .raw_client import RawClient
 from .server_process import ServerProcess
 
 
@@ -31,6 +32,21 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
 def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
     """One server on a fresh directory."""
     return start_server()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests of a file, which leave it as they found it but for topics and groups of their own."""
+    server = ServerProcess(tmp_path_factory.mktemp("shared") / "data").start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def client(shared: ServerProcess) -> Iterator[RawClient]:
+    """A connection to the shared server."""
+    with RawClient(shared.port) as client:
+        yield client
 
 
 @pytest.fixture

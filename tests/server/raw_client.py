@@ -126,6 +126,14 @@ def response_of(payload: bytes, api_key: int, version: int) -> tuple[int, Any]:
     return header.correlation_id, body
 
 
+_names = itertools.count(1)
+
+
+def new_name(kind: str = "topic") -> str:
+    """A name that no other test of the process has."""
+    return f"{kind}-{next(_names)}"
+
+
 def codes(response: Any) -> set[ErrorCode]:
     """Every error code in a response, at whatever depth."""
     return set(_codes(response))
@@ -309,6 +317,13 @@ class RawClient:
         ]
         fields = {"max_wait": 0, "min_bytes": 1, "max_bytes": 1 << 30, "topics": topics}
         self.begin(FETCH, version, **(fields | options))
+
+    def commit(self, group: str, topic: str, offset: int) -> None:
+        """Commit *offset* of partition 0, for a group without members."""
+        part = {"partition_index": 0, "committed_offset": offset, "committed_leader_epoch": -1}
+        topics = [{"name": topic, "partitions": [part]}]
+        answer = self.send(OFFSET_COMMIT, 8, group_id=group, generation_id_or_member_epoch=-1, topics=topics)
+        assert codes(answer) == {ErrorCode.none}
 
     def end_offset(self, topic: str, partition: int = 0) -> int:
         """Where the partition ends: how many records it was ever given."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ import logbroker
 from logbroker.server.handlers.operations import NOT_ASKED_FOR
 from logbroker_storage.partition_log import PartitionLog
 
-from .raw_client import ADD_PARTITIONS, METADATA, OFFSET_COMMIT, RawClient, batch, codes
+from .raw_client import ADD_PARTITIONS, METADATA, RawClient, batch, codes, new_name
 from .server_process import ServerProcess
 
 OK, FENCED = ErrorCode.none, ErrorCode.transaction_coordinator_fenced
@@ -34,39 +33,10 @@ OF_GROUP = 0b1101_0100_1000
 OF_CLUSTER = 0b1_1111_1010_0000
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all tests: topics and groups of each are its own."""
-    server = ServerProcess(tmp_path_factory.mktemp("admin") / "data").start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def client(shared: ServerProcess) -> Iterator[RawClient]:
-    with RawClient(shared.port) as client:
-        yield client
-
-
-_numbers = count(1)
-
-
-def new_name(kind: str = "topic") -> str:
-    return f"{kind}-{next(_numbers)}"
-
-
 def new_topic(client: RawClient, partitions: int = 1) -> str:
     topic = new_name()
     client.create(topic, partitions)
     return topic
-
-
-def commit(client: RawClient, group: str, topic: str) -> None:
-    """Of a group without members."""
-    part = {"partition_index": 0, "committed_offset": 0, "committed_leader_epoch": -1}
-    topics = [{"name": topic, "partitions": [part]}]
-    answer = client.send(OFFSET_COMMIT, 8, group_id=group, generation_id_or_member_epoch=-1, topics=topics)
-    assert codes(answer) == {OK}
 
 
 # Leaders and replicas -------------------------------------------------------------------------------------------
@@ -156,7 +126,7 @@ def test_topics_the_broker_and_configured_groups_are_the_resources(client: RawCl
         new_name("group"),
         new_name("group"),
     )
-    commit(client, plain, topic)
+    client.commit(plain, topic, 0)
     assert change(client, GROUP, configured, SET, share_auto_offset_reset="earliest") is OK
     assert change(client, GROUP, reset, SET, share_auto_offset_reset="earliest") is OK
     assert change(client, GROUP, reset, DELETE, share_auto_offset_reset=None) is OK
@@ -262,7 +232,7 @@ def test_everything_may_be_done_with_topics_and_the_cluster(client: RawClient):
 
 def classic_group(client: RawClient) -> str:
     group = new_name("group")
-    commit(client, group, new_topic(client))
+    client.commit(group, new_topic(client), 0)
     return group
 
 

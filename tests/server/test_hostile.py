@@ -59,20 +59,12 @@ HUGE = 2**31 - 1
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path_factory.mktemp("hostile") / "data").start()
-    with RawClient(server.port) as client:
+def shared(shared: ServerProcess) -> ServerProcess:
+    """With a topic to look at. ``client`` is the connection that does harm."""
+    with RawClient(shared.port) as client:
         client.create("canary")
         assert client.produce("canary", batch(b"alive")).error_code is OK
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def client(shared: ServerProcess) -> Iterator[RawClient]:
-    """The connection that does harm."""
-    with RawClient(shared.port) as client:
-        yield client
+    return shared
 
 
 @pytest.fixture

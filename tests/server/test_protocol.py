@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any
 
 import pytest
@@ -41,6 +40,7 @@ from .raw_client import (
     codes,
     fetch_partition,
     framed,
+    new_name,
     records_of,
     request_bytes,
     response_of,
@@ -56,32 +56,11 @@ BROKER, TOPIC, GROUP = 4, 2, 32
 SUBSCRIPTION = b"\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"  # ConsumerProtocolSubscription 0 of no topic
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all tests that leave it as they found it but for topics and groups of their own."""
-    server = ServerProcess(tmp_path_factory.mktemp("protocol") / "data").start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture
-def client(shared: ServerProcess) -> Iterator[RawClient]:
-    with RawClient(shared.port) as client:
-        yield client
-
-
 @pytest.fixture
 def other(shared: ServerProcess) -> Iterator[RawClient]:
     """A second connection."""
     with RawClient(shared.port) as client:
         yield client
-
-
-_numbers = count(1)
-
-
-def new_name(kind: str = "topic") -> str:
-    return f"{kind}-{next(_numbers)}"
 
 
 # Every API in every version -------------------------------------------------------------------------------------
@@ -101,15 +80,7 @@ class World:
 
     def commit(self, offset: int) -> None:
         """Of the group, which has no members."""
-        part = {"partition_index": 0, "committed_offset": offset, "committed_leader_epoch": -1}
-        committed = self.client.send(
-            OFFSET_COMMIT,
-            8,
-            group_id=self.group,
-            generation_id_or_member_epoch=-1,
-            topics=[{"name": self.topic, "partitions": [part]}],
-        )
-        assert codes(committed) == {OK}
+        self.client.commit(self.group, self.topic, offset)
 
     def topic_of(self, version: int, first_with_id: int) -> dict[str, Any]:
         return {"topic_id": self.topic_id} if version >= first_with_id else {"name": self.topic}

@@ -6,7 +6,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from logbroker.server.settings import ServerSettings
 from logbroker.server.share_groups import LAST_WORDS_S
 from logbroker_storage.record_batch import HEADER_BYTES, read_header
 
-from .raw_client import RawClient, batch, codes, segment_bytes
+from .raw_client import RawClient, batch, codes, new_name, segment_bytes
 from .raw_sharer import (
     ACCEPT,
     FINAL,
@@ -40,16 +39,6 @@ DESCRIBE_OFFSETS, ALTER_OFFSETS, DELETE_OFFSETS = 90, 91, 92
 SHORT_LEASE_S = 0.5
 PROMPT_S = 1.0
 
-_numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """One server for all tests, which have topics and groups of their own."""
-    server = ServerProcess(tmp_path_factory.mktemp("share") / "data").start()
-    yield server
-    server.kill()
-
 
 @pytest.fixture(scope="module")
 def broker(shared: ServerProcess) -> Iterator[logbroker.Broker]:
@@ -58,18 +47,12 @@ def broker(shared: ServerProcess) -> Iterator[logbroker.Broker]:
         yield broker
 
 
-@pytest.fixture
-def client(shared: ServerProcess) -> Iterator[RawClient]:
-    with RawClient(shared.port) as client:
-        yield client
-
-
 class Desk:
     """A topic and a queue subscription of its own, and members of that share group."""
 
     def __init__(self, server: ServerProcess, broker: logbroker.Broker, client: RawClient) -> None:
         self.server, self.broker, self.client = server, broker, client
-        self.topic, self.group = f"t{next(_numbers)}", f"g{next(_numbers)}"
+        self.topic, self.group = new_name(), new_name("group")
         self.topic_id = uuid.UUID(int=0)
         self.sharers: list[RawSharer] = []
 

@@ -44,6 +44,7 @@ from logbroker_storage.record_batch import Record, decode_records
 from logbroker_storage.segment_removal import delete_segments_below
 
 from ..arrivals import Arrivals
+from ..exception_text import named
 from ..groups import TopicPartition
 from ..producer import Producer
 from ..records import HeadersArgument, StoredHeaders, stored_headers
@@ -211,7 +212,7 @@ class Requester:
                 logger.error("replies can no longer be read from %s: %s", self.reply_topic, error)
             self._fail_all(error)
         except BaseException as error:
-            self._fail_all(LogbrokerError(f"replies can no longer be read: {type(error).__name__}: {error}"))
+            self._fail_all(LogbrokerError(f"replies can no longer be read: {named(error)}"))
             raise
 
     def _settle_some(self) -> bool:

@@ -25,6 +25,7 @@ import tomli_w
 from logbroker_storage.clock import SYSTEM_CLOCK, Clock
 from logbroker_storage.errors import InvalidRequestError, LogbrokerError
 
+from ..exception_text import named
 from ..transform_outputs import Function
 from .catalog import is_unknown_kind, kind_of, parse_step, step_table
 from .options import Form, StepOptions
@@ -188,9 +189,7 @@ def _entry_point(group: str, name: str, what: str) -> Any:
     try:
         return matching[0].load()
     except Exception as error:
-        raise PipelineError(
-            f"the {what} {name!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise PipelineError(f"the {what} {name!r} cannot be imported: {named(error)}") from error
 
 
 class _Surroundings:
@@ -222,7 +221,7 @@ class _Surroundings:
             for part in attribute.split("."):
                 found = getattr(found, part)
         except Exception as error:
-            raise PipelineError(f"{name!r} cannot be imported: {type(error).__name__}: {error}") from error
+            raise PipelineError(f"{name!r} cannot be imported: {named(error)}") from error
         if not callable(found):
             raise PipelineError(f"{name!r} is a {type(found).__name__}, and cannot be called")
         return found  # type: ignore[no-any-return]

@@ -64,7 +64,7 @@ class _Schema:
         try:
             self.parsed = fastavro.parse_schema(schema)
         except Exception as error:  # noqa: BLE001  (of a schema that is none, it raises what comes first)
-            raise InvalidRequestError(f"the Avro schema is wrong: {type(error).__name__}: {error}") from None
+            raise InvalidRequestError(f"the Avro schema is wrong: {named(error)}") from None
         self.contains_itself = check_schema(schema)
         # The library puts a default as it is into each datum that it reads, where a later step may change it.
         self.shares_defaults = has_container_default(schema)

@@ -405,7 +405,7 @@ class TransactionCoordinator:
     ) -> bool:
         """Finish or abort one; the others do not wait for one whose partition takes no marker."""
         try:
-            return self._abort_stranger(producer_id) if known is None else self._settle(known, left_open)
+            return self._end(producer_id, known, left_open)
         except (LogbrokerError, OSError) as error:
             logger.warning("a transaction of producer id %d cannot be ended yet: %s", producer_id, error)
             return False
@@ -423,12 +423,18 @@ class TransactionCoordinator:
         if not left_open:
             return True
         known = next((event for event in self.events() if event.producer_id == producer_id), None)
-        if known is None:
-            return self._abort_stranger(producer_id)
-        if not self._settle(known, left_open):
+        if not self._end(producer_id, known, left_open):
             return False
+        if known is None:
+            return True
         settled = self.event(known.transactional_id)
         return settled is not None and settled.state != "commit"
+
+    def _end(
+        self, producer_id: int, known: TransactionEvent | None, left_open: Sequence[OpenTransaction]
+    ) -> bool:
+        """Finish or abort what a producer has open; False when its holder is at work on it."""
+        return self._abort_stranger(producer_id) if known is None else self._settle(known, left_open)
 
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""

@@ -68,7 +68,7 @@ class ProcessLock:
         with self._entrance:
             if not self._thread_lock.acquire(False):  # a keyword would cost a fifth of a microsecond
                 self._wait()
-            frame = sys._getframe(1)
+            frame = sys._getframe(1)  # mostly the function already, without a call to find it
             code = frame.f_code
             if code.co_flags & CO_GENERATOR or code is _ENTER_CONTEXT:
                 frame = _function_of(frame)

@@ -8,14 +8,15 @@ process. So each request is gone through first, by the same classes, field by fi
     an array's count            the bytes left, as each item takes at least one    BoundsError
     a number of tagged fields   the bytes left, likewise                           BoundsError
     items and tagged fields     ``MAX_ITEMS`` of both in the whole request         BoundsError
-    a tagged field              as long as it says                                 BoundsError
+    a tagged field              as long as it says, and there once                 BoundsError
     null                        where the schema has it                            BoundsError
 
-Nothing is kept of what is seen.
+A tagged field that the schema does not have comes from a client of a later release, and means nothing here (KIP-482).
+kio refuses it, so it is taken out.
 
-Invariant: what is passed here is what kio reads next, at the same position. It does not look at the length of
-a tagged field that it knows, nor mind which bytes but -1 say that a struct is there. Where this check went by
-another rule, kio would find counts in bytes that were never looked at.
+Invariant: what is passed here is what kio reads next. It does not look at the length of a tagged field that it
+knows, nor mind which bytes but -1 say that a struct is there. Where this check went by another rule, kio would
+find counts in bytes that were never looked at.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import types
 import typing
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+
+from kio.static.constants import EntityType
 
 MAX_ITEMS = 100_000
 MAX_VARINT_BYTES = 5
@@ -47,21 +50,33 @@ _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 NULL = -1
 NULL_BYTE = 0xFF
+LEGACY_OF_HEADER = (
+    "client_id",
+)  # in every version of the header, for those who read it before they know which it is
 
 
 class BoundsError(Exception):
     """The bytes cannot be such a request."""
 
 
+class _Replacement(NamedTuple):
+    """Bytes of a request that kio gets others for."""
+
+    start: int
+    end: int
+    data: bytes = b""
+
+
 class _Walk:
     """A request's bytes, and how far they have been gone through."""
 
-    __slots__ = ("data", "items_left", "position")
+    __slots__ = ("data", "items_left", "position", "replacements")
 
     def __init__(self, data: memoryview, position: int) -> None:
         self.data = data
         self.position = position
         self.items_left = MAX_ITEMS
+        self.replacements: list[_Replacement] = []
 
     def skip(self, size: int) -> None:
         self.position += size
@@ -95,27 +110,41 @@ class _Walk:
         (value,) = layout.unpack_from(self.data, at)
         return int(value)
 
+    def known(self) -> memoryview:
+        """The bytes without the tagged fields that the schema does not have."""
+        if not self.replacements:
+            return self.data
+        pieces: list[memoryview | bytes] = []
+        position = 0
+        for start, end, data in sorted(self.replacements):
+            pieces += self.data[position:start], data
+            position = end
+        return memoryview(b"".join((*pieces, self.data[position:])))
+
 
 _Step = Callable[[_Walk], None]
 
 
-def check_bounds(message: type[Any], data: memoryview, position: int) -> None:
-    """Hold that *data* from *position* on may be a *message* of kio's.
+def check_bounds(message: type[Any], data: memoryview, position: int) -> memoryview:
+    """Hold that *data* from *position* on may be a *message* of kio's; the bytes for kio to read from there.
 
     Raises:
         BoundsError: a count or length does not fit, or there are more items than any client sends.
     """
-    _walker(message)(_Walk(data, position))  # type: ignore[arg-type]  # a class is hashable
+    walk = _Walk(data, position)
+    _walker(message)(walk)  # type: ignore[arg-type]  # a class is hashable
+    return walk.known()
 
 
 @cache
 def _walker(message: type[Any]) -> _Step:
     hints = typing.get_type_hints(message)
     is_flexible = message.__flexible__
+    legacy = LEGACY_OF_HEADER if message.__type__ is EntityType.header else ()
     steps: list[_Step] = []
     tagged: dict[int, _Step] = {}
     for field in dataclasses.fields(message):
-        step = _step(hints[field.name], field, is_flexible=is_flexible)
+        step = _step(hints[field.name], field, is_flexible=is_flexible and field.name not in legacy)
         if "tag" in field.metadata:
             tagged[field.metadata["tag"]] = step
         else:
@@ -205,17 +234,29 @@ def _tags(tagged: dict[int, _Step]) -> _Step:
     """Tagged fields, of which the schema has those in *tagged*; what the others hold is nobody's to read."""
 
     def pass_tags(walk: _Walk) -> None:
+        number_at = walk.position
         count = walk.varint()
+        if not count:
+            return
+        fields_at = walk.position
         walk.take_items(count)
+        seen = set()
         for _ in range(count):
-            step = tagged.get(walk.varint())
+            start = walk.position
+            tag = walk.varint()
             size = walk.varint()
             end = walk.position + size
-            if step is None:
+            if tag not in tagged:
                 walk.skip(size)
-            else:
-                step(walk)
+                walk.replacements.append(_Replacement(start, end))
+                continue
+            tagged[tag](walk)
             if walk.position != end:
                 raise BoundsError("a tagged field is not as long as it says")
+            if tag in seen:
+                raise BoundsError("a tagged field is there twice")
+            seen.add(tag)
+        if len(seen) < count:
+            walk.replacements.append(_Replacement(number_at, fields_at, bytes([len(seen)])))
 
     return pass_tags

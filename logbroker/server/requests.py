@@ -100,9 +100,9 @@ def parse(frame: bytes | bytearray, versions: Mapping[int, range], connection: C
     layout = schema(api_key, version)
     readable = memoryview(frame).toreadonly()  # kio takes nothing else
     try:
-        header, header_bytes = layout.read_header(readable, 0)
-        check_bounds(layout.request, readable, header_bytes)
-        body, _ = layout.read_body(readable, header_bytes)
+        known = check_bounds(layout.request.__header_schema__, readable, 0)
+        header, header_bytes = layout.read_header(known, 0)
+        body, _ = layout.read_body(check_bounds(layout.request, known, header_bytes), header_bytes)
     except Exception as error:  # whatever a parser makes of bytes that a stranger has chosen
         raise FrameError(
             f"API {api_key} version {version} does not parse: {type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kio.index import load_request_schema
 from kio.schema.metadata.v12.request import MetadataRequest, MetadataRequestTopic
-from kio.serial import entity_writer
+from kio.serial import entity_reader, entity_writer
 
 from logbroker.server.apis import VERSIONS
 from logbroker.server.fetch_sessions import FetchSessions, FetchWish
@@ -128,6 +128,33 @@ def test_a_tagged_field_that_is_not_as_long_as_it_says_is_refused(behind):
             memoryview(fetch(b"\x01" + b"\0" + bytes([size]) + bytes(16) + behind)),
             0,
         )
+
+
+def test_a_tagged_field_that_is_there_twice_is_refused():
+    directory_id = b"\0\x10" + bytes(16)
+    with pytest.raises(BoundsError, match="twice"):
+        check_bounds(load_request_schema(1, 17), memoryview(fetch(b"\x02" + 2 * directory_id)), 0)
+
+
+@pytest.mark.parametrize(
+    "later", [b"\x63\x03abc", b"\x63\0", 200 * b"\x63\x03abc", b"\x80\x01\x80\x01" + bytes(128)]
+)
+@pytest.mark.parametrize("before", [0, 1])
+@pytest.mark.parametrize("known", [0, 1])
+def test_tagged_fields_of_later_releases_are_passed_over(later, before, known):
+    """At any depth, beside those that are known, and kio never sees them."""
+    message = load_request_schema(1, 17)
+    directory_id = b"\0\x10" + bytes(range(16))
+    fields = [directory_id] * known
+    plain = fetch(bytes([known]) + b"".join(fields))
+    count = 200 if len(later) == 1000 else 1
+    number = count + known
+    fields.insert(before, later)
+    tags = (bytes([number]) if number < 128 else bytes([number & 0x7F | 0x80, 1])) + b"".join(fields)
+    full = fetch(tags)[:-1] + b"\x01\x7f\x02xy"  # and in the message itself
+    readable = check_bounds(message, memoryview(b"head" + full), 4)
+    assert bytes(readable) == b"head" + plain
+    assert entity_reader(message)(readable, 4) == entity_reader(message)(memoryview(b"head" + plain), 4)
 
 
 @pytest.mark.parametrize("mark", range(256))

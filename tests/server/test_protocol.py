@@ -566,6 +566,17 @@ def test_the_header_of_an_answer_to_api_versions_is_never_flexible(client: RawCl
     assert payload[:6] == (77).to_bytes(4, "big") + no_error
 
 
+def test_tagged_fields_of_a_later_release_are_ignored(client: RawClient):
+    """In the header and in the body, as KIP-482 has it."""
+    sound = request_bytes(METADATA, 12, 78, topics=(), include_topic_authorized_operations=False)
+    head, body = sound[4:].split(b"raw client\0")
+    later = b"\x01" + b"\x63\x03abc"
+    client.send_bytes(framed(head + b"raw client" + later + body[:-1] + later))
+    correlation_id, answer = response_of(client.read_frame(), METADATA, 12)
+    assert (correlation_id, answer.topics) == (78, ())
+    assert client.is_alive()
+
+
 @pytest.mark.parametrize("version", [5, 100, 32767, -1])
 def test_a_version_of_api_versions_that_is_not_known_is_answered_with_version_0(
     client: RawClient, version: int

@@ -162,7 +162,7 @@ class ClassicMembers:
     ) -> list[ErrorCode]:
         """Remove members, each named by member id, instance id or both; one error code for each.
 
-        An instance id alone is how an administrator removes a static member, of whatever protocol.
+        An administrator removes members of whatever protocol with it, static ones by their instance id alone.
         """
         gone: dict[str, GroupMember] = {}
         errors = [self._leave(member_id, instance_id, gone) for member_id, instance_id in members]
@@ -203,17 +203,20 @@ class ClassicMembers:
         error = self._identity_error(member_id, instance_id)
         if error is not ErrorCode.none:
             return error
+        if not self.has(member_id):
+            return ErrorCode.unknown_member_id
         member, _ = self._speaking(member_id)
         return ErrorCode.none if member.epoch == generation else ErrorCode.illegal_generation
 
     def _identity_error(self, member_id: str, instance_id: str | None) -> ErrorCode:
+        """What is wrong with how a member is named, whichever protocol it speaks."""
         if instance_id is not None:
             holder = self._group.member_of_instance(instance_id)
             if holder is not None and holder.member_id != member_id:
                 return ErrorCode.fenced_instance_id
             if holder is None:
                 return ErrorCode.unknown_member_id
-        return ErrorCode.none if self.has(member_id) else ErrorCode.unknown_member_id
+        return ErrorCode.unknown_member_id if self._group.member(member_id) is None else ErrorCode.none
 
     def _speaking(self, member_id: str) -> tuple[GroupMember, ClassicClocks]:
         member = self._group.member(member_id)

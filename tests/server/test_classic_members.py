@@ -256,7 +256,6 @@ def test_a_member_of_the_other_protocol_does_not_speak_this_one():
     assert not world.classic.has("k")
     assert not can_join(world.group, join_request("k", "t"))
     assert world.sync("k") == world.beat("k") == ErrorCode.unknown_member_id
-    assert world.leave(("k", None)) == [ErrorCode.unknown_member_id]
 
 
 def test_what_members_are_told_of_generations_that_are_not_theirs():
@@ -383,6 +382,16 @@ def test_static_members_can_be_removed_by_instance_whatever_they_speak():
     world.come("k", "t", instance_id="j")
     assert world.leave((static, "j")) == [ErrorCode.fenced_instance_id]
     assert world.leave(("", "i"), ("", "j"), ("", "x")) == [NONE, NONE, ErrorCode.unknown_member_id]
+    assert world.group.is_empty
+
+
+def test_members_of_the_other_protocol_can_be_removed_by_their_ids():
+    """Java's Admin names every member so, when it is to remove all of them."""
+    world = World(t=2)
+    world.come("k", "t")
+    world.come("s", "t", instance_id="i")
+    assert world.leave(("k", "i"), ("s", "x")) == [ErrorCode.fenced_instance_id, ErrorCode.unknown_member_id]
+    assert world.leave(("k", None), ("s", "i")) == [NONE, NONE]
     assert world.group.is_empty
 
 

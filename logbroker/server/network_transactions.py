@@ -265,6 +265,7 @@ class NetworkTransactions:
             return again
         holding = self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
         if not holding.partitions:
+            self._check_not_ended(claim, holding)
             return claim  # nothing was begun: there is nothing to end
         with self._lock:
             waiting = self._waiting.get(claim.transactional_id)
@@ -302,6 +303,21 @@ class NetworkTransactions:
         decided = self._coordinator.event(claim.transactional_id)
         if holding is not None and decided is not None and holding.is_ended_by(decided):
             raise RefusedError(ErrorCode.concurrent_transactions, "its markers are still to be written")
+
+    def _check_not_ended(self, claim: Claim, holding: Holding) -> None:
+        """That the producer means no transaction that ended the other way, the answer to which may have been lost.
+
+        After a restart it may mean the next one, of which only that partitions were added was forgotten.
+        """
+        known = self._coordinator.event(claim.transactional_id)
+        if (
+            known is not None
+            and known.is_decided
+            and holding.is_held_by(claim._replace(producer_id=known.producer_id, epoch=known.epoch))
+            and not holding.is_resumed
+        ):
+            ended = "committed" if known.state == "commit" else "aborted"
+            raise RefusedError(ErrorCode.invalid_txn_state, f"the transaction was {ended}")
 
     def _answered_again(self, claim: Claim, *, commit: bool) -> Claim | None:
         """What an end was answered with that the producer asks for a second time."""

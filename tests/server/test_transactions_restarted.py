@@ -320,6 +320,26 @@ def test_an_end_is_answered_again_after_a_restart(
 
 
 @VERSIONS
+@pytest.mark.parametrize("commit", [True, False])
+def test_an_end_is_not_answered_as_if_it_had_been_the_other(
+    server: ServerProcess, open_producer: Open, version: int, commit: bool
+) -> None:
+    """A client that gives up on a commit, and aborts, would do the same work a second time."""
+    producer = open_producer(version=version)
+    epoch = producer.epoch
+    producer.send(b"1")
+    assert producer.end(commit=commit) is OK
+    following, producer.epoch = producer.epoch, epoch
+    refusal = ErrorCode.invalid_txn_state if version == OLD_END else ErrorCode.producer_fenced
+    assert producer.end(commit=not commit) is refusal
+    assert producer.end(commit=commit) is OK
+    assert producer.epoch == following
+    assert producer.send(b"2") is OK
+    assert producer.end(commit=not commit) is OK
+    assert seen(server) == ([b"1"] if commit else [b"2"])
+
+
+@VERSIONS
 def test_a_decision_whose_markers_are_missing_is_finished_and_answered_again(
     start_server: Callable[..., ServerProcess],
     tmp_path: Path,

@@ -839,6 +839,26 @@ def test_a_group_that_cannot_be_named_so_is_refused(client: RawClient, version: 
     assert (answer.error_code, answer.generation_id) == (ErrorCode.invalid_group_id, -1)
 
 
+@pytest.mark.parametrize("name", ["", "two\nlines"])
+@pytest.mark.parametrize("version", range(6))
+def test_a_transaction_commits_no_offsets_of_a_group_that_cannot_be_named_so(
+    client: RawClient, version: int, name: str
+):
+    """A client that tells no generation is trusted to be a member, but not with what makes a group."""
+    topic, transactional_id = new_name(), new_name("transaction")
+    client.create(topic)
+    producer_id, producer_epoch = client.new_producer(transactional_id)
+    who = {
+        "transactional_id": transactional_id,
+        "producer_id": producer_id,
+        "producer_epoch": producer_epoch,
+        "group_id": name,
+    }
+    part = {"partition_index": 0, "committed_offset": 0, "committed_leader_epoch": -1}
+    answer = client.send(28, version, **who, generation_id=-1, topics=[{"name": topic, "partitions": [part]}])
+    assert codes(answer) == {ErrorCode.invalid_group_id}
+
+
 @pytest.mark.parametrize("version", range(10))
 def test_who_is_no_consumer_does_not_join_a_group_of_consumers(client: RawClient, version: int):
     group_id = World(client).member_of_consumer_group()

@@ -686,6 +686,18 @@ def test_a_share_group_is_neither_a_classic_nor_a_consumer_group(desk: Desk):
         topics=[{"name": desk.topic, "partitions": [part]}],
     )
     assert codes(committed) == {ErrorCode.group_id_not_found}
+    producer_id, producer_epoch = desk.client.new_producer(desk.group)
+    committed = desk.client.send(
+        28,
+        3,
+        transactional_id=desk.group,
+        producer_id=producer_id,
+        producer_epoch=producer_epoch,
+        group_id=desk.group,
+        generation_id=-1,
+        topics=[{"name": desk.topic, "partitions": [part]}],
+    )
+    assert codes(committed) == {ErrorCode.group_id_not_found}
 
 
 @pytest.mark.parametrize("name", ["a b", "__journal", "x" * 300, "orders.*"])

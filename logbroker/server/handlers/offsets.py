@@ -73,11 +73,11 @@ async def _commit(node: Node, request: Request) -> bytes:
     )
 
 
-def check_member(node: Node, group_id: str, member_id: str, instance_id: str | None, generation: int) -> None:
-    """That whoever commits is a member at the right generation, or nobody is in the group.
+def check_group(node: Node, group_id: str) -> None:
+    """That there can be a consumer group of this name, whoever commits.
 
     Raises:
-        RefusedError: says which it is not.
+        RefusedError: there cannot.
     """
     try:
         check_group_name(group_id)
@@ -85,6 +85,15 @@ def check_member(node: Node, group_id: str, member_id: str, instance_id: str | N
         raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
     if node.share.subscription(group_id) is not None:
         raise RefusedError(ErrorCode.group_id_not_found, f"Group {group_id} is a share group.")
+
+
+def check_member(node: Node, group_id: str, member_id: str, instance_id: str | None, generation: int) -> None:
+    """That whoever commits is a member at the right generation, or nobody is in the group.
+
+    Raises:
+        RefusedError: says which it is not.
+    """
+    check_group(node, group_id)
     _check_not_elsewhere(node, group_id)
     group = node.groups.get(group_id)
     if isinstance(group, ClassicGroup):

@@ -16,7 +16,7 @@ from ..expressions import ExpressionError, compile_expression
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
-from .offsets import check_member, offset_event
+from .offsets import check_group, check_member, offset_event
 
 NO_PRODUCER_ID, NO_EPOCH = -1, -1
 NOT_STARTED_MS = -1
@@ -216,8 +216,9 @@ def _check_committer(node: Node, request: Request) -> None:
     generation = getattr(body, "generation_id", ANY_GENERATION)
     member_id = getattr(body, "member_id", "")
     if request.version < FIRST_WITH_MEMBERS or (generation == ANY_GENERATION and not member_id):
-        return
-    check_member(node, body.group_id, member_id, body.group_instance_id, generation)
+        check_group(node, body.group_id)
+    else:
+        check_member(node, body.group_id, member_id, body.group_instance_id, generation)
 
 
 async def end(node: Node, request: Request) -> bytes:

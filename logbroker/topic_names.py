@@ -59,6 +59,17 @@ def check_topic_name(name: str) -> str:
     Raises:
         InvalidTopicError: says which rule it breaks.
     """
+    if is_internal(check_any_topic_name(name)):
+        raise InvalidTopicError(f"{name!r} cannot be a topic's name: names that begin with '__' are internal")
+    return name
+
+
+def check_any_topic_name(name: str) -> str:
+    """*name*, if there can be a topic of it, be it an internal one.
+
+    Raises:
+        InvalidTopicError: says which rule it breaks.
+    """
     if not isinstance(name, str):
         raise InvalidTopicError.no_text(name)
     if not _NAME.fullmatch(name) or name in (".", ".."):
@@ -66,8 +77,6 @@ def check_topic_name(name: str) -> str:
             f"{name!r} cannot be a topic's name: use 1 to {MAX_NAME_CHARACTERS} of the characters "
             "a-z A-Z 0-9 . _ - (and not '.' or '..' alone)"
         )
-    if is_internal(name):
-        raise InvalidTopicError(f"{name!r} cannot be a topic's name: names that begin with '__' are internal")
     return name
 
 

@@ -23,7 +23,7 @@ from logbroker_storage.log_config import LogConfig
 
 from ..request_reply.topics import sweep_reply_topics
 from ..routing.bindings import router_offsets
-from ..topic_names import check_topic_name, is_internal
+from ..topic_names import check_any_topic_name, check_topic_name, is_internal
 from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
 from .disk_sync import DiskSync
@@ -156,11 +156,13 @@ class Node:
         """The live topic *name*, made if need be when *create* and the settings say so.
 
         Raises:
+            InvalidTopicError: there never can be one, so that it makes no sense to ask again.
             LogbrokerError: there is none, and it cannot be made.
         """
         try:
             return self.directory.topic(name)
         except TopicNotFoundError:
+            check_any_topic_name(name)
             if not create or not self.settings.auto_create_topics:
                 raise
         check_topic_name(name)

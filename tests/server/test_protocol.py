@@ -782,6 +782,20 @@ def test_metadata_never_gives_the_zero_id(client: RawClient, version: int):
     assert not ids & {None, uuid.UUID(int=0)}
 
 
+@pytest.mark.parametrize("create", [False, True])
+@pytest.mark.parametrize("name", ["", "..", "a b", "x" * 250])
+def test_metadata_says_which_names_no_topic_can_have(client: RawClient, name: str, create: bool):
+    """A consumer would wait for a topic that is only unknown."""
+    asked = {"topics": [{"name": name}], "allow_auto_topic_creation": create}
+    assert codes(client.send(METADATA, 12, **asked)) == {ErrorCode.invalid_topic_exception}
+
+
+@pytest.mark.parametrize("name", ["__consumer_offsets", "orders-to-come"])
+def test_metadata_makes_no_topic_that_it_is_not_told_to_make(client: RawClient, name: str):
+    asked = {"topics": [{"name": name}], "allow_auto_topic_creation": False}
+    assert codes(client.send(METADATA, 12, **asked)) == {ErrorCode.unknown_topic_or_partition}
+
+
 def test_metadata_finds_a_topic_by_its_id(client: RawClient):
     topic = new_name()
     topic_id = client.create(topic)

@@ -1629,6 +1629,15 @@ def test_a_topic_that_is_named_twice_is_refused_in_one_answer(client, api_key, v
     ]
 
 
+def test_a_topic_that_is_named_beside_an_id_is_not_deleted(client: RawClient):
+    """It may have been made anew since the client learned its id."""
+    topic = new_name()
+    before = client.create(topic)
+    asked = [{"name": topic, "topic_id": uuid.UUID(int=7)}, {"name": topic, "topic_id": before}]
+    assert codes(client.send(20, 6, topics=asked, timeout=1000)) == {ErrorCode.invalid_request}
+    assert client.end_offset(topic) == 0
+
+
 @pytest.mark.parametrize("numbers", [[0, 0], [0, 2], [1, 2], [-1, 0]], ids=str)
 def test_assigned_partitions_are_numbered_without_gaps(client: RawClient, numbers: list[int]):
     assignments = [{"partition_index": number, "broker_ids": [0]} for number in numbers]

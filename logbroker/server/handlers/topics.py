@@ -101,6 +101,8 @@ async def _delete(node: Node, name: str | None, topic_id: Any, *, times: int) ->
     try:
         if times > 1:
             raise RefusedError(ErrorCode.invalid_request, "the topic is named twice")
+        if name is not None and topic_id is not None:
+            raise RefusedError(ErrorCode.invalid_request, "a topic is named or its id is given, not both")
         event = node.topic_by_id(topic_id) if name is None else node.directory.topic(name)
         deleted |= {"name": event.name, "topic_id": topic_uuid(event)}
         check_topic_name(event.name)

@@ -1638,6 +1638,15 @@ def test_a_topic_that_is_named_beside_an_id_is_not_deleted(client: RawClient):
     assert client.end_offset(topic) == 0
 
 
+@pytest.mark.parametrize("validate_only", [True, False])
+def test_a_topic_cannot_have_more_partitions_than_one_that_is_made(client: RawClient, validate_only: bool):
+    topic = new_name()
+    client.create(topic)
+    asked = {"topics": [{"name": topic, "count": 1_000_000, "assignments": None}]}
+    answer = client.send(37, 3, **asked, timeout=1000, validate_only=validate_only)
+    assert codes(answer) == {ErrorCode.invalid_partitions}
+
+
 @pytest.mark.parametrize("numbers", [[0, 0], [0, 2], [1, 2], [-1, 0]], ids=str)
 def test_assigned_partitions_are_numbered_without_gaps(client: RawClient, numbers: list[int]):
     assignments = [{"partition_index": number, "broker_ids": [0]} for number in numbers]

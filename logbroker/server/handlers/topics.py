@@ -137,6 +137,7 @@ async def _add_partitions(node: Node, topic: Any, *, validate_only: bool) -> Non
         raise RefusedError(
             ErrorCode.invalid_partitions, f"it has {event.partitions} partitions, and can only grow"
         )
+    check_partitions(topic.count)
     if topic.assignments is not None:
         if len(topic.assignments) != topic.count - event.partitions:
             raise RefusedError(ErrorCode.invalid_replica_assignment, "one assignment for each new partition")

@@ -334,7 +334,7 @@ def test_the_loop_turns_while_a_consumer_waits(run):
             while not poll.done():
                 started = time.monotonic()
                 await asyncio.sleep(0)
-                assert time.monotonic() - started < 1.0
+                assert time.monotonic() - started < 5.0
                 turns += 1
             assert turns > 10
 

@@ -147,7 +147,7 @@ def test_without_live_responders_a_request_fails_at_once(broker: logbroker.Broke
     began = time.monotonic()
     with pytest.raises(logbroker.NoRespondersError):
         broker.request(TOPIC, b"x", timeout=3600)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10
 
 
 def test_a_late_reply_of_another_process_is_dropped(broker: logbroker.Broker, start: Start) -> None:

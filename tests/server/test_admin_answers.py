@@ -410,4 +410,4 @@ def test_many_markers_are_answered_soon(client: RawClient):
     asked["topics"][0]["partition_indexes"] = [0] * 50_000
     began = time.monotonic()
     assert set(write(client, asked)) == {FENCED}
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60

@@ -812,7 +812,7 @@ def test_500_idle_connections_cost_little(start_server: Callable[..., ServerProc
         assert rss_bytes(server.pid) - before < 60 * MIB
         began = time.monotonic()
         assert witness.is_alive()
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < LATE_S
         time.sleep(0.5)  # whatever the openings left to do
         used, began = cpu_s(server.pid), time.monotonic()
         time.sleep(2)

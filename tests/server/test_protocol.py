@@ -51,7 +51,7 @@ from .server_process import ServerProcess
 OK = ErrorCode.none
 READ_COMMITTED = 1
 OFFSET_DELETE, DESCRIBE_TOPIC_PARTITIONS = 47, 75
-PROMPT_S = 0.5  # an answer that waits for nothing
+PROMPT_S = 5.0  # an answer that waits for nothing, on a busy machine
 BROKER, TOPIC, GROUP = 4, 2, 32
 SUBSCRIPTION = b"\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"  # ConsumerProtocolSubscription 0 of no topic
 
@@ -660,7 +660,7 @@ def test_a_heartbeat_does_not_wait_for_a_long_poll_of_another_connection(client:
     topic = new_name()
     client.create(topic)
     member = World(other).member()
-    client.begin_fetch({topic: 0}, max_wait=2000)
+    client.begin_fetch({topic: 0}, max_wait=20_000)
     began = time.monotonic()
     assert other.send(HEARTBEAT, 4, **member).error_code is OK
     assert time.monotonic() - began < PROMPT_S
@@ -1343,7 +1343,7 @@ def test_min_bytes_above_max_bytes_are_not_waited_for(client: RawClient, batches
     """As in Kafka, which takes the smaller of both: more than max_bytes will never be there."""
     topic, stored = batches
     began = time.monotonic()
-    answer = client.fetch({topic: 0}, min_bytes=30_000, max_bytes=len(stored[0]), max_wait=1500)
+    answer = client.fetch({topic: 0}, min_bytes=30_000, max_bytes=len(stored[0]), max_wait=20_000)
     assert records_of(answer)[topic] == stored[0]
     assert time.monotonic() - began < PROMPT_S
 

@@ -37,7 +37,7 @@ from .server_process import ServerProcess
 OK = ErrorCode.none
 DESCRIBE_OFFSETS, ALTER_OFFSETS, DELETE_OFFSETS = 90, 91, 92
 SHORT_LEASE_S = 0.5
-PROMPT_S = 1.0
+PROMPT_S = 5.0  # on a busy machine; who waits for nothing waits for 10 s and more
 
 
 @pytest.fixture(scope="module")

@@ -258,7 +258,9 @@ class Cursor:
         if ttl_ms >= 0 or self._deadlines:
             records = self._unexpired(records)
         if self._matches is not None:
-            records = list(filter(self._matches, records))
+            matches = self._matches
+            # Not filter(): a StopIteration out of the user's function would be its end, and lose the rest.
+            records = [record for record in records if matches(record)]
         return records
 
     def _without_ttl_headers(self, records: list[Record]) -> list[Record]:

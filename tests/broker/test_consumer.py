@@ -909,7 +909,7 @@ def test_a_commit_after_the_topic_was_made_anew_is_refused(desk):
 # Broken off ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [ConnectionError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [ConnectionError, StopIteration, KeyboardInterrupt])
 def test_a_filter_that_raises_once_loses_no_record(desk, error):
     desk.topic().put(*map(str, range(10))).put(*map(str, range(10, 20)))
     broken = True

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar, Unpack
 from logbroker_storage.errors import DeliveryTimeoutError, LogbrokerError
 
 from .aio_lifetime import Lifetime
-from .worker import Worker, post
+from .worker import Worker, fail, post
 
 if TYPE_CHECKING:
     from .producer import Producer
@@ -143,7 +143,7 @@ class AsyncProducer:
             future = sending.future
             if not future.done():
                 if sending.error is not None:
-                    future.set_exception(sending.error)
+                    fail(future, sending.error)
                 elif sending.metadata is not None:
                     future.set_result(sending.metadata)
             elif sending.error is not None:

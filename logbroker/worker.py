@@ -63,7 +63,7 @@ class Worker:
                 result = call()
             except BaseException as error:  # noqa: BLE001 (whatever it is, it belongs to who called)
                 if future is not None:
-                    post(future.get_loop(), _fail, future, error)
+                    post(future.get_loop(), fail, future, error)
             else:
                 if future is not None:
                     post(future.get_loop(), _succeed, future, result)
@@ -84,6 +84,13 @@ def _succeed(future: asyncio.Future[Result], result: Result) -> None:
         future.set_result(result)
 
 
-def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    """Give *future* what a call raised, unless it is done, as when it was cancelled. In the future's loop."""
+    if future.done():
+        return
+    if isinstance(
+        error, StopIteration
+    ):  # of the caller's own code; no future takes one, as no generator does
+        stopped, error = error, RuntimeError("a call raised StopIteration")
+        error.__cause__ = stopped
+    future.set_exception(error)

@@ -104,6 +104,33 @@ def test_errors_reach_the_send_that_they_belong_to(run):
     run(body)
 
 
+def test_a_stop_iteration_of_the_callers_own_code_reaches_who_awaits_it(run):
+    """No future takes one: the caller would wait for ever, and so would those who sent at the same moment."""
+
+    class Headers:
+        def __iter__(self):
+            return next(iter([]))
+
+    def matches(record):
+        return next(value for name, value in record.headers if name == "kind") == b"x"
+
+    async def body(broker):
+        async with broker.producer() as producer, broker.consumer("t", filter=matches) as consumer:
+            async with asyncio.timeout(5):
+                broken, sent = await asyncio.gather(
+                    producer.send("t", b"a", headers=Headers()),
+                    producer.send("t", b"b"),
+                    return_exceptions=True,
+                )
+                assert isinstance(broken, RuntimeError)
+                assert isinstance(broken.__cause__, StopIteration)
+                assert sent.offset == 0
+                with pytest.raises(RuntimeError, match="StopIteration"):
+                    await consumer.poll(timeout=1)
+
+    run(body)
+
+
 def test_the_failure_of_a_cancelled_send_is_raised_on_leaving(run):
     files = FaultyFiles(OsFiles())
 

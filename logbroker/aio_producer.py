@@ -103,6 +103,7 @@ class AsyncProducer:
     ) -> RecordMetadata:
         """Send one record and wait until it is acknowledged; see ``Producer.send`` and ``Receipt.result``."""
         await self._lifetime.opened()
+        self._worker.start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[RecordMetadata] = loop.create_future()
         self._sendings.append(_Sending((topic, value, key, headers), options, future))

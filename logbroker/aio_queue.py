@@ -326,6 +326,7 @@ class AsyncQueue:
         """
         accepted = self._blocking(messages)
         await self._lifetime.opened()
+        self._settler.start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         self._accepting.append(_Accepting(accepted, durable, future))

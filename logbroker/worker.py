@@ -44,11 +44,19 @@ class Worker:
     def _put(self, future: asyncio.Future[Any] | None, call: Callable[[], Any]) -> None:
         if os.getpid() != self._pid:
             raise ForkedError("this broker")  # the thread is not here
+        self.start()
+        self._calls.put((future, call))  # last: a call that was refused is not made later
+
+    def start(self) -> None:
+        """Have the thread there, for whoever calls ``do`` where nobody would hear that it was refused.
+
+        Raises:
+            RuntimeError: the process has too many threads. The next call tries again.
+        """
         if self._thread is None:
             thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            thread.start()  # may fail where the process has too many; the next call tries again
+            thread.start()
             self._thread = thread
-        self._calls.put((future, call))  # last: a call that was refused is not made later
 
     def stop(self) -> None:
         """End the thread behind the calls that were submitted before. Does not wait."""

@@ -48,6 +48,32 @@ def test_the_next_call_starts_the_thread_of_an_event_loop(refuse_thread: Refuse)
     asyncio.run(main())
 
 
+def test_a_send_or_an_acceptance_is_told_that_its_thread_was_refused(
+    broker: Broker, tmp_path: Path, refuse_thread: Refuse
+):
+    broker.create_subscription("q", topic="t")
+
+    async def main():
+        async with (
+            logbroker.open_async(tmp_path / "d") as twin,
+            twin.producer() as producer,
+            twin.queue(subscription="q") as queue,
+            asyncio.timeout(5),
+        ):
+            refuse_thread("logbroker-aio-producer")
+            with pytest.raises(RuntimeError, match="new thread"):
+                await producer.send("t", b"refused")
+            await producer.send("t", b"sent")
+            message = await queue.receive(timeout=5)
+            assert message.value == b"sent"
+            refuse_thread("logbroker-aio-settle")
+            with pytest.raises(RuntimeError, match="new thread"):
+                await message.accept()
+            await message.accept()
+
+    asyncio.run(main())
+
+
 def use_renewing_queue(broker: Broker) -> None:
     broker.queue(subscription="q", renew=True).close()
 

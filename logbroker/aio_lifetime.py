@@ -7,6 +7,9 @@
                   told once, to the first who is still there
     forked child  is refused the object, and has nothing to close
 
+Opening and closing go on, too, where all tasks of the loop are cancelled, as at the end of ``asyncio.run``
+(``carried_out``).
+
 All of it belongs to the loop's thread.
 """
 
@@ -14,14 +17,27 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 from logbroker_storage.errors import ClosedError, ForkedError
 
 from .worker import Worker
 
 Blocking = TypeVar("Blocking")
+Result = TypeVar("Result")
+
+
+class _Undeterred(asyncio.Task[Result]):
+    """Not to be cancelled: ``asyncio.run``, and whoever else cancels all tasks there are, waits for it."""
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ARG002 (as Task.cancel)
+        return False
+
+
+def carried_out(coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """A task that does *coroutine* to its end. Nothing in it may wait for long, or use ``asyncio.timeout``."""
+    return _Undeterred(coroutine, loop=asyncio.get_running_loop())
 
 
 class Lifetime(Generic[Blocking]):
@@ -71,7 +87,7 @@ class Lifetime(Generic[Blocking]):
         if self.blocking is not None:
             return self.blocking
         if self._opening is None or self._opening.done():
-            self._opening = asyncio.ensure_future(self._open())
+            self._opening = carried_out(self._open())
         blocking = await asyncio.shield(self._opening)
         self.check_usable()
         return blocking
@@ -93,7 +109,7 @@ class Lifetime(Generic[Blocking]):
             return
         if self._closing is None:
             self.is_closed = True
-            self._closing = asyncio.ensure_future(self._close(close))
+            self._closing = carried_out(self._close(close))
         if not self._closing.done():
             await asyncio.wait([self._closing])
         if not self._failure_is_told:

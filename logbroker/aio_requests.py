@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from logbroker_storage.errors import InvalidRequestError
 
+from .aio_lifetime import carried_out
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class AsyncResponder:
         self._worker = Worker("logbroker-aio-responder")
         self._loop = asyncio.get_running_loop()
         self._is_stopped = False
-        self._starting = asyncio.ensure_future(self._start(opened, options))
+        self._starting = carried_out(self._start(opened, options))
 
     async def _start(self, opened: Callable[[], Awaitable[Broker]], options: dict[str, Any]) -> Responder:
         broker = await opened()

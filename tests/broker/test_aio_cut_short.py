@@ -336,3 +336,36 @@ def test_leaving_an_async_transaction_of_a_closed_broker_is_no_commit(tmp_path):
 
     with pytest.raises(logbroker.ClosedError):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_a_transaction_is_ended_where_all_tasks_are_cancelled(tmp_path, error):
+    """Also when the task that ends it has just been made: left open, it would hold up every reader."""
+
+    async def use(broker: AsyncBroker, is_left: asyncio.Event):
+        async with broker.transaction("x") as tx:
+            await tx.send("t", b"1")
+            is_left.set()
+            if error is not None:
+                raise error
+
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            is_left = asyncio.Event()
+            using = asyncio.create_task(use(broker, is_left))
+            await is_left.wait()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
+            assert using.cancelled()
+            async with broker.consumer("t") as consumer, broker.producer() as producer:
+                await producer.send("t", b"2")
+                async with asyncio.timeout(5):
+                    values = [(await anext(consumer)).value]
+                    if error is None:
+                        values.append((await anext(consumer)).value)
+            assert values == ([b"1", b"2"] if error is None else [b"2"])
+
+    asyncio.run(main())

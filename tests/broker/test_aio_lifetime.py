@@ -191,6 +191,30 @@ def test_a_failure_to_close_is_told_once_to_the_first_who_is_still_there():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("steps", range(4))
+def test_opening_and_closing_are_carried_out_where_all_tasks_are_cancelled(steps):
+    """As asyncio.run does at its end, at whatever step of theirs."""
+    things = []
+
+    async def go_away(opens: bool):
+        thing = Thing()
+        things.append(thing)
+        asyncio.get_running_loop().call_later(0.02, thing.may_open.set)
+        asyncio.get_running_loop().call_later(0.02, thing.may_close.set)
+        if not opens:
+            await thing.lifetime.opened()
+        task = asyncio.ensure_future(thing.lifetime.opened() if opens else thing.lifetime.close(thing.close))
+        for _ in range(1 + steps):  # the task has begun: it was asked for
+            await asyncio.sleep(0)
+        return task
+
+    asyncio.run(go_away(opens=True))
+    asyncio.run(go_away(opens=False))
+    opened, closed = things
+    assert opened.lifetime.blocking == "thing 1"
+    assert closed.closed == 1
+
+
 def test_it_can_be_closed_from_a_later_loop():
     thing = Thing()
 

@@ -171,3 +171,20 @@ def test_what_keeps_a_responder_from_starting_is_told_who_awaits_it(run):
             broker.responder("t")(lambda request: b"")
 
     run(body)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 20])
+def test_a_responder_stops_though_all_tasks_were_cancelled_when_it_started(run, steps):
+    async def body(broker):
+        before = asyncio.all_tasks()
+        responder = broker.responder("t")(upper)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await responder.stop()
+        assert not responder.is_running
+        with pytest.raises(NoRespondersError):
+            await broker.request("t", b"a")
+
+    run(body)

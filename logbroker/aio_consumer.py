@@ -5,6 +5,8 @@
     iteration    a slice of records a hop; a cancelled wait is taken up again by the next
     the others   carried out; what a cancelled poll brought, and nobody has seen, is first put back
 
+What a task may leave behind has a future of no loop: another may go on with the consumer.
+
 Putting back is a seek, which the second thread does. Nothing is read before it is done: a seek back that
 came behind a new poll would hand the same records out twice.
 
@@ -26,9 +28,11 @@ from logbroker_storage.errors import ClosedError, InvalidRequestError, OffsetOut
 
 from .aio_lifetime import Lifetime
 from .arguments import whole_number
-from .worker import Worker
+from .worker import Worker, ended
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .consumer import Consumer, Place
     from .cursor import Handout
     from .groups import TopicPartition
@@ -47,10 +51,10 @@ class AsyncConsumer:
         self._control = Worker("logbroker-aio-commit")  # everything else
         self._lifetime = Lifetime("consumer", make, self._reader, self._control)
         self._reading = False  # a task is in poll or in an iteration's wait
-        self._polling: asyncio.Future[list[Record]] | None = None  # of a poll that was cancelled
+        self._polling: Future[list[Record]] | None = None  # of a poll that was cancelled
         self._returned: list[Record] = []  # by such a poll, and not handed out yet
-        self._seeking: asyncio.Future[None] | None = None  # the last seek back; it may be done
-        self._next: asyncio.Future[_Slice | None] | None = None  # what an iteration waits for
+        self._seeking: Future[None] | None = None  # the last seek back; it may be done
+        self._next: Future[_Slice | None] | None = None  # what an iteration waits for
         self._slice: _Slice | None = None  # what an iteration is handing out
         self._woken = False
 
@@ -95,10 +99,9 @@ class AsyncConsumer:
             return
         if self._next is not None:
             # An iteration was cancelled here: its wait goes on in the thread, and brings the next records.
-            await asyncio.wait([self._next], timeout=left_until(deadline))
-            if self._next.done():
-                ended, self._next = self._next, None
-                slice_ = ended.result()
+            if await ended(self._next, left_until(deadline)):
+                next_, self._next = self._next, None
+                slice_ = next_.result()
                 if slice_ is not None:
                     self._returned += list(iter(slice_.next_live, None))
             return
@@ -106,7 +109,7 @@ class AsyncConsumer:
             await self._finish_seeking()
             if self._lifetime.is_closed:
                 return
-            self._polling = self._reader.submit(partial(consumer.poll, max_records, left_until(deadline)))
+            self._polling = self._reader.begin(partial(consumer.poll, max_records, left_until(deadline)))
         await self._finish_polling(consumer)
 
     async def _finish_polling(self, consumer: Consumer) -> None:
@@ -114,7 +117,7 @@ class AsyncConsumer:
         if polling is None:
             return
         try:
-            await asyncio.wait([polling])
+            await ended(polling)
         except asyncio.CancelledError:
             consumer.wakeup()
             raise
@@ -145,12 +148,13 @@ class AsyncConsumer:
                 except (InvalidRequestError, OffsetOutOfRangeError):
                     pass  # no longer ours: its new owner reads from the committed offset
 
-        self._seeking = self._control.submit(seek_back)
-        await asyncio.shield(self._seeking)
+        seeking = self._seeking = self._control.begin(seek_back)
+        await ended(seeking)
+        seeking.result()
 
     async def _finish_seeking(self) -> None:
         if self._seeking is not None and not self._seeking.done():
-            await asyncio.wait([self._seeking])  # how it went is told to the task that put back
+            await ended(self._seeking)  # how it went is told to the task that put back
 
     async def _put_all_back(self, consumer: Consumer) -> None:
         """After a cancelled poll: nothing counts as handed out that was not.
@@ -192,10 +196,10 @@ class AsyncConsumer:
                 await self._finish_seeking()
                 if self._lifetime.is_closed:
                     return None
-                self._next = self._reader.submit(partial(_next_slice, consumer))
-            await asyncio.wait([self._next])  # cancelled, it is taken up again by the next call
-            ended, self._next = self._next, None
-        return ended.result()
+                self._next = self._reader.begin(partial(_next_slice, consumer))
+            await ended(self._next)  # cancelled, it is taken up again by the next call
+            next_, self._next = self._next, None
+        return next_.result()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -39,9 +39,11 @@ from logbroker_storage.errors import (
 from .aio_lifetime import Lifetime
 from .arguments import several
 from .of_record import OfPlacedRecord
-from .worker import Worker, post
+from .worker import Worker, ended, post
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .queues.consumer import Queue, QueueMessage
 
 Result = TypeVar("Result")
@@ -196,7 +198,7 @@ class AsyncQueue:
         self._turn = asyncio.Lock()
         self._receive_now: _Receive | None = None  # of the task whose turn it is
         self._woken = False  # by wakeup, and no receive has returned for it yet
-        self._abandoned: set[asyncio.Future[list[QueueMessage]]] = set()  # cancelled, and still in the thread
+        self._giving_back: Future[None] | None = None  # what the last receive that was cancelled brings
         # Filled by the loop, emptied by the settler; deque operations are atomic.
         self._accepting: deque[_Accepting] = deque()
         # Whether the settler will look at _accepting. It takes this back *before* it looks, so that what
@@ -263,13 +265,13 @@ class AsyncQueue:
     async def _messages(self, queue: Queue, receive: _Receive) -> list[QueueMessage]:
         """What *receive* brings; when this is cancelled, that is given back."""
         self._receive_now = receive
-        receiving = self._receiver.submit(receive.run)
+        receiving = self._receiver.begin(receive.run)
         try:
-            await asyncio.wait([receiving])
+            await ended(receiving)
         except asyncio.CancelledError:
-            self._abandoned.add(receiving)
-            receiving.add_done_callback(partial(self._give_back, queue))
             receive.call_off()
+            # Behind it, in its thread: the loop may be closed by then.
+            self._giving_back = self._receiver.begin(partial(_give_back, queue, receiving))
             raise
         finally:
             self._receive_now = None
@@ -289,12 +291,6 @@ class AsyncQueue:
             yield True
         finally:
             self._turn.release()
-
-    def _give_back(self, queue: Queue, receiving: asyncio.Future[list[QueueMessage]]) -> None:
-        """In the loop: what a cancelled receive brought all the same."""
-        self._abandoned.discard(receiving)
-        if receiving.exception() is None and (messages := receiving.result()):
-            self._settler.do(partial(_give_back, queue, messages))
 
     def wakeup(self) -> None:
         """Make a ``receive_many`` that waits (or the next one that would) return at once."""
@@ -407,14 +403,16 @@ class AsyncQueue:
         if self._receive_now is not None:
             self._receive_now.call_off()
         async with self._turn:  # what was cancelled a moment ago has let go of it by then
-            while self._abandoned:
-                await asyncio.wait(self._abandoned)  # what they bring is given back
+            if self._giving_back is not None:
+                await ended(self._giving_back)
         self._settler.do(self._drain)
         await self._settler.submit(queue.close)
 
 
-def _give_back(queue: Queue, messages: list[QueueMessage]) -> None:
-    """In the settler."""
+def _give_back(queue: Queue, receiving: Future[list[QueueMessage]]) -> None:
+    """In the receiver: what a cancelled receive, which has ended, brought all the same."""
+    if receiving.exception() is not None or not (messages := receiving.result()):
+        return
     try:
         queue.give_back(messages)
     except LogbrokerError as error:

@@ -5,7 +5,8 @@
     future ◄── call_soon_threadsafe ◄───── result or exception
 
 A future that was cancelled does not stop its call: what the call returns is then dropped, unless the
-caller shielded the future and looks at it later.
+caller shielded the future and looks at it later. What must not be dropped, though the loop be closed meanwhile,
+is begun with ``begin`` and waited for with ``ended``: its future belongs to no loop.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -35,6 +38,12 @@ class Worker:
         """Have *call* done in the thread; its result or exception comes through the future."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._put(future, call)
+        return future
+
+    def begin(self, call: Callable[[], Result]) -> Future[Result]:
+        """Have *call* done in the thread; its future outlasts the task and the loop that wait for it (``ended``)."""
+        future: Future[Result] = Future()
+        self._put(None, partial(_carry_out, call, future))
         return future
 
     def do(self, call: Callable[[], None]) -> None:
@@ -78,6 +87,15 @@ class Worker:
             del item, future, call  # not kept alive until the next call
 
 
+async def ended(call: Future[Any], timeout: float | None = None) -> bool:  # noqa: ASYNC109 (some give up, some do not)
+    """Wait at most *timeout* seconds for *call* to end; whether it has. When this is cancelled it goes on."""
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+    call.add_done_callback(lambda _: post(loop, _succeed, waiter, None))
+    await asyncio.wait([waiter], timeout=timeout)
+    return call.done()
+
+
 def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *arguments: object) -> None:
     """Have *callback* called in the loop, unless the loop was closed: then nobody waits any more."""
     try:
@@ -85,6 +103,13 @@ def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *argume
     except RuntimeError:
         if not loop.is_closed():
             raise
+
+
+def _carry_out(call: Callable[[], Result], future: Future[Result]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:  # noqa: BLE001 (as in Worker._run)
+        future.set_exception(error)
 
 
 def _succeed(future: asyncio.Future[Result], result: Result) -> None:

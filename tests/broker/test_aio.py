@@ -17,6 +17,7 @@ import pytest
 import logbroker
 from logbroker.aio import AsyncBroker
 from logbroker.errors import ClosedError, InvalidRequestError, TopicNotFoundError, WriteFailedError
+from logbroker.worker import ended
 from logbroker_storage.files import OsFiles
 from logbroker_storage.testing import FaultyFiles
 
@@ -330,7 +331,7 @@ def test_a_pause_puts_back_what_a_cancelled_wait_has_brought(run):
             waiting.cancel()
             await asyncio.wait([waiting])
             await producer.send("t", b"a")
-            await asyncio.wait([consumer._next], timeout=5)
+            await ended(consumer._next, 5)
             await consumer.pause(("t", 0))
             assert await consumer.poll(timeout=0.05) == []
             await consumer.resume(("t", 0))

@@ -13,6 +13,7 @@ import pytest
 import logbroker
 from logbroker.aio import AsyncBroker
 from logbroker.aio_consumer import AsyncConsumer
+from logbroker.worker import ended
 
 
 def damage(folder: Path) -> None:
@@ -112,7 +113,7 @@ def test_what_is_being_put_back_is_read_before_the_rest(tmp_path, way):
             await send_ten(broker)
             async with broker.consumer("t", group="g", delivery="manual") as consumer:
                 await cancelled_poll(consumer)
-                await asyncio.wait([consumer._polling])
+                await ended(consumer._polling)
                 go_on = threading.Event()
                 consumer._control.submit(go_on.wait)
                 committing = asyncio.create_task(consumer.commit())
@@ -369,3 +370,50 @@ def test_a_transaction_is_ended_where_all_tasks_are_cancelled(tmp_path, error):
             assert values == ([b"1", b"2"] if error is None else [b"2"])
 
     asyncio.run(main())
+
+
+READERS = {
+    "poll": lambda consumer: consumer.poll(timeout=None),
+    "iteration": lambda consumer: consumer.__anext__(),
+    "receive": lambda queue: queue.receive_many(1, timeout=None),
+}
+
+
+@pytest.mark.parametrize("is_read_on", [True, False])
+@pytest.mark.parametrize("way", READERS)
+def test_what_was_read_for_a_loop_that_is_closed_is_there_for_the_next(tmp_path, way, is_read_on):
+    """Ctrl-C, say, ended the first while the thread was reading; the next goes on, or only closes."""
+    is_reading, may_go_on = threading.Event(), threading.Event()
+
+    def matches(record):
+        is_reading.set()
+        return may_go_on.wait(10)
+
+    def made(broker: AsyncBroker):
+        if way == "receive":
+            return broker.queue(subscription="s", filter=matches)
+        return broker.consumer("t", filter=matches)
+
+    async def first():
+        broker = logbroker.open_async(tmp_path / "d")
+        await make_queue(broker)
+        reader = made(broker)
+        task = asyncio.ensure_future(READERS[way](reader))
+        await asyncio.to_thread(is_reading.wait, 10)
+        return broker, reader, task
+
+    async def second():
+        async with asyncio.timeout(5):
+            if is_read_on:
+                found = await READERS[way](reader)
+                assert (found[0] if isinstance(found, list) else found).offset == 0
+            await reader.close()
+            async with broker.queue(subscription="s") as queue:
+                assert (await queue.receive(timeout=2)).delivery_count == 1 + (
+                    is_read_on and way == "receive"
+                )
+            await broker.close()
+
+    broker, reader, _ = asyncio.run(first())
+    may_go_on.set()
+    asyncio.run(second())

@@ -50,7 +50,9 @@ class AsyncExchange:
             raise
         left_s = max(0.0, pending.deadline - time.monotonic())
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(pending.future), left_s)
+            # Not wait_for(): Python 3.11's swallows a cancellation that comes together with the reply.
+            async with asyncio.timeout(left_s):
+                return await asyncio.wrap_future(pending.future)
         except TimeoutError:
             raise pending.timed_out() from None
         finally:

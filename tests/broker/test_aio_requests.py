@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -120,6 +121,33 @@ def test_a_cancelled_request_is_given_up_and_its_reply_dropped(run):
         assert (await broker.request("t", b"")).value == b"late"
         counts = broker.request_counts
         assert (counts.sent, counts.answered, counts.given_up, counts.dropped) == (2, 1, 1, 1)
+
+    run(body)
+
+
+def test_a_request_is_cancelled_though_its_reply_comes_at_the_same_moment(run, tmp_path):
+    async def body(broker):
+        is_asked, may_answer = threading.Event(), threading.Event()
+
+        def answer(request):
+            is_asked.set()
+            may_answer.wait(DEADLINE_S)
+            return b"just now"
+
+        with logbroker.open(tmp_path / "data") as blocking:
+            blocking.responder("t")(answer)
+            asking = asyncio.create_task(broker.request("t", b""))
+            await asyncio.to_thread(is_asked.wait, DEADLINE_S)
+            await broker._exchange._worker.submit(
+                lambda: None
+            )  # behind the sending, which may have to end still
+            await asyncio.sleep(0.01)  # now it waits for the reply
+            may_answer.set()
+            time.sleep(0.5)  # noqa: ASYNC251 (the thread has the reply, the loop does not know)
+            assert broker.request_counts.answered == 1
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
 
     run(body)
 

@@ -1,11 +1,16 @@
-"""A transaction for asyncio: the blocking one, and a thread that makes its calls in order."""
+"""A transaction for asyncio: the blocking one, and a thread that makes its calls in order.
+
+A call that is cancelled is made all the same. If it fails, nobody was told, and nothing is committed without it: the
+commit takes all back, and raises its failure.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from logbroker_storage.errors import InvalidRequestError
 
@@ -13,9 +18,11 @@ from .aio_consumer import AsyncConsumer
 from .aio_lifetime import Lifetime
 from .aio_queue import AsyncQueueMessage
 from .arguments import several
-from .worker import Worker
+from .worker import Worker, ended
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .groups import TopicPartition
     from .queues.message import QueueMessage
     from .records import HeadersArgument, Message, RecordMetadata, SendOptions
@@ -28,6 +35,7 @@ class AsyncTransaction:
     """``Transaction``, awaited: ``async with broker.transaction(id) as tx``.
 
     Leaving the block commits; an exception, a cancellation too, aborts. An end that was begun is carried out.
+    A send, or anything else, that is cancelled is part of it all the same; if it fails, the commit raises that.
     """
 
     def __init__(self, make: Callable[[], Awaitable[Transaction]], *, transactional_id: str) -> None:
@@ -35,6 +43,7 @@ class AsyncTransaction:
         self.transactional_id = transactional_id
         self._worker = Worker("logbroker-aio-transaction")
         self._lifetime = Lifetime("transaction", make, self._worker)
+        self._cancelled: list[Future[Any]] = []  # calls that nobody waited for
 
     @property
     def is_open(self) -> bool:
@@ -49,7 +58,9 @@ class AsyncTransaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._lifetime.close(lambda tx: self._worker.submit(tx.leave if error is None else tx.abort))
+        await self._lifetime.close(
+            lambda tx: self._worker.submit(partial(self._commit, tx, tx.leave) if error is None else tx.abort)
+        )
 
     async def _call(self, call: Callable[[Transaction], Result]) -> Result:
         transaction = self._lifetime.blocking
@@ -59,7 +70,22 @@ class AsyncTransaction:
             return call(
                 transaction
             )  # refuses, or has nothing to do: it needs no thread, which may have ended
-        return await asyncio.shield(self._worker.submit(lambda: call(transaction)))
+        calling = self._worker.begin(lambda: call(transaction))
+        try:
+            await ended(calling)
+        except asyncio.CancelledError:
+            self._cancelled.append(calling)
+            raise
+        return calling.result()
+
+    def _commit(self, transaction: Transaction, commit: Callable[[], None]) -> None:
+        """In the worker: *commit*, unless a call that was cancelled has failed; they have all ended."""
+        for calling in self._cancelled:
+            error = calling.exception()
+            if error is not None:
+                transaction.abort()
+                raise error
+        commit()
 
     async def send(
         self,
@@ -115,7 +141,7 @@ class AsyncTransaction:
 
     async def commit(self) -> None:
         """Make it all visible, durably; see ``Transaction.commit``."""
-        await self._call(lambda tx: tx.commit())
+        await self._call(lambda tx: self._commit(tx, tx.commit))
 
     async def abort(self) -> None:
         """Take it all back; nothing happens when it has ended already."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 
 import pytest
@@ -368,6 +369,34 @@ def test_a_transaction_is_ended_where_all_tasks_are_cancelled(tmp_path, error):
                     if error is None:
                         values.append((await anext(consumer)).value)
             assert values == ([b"1", b"2"] if error is None else [b"2"])
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False], ids=["commit", "leave"])
+def test_an_async_transaction_does_not_commit_without_a_cancelled_send_that_failed(tmp_path, is_asked_for):
+    async def cancelled(call: Coroutine[object, object, object]):
+        task = asyncio.create_task(call)
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            async with broker.transaction("x") as tx:
+                await cancelled(tx.send("t", b"1"))  # is part of it
+            with pytest.raises(logbroker.TopicNotFoundError):  # noqa: PT012 (by whichever of the two)
+                async with broker.transaction("x") as tx:
+                    await tx.send("t", b"2")
+                    await cancelled(tx.send("nowhere", b"3"))
+                    if is_asked_for:
+                        await tx.commit()
+            async with broker.transaction("x") as tx:
+                await tx.send("t", b"4")
+            async with broker.consumer("t") as consumer:
+                assert [record.value for record in await consumer.poll(timeout=2)] == [b"1", b"4"]
 
     asyncio.run(main())
 

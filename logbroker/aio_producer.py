@@ -135,7 +135,8 @@ class AsyncProducer:
                     sending.metadata = sending.receipt.result()
                 except BaseException as error:  # noqa: BLE001 (as above)
                     sending.error = error
-        post(sendings[0].future.get_loop(), self._tell, sendings)
+        # The last's: those before may be of a loop that was closed meanwhile, and nobody waits for them any more.
+        post(sendings[-1].future.get_loop(), self._tell, sendings)
 
     def _tell(self, sendings: list[_Sending]) -> None:
         """In the loop: settle the futures."""

@@ -347,7 +347,8 @@ class AsyncQueue:
             for one in accepting:  # nothing was written: let it concern only whose message it is about
                 post(one.future.get_loop(), _tell, [one], _acceptance(queue, [one]))
             return
-        post(accepting[0].future.get_loop(), _tell, accepting, error)
+        # The last's: those before may be of a loop that was closed meanwhile, and nobody waits for them any more.
+        post(accepting[-1].future.get_loop(), _tell, accepting, error)
 
     async def release(self, messages: Iterable[Settled], *, delay: float | datetime.timedelta = 0.0) -> None:
         """Give *messages* back, to be delivered again to anybody; see ``Queue.release``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -158,3 +159,34 @@ def test_an_unknown_argument_is_refused_at_once(run):
                 call()
 
     run(body)
+
+
+def test_a_send_is_told_that_goes_together_with_one_of_a_loop_that_was_closed(tmp_path):
+    may_go_on = threading.Event()
+
+    def values():
+        yield b"0"
+        may_go_on.wait(10)
+
+    async def first():
+        broker = logbroker.open_async(tmp_path / "data")
+        await broker.create_topic("t")
+        producer = broker.producer()
+        tasks = [asyncio.ensure_future(producer.send_many("t", values()))]
+        while producer._worker._calls.qsize() or not producer._at_work:  # noqa: ASYNC110 (it tells nobody)
+            await asyncio.sleep(0)
+        tasks.append(asyncio.ensure_future(producer.send("t", b"1")))
+        await asyncio.sleep(0)
+        return broker, producer, tasks
+
+    async def second():
+        async with asyncio.timeout(5):
+            sending = asyncio.ensure_future(producer.send("t", b"2"))
+            await asyncio.sleep(0)
+            may_go_on.set()
+            assert (await sending).offset == 2
+            await producer.close()
+            await broker.close()
+
+    broker, producer, _ = asyncio.run(first())
+    asyncio.run(second())

@@ -7,9 +7,9 @@ without ``fdatasync``. The two run in turn, in slices, so that a disk that is bu
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -130,11 +130,10 @@ def _by_threads(producer: Producer) -> int:
         for _ in range(THREADS):
             send()
 
-    threads = [threading.Thread(target=some) for _ in range(THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    # What fails in a thread is raised here, and Ctrl-C waits for them all: they need the producer open.
+    with ThreadPoolExecutor(THREADS) as threads:
+        for sending in [threads.submit(some) for _ in range(THREADS)]:
+            sending.result()
     return THREADS * THREADS
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+import logbroker
+from logbroker.cli.bench import SYNCED, _by_threads
+
 
 def test_it_measures_the_disk_beside_the_data_and_leaves_nothing_there(cli):
     result = cli("bench", "--seconds", "0.1", "--json")
@@ -26,3 +31,13 @@ def test_a_disk_that_cannot_be_written_to_is_an_error_that_names_it(cli, tmp_pat
     result = cli.bare("bench", "--data", str(tmp_path / "missing" / "data"))
     assert result.code == 1
     assert "missing" in result.err
+
+
+def test_what_fails_in_one_of_the_threads_is_raised_and_no_thread_goes_on(tmp_path):
+    """Ctrl-C closed the producer under them, and each printed a traceback."""
+    with logbroker.open(tmp_path / "data") as broker:
+        broker.create_topic(SYNCED)
+        with broker.producer() as producer:
+            assert _by_threads(producer) == 256
+        with pytest.raises(logbroker.ClosedError):
+            _by_threads(producer)

@@ -15,6 +15,7 @@ from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import NothingMatched
 from .output import JsonOption, Table, as_json, print_json, print_tables, say, write
+from .positions import MOST_RECORDS
 
 if TYPE_CHECKING:
     from ..redrive import DeadLetter
@@ -46,7 +47,8 @@ def _place(text: str) -> tuple[int, int]:
 def list_letters(
     subscription: SubscriptionName,
     number: Annotated[
-        int | None, typer.Option("-n", metavar="N", min=1, help="At most N.", show_default=False)
+        int | None,
+        typer.Option("-n", metavar="N", min=1, max=MOST_RECORDS, help="At most N.", show_default=False),
     ] = None,
     redriven: Annotated[
         bool, typer.Option("--all", help="Also those that were redriven, while the topic keeps them.")

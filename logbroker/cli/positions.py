@@ -27,6 +27,7 @@ import typer
 UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 MILLISECONDS_DIGITS = 12
 MAX_OFFSET = (1 << 63) - 1
+MOST_RECORDS = MAX_OFFSET  # of a number of them that can be asked for
 
 _INTEGER = re.compile(r"([+-]?)(\d+)", re.ASCII)
 _PART = r"(\d+(?:\.\d+)?)(ms|[smhdw])"

@@ -13,7 +13,7 @@ from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import NothingMatched
 from .output import JsonOption, Table, print_json, print_tables, say, write
-from .positions import duration_of
+from .positions import MOST_RECORDS, duration_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,13 @@ def receive(
     subscription: SubscriptionName,
     number: Annotated[
         int | None,
-        typer.Option("-n", metavar="N", min=1, help="At most N messages (1; with -f as many as come)."),
+        typer.Option(
+            "-n",
+            metavar="N",
+            min=1,
+            max=MOST_RECORDS,
+            help="At most N messages (1; with -f as many as come).",
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on with new messages as they come.")

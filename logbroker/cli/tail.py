@@ -15,7 +15,7 @@ import typer
 
 from .directory import DataOption, open_broker
 from .exit_codes import FAILED, NothingMatched
-from .positions import Named, Position, parse_position
+from .positions import MOST_RECORDS, Named, Position, parse_position
 
 if TYPE_CHECKING:
     from ..broker import Broker
@@ -41,6 +41,7 @@ def tail(
             "-n",
             metavar="N",
             min=0,
+            max=MOST_RECORDS,
             help=f"Without --from: the last N records ({DEFAULT_RECORDS}), as tail(1). "
             "With --from or --group: stop after N.",
         ),

@@ -16,7 +16,7 @@ from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed, NothingMatched
 from .interruption import Interruption
 from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say, write
-from .positions import Named, parse_position
+from .positions import MOST_RECORDS, Named, parse_position
 
 if TYPE_CHECKING:
     from ..broker import Broker
@@ -101,7 +101,7 @@ def preview(
     pipeline: PipelineArgument,
     topic: Annotated[str, typer.Argument(metavar="TOPIC", show_default=False)],
     number: Annotated[
-        int, typer.Option("-n", metavar="N", min=1, help="How many records.")
+        int, typer.Option("-n", metavar="N", min=1, max=MOST_RECORDS, help="How many records.")
     ] = DEFAULT_RECORDS,
     start: Annotated[
         str | None,

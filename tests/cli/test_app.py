@@ -80,6 +80,18 @@ def test_only_commands_that_write_make_a_directory(cli: Cli, tmp_path: Path, com
     assert not list((tmp_path / "folder").iterdir())
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["tail", "t"], ["queue", "receive", "s"], ["queue", "dead-letters", "list", "s"],
+     ["transform", "preview", "p.toml", "t"]],
+)  # fmt: skip
+def test_more_records_than_a_log_can_have_are_wrong_usage(cli: Cli, command: list[str]) -> None:
+    cli.produce("t", b"a\n")
+    assert cli("subscription", "create", "s", "--topic", "t", "--dead-letter", "t.dead").code == 0
+    result = cli(*command, "-n", str(1 << 63))
+    assert (result.code, result.err.count("\n")) == (2, 1)
+
+
 def test_the_inspector_is_mounted_and_finds_the_directory(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.produce("orders", b"a\n")
     monkeypatch.setenv("LOGBROKER_DATA", "elsewhere")  # what the command sets is taken back behind the test

@@ -79,21 +79,17 @@ def _fail_with(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"{NAME}: {' '.join(message.split())}", file=sys.stderr)
+    from .output import say
+
+    say(f"{NAME}: {' '.join(message.split())}")
     return code
-
-
-def _open_closed_streams() -> None:
-    """A stream that we were started without goes nowhere; its number must not become that of a log file."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
-            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
 
 
 def main() -> None:
     """The entry point."""
-    _open_closed_streams()
+    from logbroker_storage.standard_streams import open_closed_streams
+
+    open_closed_streams()
     sys.exit(run())
 
 

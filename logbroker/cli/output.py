@@ -24,8 +24,11 @@ BASE64 = "base64"
 
 
 def say(message: str) -> None:
-    """A remark, on stderr."""
-    print(message, file=sys.stderr)
+    """A remark, on stderr; dropped where nobody can read it, for it must not end the work that it is about."""
+    try:
+        print(message, file=sys.stderr)
+    except OSError:
+        pass
 
 
 # JSON -----------------------------------------------------------------------------------------------------

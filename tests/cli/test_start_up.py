@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -38,6 +40,33 @@ def test_a_stream_that_is_closed_from_the_start_is_nowhere_and_no_error(cli: Cli
     assert (done.returncode, done.stderr) == (0, b"")
     assert cli("inspect", "verify", str(cli.data)).code == 0
     assert cli.values("t") == b"one\ntwo\n"
+
+
+def unheard() -> Iterator[tuple[str, int]]:
+    """Streams that take nothing, and what each is."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield "a pipe that nobody reads", writer
+    if os.path.exists("/dev/full"):
+        yield "a full disk", os.open("/dev/full", os.O_WRONLY)
+
+
+def test_a_remark_that_nobody_can_read_ends_no_work_and_changes_no_exit_code(cli: Cli) -> None:
+    """Such as "created topic": behind it the lines were not appended, and the exit code was 0."""
+    for number, (what, stream) in enumerate(unheard()):
+        for arguments, code in (
+            (("produce", f"new{number}"), 0),
+            (("tail", f"new{number}", "--from", "99"), 3),
+            (("tail", "nothing"), 1),
+            (("tail",), 2),
+        ):
+            command = [sys.executable, "-m", "logbroker.cli.app", "--data", str(cli.data), *arguments]
+            done = subprocess.run(
+                command, input=b"one\ntwo\n", stdout=subprocess.PIPE, stderr=stream, check=False
+            )
+            assert (done.returncode, done.stdout) == (code, b""), (what, arguments)
+        os.close(stream)
+        assert cli.values(f"new{number}") == b"one\ntwo\n"
 
 
 def test_a_terminated_process_ends_as_the_shell_expects(cli: Cli) -> None:

@@ -212,3 +212,32 @@ def test_help_loads_nothing_of_the_engine() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.partition("loaded")[2].split())
     assert not loaded & {"lmdb", "crcmod", "rich", "zstandard", "logbroker_storage.record_batch", "logbroker"}
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_from_the_start_is_nowhere_and_no_error(data: Path, closed: str) -> None:
+    command = f'exec "{sys.executable}" -m logbroker_tools.cli verify "{data}" {closed}'
+    done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["dump", "--topic", "nothing"], 3), (["summary", "--partition", "x"], 2), (["journal", "nowhere"], 1)],
+)
+def test_a_message_that_nobody_can_read_changes_no_exit_code(
+    data: Path, tmp_path: Path, arguments: list[str], code: int
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "LOGBROKER_DATA": str(data)}
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        stderr=writer,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (code, b"")

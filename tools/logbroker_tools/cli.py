@@ -93,8 +93,16 @@ def _find_journal(path: str) -> Target:
     return target
 
 
+def _say(message: str) -> None:
+    """One line on stderr; dropped where nobody can read it, for it must not end the work that it is about."""
+    try:
+        sys.stderr.write(f"logbroker-inspect: {message}\n")
+    except OSError:
+        pass
+
+
 def _stop(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"logbroker-inspect: {' '.join(message.split())}\n")
+    _say(f"{' '.join(message.split())}")
     raise typer.Exit(code)
 
 
@@ -104,7 +112,7 @@ def _report(segment: Segment, damage: Damaged | OSError) -> None:
         what = f"cannot be read: {damage.strerror or damage}"
     else:
         what = f"is damaged at byte {damage.position}: {damage.defect.value}"
-    sys.stderr.write(f"logbroker-inspect: {segment.path} {what}\n")
+    _say(f"{segment.path} {what}")
 
 
 def _matched(rows: Iterable[Row], what: str) -> Iterator[Row]:
@@ -433,16 +441,19 @@ def run(arguments: list[str] | None = None, *, name: str = "logbroker-inspect") 
     except SystemExit:
         return 0  # typer's own answer to a closed pipe, the only case in which it exits by itself here
     except (LogbrokerError, OSError) as error:
-        sys.stderr.write(f"logbroker-inspect: {' '.join(str(error).split())}\n")
+        _say(f"{' '.join(str(error).split())}")
         return FAILED
     except usage_error as error:  # type: ignore[misc]
-        sys.stderr.write(f"logbroker-inspect: {error.format_message()} (see --help)\n")
+        _say(f"{error.format_message()} (see --help)")
         return USAGE
     return code if isinstance(code, int) else 0
 
 
 def main() -> None:
     """The entry point."""
+    from logbroker_storage.standard_streams import open_closed_streams
+
+    open_closed_streams()
     sys.exit(run())
 
 

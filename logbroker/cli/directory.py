@@ -7,6 +7,7 @@ make a directory: reading from one that is not there is an error, and leaves not
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,12 +54,20 @@ def open_broker(data: str | None, *, create: bool = False) -> Broker:
 
     Raises:
         CommandFailed: it is not there, or no data directory.
+        OSError: nobody can say, as where we may not look into it.
         LogbrokerError: it cannot be opened.
     """
     import logbroker
 
     path = data_directory(data)
-    if not create and not os.path.isdir(os.path.join(path, "logs")):
+    if not create and not _has_logs(path):
         what = "is not a data directory" if os.path.exists(path) else "does not exist"
         raise CommandFailed(f"{path} {what}; name another with --data, or create a topic there first")
     return logbroker.open(path)
+
+
+def _has_logs(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(os.path.join(path, "logs")).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

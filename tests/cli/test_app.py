@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,21 @@ def test_only_commands_that_write_make_a_directory(cli: Cli, tmp_path: Path, com
         assert result.code == 1
         assert "is not a data directory" in result.err
     assert not list((tmp_path / "folder").iterdir())
+
+
+def test_a_directory_that_cannot_be_looked_into_is_not_said_to_be_missing(cli: Cli, tmp_path: Path) -> None:
+    """Whoever may not read it would make another one, and wonder where the records are."""
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    for path, why in (
+        (tmp_path / "round", "Too many levels of symbolic links"),
+        (closed, "Permission denied"),
+    ):
+        if path is closed and os.access(closed, os.R_OK):
+            continue  # root may look into everything
+        result = cli.bare("--data", str(path), "topic", "list")
+        assert (result.code, result.err) == (1, f"logbroker: {path}/logs: {why}\n")
 
 
 @pytest.mark.parametrize(

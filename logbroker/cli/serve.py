@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import logging
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -183,8 +184,6 @@ class _JsonLines(logging.Formatter):
     """One object a line; what a line is about (peer, api, …) in fields of its own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        import msgspec
-
         line = {
             "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
             "level": record.levelname.lower(),
@@ -194,7 +193,7 @@ class _JsonLines(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in LOG_FIELDS}
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return json.dumps(line, default=str)  # which has escapes for a file's name that is no text
 
 
 def _set_up_logs(log_format: LogFormat, level: LogLevel) -> None:

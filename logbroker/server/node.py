@@ -199,7 +199,7 @@ def topic_uuid(event: TopicEvent) -> uuid.UUID:
 
 def _cluster_id(directory: DataDirectory) -> str:
     """The same for every server of a directory, as long as it is not moved; Kafka's have 22 characters too."""
-    digest = hashlib.blake2b(os.path.realpath(directory.path).encode(), digest_size=16).digest()
+    digest = hashlib.blake2b(os.fsencode(os.path.realpath(directory.path)), digest_size=16).digest()
     return uuid.UUID(bytes=digest).hex[:22]
 
 

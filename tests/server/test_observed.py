@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -147,6 +149,24 @@ def test_log_lines_are_objects_when_asked_for(start_server: Callable[..., Any]) 
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     (refused,) = [line for line in lines if line["level"] == "warning"]
     assert re.fullmatch(r"127\.0\.0\.1:\d+", refused["peer"])
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_directory_whose_name_is_no_text_is_served_and_logged(
+    start_server: Callable[..., Any], tmp_path: Path, log_format: str
+) -> None:
+    data = tmp_path / os.fsdecode(b"data-\xff")
+    try:
+        data.mkdir()
+    except OSError:
+        pytest.skip("the file system has no such names")
+    server = start_server("--log-format", log_format, data=data)
+    produce(server, "t", 1)
+    assert server.stop() == 0
+    lines = server.log().splitlines()
+    assert [line for line in lines if "data-\\udcff on 127.0.0.1" in line] == lines[:1]
+    if log_format == "json":
+        assert json.loads(lines[0])["message"].startswith(f"serving {data} on ")
 
 
 def test_text_lines_have_a_time_and_a_level(start_server: Callable[..., Any]) -> None:

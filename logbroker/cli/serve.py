@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..server.server import Server
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
+MOST_SECONDS = (1 << 31) // 1000  # the protocol has 32 bits for milliseconds
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (to refuse it alone)
 LOG_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -46,7 +47,12 @@ def parse_address(value: str, what: str) -> tuple[str, int]:
         raise typer.BadParameter(
             f"{what} {value!r} names no host; 127.0.0.1 is this machine only, 0.0.0.0 all"
         )
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        host.encode("idna")  # as whoever resolves it does
+    except UnicodeError as error:
+        raise typer.BadParameter(f"{what} {value!r} cannot be a host's name: {error}") from None
+    return host, int(port)
 
 
 def serve(
@@ -88,12 +94,22 @@ def serve(
     group_heartbeat: Annotated[
         float,
         typer.Option(
-            "--group-heartbeat", metavar="S", min=0.1, help="Of members of the KIP-848 group protocol."
+            "--group-heartbeat",
+            metavar="S",
+            min=0.1,
+            max=MOST_SECONDS,
+            help="Of members of the KIP-848 group protocol.",
         ),
     ] = 5.0,
     group_session: Annotated[
         float,
-        typer.Option("--group-session", metavar="S", min=1, help="After which such a member counts as dead."),
+        typer.Option(
+            "--group-session",
+            metavar="S",
+            min=1,
+            max=MOST_SECONDS,
+            help="After which such a member counts as dead.",
+        ),
     ] = 45.0,
     log_format: Annotated[
         LogFormat, typer.Option("--log-format", help="How log lines look.")
@@ -117,6 +133,11 @@ def serve(
             f"--listen {listen!r} is every address of this machine; tell clients one of them with --advertise"
         )
     metrics_address = None if metrics is None else parse_address(metrics, "--metrics")
+    if group_heartbeat >= group_session:
+        raise typer.BadParameter(
+            f"--group-heartbeat {group_heartbeat:g} must be less than --group-session {group_session:g}: "
+            "else each member counts as dead before its next heartbeat"
+        )
     _set_up_logs(log_format, log_level)
     _allow_many_connections()
 

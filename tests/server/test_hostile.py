@@ -938,11 +938,18 @@ def serve(data: Path, *arguments: str) -> tuple[int, bytes, list[str]]:
         ("--listen", ":9092"),
         ("--listen", "127.0.0.1:0", "--advertise", "here"),
         ("--listen", "127.0.0.1:0", "--metrics", "0"),
+        ("--listen", f"{'a' * 64}:9092"),
+        ("--listen", "two..dots:9092"),
+        ("--listen", "127.0.0.1:0", "--advertise", "\udcff:9092"),
+        ("--listen", "127.0.0.1:0", "--metrics", ".:9093"),
         ("--listen", "127.0.0.1:0", "--partitions", "0"),
+        ("--listen", "127.0.0.1:0", "--group-heartbeat", "inf", "--group-session", "inf"),
+        ("--listen", "127.0.0.1:0", "--group-session", "2147484"),
+        ("--listen", "127.0.0.1:0", "--group-heartbeat", "45"),
         ("--listen", "127.0.0.1:0", "--log-level", "loud"),
         ("--listen", "127.0.0.1:0", "--nonsense"),
     ],
-    ids=" ".join,
+    ids=lambda arguments: ascii(" ".join(arguments)),
 )
 def test_wrong_usage_is_told_in_one_line(tmp_path: Path, arguments: tuple[str, ...]):
     code, out, errors = serve(tmp_path / "data", *arguments)

@@ -122,8 +122,6 @@ def _draw(tables: Sequence[Table]) -> None:
 
     console = Console()
     for table in tables:
-        if table.title is not None:
-            console.print(table.title, style="bold", markup=False, highlight=False)
         drawn = RichTable(box=SIMPLE)
         numbers = [
             bool(table.rows) and all(_is_number(row[i]) for row in table.rows)
@@ -133,7 +131,11 @@ def _draw(tables: Sequence[Table]) -> None:
             drawn.add_column(column, justify="right" if is_number else "left", overflow="fold")
         for row in table.rows:
             drawn.add_row(*(escape(_text(cell)) for cell in row))
-        console.print(drawn if table.rows else "  (none)\n", highlight=False)
+        with console.capture() as text:
+            if table.title is not None:
+                console.print(table.title, style="bold", markup=False, highlight=False)
+            console.print(drawn if table.rows else "  (none)\n", highlight=False)
+        write(text.get().encode(errors="surrogateescape"))
 
 
 def _is_number(cell: object) -> bool:

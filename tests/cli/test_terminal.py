@@ -11,10 +11,10 @@ from pathlib import Path
 from .conftest import Cli
 
 
-def on_terminal(cli: Cli, *arguments: str) -> str:
+def on_terminal(cli: Cli, *arguments: str, **variables: str) -> str:
     """What the command draws on a terminal of 100 columns."""
     reading, terminal = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LC_ALL": "C.UTF-8"}
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LC_ALL": "C.UTF-8"} | variables
     command = [sys.executable, "-m", "logbroker.cli.app", "--data", str(cli.data), *arguments]
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal, env=environment
@@ -39,6 +39,13 @@ def test_facts_are_tables_with_headings(cli: Cli) -> None:
     assert "topic orders, id " in drawn
     assert "high watermark" in drawn
     assert "(none)" in drawn  # no configuration of its own
+
+
+def test_names_are_drawn_whatever_encoding_the_terminal_is_said_to_have(cli: Cli) -> None:
+    cli.produce("t", b"one\n")
+    cli("tail", "t", "--group", "zürich")
+    for command in (["group", "list"], ["group", "describe", "zürich"]):
+        assert "zürich" in on_terminal(cli, *command, PYTHONIOENCODING="ascii")
 
 
 def test_a_record_is_one_line_that_does_nothing_to_the_terminal(cli: Cli) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -93,3 +95,10 @@ def test_public_names_are_all_importable_and_documented() -> None:
     for name in logbroker.__all__:
         value = getattr(logbroker, name)
         assert name == "__version__" or value.__doc__, name
+
+
+def test_the_source_distribution_has_what_the_readme_links_to() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    linked = re.findall(r"\]\(([^):#]+)\)", (ROOT / "README.md").read_text())
+    assert "docs/durability.md" in linked
+    assert {target.split("/")[0] for target in linked} <= set(settings["sdist"]["include"])

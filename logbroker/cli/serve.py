@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..server.server import Server
 
 DEFAULT_ADDRESS = "127.0.0.1:9092"
+HEARTBEAT_S = 5.0  # unless a member would then be dead before its second one
 MOST_SECONDS = (1 << 31) // 1000  # the protocol has 32 bits for milliseconds
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  (to refuse it alone)
 LOG_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -92,15 +93,16 @@ def serve(
         bool, typer.Option("--router/--no-router", help="Route by the directory's bindings, too.")
     ] = True,
     group_heartbeat: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--group-heartbeat",
             metavar="S",
             min=0.1,
             max=MOST_SECONDS,
-            help="Of members of the KIP-848 group protocol.",
+            help=f"Of members of the KIP-848 group protocol ({HEARTBEAT_S:g}, or a third of --group-session).",
+            show_default=False,
         ),
-    ] = 5.0,
+    ] = None,
     group_session: Annotated[
         float,
         typer.Option(
@@ -133,7 +135,9 @@ def serve(
             f"--listen {listen!r} is every address of this machine; tell clients one of them with --advertise"
         )
     metrics_address = None if metrics is None else parse_address(metrics, "--metrics")
-    if group_heartbeat >= group_session:
+    if group_heartbeat is None:
+        group_heartbeat = min(HEARTBEAT_S, group_session / 3)
+    elif group_heartbeat >= group_session:
         raise typer.BadParameter(
             f"--group-heartbeat {group_heartbeat:g} must be less than --group-session {group_session:g}: "
             "else each member counts as dead before its next heartbeat"

@@ -946,6 +946,7 @@ def serve(data: Path, *arguments: str) -> tuple[int, bytes, list[str]]:
         ("--listen", "127.0.0.1:0", "--group-heartbeat", "inf", "--group-session", "inf"),
         ("--listen", "127.0.0.1:0", "--group-session", "2147484"),
         ("--listen", "127.0.0.1:0", "--group-heartbeat", "45"),
+        ("--listen", "127.0.0.1:0", "--group-heartbeat", "2", "--group-session", "2"),
         ("--listen", "127.0.0.1:0", "--log-level", "loud"),
         ("--listen", "127.0.0.1:0", "--nonsense"),
     ],

@@ -208,6 +208,15 @@ def test_a_control_batch_that_is_no_marker_is_reported(folder: Folder) -> None:
     assert folder.codes() == [Code.BAD_RECORDS]
 
 
+def test_kafkas_control_batches_that_are_of_no_transaction_are_sound(folder: Folder) -> None:
+    leader_change = NewRecord(b"\0" * 11, struct.pack(">hh", 0, 2), (), NOW_MS)
+    folder.batch(batch=encode_batch([leader_change], control=True))
+    assert folder.findings(kafka=True) == []
+    assert folder.codes() == [Code.BAD_RECORDS], "ours has no such batches"
+    folder.batch(batch=encode_batch([leader_change], control=True, transactional=True))
+    assert [finding.start_offset for finding in folder.findings(kafka=True)] == [1]
+
+
 # Producers ------------------------------------------------------------------------------------------------
 
 

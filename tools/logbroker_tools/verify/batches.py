@@ -206,8 +206,8 @@ class _SegmentChecks:
             yield finding
         try:
             records = batch.records(self._partition.topic, self._partition.partition)
-            if header.is_control:
-                for record in records:
+            if header.is_control and (header.is_transactional or self._partition.is_ours):
+                for record in records:  # else it is one of Raft's, in the log of Kafka's own metadata
                     decode_control_record(record)
         except CorruptBatchError as error:
             reason = str(error).partition(": ")[2]  # without the position, which is one in a buffer

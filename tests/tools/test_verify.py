@@ -231,7 +231,7 @@ def test_a_segment_that_cannot_be_read_is_told_and_the_others_are_shown(
         (str(segments[1]), Code.UNREADABLE)
     ]
     told = f"logbroker-inspect: {segments[1]} cannot be read: Is a directory\n"
-    for command in ("export", "dump", "segments", "summary"):
+    for command in ("producers", "transactions", "export", "dump", "segments", "summary"):
         assert run([command, "--topic", "t", "--json", str(data_directory)]) == 0
         captured = capsys.readouterr()
         assert captured.err == told
@@ -241,6 +241,18 @@ def test_a_segment_that_cannot_be_read_is_told_and_the_others_are_shown(
         (200 - missing, 1),
         (0, 0),
     ]
+
+
+@pytest.mark.parametrize("command", ["offsets", "journal", "subscriptions", "producers", "transactions"])
+def test_what_is_damaged_in_the_journal_is_told_with_what_it_still_says(
+    data_directory: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    (journal,) = (data_directory / "logs" / "__journal-0").glob("*.log")
+    with journal.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+    assert run([command, str(data_directory)]) == 0
+    assert f"logbroker-inspect: {journal} is damaged at byte " in capsys.readouterr().err
 
 
 def test_the_commands_say_what_is_there(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:

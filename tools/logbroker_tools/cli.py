@@ -281,7 +281,9 @@ def producers(
     from .producers import ProducerRow, producer_names
     from .producers import producers as fold
 
-    rows = list(fold(_find(directory, kafka, topic, partition), producer_names(_find(directory, kafka))))
+    target = _find(directory, kafka, topic, partition)
+    names = producer_names(_find(directory, kafka), _report)
+    rows = list(fold(target, names, _report))
     print_rows(ProducerRow, rows, json=json)
 
 
@@ -298,7 +300,9 @@ def transactions(
     from .transactions import TransactionRow, decisions
     from .transactions import transactions as walk_through
 
-    rows = list(walk_through(_find(directory, kafka, topic, partition), decisions(_find(directory, kafka))))
+    target = _find(directory, kafka, topic, partition)
+    decided = decisions(_find(directory, kafka), _report)
+    rows = list(walk_through(target, decided, _report))
     print_rows(TransactionRow, rows, json=json)
 
 
@@ -311,7 +315,7 @@ def offsets(directory: Directory, json: Json = False) -> None:
     from .output import print_json, print_table
     from .reading import live_events
 
-    live = live_events(_find_journal(directory))
+    live = live_events(_find_journal(directory), _report)
     events = [event for event in live.values() if isinstance(event, OffsetEvent)]
     events.sort(key=lambda event: (event.group, event.topic, event.partition))
     if json:
@@ -327,7 +331,7 @@ def subscriptions(directory: Directory, json: Json = False) -> None:
     from .output import print_json, print_table
     from .subscriptions import subscriptions as summarise
 
-    found = summarise(_find_journal(directory))
+    found = summarise(_find_journal(directory), _report)
     if json:
         print_json(found)
         return
@@ -353,7 +357,7 @@ def journal(directory: Directory, json: Json = False) -> None:
     from .output import bytes_fields, print_json_line, print_table
     from .reading import journal_records
 
-    events = journal_records(_find_journal(directory))
+    events = journal_records(_find_journal(directory), _report)
     if json:
         for record, event in events:
             print_json_line(

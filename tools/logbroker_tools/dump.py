@@ -7,7 +7,7 @@ batches keep those that may hold a wanted record; filters on records are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgspec
 
@@ -15,10 +15,8 @@ from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.record_batch import BatchHeader, Record, decode_control_record
 
 from .layout import Partition, Segment, Target
-from .reading import items
+from .reading import Report, batches
 from .walk import Damaged, Sound
-
-Report = Callable[[Segment, Damaged | OSError], None]
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -115,14 +113,11 @@ def _batches(
     target: Target, selection: Selection, report: Report
 ) -> Iterator[tuple[Partition, Segment, Sound]]:
     for partition in target.partitions:
-        for segment, item in items(partition, from_offset=selection.from_offset or 0, unreadable=report):
-            if isinstance(item, Damaged):
-                report(segment, item)
-                continue
-            if selection.to_offset is not None and item.header.base_offset >= selection.to_offset:
+        for segment, batch in batches(partition, report, from_offset=selection.from_offset or 0):
+            if selection.to_offset is not None and batch.header.base_offset >= selection.to_offset:
                 break
-            if selection.takes_batch(item.header):
-                yield partition, segment, item
+            if selection.takes_batch(batch.header):
+                yield partition, segment, batch
 
 
 def _flags(batch: Sound) -> Iterator[str]:

@@ -14,9 +14,8 @@ from logbroker_storage.producer_state import ProducerEntry, advance
 from logbroker_storage.segment_files import SNAPSHOT_SUFFIX, list_snapshots, segment_name
 
 from .layout import Partition, Target
-from .reading import items, live_events
+from .reading import Report, batches, live_events
 from .verify.producers import read_snapshot
-from .walk import Damaged
 
 
 class ProducerRow(msgspec.Struct, frozen=True):
@@ -33,20 +32,20 @@ class ProducerRow(msgspec.Struct, frozen=True):
     snapshot_last_offset: int | None
 
 
-def producer_names(target: Target) -> dict[int, str]:
+def producer_names(target: Target, report: Report) -> dict[int, str]:
     """The names of named producers by their producer ids, from the journal if there is one."""
     return {
         producer_id: event.name
-        for event in live_events(target).values()
+        for event in live_events(target, report).values()
         if isinstance(event, NamedProducerEvent)
         for producer_id in event.producer_ids.values()
     }
 
 
-def producers(target: Target, names: dict[int, str]) -> Iterator[ProducerRow]:
+def producers(target: Target, names: dict[int, str], report: Report) -> Iterator[ProducerRow]:
     """Every producer of every partition."""
     for partition in target.partitions:
-        folded = _fold(partition)
+        folded = _fold(partition, report)
         snapshot = _newest_snapshot(partition)
         for producer_id in sorted(folded.keys() | snapshot.keys()):
             entry, saved = folded.get(producer_id), snapshot.get(producer_id)
@@ -63,12 +62,12 @@ def producers(target: Target, names: dict[int, str]) -> Iterator[ProducerRow]:
             )
 
 
-def _fold(partition: Partition) -> dict[int, ProducerEntry]:
+def _fold(partition: Partition, report: Report) -> dict[int, ProducerEntry]:
     entries: dict[int, ProducerEntry] = {}
-    for _, item in items(partition):
-        if not isinstance(item, Damaged) and item.header.producer_id >= 0:
-            producer_id = item.header.producer_id
-            entries[producer_id] = advance(entries.get(producer_id), item.header, item.header.base_offset)
+    for _, batch in batches(partition, report):
+        producer_id = batch.header.producer_id
+        if producer_id >= 0:
+            entries[producer_id] = advance(entries.get(producer_id), batch.header, batch.header.base_offset)
     return entries
 
 

@@ -1,4 +1,8 @@
-"""Sound batches and records of partitions, for the commands that show them; damage is handed to the caller."""
+"""Sound batches and records of partitions, for the commands that show them; damage is handed to the caller.
+
+What keeps from reading a segment, or a part of it, goes to a *report*, and reading goes on behind it. Without one,
+damage is passed over, and the ``OSError`` of a segment that the system does not let us read is left to the caller.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from logbroker_storage.record_batch import Record
 from .layout import JOURNAL_TOPIC, Partition, Segment, Target
 from .walk import Damaged, Sound, walk
 
-Unreadable = Callable[[Segment, OSError], None]
+Report = Callable[[Segment, Damaged | OSError], None]
 
 
 def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Damaged]:
@@ -32,24 +36,23 @@ def segment_items(partition: Partition, segment: Segment) -> Iterator[Sound | Da
         files.close(fd)
 
 
-def items(
-    partition: Partition, *, from_offset: int = 0, unreadable: Unreadable | None = None
-) -> Iterator[tuple[Segment, Sound | Damaged]]:
-    """The batches and the damage of a partition, but for segments that end at or below *from_offset*.
-
-    A segment that the system does not let us read is told to *unreadable*, and passed over from there on;
-    without it, the ``OSError`` ends the reading.
-    """
+def batches(
+    partition: Partition, report: Report | None, *, from_offset: int = 0
+) -> Iterator[tuple[Segment, Sound]]:
+    """The sound batches of a partition, but for segments that end at or below *from_offset*."""
     for segment in partition.segments:
         next_base = partition.base_behind(segment)
         if next_base is None or next_base > from_offset:
             try:
                 for item in segment_items(partition, segment):
-                    yield segment, item
+                    if isinstance(item, Sound):
+                        yield segment, item
+                    elif report is not None:
+                        report(segment, item)
             except OSError as error:
-                if unreadable is None:
+                if report is None:
                     raise
-                unreadable(segment, error)
+                report(segment, error)
 
 
 def records_of(partition: Partition, batch: Sound) -> list[Record]:
@@ -67,25 +70,23 @@ def journal_partition(target: Target) -> Partition | None:
     return None
 
 
-def journal_records(target: Target) -> Iterator[tuple[Record, AnyEvent | None]]:
+def journal_records(target: Target, report: Report | None) -> Iterator[tuple[Record, AnyEvent | None]]:
     """Every record of the journal with its event; None for a tombstone. Unreadable ones are left out."""
     partition = journal_partition(target)
     if partition is None:
         return
-    for _, item in items(partition):
-        if isinstance(item, Damaged):
-            continue
-        for record in records_of(partition, item):
+    for _, batch in batches(partition, report):
+        for record in records_of(partition, batch):
             try:
                 yield record, None if record.value is None else decode_event(record.value)
             except CorruptBatchError:
                 continue  # `verify` reports it
 
 
-def live_events(target: Target) -> dict[bytes, AnyEvent]:
+def live_events(target: Target, report: Report | None) -> dict[bytes, AnyEvent]:
     """What the journal says in the end: the latest event of each key."""
     events: dict[bytes, AnyEvent] = {}
-    for record, event in journal_records(target):
+    for record, event in journal_records(target, report):
         if event is None:
             events.pop(record.key or b"", None)
         else:

@@ -25,7 +25,7 @@ from logbroker_storage.events import (
 
 from .event_fields import done_offsets, rules_of
 from .layout import Target
-from .reading import live_events
+from .reading import Report, live_events
 
 QUEUE, STREAM, REDRIVEN = "queue", "stream", "redriven"
 
@@ -79,9 +79,9 @@ class _Counts:
                 self.attempted += count
 
 
-def subscriptions(target: Target) -> list[SubscriptionSummary]:
+def subscriptions(target: Target, report: Report) -> list[SubscriptionSummary]:
     """Every subscription, by name; progress without one at the end."""
-    live = list(live_events(target).values())
+    live = list(live_events(target, report).values())
     known = {event.subscription_id: event for event in live if isinstance(event, SubscriptionEvent)}
     progress = (event for event in live if isinstance(event, QueueEvent | QueueBlockEvent))
     orphans = sorted({event.subscription_id for event in progress} - known.keys())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from .layout import Partition, Target
-from .reading import Unreadable, segment_items
+from .reading import Report, segment_items
 from .walk import Damaged
 
 
@@ -40,13 +40,13 @@ class PartitionSummary(msgspec.Struct, frozen=True):
     damaged_places: int
 
 
-def segments(target: Target, unreadable: Unreadable) -> Iterator[SegmentSummary]:
-    """Every segment of every partition, in order; one that cannot be read is also told to *unreadable*."""
+def segments(target: Target, report: Report) -> Iterator[SegmentSummary]:
+    """Every segment of every partition, in order; one that cannot be read is also told to *report*."""
     for partition in target.partitions:
-        yield from partition_segments(partition, unreadable)
+        yield from partition_segments(partition, report)
 
 
-def partition_segments(partition: Partition, unreadable: Unreadable) -> Iterator[SegmentSummary]:
+def partition_segments(partition: Partition, report: Report) -> Iterator[SegmentSummary]:
     for segment in partition.segments:
         start_offset = end_offset = segment.base_offset or 0
         batches = records = damaged = 0
@@ -65,7 +65,7 @@ def partition_segments(partition: Partition, unreadable: Unreadable) -> Iterator
                 end_offset = item.header.next_offset
                 max_timestamp_ms = max(max_timestamp_ms, item.header.max_timestamp_ms)
         except OSError as error:
-            unreadable(segment, error)
+            report(segment, error)
             damaged += 1
         yield SegmentSummary(
             topic=partition.topic,
@@ -81,10 +81,10 @@ def partition_segments(partition: Partition, unreadable: Unreadable) -> Iterator
         )
 
 
-def summary(target: Target, unreadable: Unreadable) -> Iterator[PartitionSummary]:
-    """Every partition; a segment that cannot be read counts as damaged, and is told to *unreadable*."""
+def summary(target: Target, report: Report) -> Iterator[PartitionSummary]:
+    """Every partition; a segment that cannot be read counts as damaged, and is told to *report*."""
     for partition in target.partitions:
-        parts = list(partition_segments(partition, unreadable))
+        parts = list(partition_segments(partition, report))
         yield PartitionSummary(
             topic=partition.topic,
             partition=partition.partition,

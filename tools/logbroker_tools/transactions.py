@@ -20,8 +20,8 @@ from logbroker_storage.events import TransactionEvent
 from logbroker_storage.record_batch import ControlType, StoredBatch, control_type_of
 
 from .layout import Partition, Target
-from .reading import items, live_events
-from .walk import Damaged, Sound
+from .reading import Report, batches, live_events
+from .walk import Sound
 
 OPEN, COMMITTED, ABORTED = "open", "committed", "aborted"
 _ENDED = {ControlType.COMMIT: COMMITTED, ControlType.ABORT: ABORTED}
@@ -62,40 +62,44 @@ class _Begun:
         self.records += batch.header.record_count
 
 
-def decisions(target: Target) -> dict[int, TransactionEvent]:
+def decisions(target: Target, report: Report) -> dict[int, TransactionEvent]:
     """The last decision about each producer id, from the journal if there is one."""
     return {
         event.producer_id: event
-        for event in live_events(target).values()
+        for event in live_events(target, report).values()
         if isinstance(event, TransactionEvent)
     }
 
 
-def transactions(target: Target, known: dict[int, TransactionEvent]) -> Iterator[TransactionRow]:
+def transactions(
+    target: Target, known: dict[int, TransactionEvent], report: Report
+) -> Iterator[TransactionRow]:
     """Every transaction of every partition, those that have ended first, in the order of their ends."""
     for partition in target.partitions:
-        yield from _of_partition(partition, known)
+        yield from _of_partition(partition, known, report)
 
 
-def _of_partition(partition: Partition, known: dict[int, TransactionEvent]) -> Iterator[TransactionRow]:
+def _of_partition(
+    partition: Partition, known: dict[int, TransactionEvent], report: Report
+) -> Iterator[TransactionRow]:
     begun: dict[int, _Begun] = {}
-    for _, item in items(partition):
-        if isinstance(item, Damaged) or item.header.producer_id < 0:
+    for _, batch in batches(partition, report):
+        header = batch.header
+        if header.producer_id < 0:
             continue
-        header = item.header
         if header.is_control:
-            marker = _marker(item)
+            marker = _marker(batch)
             if marker is not None:
-                at_work = begun.pop(header.producer_id, None) or _marker_alone(item)
+                at_work = begun.pop(header.producer_id, None) or _marker_alone(batch)
                 at_work.last_offset = header.last_offset
                 yield _row(
                     partition, header.producer_id, at_work, _ENDED[marker], header.max_timestamp_ms, known
                 )
         elif header.is_transactional:
             if header.producer_id in begun:
-                begun[header.producer_id].add(item)
+                begun[header.producer_id].add(batch)
             else:
-                begun[header.producer_id] = _Begun(item)
+                begun[header.producer_id] = _Begun(batch)
     for producer_id, at_work in begun.items():
         event = known.get(producer_id)
         is_decided = event is not None and event.is_decided and event.epoch == at_work.epoch

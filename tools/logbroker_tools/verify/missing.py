@@ -80,7 +80,7 @@ def _journal(log_directory: str, files: Files) -> dict[bytes, AnyEvent] | None:
         if not _has_segments(log_directory, files, JOURNAL_TOPIC, 0):
             return None
         try:
-            return live_events(find(folder, kafka=False))
+            return live_events(find(folder, kafka=False), None)
         except FileNotFoundError:
             continue  # a segment that was compacted since it was listed
         except (LogbrokerError, OSError):

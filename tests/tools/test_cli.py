@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import logbroker
+from logbroker_storage.record_batch import NewRecord, encode_batch, stamp_append_time
+from logbroker_storage.testing import LogBuilder
 from logbroker_tools.cli import run
 
 COMMAND = [sys.executable, "-m", "logbroker_tools.cli"]
@@ -105,6 +107,20 @@ def test_batches_are_filtered_by_offset_and_time(data: Path, capsys: pytest.Capt
     assert offsets() == [0, 1]
     assert (offsets("--from-offset", "1"), offsets("--to-offset", "1")) == ([1], [0])
     assert offsets("--since", "2001-01-01") == [0, 1]
+
+
+def test_a_batch_is_kept_if_any_of_its_records_is_older(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = LogBuilder(str(tmp_path / "t-0"))
+    log.records(NewRecord(b"newer", None, (), 2_000), NewRecord(b"older", None, (), 1_000))
+    batch = encode_batch([NewRecord(b"by a clock that is ahead", None, (), 9_000)])
+    stamp_append_time(batch, 1_000)
+    log.append(batch)
+    for kind in ([], ["--records"]):
+        found = lines(capsys, "dump", *kind, "--until", "1970-01-01T00:00:01.500Z", str(tmp_path))
+        assert len(found) == 2
+        assert run(["dump", *kind, "--until", "1970-01-01T00:00:01Z", str(tmp_path)]) == 3
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,15 @@ class Selection(msgspec.Struct, frozen=True):
             and (self.since_ms is None or header.max_timestamp_ms >= self.since_ms)
         )
 
+    def takes_any_record(self, batch: Sound) -> bool:
+        """Whether the batch may hold a record that is older than is wanted: no field of its header tells."""
+        if self.until_ms is None:
+            return True
+        try:
+            return any(record.timestamp_ms < self.until_ms for record in batch.records("", 0))
+        except CorruptBatchError:
+            return True
+
     def takes_record(self, record: Record) -> bool:
         return (
             (self.from_offset is None or record.offset >= self.from_offset)
@@ -68,9 +77,9 @@ class BatchRow(msgspec.Struct, frozen=True):
 def batch_rows(target: Target, selection: Selection, report: Report) -> Iterator[BatchRow]:
     """The batches that are wanted."""
     for partition, segment, batch in _batches(target, selection, report):
-        header = batch.header
-        if selection.until_ms is not None and header.base_timestamp_ms >= selection.until_ms:
+        if not selection.takes_any_record(batch):
             continue
+        header = batch.header
         yield BatchRow(
             topic=partition.topic,
             partition=partition.partition,

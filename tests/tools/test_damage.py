@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -427,6 +429,42 @@ def test_repair_does_not_write_while_a_broker_has_the_directory_open(
         assert run(["repair", "--write", str(data)]) == 1
         assert "open" in capsys.readouterr().err
     assert run(["repair", "--write", str(data)]) == 0
+
+
+@pytest.mark.parametrize("linked", ["", "logs", "logs/t-0", "logs/t-0/00000000000000000000.log"])
+def test_repair_finds_the_locks_of_what_a_link_leads_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], linked: str
+) -> None:
+    link = tmp_path / "elsewhere" / "t-0.log"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "data" / linked)
+    with logbroker.open(tmp_path / "data") as broker:
+        broker.create_topic("t", partitions=1)
+        assert run(["repair", "--write", str(link)]) == 1
+        assert " open; close it, then repair" in capsys.readouterr().err
+    assert run(["repair", "--write", str(link)]) == 0
+
+
+def test_repair_does_not_write_under_kafkas_broker(tmp_path: Path) -> None:
+    folder = Folder(tmp_path).batch(b"a").torn(3)
+    torn = folder.log.read_bytes()
+    java_has_it_open = f"""
+import fcntl
+file = open({str(folder.logs / ".lock")!r}, "wb")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print(flush=True)
+input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", java_has_it_open], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as broker:
+        assert broker.stdout is not None
+        assert broker.stdout.readline() == b"\n"
+        assert run(["repair", "--write", "--kafka", str(folder.logs)]) == 1
+        assert folder.log.read_bytes() == torn
+        broker.communicate(b"\n")
+    assert run(["repair", "--write", "--kafka", str(folder.logs)]) == 0
+    assert folder.log.read_bytes() == b""
 
 
 def test_a_broker_goes_on_in_a_directory_that_was_repaired(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@
 
 Every byte that is replaced is kept, and in its side file on the disk before anything changes. A second
 repair finds nothing to do. This is the one place of the inspector that writes; so that it does not write
-under a broker, it holds the directory's own two locks meanwhile (``DirectoryInUseError`` when it cannot).
+under a broker, it holds the directory's own two locks meanwhile, or Kafka's (``DirectoryInUseError`` when it cannot).
 """
 
 from __future__ import annotations
@@ -135,21 +135,39 @@ def repair_all(target: Target, *, files: Files | None = None) -> list[Step]:
 
 @contextmanager
 def _nobody_else(target: Target) -> Iterator[None]:
-    """Hold the opening lock and the presence lock of the data directory that *target* lies in."""
-    logs = target.log_directory or os.path.dirname(os.path.abspath(target.partitions[0].folder))
-    data = DataLayout(os.path.dirname(os.path.abspath(logs)))
+    """Hold the locks that say whether somebody has the directory open that *target* lies in."""
     with ExitStack() as held:
-        for path in (data.opening_lock, data.presence_lock):
+        for path, directory in _locks(target).items():
             if not os.path.exists(path):
                 continue
             file = held.enter_context(open(path, "rb"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # Java's kind: a Kafka broker's
             except BlockingIOError:
                 raise DirectoryInUseError(
-                    f"a process has {data.path} open; close it, then repair (recovery mends a torn tail by itself)"
+                    f"a process has {directory} open; close it, then repair (recovery mends a torn tail by itself)"
                 ) from None
         yield
+
+
+def _locks(target: Target) -> dict[str, str]:
+    """The opening lock and the presence lock, by their real paths, each with the directory that it is of.
+
+    Where a link was given, also those of the directory that what it leads to lies in.
+    """
+    above = 0 if target.log_directory is not None else 1 if target.partitions[0].is_whole else 2
+    found: dict[str, str] = {}
+    for logs in (os.path.abspath(target.path), os.path.realpath(target.path)):
+        for _ in range(above):
+            logs = os.path.dirname(logs)
+        data = DataLayout(os.path.dirname(logs))
+        opening_lock = os.path.join(
+            logs, os.path.basename(data.opening_lock)
+        )  # Kafka's directory has any name
+        for path, directory in ((opening_lock, logs), (data.presence_lock, data.path)):
+            found.setdefault(os.path.realpath(path), directory)
+    return found
 
 
 def carry_out(files: Files, step: Step, *, is_ours: bool) -> None:

@@ -81,6 +81,18 @@ def test_zeros_behind_the_last_batch_are_noted_and_no_error(tmp_path: Path) -> N
     assert errors(path.parent) == []
 
 
+def test_what_a_writer_appends_meanwhile_is_not_called_room(tmp_path: Path) -> None:
+    first, second, *_ = batches()
+    content = bytearray(first)
+    content[0] = 1  # a finding to stop at, with the file open
+    path = write_partition(tmp_path / "t-0", bytes(content) + second)
+    findings = verify(find(str(path.parent)))
+    assert next(findings).code is Code.BAD_OFFSET
+    with path.open("ab") as file:
+        file.write(first)
+    assert Code.ZEROS not in {finding.code for finding in findings}
+
+
 @pytest.mark.parametrize("at", [0, 60, 61, 4095])
 def test_a_bit_in_the_zeros_behind_the_last_batch_is_reported(tmp_path: Path, at: int) -> None:
     content = b"".join(batches())
@@ -219,6 +231,16 @@ def test_a_file_beside_a_segment_that_cannot_be_read_hides_nothing_else(
         (str(metadata), Code.UNREADABLE),
     }
     assert run(["producers", str(data_directory)]) == 0
+
+
+@pytest.mark.parametrize("name", ["meta.properties", "recovery-point-offset-checkpoint"])
+def test_a_link_that_leads_nowhere_is_a_file_that_cannot_be_read(data_directory: Path, name: str) -> None:
+    path = data_directory / "logs" / name
+    path.unlink()
+    path.symlink_to(data_directory / "gone")
+    assert [(finding.path, finding.code) for finding in errors(data_directory)] == [
+        (str(path), Code.UNREADABLE)
+    ]
 
 
 def test_a_segment_that_cannot_be_read_is_told_and_the_others_are_shown(

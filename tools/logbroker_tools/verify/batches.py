@@ -142,6 +142,8 @@ class _SegmentChecks:
 
     def run(self) -> Iterator[Finding]:
         yield from self._indexes.unreadable()
+        # Before the batches are read: what a writer at work appends meanwhile is not looked at, and no room.
+        size_bytes = self._segment.size_bytes
         for item in segment_items(self._partition, self._segment):
             self._indexes.see(item)
             if isinstance(item, Damaged):
@@ -153,16 +155,16 @@ class _SegmentChecks:
                 self.next_offset = item.header.next_offset
                 self._end_position = item.position + item.header.size_bytes
                 yield from self._batch(item)
-        if self._end_position < self._segment.size_bytes:
-            yield self._room()
+        if self._end_position < size_bytes:
+            yield self._room(size_bytes)
         yield from self._indexes.findings(self.next_offset)
 
-    def _room(self) -> Finding:
+    def _room(self, size_bytes: int) -> Finding:
         return Finding(
             Severity.NOTE,
             Code.ZEROS,
             self._segment.path,
-            f"bytes {self._end_position} to {self._segment.size_bytes - 1} are zeros: room for what comes next",
+            f"bytes {self._end_position} to {size_bytes - 1} are zeros: room for what comes next",
             position=self._end_position,
             start_offset=self.next_offset,
             advice="nothing to do: a writer leaves it in advance, and cuts it off when it closes the log",

@@ -82,9 +82,7 @@ def verify_log_directory(log_directory: str, files: Files) -> Iterator[Finding]:
         (LOG_START_OFFSET_CHECKPOINT, parse_partition_offsets, ADVICE_DERIVED),
     ]
     for name, parse, advice in checks:
-        path = os.path.join(log_directory, name)
-        if files.exists(path):
-            yield from _parsed(path, files, parse, advice)
+        yield from _parsed(os.path.join(log_directory, name), files, parse, advice)
     for name in files.listdir(log_directory):
         path = os.path.join(log_directory, name)
         if os.path.isdir(path):

@@ -24,7 +24,9 @@ from logbroker_storage.segment import rebuild_indexes
 from logbroker_tools.cli import run
 from logbroker_tools.findings import Code, Finding, Severity
 from logbroker_tools.layout import find
+from logbroker_tools.reading import segment_items
 from logbroker_tools.verify import verify
+from logbroker_tools.walk import Sound
 
 NOW_MS = 1_700_000_000_000
 
@@ -79,6 +81,19 @@ def test_zeros_behind_the_last_batch_are_noted_and_no_error(tmp_path: Path) -> N
     (finding,) = [found for found in verify(find(str(path.parent))) if found.code is Code.ZEROS]
     assert (finding.severity, finding.position) == (Severity.NOTE, len(content))
     assert errors(path.parent) == []
+
+
+def test_what_a_writer_puts_in_its_room_meanwhile_is_no_damage(tmp_path: Path) -> None:
+    first, second, third, _ = batches()
+    path = write_partition(tmp_path / "t-0", first + bytes(4096))
+    (partition,) = find(str(path.parent)).partitions
+    items = segment_items(partition, partition.segments[0])
+    assert isinstance(next(items), Sound)
+    with path.open("r+b") as file:
+        file.seek(len(first))
+        file.write(second + third)
+    found = [item.header.base_offset for item in items if isinstance(item, Sound)]
+    assert found == [read_header(second).base_offset, read_header(third).base_offset]
 
 
 def test_what_a_writer_appends_meanwhile_is_not_called_room(tmp_path: Path) -> None:

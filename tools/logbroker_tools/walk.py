@@ -88,6 +88,11 @@ def walk(
     position, due_offset, epoch = 0, base_offset, -1
     while position < end_position:
         batch = _batch_at(blocks, position)
+        if isinstance(batch, BatchDefect):
+            if next_base is None and blocks.are_blank_from(position):
+                return
+            blocks.forget()  # a writer at work may have filled what was room when it was read ahead
+            batch = _batch_at(blocks, position)
         defect = batch if isinstance(batch, BatchDefect) else None
         if isinstance(batch, Sound):
             if ours:
@@ -103,8 +108,6 @@ def walk(
                 due_offset, epoch = batch.header.next_offset, batch.header.partition_leader_epoch
                 continue
         assert defect is not None
-        if next_base is None and blocks.are_blank_from(position):
-            return
         start_offset = due_offset or 0
         if ours:
             sound = next_sound_batch(files, fd, position, end_position=end_position, min_offset=start_offset)
@@ -125,6 +128,10 @@ class _Blocks:
         self._files = files
         self._fd = fd
         self._start = 0
+        self._block = memoryview(b"")
+
+    def forget(self) -> None:
+        """Read anew what comes next."""
         self._block = memoryview(b"")
 
     def read(self, position: int, size: int) -> memoryview:

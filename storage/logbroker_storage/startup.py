@@ -353,7 +353,7 @@ def rebuild_view(
 ) -> View:
     """Make the view from the logs, recovering every partition. For the only process."""
     if files.exists(layout.view):
-        _remove_tree(files, layout.view)
+        _empty(files, layout.view)
     make_view_folders(files, layout)
     view = open_view(files, layout)
     with closed_on_failure(view):
@@ -514,11 +514,12 @@ def _adopted(
     )
 
 
-def _remove_tree(files: Files, path: str) -> None:
+def _empty(files: Files, path: str) -> None:
+    """Remove everything in the folder *path*, but not itself: the view's may be a link, or a mount."""
     for name in files.listdir(path):
         child = f"{path}/{name}"
         try:
             files.unlink(child)
         except (IsADirectoryError, PermissionError):  # Linux, macOS
-            _remove_tree(files, child)
-    files.rmdir(path)
+            _empty(files, child)
+            files.rmdir(child)

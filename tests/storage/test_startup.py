@@ -90,6 +90,21 @@ def test_a_view_of_another_boot_or_format_or_that_was_not_finished_is_rebuilt(
     closed.close()
 
 
+def test_a_view_that_lies_elsewhere_is_rebuilt_there(closed, tmp_path):
+    """Behind a link, or mounted: its folder cannot be removed, and the next boot asks for a rebuild."""
+    closed.open()
+    expected = answers(closed)
+    closed.close()
+    elsewhere = tmp_path / "elsewhere"
+    os.rename(closed.directory.layout.view, elsewhere)
+    os.symlink(elsewhere, closed.directory.layout.view)
+    (elsewhere / "data.mdb").write_bytes(b"what an older boot left")
+    closed.open()
+    assert answers(closed) == expected
+    assert os.path.islink(closed.directory.layout.view)
+    closed.close()
+
+
 def test_a_second_opener_takes_the_view_as_it_is(closed):
     """Whoever finds others there believes them: what they do not believe would have been rebuilt."""
     closed.open()

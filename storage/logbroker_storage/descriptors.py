@@ -44,7 +44,8 @@ class Descriptors:
         self._logs: dict[PartitionLog, None] = {}  # in the order of their next look; guarded by _lock
         # Those of deleted topics that are still open; guarded by _lock.
         self._deleted: set[PartitionLog] = set()
-        self._readers = 0  # guarded by _lock
+        # The readers' descriptors. Without the lock, which the thread may have that a dropped reader is collected in.
+        self._readers: set[int] = set()
         self._lock = threading.Lock()
 
     def log_opened(self, log: PartitionLog) -> None:
@@ -80,12 +81,11 @@ class Descriptors:
             log.used = False
             self._logs[log] = None
 
-    def reader_opened(self) -> bool:
+    def reader_opened(self, fd: int) -> bool:
         """Count a reader's descriptor; False when it is one too many and must be closed after the read."""
-        with self._lock:
-            self._readers += 1
-            return self._readers <= self.readers_limit
+        self._readers.add(fd)
+        return len(self._readers) <= self.readers_limit
 
-    def reader_closed(self) -> None:
-        with self._lock:
-            self._readers -= 1
+    def reader_closes(self, fd: int) -> None:
+        """Count it no more; before it is closed, when its number may become another reader's at once."""
+        self._readers.discard(fd)

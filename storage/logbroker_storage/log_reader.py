@@ -59,7 +59,10 @@ class Isolation(enum.Enum):
 
 
 class LogReader:
-    """One reader's place in a partition. Not thread-safe: one reader a thread."""
+    """One reader's place in a partition. Not thread-safe: one reader a thread.
+
+    One that is dropped without ``close`` gives its descriptor back, as a file does.
+    """
 
     def __init__(
         self, log: PartitionLog, offset: int, isolation: Isolation = Isolation.READ_UNCOMMITTED
@@ -84,10 +87,14 @@ class LogReader:
             self._file_position = -1
 
     def close(self) -> None:
-        if self._fd >= 0:
-            self._log.files.close(self._fd)
-            self._log.descriptors.reader_closed()
+        fd = self._fd
         self._fd = self._base = self._file_position = -1
+        if fd >= 0:  # forgotten before it is closed: an interrupt in between must not have it done again
+            self._log.descriptors.reader_closes(fd)
+            self._log.files.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
 
     def is_at_hand(self, max_bytes: int) -> bool:
         """Whether reading so much will probably neither wait for the disk nor take longer than copying it.
@@ -214,7 +221,7 @@ class LogReader:
         if base != self._base:
             self.close()
             self._fd = self._log.files.open(self._log.segment(base).log_path, readonly=True)
-            self._keeps_open = self._log.descriptors.reader_opened()
+            self._keeps_open = self._log.descriptors.reader_opened(self._fd)
             self._base = base
 
     def _locate(self, state: PartitionState) -> Located:

@@ -691,7 +691,18 @@ def test_readers_above_their_share_close_after_each_read(path, request):
     assert open_descriptors() - before <= 2
     for reader in readers:
         reader.close()
-    assert bench.directory._descriptors._readers == 0
+    assert not bench.directory._descriptors._readers
+
+
+def test_readers_that_are_dropped_give_their_descriptors_back(path, request):
+    """As those of consumers that nobody has closed."""
+    bench = open_bench(path, request)
+    bench.put(b"a")
+    before = open_descriptors()
+    for _ in range(50):
+        assert bench.log.reader(0).read()
+    assert open_descriptors() == before
+    assert not bench.directory._descriptors._readers
 
 
 def test_a_log_in_use_keeps_its_descriptors(path, request):

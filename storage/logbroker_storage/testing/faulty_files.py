@@ -64,7 +64,7 @@ class FaultyFiles:
         self._faults: list[_Fault] = []  # guarded by _lock
         self._paths: dict[int, str] = {}  # of open descriptors; guarded by _lock
         self._kill_at: int | None = None  # guarded by _lock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a reader that is collected in the middle of a call closes its file
 
     def fail(
         self,

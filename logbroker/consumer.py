@@ -147,7 +147,7 @@ class Consumer:
         self._last_poll = time.monotonic()
 
         # A user of the directory of its own: the view must not be closed while the consumer reads.
-        self._directory = DataDirectory.open(directory.path)
+        self._directory = directory.one_more_use()
         signals = [TOPICS_SIGNAL]
         if group is not None:
             signals += [group_signal(group), SUBSCRIPTIONS_SIGNAL]

@@ -85,7 +85,7 @@ class Coordinator:
 
     def __init__(self, directory: DataDirectory) -> None:
         # A user of the directory of its own: the view must not be closed under the thread.
-        self._directory = DataDirectory.open(directory.path)
+        self._directory = directory.one_more_use()
         self._members: dict[str, Tended] = {}  # by member id; guarded by _coordinators_lock
         self._leaving: dict[str, Tended] = {}  # that could not leave yet; guarded by _coordinators_lock
         self._session_timeout_ms = 1 << 31  # the shortest of the members'; guarded by _coordinators_lock

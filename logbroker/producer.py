@@ -105,7 +105,7 @@ class Producer:
         whole_number("buffer_bytes", buffer_bytes)
         checked_name = None if name is None else check_producer_name(name)
         # A user of the directory of its own: closing the broker first must not pull it away from under sends.
-        self._directory = directory = DataDirectory.open(directory.path)
+        self._directory = directory = directory.one_more_use()
         try:
             self._named = None if checked_name is None else NamedSequences(directory, checked_name)
         except BaseException:

@@ -91,7 +91,7 @@ class Queue:
         renew: bool = False,
         detached: bool = False,
     ) -> None:
-        self._directory = DataDirectory.open(directory.path)  # a user of its own, until it is closed
+        self._directory = directory.one_more_use()  # a user of its own, until it is closed
         try:
             self._subscriptions = Subscriptions(self._directory)
             found = self._subscriptions.get(subscription)

@@ -105,7 +105,7 @@ class Requester:
 
     def __init__(self, directory: DataDirectory) -> None:
         # A user of the directory of its own: the view must not be closed under the thread.
-        self._directory = directory = DataDirectory.open(directory.path)
+        self._directory = directory = directory.one_more_use()
         try:
             sweep_reply_topics(directory)
             self.reply_topic = reply_topic_name(directory.process_id, next(_numbers))

@@ -123,7 +123,7 @@ class Responder:
         self.subscription = responder_subscription(topic)
         self._function = function
         self._trace = _trace if tracebacks else None
-        self._directory = directory = DataDirectory.open(directory.path)
+        self._directory = directory = directory.one_more_use()
         try:
             have_request_topic(directory, topic)
             _have_subscription(directory, self.subscription, topic)

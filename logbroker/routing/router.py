@@ -85,7 +85,7 @@ def run_router(
     whole_number("max_records", max_records)
     done, busy_s = 0, time.monotonic()
     # A user of the directory of its own: the view must not be closed while the router looks at it.
-    directory = DataDirectory.open(directory.path)
+    directory = directory.one_more_use()
     router = _Router(directory, transactions, max_records)
     try:
         while not stop.is_set():

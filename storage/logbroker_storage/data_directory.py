@@ -39,7 +39,7 @@ from .errors import (
     reason_of,
 )
 from .events import LogStartEvent, MessageIdEvent, OffsetEvent, TopicEvent, TtlEvent
-from .files import Files, OsFiles
+from .files import Files, OsFiles, PlacedFiles
 from .groups import Groups
 from .heap import keep_freed_blocks
 from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
@@ -130,14 +130,24 @@ class DataDirectory:
             LogbrokerError: it cannot be created or opened; the message says why.
         """
         keep_freed_blocks()
-        files = files or OsFiles()
         path = os.path.abspath(path)
+        layout = DataLayout(path)
         try:
-            make_folders(files, DataLayout(path))
+            make_folders(files or OsFiles(), layout)
+            files = files or PlacedFiles(layout.presence_lock)
         except OSError as error:
             reason = f"the data directory cannot be made: {error.strerror}"
             raise FileSystemError(error.errno, reason, path) from error
         return open_directories.use(path, lambda: DataDirectory(path, files, clock))
+
+    def one_more_use(self) -> DataDirectory:
+        """This object, whatever is at its path by now, for one more user, who closes it, too.
+
+        Raises:
+            ClosedError: its last user has just closed it.
+        """
+        open_directories.use_again(self)
+        return self
 
     def close(self) -> None:
         """Leave the directory; with the last user of this process: sync, checkpoint and close everything."""
@@ -320,6 +330,16 @@ class DataDirectory:
         with self._logs_lock:
             self._refresh_logs()
             return list(self._logs.values())
+
+    def look_at_place(self) -> None:
+        """Have those told who append, where the directory is not at its path any more: they open their files anew."""
+        try:
+            is_there = self.files.exists(self.layout.presence_lock)
+        except OSError:
+            is_there = False
+        if not is_there:
+            for log in [self.journal.log, *self.open_logs()]:
+                log.release_files()
 
     def free_left_locks(self) -> None:
         """Have those go on who wait for a lock that an interrupted thread of this process has left (see ``locks``)."""

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
-from .errors import file_system_error
+from .errors import FileSystemError, file_system_error
 
 if sys.platform == "darwin":
     import fcntl
@@ -264,6 +264,67 @@ class OsFiles:
     def drop_cache(self, fd: int) -> None:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+class PlacedFiles(OsFiles):
+    """The real file system, for as long as *mark*, a file that is made where it is missing, is the same file.
+
+    A data directory is open by its path. Where it was moved, removed or replaced (by a backup, say) meanwhile, the
+    same names are those of another directory, which must not be written by what is known of this one. So every
+    call that takes a path looks first, and fails with ESTALE (a sync of a directory harms none, and need not);
+    open descriptors go on. For what is moved in the instant between the two there is no remedy: not every system
+    has the calls that begin at a descriptor.
+    """
+
+    def __init__(self, mark: str) -> None:
+        """Raises ``OSError``: *mark* cannot be opened."""
+        self._mark = mark
+        fd = super().open(mark, create=True)
+        try:
+            status = os.fstat(fd)
+        finally:
+            super().close(fd)
+        self._identity = status.st_dev, status.st_ino
+
+    def _look(self) -> None:
+        try:
+            status = os.stat(self._mark)
+            is_in_place = (status.st_dev, status.st_ino) == self._identity
+        except OSError:
+            is_in_place = False
+        if not is_in_place:
+            reason = "the data directory was moved, removed or replaced while it was open: close it, and open it again"
+            raise FileSystemError(errno.ESTALE, reason, os.path.dirname(self._mark))
+
+    def open(
+        self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
+    ) -> int:
+        self._look()
+        return super().open(path, create=create, exclusive=exclusive, readonly=readonly)
+
+    def rename(self, source: str, target: str) -> None:
+        self._look()
+        super().rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self._look()
+        super().unlink(path)
+
+    def rmdir(self, path: str) -> None:
+        self._look()
+        super().rmdir(path)
+
+    def mkdir(self, path: str) -> None:
+        self._look()
+        super().mkdir(path)
+
+    def listdir(self, path: str) -> list[str]:
+        self._look()
+        return super().listdir(path)
+
+    def exists(self, path: str) -> bool:
+        self._look()
+        return super().exists(path)
 
 
 @functools.cache

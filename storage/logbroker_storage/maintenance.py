@@ -6,6 +6,7 @@
     cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments
     dead readers    every 3 s                                        pages of the view that killed processes pin
     left locks      every 3 s                                        other processes (see ``locks``)
+    the place       every 3 s                                        a directory that was moved or removed
     added tasks     every 3 s                                        what a layer above has to look after
 
 One daemon thread, asleep most of the time. It logs what fails and goes on with the next, so that a full disk, which
@@ -104,6 +105,8 @@ class Maintenance:
             self._directory.view.forget_dead_readers()
         with _going_on("left locks"):
             self._directory.free_left_locks()
+        with _going_on("the place of the directory"):
+            self._directory.look_at_place()
         for name, task in self._tasks.items():
             with _going_on(name):
                 task()

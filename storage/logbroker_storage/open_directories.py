@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from .errors import ForkedError
+from .errors import ClosedError, ForkedError
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -48,6 +48,14 @@ def use(path: str, make: Callable[[], DataDirectory]) -> DataDirectory:
             directory = _open[identity] = make()
         directory.users += 1
     return directory
+
+
+def use_again(directory: DataDirectory) -> None:
+    """One more use of *directory*, which somebody uses."""
+    with _lock:
+        if directory.closed:
+            raise ClosedError.in_use()
+        directory.users += 1
 
 
 def leave(directory: DataDirectory) -> None:

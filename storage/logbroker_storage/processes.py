@@ -51,8 +51,8 @@ class ProcessRegistry:
             return
         try:
             self._files.unlink(self._path(self.process_id))
-        except FileNotFoundError:
-            pass  # somebody deleted the view
+        except OSError:
+            pass  # somebody deleted the view, or moved the directory; what stays, and is not locked, is swept
         finally:
             self._files.close(fd)
 

@@ -43,7 +43,7 @@ class AsyncTransaction:
         self.transactional_id = transactional_id
         self._worker = Worker("logbroker-aio-transaction")
         self._lifetime = Lifetime("transaction", make, self._worker)
-        self._cancelled: list[Future[Any]] = []  # calls that nobody waited for
+        self._untold: BaseException | None = None  # the first failure of a call that was cancelled
 
     @property
     def is_open(self) -> bool:
@@ -74,17 +74,20 @@ class AsyncTransaction:
         try:
             await ended(calling)
         except asyncio.CancelledError:
-            self._cancelled.append(calling)
+            calling.add_done_callback(self._keep_untold)
             raise
         return calling.result()
 
+    def _keep_untold(self, calling: Future[Any]) -> None:
+        """In the worker, before the next call, unless the call had ended when it was cancelled."""
+        self._untold = self._untold or calling.exception()
+
     def _commit(self, transaction: Transaction, commit: Callable[[], None]) -> None:
-        """In the worker: *commit*, unless a call that was cancelled has failed; they have all ended."""
-        for calling in self._cancelled:
-            error = calling.exception()
-            if error is not None:
-                transaction.abort()
-                raise error
+        """In the worker: *commit*, unless a call before it was cancelled and has failed."""
+        untold, self._untold = self._untold, None
+        if untold is not None:
+            transaction.abort()
+            raise untold
         commit()
 
     async def send(

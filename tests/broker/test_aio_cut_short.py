@@ -401,6 +401,31 @@ def test_an_async_transaction_does_not_commit_without_a_cancelled_send_that_fail
     asyncio.run(main())
 
 
+def test_a_commit_that_is_cancelled_before_its_turn_is_made_in_its_turn(tmp_path):
+    """It must not wait for itself, as one of the calls before it."""
+    may_go_on = threading.Event()
+
+    def values():
+        yield b"1"
+        may_go_on.wait(10)
+
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            async with asyncio.timeout(5), broker.transaction("x") as tx:
+                sending = asyncio.create_task(tx.send_many("t", values()))
+                committing = asyncio.create_task(tx.commit())
+                await asyncio.sleep(0)
+                committing.cancel()
+                await asyncio.wait([committing])
+                may_go_on.set()
+                assert await sending == 1
+            async with broker.consumer("t") as consumer:
+                assert [record.value for record in await consumer.poll(timeout=2)] == [b"1"]
+
+    asyncio.run(main())
+
+
 READERS = {
     "poll": lambda consumer: consumer.poll(timeout=None),
     "iteration": lambda consumer: consumer.__anext__(),

@@ -28,11 +28,9 @@ from logbroker_storage.errors import ClosedError, InvalidRequestError, OffsetOut
 
 from .aio_lifetime import Lifetime
 from .arguments import whole_number
-from .worker import Worker, ended
+from .worker import Begun, Worker, ended
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from .consumer import Consumer, Place
     from .cursor import Handout
     from .groups import TopicPartition
@@ -51,10 +49,10 @@ class AsyncConsumer:
         self._control = Worker("logbroker-aio-commit")  # everything else
         self._lifetime = Lifetime("consumer", make, self._reader, self._control)
         self._reading = False  # a task is in poll or in an iteration's wait
-        self._polling: Future[list[Record]] | None = None  # of a poll that was cancelled
+        self._polling: Begun[list[Record]] | None = None  # of a poll that was cancelled
         self._returned: list[Record] = []  # by such a poll, and not handed out yet
-        self._seeking: Future[None] | None = None  # the last seek back; it may be done
-        self._next: Future[_Slice | None] | None = None  # what an iteration waits for
+        self._seeking: Begun[None] | None = None  # the last seek back; it may be done
+        self._next: Begun[_Slice | None] | None = None  # what an iteration waits for
         self._slice: _Slice | None = None  # what an iteration is handing out
         self._woken = False
 

@@ -39,11 +39,9 @@ from logbroker_storage.errors import (
 from .aio_lifetime import Lifetime
 from .arguments import several
 from .of_record import OfPlacedRecord
-from .worker import Worker, ended, post
+from .worker import Begun, Worker, ended, post
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from .queues.consumer import Queue, QueueMessage
 
 Result = TypeVar("Result")
@@ -198,7 +196,7 @@ class AsyncQueue:
         self._turn = asyncio.Lock()
         self._receive_now: _Receive | None = None  # of the task whose turn it is
         self._woken = False  # by wakeup, and no receive has returned for it yet
-        self._giving_back: Future[None] | None = None  # what the last receive that was cancelled brings
+        self._giving_back: Begun[None] | None = None  # what the last receive that was cancelled brings
         # Filled by the loop, emptied by the settler; deque operations are atomic.
         self._accepting: deque[_Accepting] = deque()
         # Whether the settler will look at _accepting. It takes this back *before* it looks, so that what
@@ -410,7 +408,7 @@ class AsyncQueue:
         await self._settler.submit(queue.close)
 
 
-def _give_back(queue: Queue, receiving: Future[list[QueueMessage]]) -> None:
+def _give_back(queue: Queue, receiving: Begun[list[QueueMessage]]) -> None:
     """In the receiver: what a cancelled receive, which has ended, brought all the same."""
     if receiving.exception() is not None or not (messages := receiving.result()):
         return

@@ -40,10 +40,10 @@ class Worker:
         self._put(future, call)
         return future
 
-    def begin(self, call: Callable[[], Result]) -> Future[Result]:
+    def begin(self, call: Callable[[], Result]) -> Begun[Result]:
         """Have *call* done in the thread; its future outlasts the task and the loop that wait for it (``ended``)."""
-        future: Future[Result] = Future()
-        self._put(None, partial(_carry_out, call, future))
+        future: Begun[Result] = Begun()
+        self._put(None, partial(future.carry_out, call))
         return future
 
     def do(self, call: Callable[[], None]) -> None:
@@ -87,12 +87,34 @@ class Worker:
             del item, future, call  # not kept alive until the next call
 
 
-async def ended(call: Future[Any], timeout: float | None = None) -> bool:  # noqa: ASYNC109 (some give up, some do not)
+class Begun(Future[Result]):
+    """A call in the thread. It belongs to no loop; tasks of any loop wait for it (``ended``)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Of those who wait. A callback of the future could not be taken back by whoever gives up, again and again.
+        self.waiters: set[asyncio.Future[None]] = set()  # set operations are atomic
+
+    def carry_out(self, call: Callable[[], Result]) -> None:
+        """In the thread."""
+        try:
+            self.set_result(call())
+        except BaseException as error:  # noqa: BLE001 (as in Worker._run)
+            self.set_exception(error)
+        for waiter in self.waiters.copy():
+            post(waiter.get_loop(), _succeed, waiter, None)
+
+
+async def ended(call: Begun[Any], timeout: float | None = None) -> bool:  # noqa: ASYNC109 (some give up, some do not)
     """Wait at most *timeout* seconds for *call* to end; whether it has. When this is cancelled it goes on."""
-    loop = asyncio.get_running_loop()
-    waiter: asyncio.Future[None] = loop.create_future()
-    call.add_done_callback(lambda _: post(loop, _succeed, waiter, None))
-    await asyncio.wait([waiter], timeout=timeout)
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    call.waiters.add(waiter)
+    if call.done():  # and may have told its waiters before
+        _succeed(waiter, None)
+    try:
+        await asyncio.wait([waiter], timeout=timeout)
+    finally:
+        call.waiters.discard(waiter)
     return call.done()
 
 
@@ -103,13 +125,6 @@ def post(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *argume
     except RuntimeError:
         if not loop.is_closed():
             raise
-
-
-def _carry_out(call: Callable[[], Result], future: Future[Result]) -> None:
-    try:
-        future.set_result(call())
-    except BaseException as error:  # noqa: BLE001 (as in Worker._run)
-        future.set_exception(error)
 
 
 def _succeed(future: asyncio.Future[Result], result: Result) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
@@ -431,6 +432,28 @@ READERS = {
     "iteration": lambda consumer: consumer.__anext__(),
     "receive": lambda queue: queue.receive_many(1, timeout=None),
 }
+
+
+def test_a_wait_that_is_given_up_again_and_again_leaves_nothing(tmp_path):
+    """Such as for the next record, a moment at a time, where none comes for days."""
+
+    def futures() -> int:
+        gc.collect()
+        return sum(isinstance(thing, asyncio.Future) for thing in gc.get_objects())
+
+    async def main():
+        async with logbroker.open_async(tmp_path / "d") as broker:
+            await broker.create_topic("t")
+            async with broker.consumer("t") as consumer:
+                before = futures()
+                for _ in range(100):
+                    with pytest.raises(TimeoutError):
+                        async with asyncio.timeout(0.001):
+                            await anext(consumer)
+                    assert await consumer.poll(timeout=0.001) == []
+                assert futures() - before < 20
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("is_read_on", [True, False])

@@ -16,6 +16,7 @@ again gives the child an object of its own.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -36,6 +37,7 @@ from .errors import (
     LogbrokerError,
     TopicNotFoundError,
     WriteFailedError,
+    advice_on,
     reason_of,
 )
 from .events import LogStartEvent, MessageIdEvent, OffsetEvent, TopicEvent, TtlEvent
@@ -335,11 +337,11 @@ class DataDirectory:
         """Have those told who append, where the directory is not at its path any more: they open their files anew."""
         try:
             is_there = self.files.exists(self.layout.presence_lock)
-        except OSError:
-            is_there = False
+        except OSError as error:
+            is_there = error.errno != errno.ESTALE  # else nobody can say, and open files go on
         if not is_there:
             for log in [self.journal.log, *self.open_logs()]:
-                log.release_files()
+                log.close_files()
 
     def free_left_locks(self) -> None:
         """Have those go on who wait for a lock that an interrupted thread of this process has left (see ``locks``)."""
@@ -489,7 +491,7 @@ class DataDirectory:
                 self.files.close(fd)
         except OSError as error:
             raise WriteFailedError(
-                f"{path} cannot be made: {reason_of(error)}; mend the cause and try again"
+                f"{path} cannot be made: {reason_of(error)}; {advice_on(error)}"
             ) from error
         return path
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import errno
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -282,7 +283,7 @@ class FileSystemError(LogbrokerError, OSError):
     __reduce__ = OSError.__reduce__  # its args lack the file's name
 
     def __str__(self) -> str:
-        return f"{reason_of(self)}; mend the cause (free space, limits, permissions, the disk) and try again"
+        return f"{reason_of(self)}; {advice_on(self)}"
 
 
 class _FileNotFoundError(FileSystemError, FileNotFoundError):
@@ -318,6 +319,13 @@ def file_system_error(error: OSError) -> FileSystemError:
 def reason_of(error: OSError) -> str:
     """What the system said, for a message that goes on with what to do."""
     return OSError.__str__(error)
+
+
+def advice_on(error: OSError, *, again: str = "try again") -> str:
+    """What to do about it, for the end of a message."""
+    if error.errno == errno.ESTALE:  # the directory is another now (``files.PlacedFiles``)
+        return "close the broker, and open it again"
+    return f"mend the cause (free space, limits, permissions, the disk) and {again}"
 
 
 class DirectoryInUseError(LogbrokerError):

@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
-from .errors import FileSystemError, file_system_error
+from .errors import file_system_error
 
 if sys.platform == "darwin":
     import fcntl
@@ -286,15 +286,16 @@ class PlacedFiles(OsFiles):
             super().close(fd)
         self._identity = status.st_dev, status.st_ino
 
+    @_typed
     def _look(self) -> None:
         try:
             status = os.stat(self._mark)
             is_in_place = (status.st_dev, status.st_ino) == self._identity
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             is_in_place = False
         if not is_in_place:
-            reason = "the data directory was moved, removed or replaced while it was open: close it, and open it again"
-            raise FileSystemError(errno.ESTALE, reason, os.path.dirname(self._mark))
+            reason = "the data directory was moved, removed or replaced while it was open"
+            raise OSError(errno.ESTALE, reason, os.path.dirname(self._mark))
 
     def open(
         self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False

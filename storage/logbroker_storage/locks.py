@@ -188,12 +188,13 @@ class ProcessLock:
         except OSError as error:
             logger.warning("%s: those who wait are not woken: %s", self.path, error)
 
-    def close(self) -> None:
-        """Close the descriptor; the lock opens it again when it is next taken."""
+    def close(self, action: Callable[[], None] = lambda: None) -> None:
+        """Close the descriptor, after *action*; the lock opens it again when it is next taken."""
         with self._entrance:
             if not self._thread_lock.acquire(blocking=False):
                 self._wait()
             try:
+                action()
                 self._close()
             finally:
                 self._thread_lock.release()

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError, reason_of
+from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError, advice_on, reason_of
 from .segment_files import LOG_SUFFIX, SYNCED_SUFFIXES, SegmentFiles
 from .view import LogEnd, PartitionState, SyncPoint
 
@@ -47,7 +47,7 @@ class LogSync:
         except OSError as error:  # no sync was tried: nothing is lost yet
             raise StorageFailedError(
                 f"{self._log.topic}-{self._log.partition} could not be synced ({reason_of(error)}): whether the last "
-                "records are on the disk is unknown; mend the cause (limits, permissions) and sync again"
+                f"records are on the disk is unknown; {advice_on(error, again='sync again')}"
             ) from error
 
     def _lead(self, end_offset: int, also: _Also | None) -> int:

@@ -43,6 +43,7 @@ from .errors import (
     TopicNotFoundError,
     ViewError,
     WriteFailedError,
+    advice_on,
     reason_of,
 )
 from .files import Files
@@ -444,7 +445,7 @@ class PartitionLog:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else reason_of(error)
         return WriteFailedError(
             f"nothing was appended to {self.topic}-{self.partition}: {reason}; "
-            "mend the cause (free space, limits, permissions) and send again"
+            f"{advice_on(error, again='send again')}"
         )
 
     def take_over(self, producer_id: int, epoch: int) -> int | None:
@@ -584,6 +585,11 @@ class PartitionLog:
         return self.append_lock.close_if_idle(self.active.close) and self.sync_lock.close_if_idle(
             self._syncing.close_descriptor
         )
+
+    def close_files(self) -> None:
+        """The same, behind the threads that are using the log now."""
+        self.append_lock.close(self.active.close)
+        self.sync_lock.close(self._syncing.close_descriptor)
 
     def _opened(self) -> None:
         """A lock, with which every use begins, has opened its file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def test_who_appends_to_open_files_alone_is_told_at_the_next_look_around(
             producer.send("t", b"v").result()
     with pytest.raises(FileSystemError, match="moved, removed or replaced"):
         broker.close()  # not cleanly
+
+
+def test_who_appends_without_a_pause_is_told_at_the_next_look_around_too(data: Path) -> None:
+    broker = open_with_records(data)
+    with broker.producer() as producer:
+        move(data)
+        looking = threading.Thread(target=broker._directory.look_at_place)
+        with broker._directory.log("t", 0).append_lock:  # as in the middle of an append
+            looking.start()
+            looking.join(0.2)
+        looking.join()
+        with pytest.raises(logbroker.WriteFailedError, match="moved, removed or replaced") as told:
+            producer.send("t", b"v").result()
+    assert str(told.value).endswith("; close the broker, and open it again")
+    with pytest.raises(FileSystemError):
+        broker.close()
 
 
 def test_opened_again_it_is_the_directory_that_is_there(data: Path) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.files import Files, OsFiles
+from logbroker_storage.errors import FileSystemError
+from logbroker_storage.files import Files, OsFiles, PlacedFiles
 from logbroker_storage.testing import MemoryFiles
 
 
@@ -202,6 +203,22 @@ def test_new_files_are_readable_by_others_and_closed_on_exec(tmp_path):
     assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o644
     assert not os.get_inheritable(fd)
     files.close(fd)
+
+
+def test_a_place_that_cannot_be_looked_at_is_not_said_to_be_another(tmp_path):
+    """Whoever was told so would look for what moved it."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    files = PlacedFiles(str(tmp_path / "link" / "mark"))
+    (tmp_path / "link").unlink()
+    with pytest.raises(FileSystemError) as moved:
+        files.listdir(str(tmp_path))
+    assert moved.value.errno == errno.ESTALE
+    assert str(moved.value).endswith("; close the broker, and open it again")
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(FileSystemError, match="mend the cause") as unknown:
+        files.listdir(str(tmp_path))
+    assert unknown.value.errno == errno.ELOOP
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ class DataDirectory:
         layout = DataLayout(path)
         try:
             make_folders(files or OsFiles(), layout)
-            files = files or PlacedFiles(layout.presence_lock)
+            files = files or PlacedFiles(path, (layout.presence_lock, layout.opening_lock))
         except OSError as error:
             reason = f"the data directory cannot be made: {error.strerror}"
             raise FileSystemError(error.errno, reason, path) from error

@@ -324,7 +324,7 @@ def reason_of(error: OSError) -> str:
 def advice_on(error: OSError, *, again: str = "try again") -> str:
     """What to do about it, for the end of a message."""
     if error.errno == errno.ESTALE:  # the directory is another now (``files.PlacedFiles``)
-        return "close the broker, and open it again"
+        return "close the broker and all that uses it, and open it again"
     return f"mend the cause (free space, limits, permissions, the disk) and {again}"
 
 

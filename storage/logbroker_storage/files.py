@@ -267,7 +267,7 @@ class OsFiles:
 
 
 class PlacedFiles(OsFiles):
-    """The real file system, for as long as *mark*, a file that is made where it is missing, is the same file.
+    """The real file system, for as long as the *marks*, files that are made where they are missing, are the same files.
 
     A data directory is open by its path. Where it was moved, removed or replaced (by a backup, say) meanwhile, the
     same names are those of another directory, which must not be written by what is known of this one. So every
@@ -276,26 +276,22 @@ class PlacedFiles(OsFiles):
     has the calls that begin at a descriptor.
     """
 
-    def __init__(self, mark: str) -> None:
-        """Raises ``OSError``: *mark* cannot be opened."""
-        self._mark = mark
-        fd = super().open(mark, create=True)
-        try:
-            status = os.fstat(fd)
-        finally:
-            super().close(fd)
-        self._identity = status.st_dev, status.st_ino
+    def __init__(self, directory: str, marks: Sequence[str]) -> None:
+        """*directory* is for messages. Raises ``OSError``: a mark cannot be opened."""
+        self._directory = directory
+        for mark in marks:
+            super().close(super().open(mark, create=True))
+        self._marks = {mark: identity_of(mark) for mark in marks}
 
     @_typed
     def _look(self) -> None:
         try:
-            status = os.stat(self._mark)
-            is_in_place = (status.st_dev, status.st_ino) == self._identity
+            is_in_place = all(identity_of(mark) == identity for mark, identity in self._marks.items())
         except (FileNotFoundError, NotADirectoryError):
             is_in_place = False
         if not is_in_place:
-            reason = "the data directory was moved, removed or replaced while it was open"
-            raise OSError(errno.ESTALE, reason, os.path.dirname(self._mark))
+            reason = "the data directory, or its logs, were moved, removed or replaced while it was open"
+            raise OSError(errno.ESTALE, reason, self._directory)
 
     def open(
         self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
@@ -339,6 +335,12 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
         return None
     found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     return found
+
+
+def identity_of(path: str) -> tuple[int, int]:
+    """Device and inode: no other file has them as long as this one is there, or open."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def read_file(files: Files, path: str) -> bytes:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from .errors import ClosedError, ForkedError
+from .files import identity_of
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -40,7 +41,7 @@ _inherited: list[_Inherited] = []  # guarded by _lock
 
 def use(path: str, make: Callable[[], DataDirectory]) -> DataDirectory:
     """One more use of the directory at *path*: the object that is there, else that of *make*."""
-    identity = _identity(path)
+    identity = identity_of(path)
     with _lock:
         _close_inherited(identity)
         directory = _open.get(identity)
@@ -81,11 +82,6 @@ def _forget(directory: DataDirectory) -> None:
     for identity, known in list(_open.items()):
         if known is directory:
             del _open[identity]
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 # Fork -------------------------------------------------------------------------------------------------

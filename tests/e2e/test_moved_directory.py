@@ -78,6 +78,20 @@ def test_nothing_is_written_to_what_is_in_its_place(data: Path, change: Callable
     assert contents(data) == before
 
 
+def test_nothing_is_written_to_logs_that_are_put_in_the_place_of_its_own(data: Path) -> None:
+    """They are enough of a backup."""
+    broker = open_with_records(data)
+    logs = data / "logs"
+    restore(logs)
+    before = contents(logs)
+    broker._directory.look_at_place()
+    with pytest.raises(logbroker.WriteFailedError, match="or its logs, were moved, removed or replaced"):
+        send(broker, 1)
+    with pytest.raises(FileSystemError):
+        broker.close()
+    assert contents(logs) == before
+
+
 @pytest.mark.parametrize("change", [remove, restore])
 def test_who_appends_to_open_files_alone_is_told_at_the_next_look_around(
     data: Path, change: Callable[[Path], None]
@@ -103,7 +117,7 @@ def test_who_appends_without_a_pause_is_told_at_the_next_look_around_too(data: P
         looking.join()
         with pytest.raises(logbroker.WriteFailedError, match="moved, removed or replaced") as told:
             producer.send("t", b"v").result()
-    assert str(told.value).endswith("; close the broker, and open it again")
+    assert str(told.value).endswith("; close the broker and all that uses it, and open it again")
     with pytest.raises(FileSystemError):
         broker.close()
 

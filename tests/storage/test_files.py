@@ -209,12 +209,12 @@ def test_a_place_that_cannot_be_looked_at_is_not_said_to_be_another(tmp_path):
     """Whoever was told so would look for what moved it."""
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
-    files = PlacedFiles(str(tmp_path / "link" / "mark"))
+    files = PlacedFiles(str(tmp_path), [str(tmp_path / "link" / "mark")])
     (tmp_path / "link").unlink()
     with pytest.raises(FileSystemError) as moved:
         files.listdir(str(tmp_path))
     assert moved.value.errno == errno.ESTALE
-    assert str(moved.value).endswith("; close the broker, and open it again")
+    assert str(moved.value).endswith("; close the broker and all that uses it, and open it again")
     (tmp_path / "link").symlink_to(tmp_path / "link")
     with pytest.raises(FileSystemError, match="mend the cause") as unknown:
         files.listdir(str(tmp_path))

@@ -79,7 +79,7 @@ def _fail_with(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    from .output import say
+    from logbroker_storage.standard_streams import say
 
     say(f"{NAME}: {' '.join(message.split())}")
     return code

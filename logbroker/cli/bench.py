@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .directory import DataOption, data_directory
-from .output import JsonOption, Table, print_json, print_tables, say
+from .output import JsonOption, Table, print_json, print_tables
 
 if TYPE_CHECKING:
     from ..broker import Broker

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import NothingMatched
-from .output import JsonOption, Table, as_json, print_json, print_tables, say, write
+from .output import JsonOption, Table, as_json, print_json, print_tables, write
 from .positions import MOST_RECORDS
 
 if TYPE_CHECKING:

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .command_group import command_group
 from .directory import DataOption, open_broker
-from .output import JsonOption, Table, as_json, print_json, print_tables, say
+from .output import JsonOption, Table, as_json, print_json, print_tables
 from .resetting import Place, ToOption, TopicsOption, parse_target, print_moves
 
 if TYPE_CHECKING:

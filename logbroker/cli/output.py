@@ -23,14 +23,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BASE64 = "base64"
 
 
-def say(message: str) -> None:
-    """A remark, on stderr; dropped where nobody can read it, for it must not end the work that it is about."""
-    try:
-        print(message, file=sys.stderr)
-    except OSError:
-        pass
-
-
 # JSON -----------------------------------------------------------------------------------------------------
 
 

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
 from .headers import HeaderOption, parse_headers
 from .interruption import Interruption
 from .lines import LineTooLong, lines_of
-from .output import JsonOption, print_json, say
+from .output import JsonOption, print_json
 from .positions import duration_of, parse_moment
 
 if TYPE_CHECKING:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from . import dead_letters
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import NothingMatched
-from .output import JsonOption, Table, print_json, print_tables, say, write
+from .output import JsonOption, Table, print_json, print_tables, write
 from .positions import MOST_RECORDS, duration_of
 
 if TYPE_CHECKING:

@@ -33,8 +33,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from logbroker_storage.errors import CorruptionError, FencedError, InvalidRequestError, OffsetOutOfRangeError
+from logbroker_storage.standard_streams import say
 
-from .output import say
 from .places import Place, lags, offsets_at, positions, ranges_of
 from .positions import Moment, Named, Offset, Position, Shift
 

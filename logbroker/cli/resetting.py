@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .output import Table, print_json, print_tables, say
+from logbroker_storage.standard_streams import say
+
+from .output import Table, print_json, print_tables
 from .positions import Moment, Named, Offset, Shift, parse_position
 
 Place = tuple[str, int]  # topic and partition

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .directory import DataOption, open_broker
-from .output import say
 
 if TYPE_CHECKING:
     from ..request_reply.messages import Request

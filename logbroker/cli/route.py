@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed, NothingMatched
 from .headers import HeaderOption, parse_headers
 from .interruption import Interruption
-from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say
+from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables
 
 if TYPE_CHECKING:
     from ..routing.descriptions import BindingDescription, RoutedMessage, RouteExplanation, RouteVerdict

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
-from .output import JsonOption, Table, as_json, print_json, print_tables, say
+from .output import JsonOption, Table, as_json, print_json, print_tables
 from .positions import Moment, Named, Offset, Position, Shift, duration_of, parse_position
 from .resetting import Place, ToOption, TopicsOption, parse_target, print_moves
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
-from .output import JsonOption, Table, as_json, print_json, print_tables, say
+from .output import JsonOption, Table, as_json, print_json, print_tables
 
 if TYPE_CHECKING:
     from ..descriptions import TopicDescription

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from logbroker_storage.standard_streams import say
+
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed, NothingMatched
 from .interruption import Interruption
-from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, say, write
+from .output import JsonOption, Table, as_json, content_as_json, print_json, print_tables, write
 from .positions import MOST_RECORDS, Named, parse_position
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The standard streams of a process that somebody started without one of them."""
+"""The standard streams of a command, which somebody may have started without one, or with one that nobody reads."""
 
 from __future__ import annotations
 
@@ -12,3 +12,11 @@ def open_closed_streams() -> None:
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
             setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w"))
+
+
+def say(message: str) -> None:
+    """A remark, on stderr; dropped where nobody can read it, for it must not end the work that it is about."""
+    try:
+        sys.stderr.write(f"{message}\n")
+    except OSError:
+        pass

@@ -94,15 +94,13 @@ def _find_journal(path: str) -> Target:
 
 
 def _say(message: str) -> None:
-    """One line on stderr; dropped where nobody can read it, for it must not end the work that it is about."""
-    try:
-        sys.stderr.write(f"logbroker-inspect: {message}\n")
-    except OSError:
-        pass
+    from logbroker_storage.standard_streams import say
+
+    say(f"logbroker-inspect: {message}")
 
 
 def _stop(message: str, code: int) -> NoReturn:
-    _say(f"{' '.join(message.split())}")
+    _say(" ".join(message.split()))
     raise typer.Exit(code)
 
 
@@ -445,7 +443,7 @@ def run(arguments: list[str] | None = None, *, name: str = "logbroker-inspect") 
     except SystemExit:
         return 0  # typer's own answer to a closed pipe, the only case in which it exits by itself here
     except (LogbrokerError, OSError) as error:
-        _say(f"{' '.join(str(error).split())}")
+        _say(" ".join(str(error).split()))
         return FAILED
     except usage_error as error:  # type: ignore[misc]
         _say(f"{error.format_message()} (see --help)")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from .layout import Segment, Target
+    from .reading import Report
     from .walk import Damaged
 
 app = typer.Typer(
@@ -111,6 +112,19 @@ def _report(segment: Segment, damage: Damaged | OSError) -> None:
     else:
         what = f"is damaged at byte {damage.position}: {damage.defect.value}"
     _say(f"{segment.path} {what}")
+
+
+def _reporting_once() -> Report:
+    """``_report`` for a command that reads the journal twice: for what it says, and as one of the partitions."""
+    told: set[tuple[str, int | None]] = set()
+
+    def report(segment: Segment, damage: Damaged | OSError) -> None:
+        place = segment.path, None if isinstance(damage, OSError) else damage.position
+        if place not in told:
+            told.add(place)
+            _report(segment, damage)
+
+    return report
 
 
 def _matched(rows: Iterable[Row], what: str) -> Iterator[Row]:
@@ -280,8 +294,9 @@ def producers(
     from .producers import producers as fold
 
     target = _find(directory, kafka, topic, partition)
-    names = producer_names(_find(directory, kafka), _report)
-    rows = list(fold(target, names, _report))
+    report = _reporting_once()
+    names = producer_names(_find(directory, kafka), report)
+    rows = list(fold(target, names, report))
     print_rows(ProducerRow, rows, json=json)
 
 
@@ -299,8 +314,9 @@ def transactions(
     from .transactions import transactions as walk_through
 
     target = _find(directory, kafka, topic, partition)
-    decided = decisions(_find(directory, kafka), _report)
-    rows = list(walk_through(target, decided, _report))
+    report = _reporting_once()
+    decided = decisions(_find(directory, kafka), report)
+    rows = list(walk_through(target, decided, report))
     print_rows(TransactionRow, rows, json=json)
 
 

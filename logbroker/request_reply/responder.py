@@ -63,6 +63,7 @@ logger = logging.getLogger("logbroker.requests")
 DEFAULT_LEASE_S = 10.0
 MAX_DELIVERIES = 3
 MAX_CONCURRENCY = 1_000
+LOOK_S = 0.5  # for a signal
 PAUSE_AFTER_FAILURE_S = 1.0
 
 # What is wrong with a reply, or with the headers of the request that it has to repeat.
@@ -279,8 +280,10 @@ class Responder:
         """
         try:
             # A bare lock: an exception out of a signal handler can leave that of an event locked, for who sets it, and
-            # ``Thread.join`` would take the thread for ended from then on (Python 3.11).
-            self._ended.acquire()
+            # ``Thread.join`` would take the thread for ended from then on (Python 3.11). And not for ever: the system
+            # may give a signal to another thread, one that starts a process, say, and its handler waits for this one.
+            while not self._ended.acquire(timeout=LOOK_S):
+                pass
             self._ended.release()
         finally:
             self.stop()

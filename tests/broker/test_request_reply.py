@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -612,6 +613,32 @@ def test_run_raises_what_ended_the_responder(broker, caplog):
         responder.run()
     assert not responder.is_running
     assert "responder of 't' ends" in caplog.text
+
+
+@pytest.mark.timeout(60)
+def test_a_signal_that_another_thread_gets_ends_run(broker):
+    """The system gives it to any thread, and only the main one acts on it: it must not wait for ever."""
+
+    class SignalError(Exception):
+        pass
+
+    def stop(*_: object) -> None:
+        raise SignalError
+
+    def answer(request: Request) -> bytes:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        return b"answered"
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    try:
+        responder = broker.responder("t")(answer)
+        waiting = ask_in_thread(broker, "t", b"")
+        with pytest.raises(SignalError):
+            responder.run()
+        assert waiting().value == b"answered"
+        assert not responder.is_running
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_rules_of_the_responders_queue_are_the_users_when_he_makes_it_first(broker):

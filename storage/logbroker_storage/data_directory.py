@@ -16,7 +16,6 @@ again gives the child an object of its own.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import threading
@@ -335,11 +334,7 @@ class DataDirectory:
 
     def look_at_place(self) -> None:
         """Have those told who append, where the directory is not at its path any more: they open their files anew."""
-        try:
-            is_there = self.files.exists(self.layout.presence_lock)
-        except OSError as error:
-            is_there = error.errno != errno.ESTALE  # else nobody can say, and open files go on
-        if not is_there:
+        if isinstance(self.files, PlacedFiles) and not self.files.is_in_place():
             for log in [self.journal.log, *self.open_logs()]:
                 log.close_files()
 

@@ -284,12 +284,16 @@ class PlacedFiles(OsFiles):
         self._marks = {mark: identity_of(mark) for mark in marks}
 
     @_typed
-    def _look(self) -> None:
+    def is_in_place(self) -> bool:
+        """Whether the marks are the same files. Raises ``OSError`` where nobody can say."""
         try:
-            is_in_place = all(identity_of(mark) == identity for mark, identity in self._marks.items())
+            return all(identity_of(mark) == identity for mark, identity in self._marks.items())
         except (FileNotFoundError, NotADirectoryError):
-            is_in_place = False
-        if not is_in_place:
+            return False
+
+    @_typed
+    def _look(self) -> None:
+        if not self.is_in_place():
             reason = "the data directory, or its logs, were moved, removed or replaced while it was open"
             raise OSError(errno.ESTALE, reason, self._directory)
 

@@ -136,9 +136,8 @@ def fail(future: asyncio.Future[Any], error: BaseException) -> None:
     """Give *future* what a call raised, unless it is done, as when it was cancelled. In the future's loop."""
     if future.done():
         return
-    if isinstance(
-        error, StopIteration
-    ):  # of the caller's own code; no future takes one, as no generator does
+    if isinstance(error, StopIteration):
+        # Of the caller's own code; no future takes one, as no generator does.
         stopped, error = error, RuntimeError("a call raised StopIteration")
         error.__cause__ = stopped
     future.set_exception(error)

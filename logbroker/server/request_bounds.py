@@ -50,9 +50,8 @@ _INT16 = struct.Struct(">h")
 _INT32 = struct.Struct(">i")
 NULL = -1
 NULL_BYTE = 0xFF
-LEGACY_OF_HEADER = (
-    "client_id",
-)  # in every version of the header, for those who read it before they know which it is
+# In every version of the header, for those who read it before they know which it is.
+LEGACY_OF_HEADER = ("client_id",)
 
 
 class BoundsError(Exception):

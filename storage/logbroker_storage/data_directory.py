@@ -135,11 +135,15 @@ class DataDirectory:
         layout = DataLayout(path)
         try:
             make_folders(files or OsFiles(), layout)
-            files = files or PlacedFiles(path, (layout.presence_lock, layout.opening_lock))
         except OSError as error:
             reason = f"the data directory cannot be made: {error.strerror}"
             raise FileSystemError(error.errno, reason, path) from error
-        return open_directories.use(path, lambda: DataDirectory(path, files, clock))
+
+        def make() -> DataDirectory:
+            marks = (layout.presence_lock, layout.opening_lock)
+            return DataDirectory(path, files or PlacedFiles(path, marks), clock)
+
+        return open_directories.use(path, make)
 
     def one_more_use(self) -> DataDirectory:
         """This object, whatever is at its path by now, for one more user, who closes it, too.

@@ -7,6 +7,7 @@ process id this is safe against reuse and across containers that share the direc
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -51,8 +52,10 @@ class ProcessRegistry:
             return
         try:
             self._files.unlink(self._path(self.process_id))
-        except OSError:
-            pass  # somebody deleted the view, or moved the directory; what stays, and is not locked, is swept
+        except OSError as error:
+            # Else somebody deleted the view, or moved the directory.
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
         finally:
             self._files.close(fd)
 

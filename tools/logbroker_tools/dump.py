@@ -36,8 +36,9 @@ class Selection(msgspec.Struct, frozen=True):
         )
 
     def takes_any_record(self, batch: Sound) -> bool:
-        """Whether the batch may hold a record that is older than is wanted: no field of its header tells."""
-        if self.until_ms is None:
+        """Whether the batch may hold a record that is older than *until_ms*: of some no field of the header tells."""
+        header = batch.header
+        if self.until_ms is None or (header.record_count and header.max_timestamp_ms < self.until_ms):
             return True
         try:
             return any(record.timestamp_ms < self.until_ms for record in batch.records("", 0))

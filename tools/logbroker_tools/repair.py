@@ -162,9 +162,8 @@ def _locks(target: Target) -> dict[str, str]:
         for _ in range(above):
             logs = os.path.dirname(logs)
         data = DataLayout(os.path.dirname(logs))
-        opening_lock = os.path.join(
-            logs, os.path.basename(data.opening_lock)
-        )  # Kafka's directory has any name
+        # Not data.opening_lock itself: Kafka's directory has any name.
+        opening_lock = os.path.join(logs, os.path.basename(data.opening_lock))
         for path, directory in ((opening_lock, logs), (data.presence_lock, data.path)):
             found.setdefault(os.path.realpath(path), directory)
     return found

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import TopicNotFoundError
-from logbroker_storage.wakeup import Waiter, signal_paths
+from logbroker_storage.touching import signal_paths
+from logbroker_storage.wakeup import Waiter
 
 POLL_S = 0.005  # where there is no inotify
 KEPT_WATCHES = 20_000  # partitions that stay watched when nobody waits for them: the next poll comes soon

@@ -63,8 +63,8 @@ from .startup import (
     remove_leftovers,
     sound_view,
 )
+from .touching import make_touchable, touch
 from .view import View, partition_key
-from .wakeup import make_touchable, touch
 
 logger = logging.getLogger("logbroker.storage")
 

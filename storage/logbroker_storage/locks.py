@@ -36,7 +36,7 @@ from types import FrameType, TracebackType
 
 from .errors import ClosedError, InvalidRequestError
 from .files import Files
-from .wakeup import make_touchable, touch
+from .touching import make_touchable, touch
 
 logger = logging.getLogger("logbroker.storage")
 

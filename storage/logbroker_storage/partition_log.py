@@ -79,9 +79,9 @@ from .segment import TimestampOffset
 from .segment_files import SegmentFiles, list_segments
 from .segment_list import look
 from .segment_times import SegmentTimes
+from .touching import signal_paths
 from .view import LogEnd, PartitionState, View, partition_key
 from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
-from .wakeup import signal_paths
 
 if TYPE_CHECKING:
     from .view.environment import Transaction

@@ -52,11 +52,11 @@ from .topic_folders import (
     remove_folder,
     topic_id_of,
 )
+from .touching import signal_paths
 from .view import LogEnd, View, partition_key
 from .view.environment import DAMAGED_MARK, LOCK_BYTES, LOCK_FILE
 from .view.pages import find_damage
 from .view.tables import TABLES, VIEW_FORMAT
-from .wakeup import signal_paths
 
 logger = logging.getLogger("logbroker.recovery")
 

@@ -1,16 +1,11 @@
 """Waiting for news from any process: inotify on the files that writers touch.
 
-A writer that publishes something touches a file in ``view/``: a partition's ``.append`` or ``.sync`` file,
-or a named signal's. A waiter watches the files it cares about. The order is always: watch, then look, then
-wait; a touch between the last two ends the wait at once.
+A writer that publishes something touches a file (``touching``). A waiter watches the files it cares about. The
+order is always: watch, then look, then wait; a touch between the last two ends the wait at once.
 
-With inotify, a touch *reads* a byte (IN_ACCESS): a write would change the file's times, and the next sync
-of the log would have to put that on the disk too (40 µs more a sync, measured on ext4).
-
-Where there is no inotify (macOS), a touch writes a few random bytes, and the waiter compares modification
-times, every millisecond at first and ever more slowly up to every 20. File systems count time in ticks
-(milliseconds on ext4, a second on HFS+), so two touches may leave the same time: as long as a file's time
-is fresh, its bytes are compared too.
+Where there is no inotify (macOS), the waiter compares modification times, every millisecond at first and ever
+more slowly up to every 20. File systems count time in ticks (milliseconds on ext4, a second on HFS+), so two
+touches may leave the same time: as long as a file's time is fresh, its bytes are compared too.
 """
 
 from __future__ import annotations
@@ -19,14 +14,13 @@ import ctypes
 import os
 import select
 import struct
-import sys
 import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import touching
 from .errors import ClosedError, ForkedError, file_system_error
-from .files import Files
 
 if TYPE_CHECKING:
     from .data_directory import DataDirectory
@@ -36,36 +30,12 @@ _IN_MODIFY = 0x00000002
 _TOUCHED = _IN_ACCESS | _IN_MODIFY
 _IN_CLOSE_WRITE = 0x00000008
 _IN_Q_OVERFLOW = 0x00004000
-_LINUX = sys.platform.startswith("linux")
 _EVENT = struct.Struct("iIII")
 _READ_BYTES = 16384
-
-APPEND_SUFFIX = ".append"
-SYNC_SUFFIX = ".sync"
 
 FIRST_POLL_S = 0.001
 LAST_POLL_S = 0.020
 FRESH_NS = 3_000_000_000  # longer than a tick of any file system's clock
-TOUCH_BYTES = 8
-
-
-def make_touchable(files: Files, fd: int) -> None:
-    """Have the file of *fd* hold bytes, as a touch reads one: a full disk must not keep anybody from touching."""
-    if not files.size(fd):
-        files.pwrite(fd, os.urandom(TOUCH_BYTES), 0)
-
-
-def touch(files: Files, fd: int) -> None:
-    """Wake whoever watches the file of *fd*, which holds bytes."""
-    if _LINUX:
-        files.pread(fd, 1, 0)
-    else:
-        files.pwrite(fd, os.urandom(TOUCH_BYTES), 0)
-
-
-def signal_paths(lock_path: str) -> tuple[str, str]:
-    """The files that are touched when a partition's records become visible: its two locks' own."""
-    return lock_path + APPEND_SUFFIX, lock_path + SYNC_SUFFIX
 
 
 class Waiter:
@@ -78,11 +48,13 @@ class Waiter:
         self._directory = directory
         self._closed = True  # until its descriptors are open
         try:
-            self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if _LINUX else _pipe()
+            self._wake_read, self._wake_write = (
+                os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if touching.HAS_INOTIFY else _pipe()
+            )
         except OSError as error:
             raise file_system_error(error) from error
         try:
-            self._watcher: _Inotify | _Polling = _Inotify() if _LINUX else _Polling()
+            self._watcher: _Inotify | _Polling = _Inotify() if touching.HAS_INOTIFY else _Polling()
         except BaseException:
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -106,7 +78,7 @@ class Waiter:
     def unwatch_partition(self, topic: str, partition: int) -> None:
         """No longer watch a partition, which may be gone meanwhile."""
         lock_path = self._directory.layout.partition_lock(topic, partition)
-        for path in signal_paths(lock_path):
+        for path in touching.signal_paths(lock_path):
             self._watcher.unwatch(path)
 
     def watch_signal(self, name: str) -> None:
@@ -315,7 +287,7 @@ class _Polling:
         is_fresh = time.time_ns() - modified_ns <= FRESH_NS
         if is_fresh or (before is not None and before.content is not None):
             with open(path, "rb") as file:
-                return _Look(modified_ns, file.read(TOUCH_BYTES))
+                return _Look(modified_ns, file.read(touching.TOUCH_BYTES))
         return _Look(modified_ns, None)
 
     def close(self) -> None:

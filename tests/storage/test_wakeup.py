@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage import wakeup
+from logbroker_storage import touching
 from logbroker_storage.errors import ClosedError, TopicNotFoundError
 from logbroker_storage.testing import Workbench
-from logbroker_storage.wakeup import Waiter, _Polling
+from logbroker_storage.wakeup import FRESH_NS, Waiter, _Polling
 
 KINDS = ["polling"] + (["inotify"] if sys.platform.startswith("linux") else [])
 
@@ -32,7 +32,7 @@ def bench(tmp_path: Path) -> Iterator[Workbench]:
 @pytest.fixture(params=KINDS)
 def waiter(bench, request, monkeypatch) -> Iterator[Waiter]:
     if request.param == "polling":
-        monkeypatch.setattr(wakeup, "_LINUX", False)  # the platform, not our code
+        monkeypatch.setattr(touching, "HAS_INOTIFY", False)  # the platform, not our code
     waiter = Waiter(bench.directory)
     assert isinstance(waiter._watcher, _Polling) == (request.param == "polling")
     yield waiter
@@ -146,9 +146,9 @@ def test_a_deleted_topic_can_be_unwatched(waiter, bench):
 
 APPENDER = """
     import sys, time
-    from logbroker_storage import wakeup
+    from logbroker_storage import touching
     from logbroker_storage.testing import Workbench
-    wakeup._LINUX = sys.argv[2] == "True"
+    touching.HAS_INOTIFY = sys.argv[2] == "True"
     bench = Workbench(sys.argv[1])
     log = bench.partition(0)
     for line in sys.stdin:
@@ -162,7 +162,7 @@ def test_no_touch_of_another_process_is_lost_and_each_comes_promptly(waiter, ben
     """The order is watch, look, wait: after each wait that is not in vain the record is there."""
     waiter.watch_partition("t", 0)
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(APPENDER), bench.path, str(wakeup._LINUX)],
+        [sys.executable, "-c", textwrap.dedent(APPENDER), bench.path, str(touching.HAS_INOTIFY)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -198,7 +198,7 @@ def test_touches_within_one_tick_of_the_file_system_s_clock_are_all_seen(tmp_pat
         assert watcher.take()
         assert not watcher.take()
     file.write_bytes(b"4")
-    long_ago = now - 10 * wakeup.FRESH_NS
+    long_ago = now - 10 * FRESH_NS
     os.utime(file, ns=(long_ago, long_ago))
     assert watcher.take()
     assert not watcher.take()
@@ -206,7 +206,7 @@ def test_touches_within_one_tick_of_the_file_system_s_clock_are_all_seen(tmp_pat
 
 
 def test_an_idle_wait_by_polling_looks_ever_more_seldom(bench, monkeypatch):
-    monkeypatch.setattr(wakeup, "_LINUX", False)
+    monkeypatch.setattr(touching, "HAS_INOTIFY", False)
     waiter = Waiter(bench.directory)
     waiter.watch_partition("t", 0)
     looks = 0
@@ -227,7 +227,7 @@ def test_an_idle_wait_by_polling_looks_ever_more_seldom(bench, monkeypatch):
 def test_a_take_names_what_was_touched_and_waits_for_nothing(bench, monkeypatch, linux):
     if linux and not sys.platform.startswith("linux"):
         pytest.skip("inotify is Linux's")
-    monkeypatch.setattr(wakeup, "_LINUX", linux)
+    monkeypatch.setattr(touching, "HAS_INOTIFY", linux)
     waiter = Waiter(bench.directory)
     waiter.watch_partition("t", 0)
     waiter.watch_signal("topics")

@@ -18,7 +18,8 @@ from typing import Protocol
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LogbrokerError, TopicNotFoundError
-from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.log_offsets import LogOffsets
+from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.wakeup import Waiter
 
 from .groups import TopicPartition

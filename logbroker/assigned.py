@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, TopicNotFoundError
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import Record
 
 from .arrivals import Arrivals

@@ -40,7 +40,7 @@ from logbroker_storage.errors import (
     OffsetOutOfRangeError,
     TopicNotFoundError,
 )
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import Record
 
 from .arguments import place as checked_place

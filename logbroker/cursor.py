@@ -27,8 +27,9 @@ from logbroker_storage.errors import (
     CorruptionError,
     OffsetOutOfRangeError,
 )
-from logbroker_storage.log_reader import Isolation, LogReader
-from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.log_offsets import Isolation, LogOffsets
+from logbroker_storage.log_reader import LogReader
+from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, StoredBatch, decode_batch
 from logbroker_storage.record_expiry import record_ttl_ms
 

@@ -31,7 +31,7 @@ from logbroker_storage.errors import (
 from logbroker_storage.events import BLOCK_OFFSETS, QueueBlockEvent, SubscriptionEvent, encode_attempts
 from logbroker_storage.journal import Item, item_of
 from logbroker_storage.locks import ProcessLock
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import Record, decode_records
 
 from .arguments import several

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping
 from typing import Literal
 
 from logbroker_storage.errors import InvalidRequestError
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import PartitionLog
 
 from .arguments import is_place

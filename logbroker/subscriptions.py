@@ -30,7 +30,7 @@ from logbroker_storage.events import (
     SubscriptionEvent,
 )
 from logbroker_storage.journal import SUBSCRIPTIONS_VERSION, Item, item_of
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import Record
 
 from .dead_letters import make_dead_letter_topic

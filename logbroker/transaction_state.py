@@ -20,7 +20,7 @@ from operator import itemgetter
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, TopicExistsError
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import decode_records
 

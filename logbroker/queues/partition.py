@@ -39,8 +39,8 @@ from logbroker_storage.events import (
     encode_attempts,
 )
 from logbroker_storage.journal import Item, item_of
-from logbroker_storage.log_reader import Isolation
-from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.log_offsets import Isolation, LogOffsets
+from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record
 
 from ..commits import PendingCommit

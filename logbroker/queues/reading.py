@@ -12,7 +12,8 @@ from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import NamedTuple
 
-from logbroker_storage.log_reader import Isolation, LogReader
+from logbroker_storage.log_offsets import Isolation
+from logbroker_storage.log_reader import LogReader
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, StoredBatch, decode_batch
 

@@ -38,8 +38,8 @@ from logbroker_storage.errors import (
     TopicNotFoundError,
 )
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.log_reader import Isolation
-from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.log_offsets import Isolation, LogOffsets
+from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import Record, decode_records
 from logbroker_storage.segment_removal import delete_segments_below
 

@@ -39,7 +39,7 @@ from logbroker_storage.events import (
     encode_event,
 )
 from logbroker_storage.journal import BINDINGS_VERSION, Item
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 
 from ..arguments import utf8
 from ..dead_letters import make_dead_letter_topic

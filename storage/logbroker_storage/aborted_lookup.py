@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from . import aborted_index
 from .aborted_index import AbortedTransaction
 from .index_files import read_index_file
+from .local_log import LocalLog
 from .producer_recovery import aborted_index_of
 from .segment_files import ABORTED_INDEX_SUFFIX
 
 if TYPE_CHECKING:
-    from .partition_log import PartitionLog
     from .segment_list import SegmentList
     from .view import LogEnd
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class AbortedLookup:
     """Looks up aborted transactions of one partition. Not thread-safe."""
 
-    def __init__(self, log: PartitionLog) -> None:
+    def __init__(self, log: LocalLog) -> None:
         self._log = log
         self._segments: SegmentList | None = None  # that were looked at last
         self._found: dict[int, list[AbortedTransaction]] = {}  # in the batches of sealed ones, see _read

@@ -16,19 +16,17 @@ leaves nothing behind LogEnd that counts as a batch, or ``StorageFailedError`` s
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from . import aborted_index, offset_index, time_index
 from .aborted_index import AbortedTransaction
 from .batch_header import BatchHeader
 from .errors import StorageFailedError, reason_of
+from .local_log import LocalLog
 from .log_config import Durability
 from .log_growth import behind_batch
+from .log_sync import LogSync
 from .segment_files import ROOM_BYTES, SegmentFiles
 from .view import LogEnd
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.storage")
 
@@ -36,8 +34,9 @@ logger = logging.getLogger("logbroker.storage")
 class ActiveSegment:
     """Writes to one partition; every field is guarded by its ``append_lock``."""
 
-    def __init__(self, log: PartitionLog) -> None:
+    def __init__(self, log: LocalLog, syncing: LogSync) -> None:
         self._log = log
+        self._syncing = syncing
         self._files: SegmentFiles | None = None
         self._version = -1  # LogEnd.segments_version that they belong to
 
@@ -84,7 +83,7 @@ class ActiveSegment:
             files.write_log(batch, position)
             if is_synced:
                 files.start_writeback(position, header.size_bytes)
-            created_ms = end.active_created_ms if end.active_created_ms >= 0 else self._log.now_ms()
+            created_ms = end.active_created_ms if end.active_created_ms >= 0 else self._log.clock.now_ms()
             behind = behind_batch(end, header, created_ms=created_ms, visible_at_once=not is_synced)
             if position - end.indexed_bytes > config.index_interval_bytes:
                 behind = self._write_index_entries(files, behind, position)
@@ -137,7 +136,7 @@ class ActiveSegment:
         try:
             files.sync_aborted_index(is_new=not end.aborted_index_bytes)
         except OSError as error:
-            raise self._log.sync_refused(error) from error
+            raise self._syncing.refused(error) from error
 
     def take_back(self, end: LogEnd, cause: Exception) -> None:
         """Cut what a failed write, or one that could not be published, left behind *end*.

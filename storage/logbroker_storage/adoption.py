@@ -13,10 +13,11 @@ visible as what is appended does: with durability fsync, once it is synced.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 from . import aborted_index
-from .errors import BatchDefect, CorruptBatchError
+from .active_segment import ActiveSegment
+from .errors import BatchDefect, CorruptBatchError, StorageFailedError
+from .local_log import LocalLog
 from .log_config import Durability
 from .log_end_builder import LogEndBuilder
 from .message_ids import identified_in
@@ -27,25 +28,37 @@ from .recovery import publish, recover_log
 from .segment import ScanStop, scan
 from .segment_files import SegmentFiles
 from .side_files import cut_file, is_blank
-from .view import LogEnd
+from .view import LogEnd, PartitionState
 from .view.message_ids import IdUpdate
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.recovery")
 
 
-def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
-    """Bring LogEnd and the file together after another process died between write and publish.
+def writable_end(log: LocalLog, active: ActiveSegment, state: PartitionState) -> LogEnd:
+    """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock.
 
-    Whole batches behind LogEnd are adopted (their outcome was unknown to whoever sent them), the rest is
-    cut into a side file. Under the append lock; publishes the result.
+    *state* is the log's, as it was read under the lock; the same LogEnd is returned if it holds.
+
+    Raises:
+        StorageFailedError: a sync of the log failed earlier.
     """
-    active = log.active.files(end)
-    size = active.log_bytes()
+    end, sync = state
+    if sync.failed:
+        raise StorageFailedError(
+            f"{log.topic}-{log.partition} takes no writes since a disk sync failed; "
+            "open the directory again to verify it from the disk"
+        )
+    if active.files(end).ends_at(end.active_bytes):
+        return end
+    return _adopt_tail(log, active, end)
+
+
+def _adopt_tail(log: LocalLog, active: ActiveSegment, end: LogEnd) -> LogEnd:
+    """Adopt whole batches behind LogEnd, cut the rest into a side file, and publish the result."""
+    files = active.files(end)
+    size = files.log_bytes()
     if size < end.active_bytes:
-        return _recover_shrunken(log)
+        return _recover_shrunken(log, active)
     builder = LogEndBuilder(end, log.config.index_interval_bytes, now_ms=end.active_created_ms)
     fold = ProducerFold(load=lambda producer_id: log.view.partitions.producer(log.key, producer_id))
     for unfinished in log.view.partitions.open_transactions(log.key):
@@ -55,7 +68,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     stop = ScanStop(end.active_bytes, end.log_end_offset, None)
     for item in scan(
         log.files,
-        active.descriptor(),
+        files.descriptor(),
         start_position=end.active_bytes,
         end_position=size,
         expected_offset=end.log_end_offset,
@@ -65,24 +78,24 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
             break
         position, header = item
         builder.add(position, header)
-        ids = _ids_at(log, active, position, header)
+        ids = _ids_at(log, files, position, header)
         if ids is not None:
             id_updates.append(ids)
-        ended = fold.add(header, marker_type(log.files, active.descriptor(), position, header))
+        ended = fold.add(header, marker_type(log.files, files.descriptor(), position, header))
         if ended is not None:
             aborted += aborted_index.encode_entry(ended)
-    if is_blank(log.files, active, stop.position, size):
+    if is_blank(log.files, files, stop.position, size):
         size = stop.position
     else:
-        cut_file(log.files, active, stop.position, stop.defect or BatchDefect.TRUNCATED)
-    builder.write_indexes(active, keep=end)
+        cut_file(log.files, files, stop.position, stop.defect or BatchDefect.TRUNCATED)
+    builder.write_indexes(files, keep=end)
     if aborted:
-        log.active.append_to_aborted_index(end, bytes(aborted))
+        active.append_to_aborted_index(end, bytes(aborted))
     adopted = builder.end()._replace(
         first_unstable_offset=fold.first_unstable_offset,
         aborted_index_bytes=end.aborted_index_bytes + len(aborted),
     )
-    active.cut_aborted_index(adopted.aborted_index_bytes)
+    files.cut_aborted_index(adopted.aborted_index_bytes)
     if log.config.durability is not Durability.FSYNC:
         adopted = adopted._replace(visible_offset=adopted.log_end_offset)
     with log.view.write() as transaction:
@@ -102,7 +115,7 @@ def adopt_tail(log: PartitionLog, end: LogEnd) -> LogEnd:
     return adopted
 
 
-def _ids_at(log: PartitionLog, segment: SegmentFiles, position: int, header: BatchHeader) -> IdUpdate | None:
+def _ids_at(log: LocalLog, segment: SegmentFiles, position: int, header: BatchHeader) -> IdUpdate | None:
     """The message ids of the batch at *position*, whose header was read."""
     try:
         batch = read_batch(log.files.pread(segment.descriptor(), header.size_bytes, position))
@@ -111,11 +124,11 @@ def _ids_at(log: PartitionLog, segment: SegmentFiles, position: int, header: Bat
         return None  # as no reader can read it, no sender can have meant anything by it
 
 
-def _recover_shrunken(log: PartitionLog) -> LogEnd:
+def _recover_shrunken(log: LocalLog, active: ActiveSegment) -> LogEnd:
     """The file is shorter than the view says: files were replaced behind our back. The files are the truth."""
     logger.error("%s-%d: the log is shorter than the view says; recovering it", log.topic, log.partition)
     end, sync = log.state()
     # The log may go on in another segment: what is open must not be written to, whatever its version.
-    log.active.close()
+    active.close()
     recovered = recover_log(log, recovery_point=sync.synced_offset, log_start_offset=end.log_start_offset)
     return publish(log, recovered)

@@ -11,29 +11,28 @@ All of it can be made anew from the batches: where it cannot be written, the nex
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
+from .active_segment import ActiveSegment
+from .adoption import writable_end
 from .errors import WriteFailedError
 from .index_files import write_checksums
+from .local_log import LocalLog
 from .side_files import cut_room
 from .snapshot_files import write_snapshot
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.storage")
 
 
-def leave_caches(log: PartitionLog) -> None:
+def leave_caches(log: LocalLog, active: ActiveSegment) -> None:
     """Leave all of it, unless the partition takes no writes any more."""
     with log.append_lock:
         state = log.state()
         if state.sync.failed:
             return
         try:
-            end = log.writable_end(state)
-            log.active.files(end).cut_room(end.active_bytes)
-            log.publish_end(log.active.seal(end))
+            end = writable_end(log, active, state)
+            active.files(end).cut_room(end.active_bytes)
+            log.publish_end(active.seal(end))
             write_checksums(log.files, log.directory, end.active_base_offset)
             producers = log.view.partitions.producers(log.key)
             write_snapshot(log.files, log.directory, end.log_end_offset, producers)
@@ -41,7 +40,7 @@ def leave_caches(log: PartitionLog) -> None:
             logger.warning("%s: closed without its time index or snapshot: %s", log.directory, error)
 
 
-def leave_no_room(log: PartitionLog) -> None:
+def leave_no_room(log: LocalLog, active: ActiveSegment) -> None:
     """Leave the log file without its room: for who has appended nothing.
 
     Raises:
@@ -50,4 +49,4 @@ def leave_no_room(log: PartitionLog) -> None:
     with log.append_lock:
         end, sync = log.state()
         if not sync.failed:
-            cut_room(log.files, log.active.files(end), end.active_bytes)
+            cut_room(log.files, active.files(end), end.active_bytes)

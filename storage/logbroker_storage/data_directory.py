@@ -45,6 +45,7 @@ from .groups import Groups
 from .heap import keep_freed_blocks
 from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout
+from .local_log import LogPlace, Shared
 from .locks import ProcessLock
 from .log_config import ConfigValue, Durability, LogConfig
 from .maintenance import Maintenance
@@ -272,18 +273,15 @@ class DataDirectory:
     # Logs -----------------------------------------------------------------------------------------
 
     def _make_log(self, view: View, topic: str, partition: int, event: TopicEvent | None) -> PartitionLog:
-        return PartitionLog(
-            topic=topic,
-            partition=partition,
+        place = LogPlace(
+            topic,
+            partition,
             topic_id=event.topic_id if event is not None else JOURNAL_TOPIC_ID,
             directory=self.layout.partition(topic, partition),
             lock_path=self.layout.partition_lock(topic, partition),
-            config=LogConfig.parse(event.config) if event is not None else JOURNAL_CONFIG,
-            view=view,
-            files=self.files,
-            clock=self.clock,
-            descriptors=self._descriptors,
         )
+        config = LogConfig.parse(event.config) if event is not None else JOURNAL_CONFIG
+        return PartitionLog(place, config, Shared(view, self.files, self.clock, self._descriptors))
 
     def _make_journal(self, view: View) -> Journal:
         log = self._make_log(view, JOURNAL_TOPIC, 0, None)

@@ -178,7 +178,7 @@ def restore(log: PartitionLog) -> None:
     Segments are read from the newest back to the first in which nothing is as young as the window.
     """
     window_ms = log.config.deduplication_window_ms
-    oldest_ms = log.now_ms() - window_ms
+    oldest_ms = log.clock.now_ms() - window_ms
     end = log.state().end
     firsts: dict[bytes, FirstRecord] = {}
     behind = end.log_end_offset
@@ -217,7 +217,7 @@ def _ids_between(log: PartitionLog, begin: int, end: int) -> tuple[int, dict[byt
             base_offset=0,
             producer_id=header.producer_id if header.is_transactional else NO_PRODUCER,
             window_ms=log.config.deduplication_window_ms,
-            now_ms=log.now_ms(),
+            now_ms=log.clock.now_ms(),
         )
         if update is not None:
             found.update(update.firsts)

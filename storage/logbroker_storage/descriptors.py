@@ -15,16 +15,26 @@ from __future__ import annotations
 
 import resource
 import threading
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
+from typing import Protocol
 
 DESCRIPTORS_OF_A_LOG = 6
 LOGS_SHARE = 2  # one part in ...
 READERS_SHARE = 4
 LEAST = 4
 UNLIMITED = 1 << 20
+
+
+class OpenLog(Protocol):
+    """What is asked of a log that has descriptors open."""
+
+    is_deleted: bool
+    """With its topic; guarded by the lock of ``Descriptors``."""
+    used: bool
+    """Since the last look."""
+
+    def release_files(self) -> bool:
+        """Close the descriptors; False where a thread is using the log now."""
+        ...
 
 
 def descriptor_limit() -> int:
@@ -41,14 +51,14 @@ class Descriptors:
         limit = descriptor_limit() if limit is None else limit
         self.logs_limit = max(LEAST, limit // LOGS_SHARE // DESCRIPTORS_OF_A_LOG)
         self.readers_limit = max(LEAST, limit // READERS_SHARE)
-        self._logs: dict[PartitionLog, None] = {}  # in the order of their next look; guarded by _lock
+        self._logs: dict[OpenLog, None] = {}  # in the order of their next look; guarded by _lock
         # Those of deleted topics that are still open; guarded by _lock.
-        self._deleted: set[PartitionLog] = set()
+        self._deleted: set[OpenLog] = set()
         # The readers' descriptors. Without the lock, which the thread may have that a dropped reader is collected in.
         self._readers: set[int] = set()
         self._lock = threading.Lock()
 
-    def log_opened(self, log: PartitionLog) -> None:
+    def log_opened(self, log: OpenLog) -> None:
         """*log*, whose lock the caller holds, has opened a descriptor: another one may have to close its own."""
         with self._lock:
             if log.is_deleted:
@@ -61,7 +71,7 @@ class Descriptors:
                 looks -= 1
                 self._look(log)
 
-    def log_deleted(self, log: PartitionLog) -> None:
+    def log_deleted(self, log: OpenLog) -> None:
         """The topic of *log* is gone: close its descriptors, now or when nobody uses it any more, and forget it."""
         with self._lock:
             log.is_deleted = True
@@ -73,7 +83,7 @@ class Descriptors:
         """Under _lock."""
         self._deleted -= {log for log in self._deleted if log.release_files()}
 
-    def _look(self, opened: PartitionLog) -> None:
+    def _look(self, opened: OpenLog) -> None:
         """Close the descriptors of the log that is next, or give it a second chance. Under _lock."""
         log = next(iter(self._logs))
         del self._logs[log]

@@ -19,43 +19,25 @@ fresh bounds. So a reader gets records or a clean error, never garbage.
 from __future__ import annotations
 
 import bisect
-import enum
-import logging
-from collections.abc import Iterator
-from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING
 
 from .aborted_index import by_producer, is_aborted
 from .aborted_lookup import AbortedLookup
 from .errors import BatchDefect, CorruptBatchError, CorruptionError, OffsetOutOfRangeError
-from .index_files import read_index_file
-from .record_batch import HEADER_BYTES, StoredBatch, decode_records, read_batch, read_header
+from .local_log import LocalLog
+from .log_offsets import Isolation
+from .record_batch import HEADER_BYTES, StoredBatch, read_batch, read_header
 from .segment import (
     Located,
-    TimestampOffset,
     locate,
-    locate_timestamp,
     next_sound_batch,
 )
-from .segment_files import OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX
+from .segment_files import OFFSET_INDEX_SUFFIX
 from .segment_list import SegmentList, list_of, look
-from .view import LogEnd, PartitionState
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
-
-logger = logging.getLogger("logbroker.storage")
+from .view import PartitionState
 
 DEFAULT_READ_BYTES = 1 << 20
 LARGE_BATCH_BYTES = 16 << 10
 NO_SEGMENTS = SegmentList([], frozenset())
-
-
-class Isolation(enum.Enum):
-    """Whether a reader sees records whose transaction is undecided or was aborted."""
-
-    READ_UNCOMMITTED = "read_uncommitted"
-    READ_COMMITTED = "read_committed"
 
 
 class LogReader:
@@ -64,9 +46,7 @@ class LogReader:
     One that is dropped without ``close`` gives its descriptor back, as a file does.
     """
 
-    def __init__(
-        self, log: PartitionLog, offset: int, isolation: Isolation = Isolation.READ_UNCOMMITTED
-    ) -> None:
+    def __init__(self, log: LocalLog, offset: int, isolation: Isolation = Isolation.READ_UNCOMMITTED) -> None:
         self._log = log
         self._committed_only = isolation is Isolation.READ_COMMITTED
         self._aborted = AbortedLookup(log)
@@ -233,7 +213,7 @@ class LogReader:
 
     def _index_bytes(self, state: PartitionState) -> bytes:
         used = state.end.offset_index_bytes if self._base == state.end.active_base_offset else None
-        return read_index(self._log, self._base, OFFSET_INDEX_SUFFIX, used)
+        return self._log.index(self._base, OFFSET_INDEX_SUFFIX, used)
 
     def _segment_bytes(self, state: PartitionState) -> int:
         if self._base == state.end.active_base_offset:
@@ -340,7 +320,7 @@ class LogReader:
         return bases[behind] if behind < len(bases) else state.high_watermark
 
 
-def check_bounds(log: PartitionLog, offset: int, state: PartitionState) -> None:
+def check_bounds(log: LocalLog, offset: int, state: PartitionState) -> None:
     """Whether *offset* is one that a reader may stand at.
 
     Raises:
@@ -355,95 +335,3 @@ def check_bounds(log: PartitionLog, offset: int, state: PartitionState) -> None:
             start_offset=end.log_start_offset,
             end_offset=state.high_watermark,
         )
-
-
-def read_index(log: PartitionLog, base_offset: int, suffix: str, size_bytes: int | None) -> bytes:
-    """An index's content: *size_bytes* of it (the active segment's), or all; b"" when it is missing or damaged.
-
-    An index is a cache: without it the scan begins at the segment's start.
-    """
-    content = read_index_file(log.files, log.directory, base_offset, suffix, is_sealed=size_bytes is None)
-    return (content or b"")[:size_bytes]
-
-
-def record_at_time(log: PartitionLog, timestamp_ms: int) -> TimestampOffset | None:
-    """The first visible record that is not older than *timestamp_ms*; None when all are."""
-    return look(log, lambda state, segments: _search(log, state, segments, timestamp_ms))
-
-
-def newest_record(log: PartitionLog) -> TimestampOffset | None:
-    """The first visible record with the largest timestamp; None without one that is in a time index."""
-    largest_ms = look(log, lambda state, segments: max(_timestamps(log, state.end, segments), default=-1))
-    if largest_ms < 0:
-        return None
-    return record_at_time(log, largest_ms) or _newest_left(log)
-
-
-def _newest_left(log: PartitionLog) -> TimestampOffset | None:
-    """``newest_record`` where the one that the indexes know of is not visible: every batch is looked at."""
-    newest: TimestampOffset | None = None
-    offsets = log.offsets()
-    reader = log.reader(offsets.log_start_offset)
-    try:
-        while batches := reader.read():
-            for batch in batches:
-                if batch.header.is_control or (
-                    newest is not None and batch.header.max_timestamp_ms <= newest.timestamp_ms
-                ):
-                    continue
-                for record in decode_records(batch):
-                    is_newer = newest is None or record.timestamp_ms > newest.timestamp_ms
-                    if is_newer and offsets.log_start_offset <= record.offset < offsets.high_watermark:
-                        newest = TimestampOffset(record.offset, record.timestamp_ms)
-    finally:
-        reader.close()
-    return newest
-
-
-def _timestamps(log: PartitionLog, end: LogEnd, segments: SegmentList) -> Iterator[int]:
-    """The largest timestamp of each segment, -1 where none is known."""
-    for base, next_base in pairwise(segments.bases):
-        yield log.segment_times.largest_ms(end, base, next_base)
-    yield end.max_timestamp_ms
-
-
-def _search(
-    log: PartitionLog, state: PartitionState, segments: SegmentList, timestamp_ms: int
-) -> TimestampOffset | None:
-    end = state.end
-    for base, next_base in zip_longest(segments.bases, segments.bases[1:]):
-        is_active = base == end.active_base_offset
-        if is_active:
-            largest_ms: int | None = end.max_timestamp_ms
-        else:
-            largest_ms = log.segment_times.indexed_ms(end, base, next_base)
-        if largest_ms is not None and largest_ms < timestamp_ms:
-            continue
-        index = read_index(log, base, TIME_INDEX_SUFFIX, end.time_index_bytes if is_active else None)
-        found = _in_segment(log, state, base, index, timestamp_ms)
-        if found is not None:
-            return found if found.offset < state.high_watermark else None
-    return None
-
-
-def _in_segment(
-    log: PartitionLog, state: PartitionState, base: int, time_index: bytes, timestamp_ms: int
-) -> TimestampOffset | None:
-    end = state.end
-    is_active = base == end.active_base_offset
-    offset_index = read_index(log, base, OFFSET_INDEX_SUFFIX, end.offset_index_bytes if is_active else None)
-    fd = log.files.open(log.segment(base).log_path, readonly=True)
-    try:
-        end_position = end.active_bytes if is_active else log.files.size(fd)
-        return locate_timestamp(
-            log.files,
-            fd,
-            time_index,
-            offset_index,
-            base,
-            timestamp_ms,
-            end_position,
-            min_offset=end.log_start_offset,
-        )
-    finally:
-        log.files.close(fd)

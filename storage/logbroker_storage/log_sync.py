@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import StorageFailedError, TopicNotFoundError, WriteFailedError, advice_on, reason_of
+from .local_log import LocalLog
 from .segment_files import LOG_SUFFIX, SYNCED_SUFFIXES, SegmentFiles
 from .view import LogEnd, PartitionState, SyncPoint
 
 if TYPE_CHECKING:
-    from .partition_log import PartitionLog
     from .view.environment import Transaction
 
     _Also = Callable[[Transaction], object]
@@ -34,7 +34,7 @@ class _SyncRefusedError(Exception):
 class LogSync:
     """Syncs one partition; every field is guarded by its ``sync_lock``."""
 
-    def __init__(self, log: PartitionLog) -> None:
+    def __init__(self, log: LocalLog) -> None:
         self._log = log
         self._fd = -1  # a descriptor of the active segment
         self._version = -1  # LogEnd.segments_version that it belongs to
@@ -78,7 +78,10 @@ class LogSync:
         return synced_offset
 
     def refused(self, error: OSError) -> StorageFailedError:
-        """A sync of another of the log's files has failed: the partition takes no more writes. The error to raise."""
+        """A sync of another of the log's files has failed: no process writes to it any more. The error to raise.
+
+        Not under the sync lock; under the append lock.
+        """
         with self._log.sync_lock:
             return self._fail(reason_of(error))
 

@@ -20,37 +20,31 @@ Durability is a second step with a lock of its own, so that appends go on while 
 
 from __future__ import annotations
 
-import bisect
 import errno
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .aborted_index import AbortedTransaction
 from .aborted_lookup import AbortedLookup
 from .active_segment import ActiveSegment
-from .adoption import adopt_tail
-from .clock import Clock
+from .adoption import writable_end
 from .closing import leave_caches, leave_no_room
-from .descriptors import Descriptors
 from .errors import (
     BatchDefect,
     CorruptBatchError,
     FencedError,
     OutOfOrderSequenceError,
     RecordTooLargeError,
-    StorageFailedError,
-    TopicNotFoundError,
     ViewError,
     WriteFailedError,
     advice_on,
     reason_of,
 )
-from .files import Files
-from .locks import ProcessLock
+from .local_log import LocalLog, LogPlace, Shared
 from .log_config import Durability, LogConfig, TimestampType
 from .log_growth import roll_is_due
-from .log_reader import Isolation, LogReader, newest_record, record_at_time
+from .log_offsets import Isolation
+from .log_reader import LogReader
 from .log_sync import LogSync
 from .message_ids import IdentifiedRecord
 from .producer_fold import aborted_transaction, first_unstable
@@ -76,17 +70,13 @@ from .record_batch import (
 )
 from .rolling import roll
 from .segment import TimestampOffset
-from .segment_files import SegmentFiles, list_segments
 from .segment_list import look
 from .segment_times import SegmentTimes
-from .touching import signal_paths
-from .view import LogEnd, PartitionState, View, partition_key
-from .view.message_ids import NO_PRODUCER, IdUpdate, id_update
+from .time_search import newest_record, record_at_time
+from .view import LogEnd
 
 if TYPE_CHECKING:
     from .view.environment import Transaction
-
-logger = logging.getLogger("logbroker.storage")
 
 
 class AppendResult(NamedTuple):
@@ -98,85 +88,18 @@ class AppendResult(NamedTuple):
     duplicate: bool
 
 
-class LogOffsets(NamedTuple):
-    """The offsets that bound a partition, as of one moment; all exclusive ends but the start."""
+class PartitionLog(LocalLog):
+    """The log of one partition: what appends to it, has it synced, and reads it. Safe across threads and processes."""
 
-    log_start_offset: int
-    high_watermark: int
-    last_stable_offset: int
-    log_end_offset: int
-    synced_offset: int
-
-    def visible_end(self, isolation: Isolation) -> int:
-        """The offset that a reader of this isolation stops at."""
-        return self.last_stable_offset if isolation is Isolation.READ_COMMITTED else self.high_watermark
-
-
-class PartitionLog:
-    """The log of one partition. Safe across threads and processes."""
-
-    def __init__(
-        self,
-        *,
-        topic: str,
-        partition: int,
-        topic_id: bytes,
-        directory: str,
-        lock_path: str,
-        config: LogConfig,
-        view: View,
-        files: Files,
-        clock: Clock,
-        descriptors: Descriptors,
-    ) -> None:
-        """*directory* holds the segments; *lock_path* is the path that ``.append`` and ``.sync`` are added to."""
-        self.topic = topic
-        self.partition = partition
-        self.directory = directory
-        self.config = config
-        self.topic_id = topic_id
-        self.key = partition_key(topic_id, partition)
+    def __init__(self, place: LogPlace, config: LogConfig, shared: Shared) -> None:
+        super().__init__(place, config, shared)
         self.appends = 0  # by this process; guarded by append_lock
-        self.dirty_since: float | None = (
-            None  # monotonic time of this process's first append since its last sync
-        )
-        append_path, sync_path = self._signal_paths = signal_paths(lock_path)
-        self.append_lock = ProcessLock(files, append_path, opened=self._opened)
-        self.sync_lock = ProcessLock(files, sync_path, opened=self._opened)
-        self.view = view
-        self.files = files
-        self.descriptors = descriptors
         self.is_deleted = False  # with its topic; guarded by descriptors
-        self.used = False  # since the last look of descriptors; written by any user, no guard needed
-        self._clock = clock
-        self.active = ActiveSegment(self)
-        self._syncing = LogSync(self)
+        self.syncing = LogSync(self)
+        self.active = ActiveSegment(self, self.syncing)
         self.segment_times = SegmentTimes(self)
 
     # Reading --------------------------------------------------------------------------------------
-
-    def state(self, transaction: Transaction | None = None) -> PartitionState:
-        """The partition's two values in the view, as of one moment: now, or as *transaction* sees it.
-
-        Raises:
-            TopicNotFoundError: the topic was deleted.
-        """
-        rows = self.view.partitions
-        state = rows.state(self.key) if transaction is None else rows.state_in(transaction, self.key)
-        if state is None:
-            raise TopicNotFoundError(self.topic, partition=self.partition)
-        return state
-
-    def offsets(self) -> LogOffsets:
-        end, sync = state = self.state()
-        high_watermark = state.high_watermark
-        return LogOffsets(
-            log_start_offset=end.log_start_offset,
-            high_watermark=high_watermark,
-            last_stable_offset=state.last_stable_offset,
-            log_end_offset=end.log_end_offset,
-            synced_offset=sync.synced_offset,
-        )
 
     def reader(self, offset: int, isolation: Isolation = Isolation.READ_UNCOMMITTED) -> LogReader:
         """A cursor whose first read begins at *offset*."""
@@ -193,16 +116,16 @@ class PartitionLog:
 
     def offset_for_timestamp(self, timestamp_ms: int) -> int | None:
         """The first visible offset whose record is not older than *timestamp_ms*; None when all are."""
-        found = record_at_time(self, timestamp_ms)
+        found = record_at_time(self, self.segment_times, timestamp_ms)
         return None if found is None else found.offset
 
     def record_at_time(self, timestamp_ms: int) -> TimestampOffset | None:
         """The first visible record that is not older than *timestamp_ms*; None when all are."""
-        return record_at_time(self, timestamp_ms)
+        return record_at_time(self, self.segment_times, timestamp_ms)
 
     def newest_record(self) -> TimestampOffset | None:
         """The first visible record with the largest timestamp."""
-        return newest_record(self)
+        return newest_record(self, self.segment_times)
 
     def last_sequence(self, producer_id: int) -> int | None:
         """The producer's last sequence in this partition; None when it wrote nothing here."""
@@ -217,32 +140,6 @@ class PartitionLog:
                 state.end.active_bytes + sum(self.segment_bytes(base) for base in segments.bases[:-1])
             ),
         )
-
-    def segment_bytes(self, base_offset: int) -> int:
-        """The bytes of one segment's log file; 0 when it is not there."""
-        segment = self.segment(base_offset)
-        try:
-            return segment.log_bytes()
-        finally:
-            segment.close()
-
-    def segments(self, end: LogEnd) -> list[int]:
-        """The base offsets of the segments, ascending; the last is the active one of *end*.
-
-        A file above that is what a process left that died while it rolled. For who holds the append lock; others
-        may miss one that is being replaced (see ``segment_list``).
-        """
-        bases = list_segments(self.files, self.directory)
-        return bases[: bisect.bisect_right(bases, end.active_base_offset)]
-
-    def signal_paths(self) -> tuple[str, str]:
-        """The files whose touch says that records became visible; they exist when this returns."""
-        self.append_lock.ensure_file()
-        self.sync_lock.ensure_file()
-        return self._signal_paths
-
-    def segment(self, base_offset: int) -> SegmentFiles:
-        return SegmentFiles(self.files, self.directory, base_offset)
 
     # Appending ------------------------------------------------------------------------------------
 
@@ -269,7 +166,7 @@ class PartitionLog:
             CorruptBatchError: *batch* is not exactly one batch.
         """
         if self.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
-            stamp_append_time(batch, self._clock.now_ms())
+            stamp_append_time(batch, self.clock.now_ms())
         header = read_header(batch)
         if header.size_bytes != len(batch):
             raise CorruptBatchError(
@@ -290,7 +187,7 @@ class PartitionLog:
         records: Sequence[IdentifiedRecord],
     ) -> AppendResult:
         state, entry = self.view.partitions.append_state(self.key, header.producer_id)
-        end = self.writable_end(state)
+        end = writable_end(self, self.active, state or self.state())
         if header.producer_id >= 0:
             if state is None or end is not state.end:
                 # It may be in what was adopted.
@@ -337,12 +234,12 @@ class PartitionLog:
     def _append_marker(
         self, control_type: ControlType, producer_id: int, marker_epoch: int, before_offset: int | None
     ) -> AppendResult | None:
-        end = self.writable_end()
+        end = writable_end(self, self.active, self.state())
         entry = self.view.partitions.producer(self.key, producer_id)
         verdict = decide_marker(entry, marker_epoch, before_offset)
         if verdict is MarkerVerdict.PAST:
             return None
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
         if verdict is MarkerVerdict.FENCE:
             fence = BatchSpan(NO_SEQUENCE, NO_SEQUENCE, -1, -1, now_ms)
             with self.view.write() as transaction:
@@ -381,13 +278,13 @@ class PartitionLog:
             if header.producer_id >= 0:
                 entry = advance(entry, header, base_offset)
             ids = self.id_update(header, records, base_offset) if records else None
-            self._publish_append(end, header.producer_id, entry, closed_offset, ids)
+            self.publish_end(end, header.producer_id, entry, closed_offset, ids)
         except (OSError, WriteFailedError, ViewError) as error:
             self.active.take_back(before, error)
             raise
         self.appends += 1
         if self.dirty_since is None and self.config.durability is not Durability.FSYNC:
-            self.dirty_since = self._clock.monotonic()
+            self.dirty_since = self.clock.monotonic()
         return AppendResult(base_offset, end.log_end_offset - 1, header.max_timestamp_ms, False)
 
     def _transaction_ended(
@@ -410,37 +307,6 @@ class PartitionLog:
         )
         return self.active.write_aborted_entry(end, aborted)
 
-    def _publish_append(
-        self,
-        end: LogEnd,
-        producer_id: int = -1,
-        entry: ProducerEntry | None = None,
-        closed_offset: int = NO_TRANSACTION,
-        ids: IdUpdate | None = None,
-    ) -> None:
-        if not self.view.partitions.publish_append(self.key, end, producer_id, entry, closed_offset, ids):
-            raise TopicNotFoundError(self.topic, partition=self.partition)  # deleted meanwhile
-
-    def id_update(
-        self, header: BatchHeader, records: Sequence[IdentifiedRecord], base_offset: int
-    ) -> IdUpdate | None:
-        """What the ids of a batch, whose offsets are relative to *base_offset*, put into the view."""
-        if self.config.message_timestamp_type is TimestampType.LOG_APPEND_TIME:
-            records = [record._replace(timestamp_ms=header.max_timestamp_ms) for record in records]
-        return id_update(
-            self.topic_id,
-            self.partition,
-            records,
-            base_offset=base_offset,
-            producer_id=header.producer_id if header.is_transactional else NO_PRODUCER,
-            window_ms=self.config.deduplication_window_ms,
-            now_ms=self._clock.now_ms(),
-        )
-
-    def now_ms(self) -> int:
-        """The time of the directory's clock, in milliseconds since 1970."""
-        return self._clock.now_ms()
-
     def write_refused(self, error: OSError) -> WriteFailedError:
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else reason_of(error)
         return WriteFailedError(
@@ -459,32 +325,17 @@ class PartitionLog:
             StorageFailedError, TopicNotFoundError: as ``append``.
         """
         with self.append_lock:
-            self.writable_end()
+            writable_end(self, self.active, self.state())
             entry = self.view.partitions.producer(self.key, producer_id)
             entry = ProducerEntry(epoch) if entry is None else entry._replace(epoch=epoch)
             with self.view.write() as transaction:
                 self.view.partitions.put_producer(transaction, self.key, producer_id, entry)
         return entry.last_sequence if entry.last_sequence >= 0 else None
 
-    def writable_end(self, state: PartitionState | None = None) -> LogEnd:
-        """LogEnd, after what a dead process left behind was adopted or cut. Under the append lock.
-
-        *state* is the partition's, when the caller has read it; the same LogEnd is returned if it holds.
-        """
-        end, sync = state or self.state()
-        if sync.failed:
-            raise StorageFailedError(
-                f"{self.topic}-{self.partition} takes no writes since a disk sync failed; "
-                "open the directory again to verify it from the disk"
-            )
-        if self.active.files(end).ends_at(end.active_bytes):
-            return end
-        return adopt_tail(self, end)
-
     def adopt(self) -> LogEnd:
         """LogEnd, with what a dead process appended but did not publish; as every append finds it."""
         with self.append_lock:
-            return self.writable_end()
+            return writable_end(self, self.active, self.state())
 
     def _refuse(self, header: BatchHeader, decision: Decision) -> AppendResult:
         if decision.duplicate_of is not None:
@@ -507,18 +358,18 @@ class PartitionLog:
 
     def _rolled(self, end: LogEnd, header: BatchHeader) -> LogEnd:
         """LogEnd of the segment that takes the batch, which is a new one where that is due."""
-        return roll(self, end) if roll_is_due(end, header, self.config, self._clock.now_ms()) else end
+        return (
+            roll(self, self.active, end)
+            if roll_is_due(end, header, self.config, self.clock.now_ms())
+            else end
+        )
 
     def roll_now(self) -> None:
         """Begin a new segment, unless the active one is empty."""
         with self.append_lock:
-            end = self.writable_end()
+            end = writable_end(self, self.active, self.state())
             if end.active_bytes:
-                roll(self, end)
-
-    def publish_end(self, end: LogEnd) -> None:
-        """Put LogEnd into the view. Under the append lock."""
-        self._publish_append(end)
+                roll(self, self.active, end)
 
     # Durability -----------------------------------------------------------------------------------
 
@@ -543,14 +394,7 @@ class PartitionLog:
         """
         if end_offset is None:
             end_offset = self.state().end.log_end_offset
-        return self._syncing.sync(end_offset, also)
-
-    def sync_refused(self, error: OSError) -> StorageFailedError:
-        """A sync of one of the log's files has failed: no process writes to it any more. The error to raise.
-
-        Not under the sync lock; under the append lock.
-        """
-        return self._syncing.refused(error)
+        return self.syncing.sync(end_offset, also)
 
     def sync_below(self, offset: int) -> None:
         """Have what a group will not read again on the disk, before *offset* is committed for it.
@@ -583,13 +427,13 @@ class PartitionLog:
     def release_files(self) -> bool:
         """Close the descriptors if no thread is using the log now; they open again by themselves."""
         return self.append_lock.close_if_idle(self.active.close) and self.sync_lock.close_if_idle(
-            self._syncing.close_descriptor
+            self.syncing.close_descriptor
         )
 
     def close_files(self) -> None:
         """The same, behind the threads that are using the log now."""
         self.append_lock.close(self.active.close)
-        self.sync_lock.close(self._syncing.close_descriptor)
+        self.sync_lock.close(self.syncing.close_descriptor)
 
     def _opened(self) -> None:
         """A lock, with which every use begins, has opened its file."""
@@ -603,10 +447,10 @@ class PartitionLog:
         """
         try:
             if self.appends:
-                leave_caches(self)
+                leave_caches(self, self.active)
                 self.sync()
             elif self.active.is_open:  # it has looked at the end, and may have adopted what another left
-                leave_no_room(self)
+                leave_no_room(self, self.active)
         finally:
             self.release_files()
 
@@ -615,5 +459,5 @@ class PartitionLog:
         self.append_lock.abandon()
         self.sync_lock.abandon()
         self.active.close()
-        self._syncing.close_descriptor()
+        self.syncing.close_descriptor()
         self.append_lock = self.sync_lock = self.view = forked

@@ -12,14 +12,11 @@ it is still the same a day later.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from .local_log import LocalLog
 from .producer_state import ProducerEntry
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
 PRODUCER_EXPIRATION_MS = 86_400_000  # Kafka's producer.id.expiration.ms
 
@@ -39,7 +36,7 @@ class Silence(msgspec.Struct, frozen=True, gc=False, array_like=True):
 _DECODER = msgspec.msgpack.Decoder(dict[int, Silence])
 
 
-def expire_producers(log: PartitionLog, *, named: Collection[int], now_ms: int) -> None:
+def expire_producers(log: LocalLog, *, named: Collection[int], now_ms: int) -> None:
     """One pass over the producers of *log*. Those of *named*, and those in a transaction, are never forgotten."""
     before = _noted(log)
     silences = silent_producers(log.view.partitions.producers(log.key), before, named=named, now_ms=now_ms)
@@ -76,7 +73,7 @@ def silent_producers(
     return found
 
 
-def _forget(log: PartitionLog, silences: Mapping[int, Silence]) -> None:
+def _forget(log: LocalLog, silences: Mapping[int, Silence]) -> None:
     with log.append_lock:
         entries = log.view.partitions.producers(log.key)  # some may have begun to write meanwhile
         with log.view.write() as transaction:
@@ -86,10 +83,10 @@ def _forget(log: PartitionLog, silences: Mapping[int, Silence]) -> None:
                     log.view.partitions.drop_producer(transaction, log.key, producer_id)
 
 
-def _noted(log: PartitionLog) -> dict[int, Silence]:
+def _noted(log: LocalLog) -> dict[int, Silence]:
     stored = log.view.meta_bytes(_key(log))
     return _DECODER.decode(stored) if stored is not None else {}
 
 
-def _key(log: PartitionLog) -> bytes:
+def _key(log: LocalLog) -> bytes:
     return b"silences\0" + log.key

@@ -11,12 +11,13 @@ from __future__ import annotations
 import bisect
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from . import aborted_index
 from .errors import CorruptBatchError
 from .files import Files, put_file
 from .index_files import read_index_file
+from .local_log import LocalLog
 from .producer_fold import ProducerFold
 from .producer_state import NO_TRANSACTION, ProducerEntry
 from .record_batch import BatchHeader, ControlType, control_type_of, read_batch
@@ -30,9 +31,6 @@ from .segment_files import (
 )
 from .snapshot_files import read_snapshot
 
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
-
 logger = logging.getLogger("logbroker.recovery")
 
 
@@ -44,7 +42,7 @@ class _Found(NamedTuple):
     header: BatchHeader
 
 
-def aborted_index_is_sound(log: PartitionLog, base_offset: int, end_offset: int, *, is_sealed: bool) -> bool:
+def aborted_index_is_sound(log: LocalLog, base_offset: int, end_offset: int, *, is_sealed: bool) -> bool:
     """Whether the aborted index of the segment [base_offset, end_offset) may be believed, or is rightly missing."""
     content = read_index_file(
         log.files, log.directory, base_offset, ABORTED_INDEX_SUFFIX, is_sealed=is_sealed
@@ -54,7 +52,7 @@ def aborted_index_is_sound(log: PartitionLog, base_offset: int, end_offset: int,
     return aborted_index.check(content, base_offset=base_offset, end_offset=end_offset) is None
 
 
-def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]) -> ProducerFold:
+def fold_producers(log: LocalLog, end_offset: int, doubtful: Collection[int]) -> ProducerFold:
     """The producers below *end_offset*; writes the aborted indexes of the *doubtful* segments anew.
 
     *doubtful* holds base offsets. The caller syncs them.
@@ -69,7 +67,7 @@ def fold_producers(log: PartitionLog, end_offset: int, doubtful: Collection[int]
     return fold
 
 
-def aborted_index_of(log: PartitionLog, base_offset: int, bases: Sequence[int]) -> bytes:
+def aborted_index_of(log: LocalLog, base_offset: int, bases: Sequence[int]) -> bytes:
     """What the aborted index of a segment must hold, from the batches. Nothing is written.
 
     *bases* are those of the log's segments, ascending.
@@ -83,7 +81,7 @@ def aborted_index_of(log: PartitionLog, base_offset: int, bases: Sequence[int]) 
 
 
 def _fold(
-    log: PartitionLog, from_offset: int, wanted: Collection[int], bases: Sequence[int]
+    log: LocalLog, from_offset: int, wanted: Collection[int], bases: Sequence[int]
 ) -> tuple[ProducerFold, dict[int, bytearray]]:
     """The producers, from the newest sound snapshot at or below *from_offset* on, and the *wanted* aborted indexes.
 
@@ -141,7 +139,7 @@ def _still_true(
     }
 
 
-def _write_aborted_index(log: PartitionLog, base_offset: int, content: bytes) -> None:
+def _write_aborted_index(log: LocalLog, base_offset: int, content: bytes) -> None:
     segment = log.segment(base_offset)
     if segment.aborted_index() == content:
         return
@@ -162,7 +160,7 @@ def marker_type(files: Files, fd: int, position: int, header: BatchHeader) -> Co
         return None
 
 
-def _batches_from(log: PartitionLog, offset: int, bases: Sequence[int]) -> Iterator[_Found]:
+def _batches_from(log: LocalLog, offset: int, bases: Sequence[int]) -> Iterator[_Found]:
     """Every sound batch of the segments *bases* that begins at or behind *offset*."""
     for base in bases[max(0, bisect.bisect_right(bases, offset) - 1) :]:
         segment = log.segment(base)

@@ -20,12 +20,13 @@ Recovering twice changes nothing the second time: the first leaves only sound ba
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from . import offset_index, time_index
 from .errors import BatchDefect
 from .files import Files, remove_temporaries
 from .index_files import read_index_file, write_checksums
+from .local_log import LocalLog
 from .log_end_builder import LogEndBuilder
 from .producer_recovery import aborted_index_is_sound, fold_producers
 from .producer_state import ProducerEntry
@@ -45,9 +46,6 @@ from .side_files import Cut, cut_file, cut_room, keep_aside, remove_unused, set_
 from .snapshot_files import read_snapshot
 from .view import LogEnd, SyncPoint
 from .view.partitions import empty_log_end
-
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
 logger = logging.getLogger("logbroker.recovery")
 
@@ -71,7 +69,7 @@ class Recovered(NamedTuple):
     cuts: list[Cut]
 
 
-def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int = 0) -> Recovered:
+def recover_log(log: LocalLog, *, recovery_point: int, log_start_offset: int = 0) -> Recovered:
     """Rebuild what the view must know of a partition from its files alone, cutting an unsound end.
 
     Everything below *recovery_point* is known to have been on the disk. Nobody else may append or sync.
@@ -155,7 +153,7 @@ def recover_log(log: PartitionLog, *, recovery_point: int, log_start_offset: int
     return Recovered(end, fold.producers, told, cuts)
 
 
-def publish(log: PartitionLog, recovered: Recovered) -> LogEnd:
+def publish(log: LocalLog, recovered: Recovered) -> LogEnd:
     """Put what recovery found into the view: all of it is synced. LogEnd as it is there."""
     end = recovered.end
     state = log.view.partitions.state(log.key)
@@ -197,7 +195,7 @@ def publish(log: PartitionLog, recovered: Recovered) -> LogEnd:
     return end
 
 
-def reopen_failed(log: PartitionLog) -> None:
+def reopen_failed(log: LocalLog) -> None:
     """Verify a partition that was marked failed from the disk, and let it take writes again.
 
     After a failed sync the page cache may hold what the disk does not, so the cache is dropped first and
@@ -226,7 +224,7 @@ def sweep_leftovers(files: Files, directory: str) -> None:
     remove_orphans(files, directory, names)
 
 
-def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:
+def _begin_empty(log: LocalLog, base_offset: int) -> Recovered:
     _drop_snapshots_above(log, base_offset)
     segment = log.segment(base_offset)
     segment.create()
@@ -235,7 +233,7 @@ def _begin_empty(log: PartitionLog, base_offset: int) -> Recovered:
     return Recovered(empty_log_end(base_offset)._replace(segments_version=1), {}, [], [])
 
 
-def _first_to_scan(log: PartitionLog, bases: list[int], recovery_point: int) -> int:
+def _first_to_scan(log: LocalLog, bases: list[int], recovery_point: int) -> int:
     """The newest segment that is known to have been in use when the recovery point was noted.
 
     Not an empty one: the process that created it may have died before it used it.
@@ -245,7 +243,7 @@ def _first_to_scan(log: PartitionLog, bases: list[int], recovery_point: int) -> 
 
 
 def _recover_segment(
-    log: PartitionLog,
+    log: LocalLog,
     segment: SegmentFiles,
     builder: LogEndBuilder,
     floor: int,
@@ -304,7 +302,7 @@ def _scan_into(
     return ScanStop(size, builder.log_end_offset, None)
 
 
-def _sealed_indexes_are_sound(log: PartitionLog, segment: SegmentFiles) -> bool:
+def _sealed_indexes_are_sound(log: LocalLog, segment: SegmentFiles) -> bool:
     """Whether a sealed segment below the recovery point keeps its indexes of offsets and of times."""
     size = segment.log_bytes()
     base = segment.base_offset
@@ -332,7 +330,7 @@ def _ends_in_damage(end: LogEnd, damages: list[Damage]) -> bool:
     return end.active_bytes > 0 and bool(damages) and damages[-1].end_offset == end.log_end_offset
 
 
-def _begun_behind(log: PartitionLog, offset: int) -> LogEnd:
+def _begun_behind(log: LocalLog, offset: int) -> LogEnd:
     """The log goes on at *offset* in a new segment, behind what was in it and cannot be read.
 
     Offsets that consumers have seen must not come to name other records.
@@ -345,7 +343,7 @@ def _begun_behind(log: PartitionLog, offset: int) -> LogEnd:
     return empty_log_end(offset)
 
 
-def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> bool:
+def _drop_snapshots_above(log: LocalLog, end_offset: int) -> bool:
     """A snapshot of records that were cut must not be taken for one of those that come in their place.
 
     Whether there was one; then the directory must be synced, or it may come back when those are there.
@@ -356,7 +354,7 @@ def _drop_snapshots_above(log: PartitionLog, end_offset: int) -> bool:
     return bool(above)
 
 
-def _set_unsound_snapshots_aside(log: PartitionLog) -> None:
+def _set_unsound_snapshots_aside(log: LocalLog) -> None:
     """Snapshots are written without a sync, so that a power cut leaves torn ones."""
     for offset in list_snapshots(log.files, log.directory):
         if read_snapshot(log.files, log.directory, offset) is None:
@@ -364,7 +362,7 @@ def _set_unsound_snapshots_aside(log: PartitionLog) -> None:
             logger.warning("%s is kept as %s", path, keep_aside(log.files, path))
 
 
-def _sync_recovered(log: PartitionLog, bases: list[int]) -> None:
+def _sync_recovered(log: LocalLog, bases: list[int]) -> None:
     """The indexes too: below the recovery point they are believed where no checksum says that they are torn."""
     for base in bases:
         segment = log.segment(base)

@@ -7,7 +7,7 @@
     5. publish LogEnd: now the new segment is the active one
 
 Dying before 5 leaves a snapshot that is true whatever becomes of the log behind it, and an empty segment above
-the active one, which nobody looks at (``PartitionLog.segments``). No batch is written into a segment before it
+the active one, which nobody looks at (``LocalLog.segments``). No batch is written into a segment before it
 is published.
 
 What the old segment still owes the disk is paid by the next sync, which covers every segment from the synced
@@ -16,22 +16,19 @@ one on.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .active_segment import ActiveSegment
 from .index_files import write_checksums
+from .local_log import LocalLog
 from .log_growth import in_new_segment
 from .side_files import remove_unpublished
 from .snapshot_files import write_snapshot
 from .view import LogEnd
 
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
-
-def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
+def roll(log: LocalLog, active: ActiveSegment, end: LogEnd) -> LogEnd:
     """Seal the active segment of *end* and go on in a new one; its LogEnd. Under the append lock."""
-    log.active.seal(end)
-    log.active.files(end).cut_room(end.active_bytes)
+    active.seal(end)
+    active.files(end).cut_room(end.active_bytes)
     write_checksums(log.files, log.directory, end.active_base_offset)
     write_snapshot(log.files, log.directory, end.log_end_offset, log.view.partitions.producers(log.key))
     remove_unpublished(log.files, log.directory, end.active_base_offset)
@@ -43,5 +40,5 @@ def roll(log: PartitionLog, end: LogEnd) -> LogEnd:
     except BaseException:
         fresh.close()
         raise
-    log.active.go_on_in(fresh, rolled)
+    active.go_on_in(fresh, rolled)
     return rolled

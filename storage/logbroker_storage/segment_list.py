@@ -12,7 +12,7 @@ and is counted in LogEnd before it begins:
 
 A segment that takes in others may get an aborted index that it had not: before theirs are removed, so that one or
 the other is listed. Who holds the append lock, under which segments are replaced and removed, lists them once
-(``PartitionLog.segments``).
+(``LocalLog.segments``).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import bisect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from .local_log import LocalLog
 from .segment_files import ABORTED_INDEX_SUFFIX, LOG_SUFFIX, segment_bases
 
 if TYPE_CHECKING:
-    from .partition_log import PartitionLog
     from .view import LogEnd, PartitionState
 
 _Found = TypeVar("_Found")
@@ -39,7 +39,7 @@ class SegmentList(NamedTuple):
     """Of those that have an aborted index."""
 
 
-def list_of(log: PartitionLog, end: LogEnd) -> SegmentList:
+def list_of(log: LocalLog, end: LogEnd) -> SegmentList:
     """The segments of *end*; some of them may be gone by the time that they are opened.
 
     Raises:
@@ -56,7 +56,7 @@ def list_of(log: PartitionLog, end: LogEnd) -> SegmentList:
     )
 
 
-def look(log: PartitionLog, find: Callable[[PartitionState, SegmentList], _Found]) -> _Found:
+def look(log: LocalLog, find: Callable[[PartitionState, SegmentList], _Found]) -> _Found:
     """What *find* makes of the log's state and segments; it is asked again where it met a file that was gone.
 
     Raises:

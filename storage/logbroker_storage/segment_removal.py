@@ -17,16 +17,12 @@ names may come back in any combination, hence, with steps 2 to 4 for each segmen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .local_log import LocalLog
 from .segment_files import LOG_SUFFIX, SEGMENT_SUFFIXES, SegmentFiles
 from .snapshot_files import sync_snapshots
 
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
 
-
-def delete_segments_below(log: PartitionLog, offset: int) -> list[int]:
+def delete_segments_below(log: LocalLog, offset: int) -> list[int]:
     """Remove every sealed segment that lies wholly below *offset*, and let the log start behind them.
 
     Returns the base offsets of what was removed.
@@ -46,7 +42,7 @@ def delete_segments_below(log: PartitionLog, offset: int) -> list[int]:
     return removed
 
 
-def _remove(log: PartitionLog, segment: SegmentFiles) -> None:
+def _remove(log: LocalLog, segment: SegmentFiles) -> None:
     log.files.unlink(segment.path(LOG_SUFFIX))
     log.files.fsync_directory(log.directory)
     for suffix in SEGMENT_SUFFIXES:

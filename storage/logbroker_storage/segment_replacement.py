@@ -20,11 +20,12 @@ begins, LogEnd counts it, for those who list the folder meanwhile (``segment_lis
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .errors import WriteFailedError
 from .files import Buffer, Files, open_fresh
 from .index_checksums import Checksum, IndexChecksums, encode
+from .local_log import LocalLog
 from .record_batch import read_header
 from .segment import IndexBuilder, sound_headers
 from .segment_files import (
@@ -40,9 +41,6 @@ from .segment_files import (
     segment_name,
 )
 
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
-
 CLEANED_SUFFIX = ".cleaned"
 REPLACES_SUFFIX = ".replaces"
 WRITE_BYTES = 1 << 20
@@ -55,14 +53,14 @@ class Rewritten(NamedTuple):
     size_bytes: int
 
 
-def begin_pass(log: PartitionLog) -> None:
+def begin_pass(log: LocalLog) -> None:
     """Before the first of some replacements, each of other segments."""
     with log.append_lock:
         log.publish_end(log.state().end.with_cleaning())
 
 
 def write_replacement(
-    log: PartitionLog, base_offset: int, batches: Iterable[Buffer], *, aborted_index: bytes = b""
+    log: LocalLog, base_offset: int, batches: Iterable[Buffer], *, aborted_index: bytes = b""
 ) -> Rewritten:
     """Step 1: the batches as a segment of its own, under names that nobody reads.
 
@@ -99,14 +97,14 @@ def write_replacement(
     return Rewritten(base_offset, position)
 
 
-def discard_replacement(log: PartitionLog, base_offset: int) -> None:
+def discard_replacement(log: LocalLog, base_offset: int) -> None:
     """Remove what step 1 made."""
     segment = log.segment(base_offset)
     for suffix in SEGMENT_SUFFIXES:
         _remove(log.files, segment.path(suffix) + CLEANED_SUFFIX)
 
 
-def replace_segments(log: PartitionLog, bases: Sequence[int]) -> None:
+def replace_segments(log: LocalLog, bases: Sequence[int]) -> None:
     """Steps 2 to 4: what ``write_replacement`` made for the first of *bases* takes the place of them all.
 
     Raises:

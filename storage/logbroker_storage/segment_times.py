@@ -6,22 +6,17 @@ compaction left is put in place without a new version, and makes one segment of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .log_reader import read_index
+from .local_log import LocalLog
 from .segment import build_indexes
 from .segment_files import TIME_INDEX_SUFFIX
 from .time_index import last_timestamp_ms, used_bytes
 from .view import LogEnd
 
-if TYPE_CHECKING:
-    from .partition_log import PartitionLog
-
 
 class SegmentTimes:
     """Of one log. Safe across threads: what two of them look up at once is the same."""
 
-    def __init__(self, log: PartitionLog) -> None:
+    def __init__(self, log: LocalLog) -> None:
         self._log = log
         self._known: tuple[int, dict[tuple[int, int], int]] = (-1, {})  # of a version; replaced whole
 
@@ -30,7 +25,7 @@ class SegmentTimes:
         known = self._of(end)
         found = known.get((base_offset, next_base))
         if found is None:
-            index = read_index(self._log, base_offset, TIME_INDEX_SUFFIX, None)
+            index = self._log.index(base_offset, TIME_INDEX_SUFFIX, None)
             times = index[: used_bytes(index)]
             if not times:
                 return None

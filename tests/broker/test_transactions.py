@@ -732,7 +732,7 @@ def test_a_partition_that_takes_no_marker_does_not_keep_the_orphans_of_others_op
         both = broker.transaction("of all", timeout=1)
         for name in ("one", "two", "three"):
             both.send(name, b"v").result()
-        logs[1].sync_refused(OSError(errno.EIO, "refused"))
+        logs[1].syncing.refused(OSError(errno.EIO, "refused"))
         clock.advance(ms=2000)
         assert TransactionCoordinator(broker._directory).abort_orphans() >= 2
         ends = [log.offsets() for log in logs]

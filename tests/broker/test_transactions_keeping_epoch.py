@@ -13,7 +13,7 @@ from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, decode_records, encode_values
 
 PLACE = ("t", 0)

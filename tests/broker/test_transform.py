@@ -266,7 +266,7 @@ def test_state_outlives_a_sync_of_its_log_that_failed(path):
         assert tx.state[b"n"] == b"1"
     log = broker._directory.log(state_topic("t"), 0)
     with log.append_lock:
-        log.sync_refused(OSError(errno.EIO, "refused"))
+        log.syncing.refused(OSError(errno.EIO, "refused"))
     with pytest.raises(StorageFailedError):
         broker.close()
     with logbroker.open(path) as broker, broker.transaction("t") as tx:

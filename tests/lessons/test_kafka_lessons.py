@@ -26,7 +26,7 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, StorageFailedError, TopicNotFoundError, WriteFailedError
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import AppendResult
 from logbroker_storage.record_batch import (
     TTL_HEADER,

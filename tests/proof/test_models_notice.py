@@ -15,7 +15,7 @@ from logbroker.cursor import Cursor
 from logbroker.membership import Membership
 from logbroker.queues.state import QueueState
 from logbroker.transaction_coordinator import TransactionCoordinator
-from logbroker_storage import cleaner, log_reader, partition_log, retention, startup
+from logbroker_storage import adoption, cleaner, log_reader, partition_log, retention, startup, time_search
 from logbroker_storage.log_sync import LogSync
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.producer_state import Decision, MarkerVerdict, Verdict
@@ -95,21 +95,23 @@ FAULTS: dict[str, tuple[str, Plant]] = {
     "a sync that is not done is claimed": ("log", _wrapped(LogSync, "sync", _synced_too_far)),
     "what a dead process wrote is cut": (
         "log",
-        _wrapped(partition_log, "adopt_tail", lambda original, log, end: end),
+        _wrapped(adoption, "_adopt_tail", lambda original, log, active, end: end),
     ),
     "readers see what is not synced": (
         "log",
         _wrapped(
             PartitionLog,
             "publish_end",
-            lambda original, log, end: original(log, end._replace(visible_offset=end.log_end_offset)),
+            lambda original, log, end, *more: original(
+                log, end._replace(visible_offset=end.log_end_offset), *more
+            ),
         ),
     ),
     "aborted records are shown": (
         "log",
         _wrapped(log_reader, "is_aborted", lambda original, header, aborted: False),
     ),
-    "a time is looked up one too late": ("log", _wrapped(log_reader, "locate_timestamp", _one_off)),
+    "a time is looked up one too late": ("log", _wrapped(time_search, "locate_timestamp", _one_off)),
     "retention keeps a segment too many": ("log", _wrapped(cleaner, "plan", _keeps_one_less)),
     "retention takes what is young": (
         "log",

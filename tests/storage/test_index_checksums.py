@@ -10,7 +10,7 @@ import pytest
 from logbroker_storage import index_checksums
 from logbroker_storage.cleaner import segment_infos
 from logbroker_storage.index_checksums import Checksum, IndexChecksums
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, decode_records, encode_values
 from logbroker_storage.testing import Workbench
 from logbroker_storage.testing.manual_clock import START_MS

@@ -14,7 +14,7 @@ import pytest
 from logbroker_storage.cleaner import segment_batches
 from logbroker_storage.errors import OffsetOutOfRangeError
 from logbroker_storage.files import OsFiles
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import ControlType, decode_records, encode_values
 from logbroker_storage.recovery import reopen_failed
@@ -292,7 +292,7 @@ def test_what_was_aborted_is_known_while_its_index_is_built_again(bench: Workben
     damaged[5] ^= 1
     index.write_bytes(damaged)
     with bench.log.append_lock:
-        bench.log.sync_refused(OSError(errno.EIO, "lost"))
+        bench.log.syncing.refused(OSError(errno.EIO, "lost"))
     looks = []
     files.before_change = lambda: looks.append(seen(bench.log))
     reopen_failed(bench.log)

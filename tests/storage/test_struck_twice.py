@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from logbroker_storage.files import OsFiles
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, encode_values
 from logbroker_storage.testing import FaultyFiles, ProcessKilled, RecordingFiles, Workbench
 from logbroker_storage.testing.manual_clock import START_MS

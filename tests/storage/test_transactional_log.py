@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from logbroker_storage.aborted_index import AbortedTransaction
 from logbroker_storage.errors import FencedError, StorageFailedError, WriteFailedError
 from logbroker_storage.files import OsFiles
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, NewRecord, decode_records, encode_batch, encode_values
 from logbroker_storage.segment_files import ABORTED_INDEX_SUFFIX, SNAPSHOT_SUFFIX
 from logbroker_storage.segment_removal import delete_segments_below

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, decode_records, encode_values
 from logbroker_storage.testing import Workbench
 from logbroker_storage.testing.manual_clock import START_MS

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import LogbrokerError
-from logbroker_storage.log_reader import Isolation, check_bounds
-from logbroker_storage.partition_log import LogOffsets, PartitionLog
+from logbroker_storage.log_offsets import Isolation, LogOffsets
+from logbroker_storage.log_reader import check_bounds
+from logbroker_storage.partition_log import PartitionLog
 
 from ..error_codes import RefusedError, code_of
 from ..fetch_sessions import NO_SESSION, FetchSession, FetchWish, Reported

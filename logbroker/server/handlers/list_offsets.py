@@ -7,7 +7,7 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import LogbrokerError
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import PartitionLog
 
 from ..error_codes import RefusedError, code_of

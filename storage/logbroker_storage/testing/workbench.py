@@ -122,7 +122,7 @@ class Workbench:
         """The disk refuses a sync and holds nothing from the batch of *offset* on; then the log is verified."""
         log = self.log
         with log.append_lock:
-            log.sync_refused(OSError(errno.EIO, "lost"))
+            log.syncing.refused(OSError(errno.EIO, "lost"))
         holding = [base for base in self.segments() if base <= offset][-1]
         segment = log.segment(holding)
         try:

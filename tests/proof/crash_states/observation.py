@@ -27,7 +27,7 @@ import logbroker
 from logbroker.broker import Broker
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LogbrokerError
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import encode_values
 from logbroker_storage.testing import ManualClock
 from logbroker_storage.testing.workbench import crash

@@ -21,7 +21,7 @@ from logbroker.queues.message import MessageBatch, QueueMessage
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import OffsetOutOfRangeError
 from logbroker_storage.log_config import ConfigValue
-from logbroker_storage.partition_log import LogOffsets
+from logbroker_storage.log_offsets import LogOffsets
 from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.testing import ManualClock
 

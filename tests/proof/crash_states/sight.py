@@ -9,7 +9,7 @@ from typing import NamedTuple
 from logbroker.topic_names import is_internal
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.events import OffsetEvent
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import StoredBatch, decode_records
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import encode_values
 from logbroker_tools.findings import Finding, Severity
 from logbroker_tools.layout import find

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from logbroker_storage.adoption import writable_end
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, OffsetOutOfRangeError, OutOfOrderSequenceError
 from logbroker_storage.log_config import LogConfig
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.producer_state import ProducerEntry
 from logbroker_storage.record_batch import (
@@ -403,7 +404,7 @@ class LogMachine(RuleBasedStateMachine):
         self.settle_unpublished()
         log = self.handles[handle]
         with log.append_lock:
-            end = log.writable_end()
+            end = writable_end(log, log.active, log.state())
             if producer_id < 0:
                 batch, data = self.make_batch([b"a"] * size, [20] * size, 0)
             else:

@@ -12,7 +12,7 @@ import logbroker
 from logbroker import FencedError
 from logbroker.consumer import IsolationName
 from logbroker.transaction import Transaction
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import decode_records
 from logbroker_storage.testing.workbench import crash
 

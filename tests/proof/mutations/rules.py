@@ -82,7 +82,7 @@ SYNCING = [
         "logs.a_failed_sync",
     ),
     _broken(
-        f"{STORAGE}.partition_log",
+        f"{STORAGE}.adoption",
         "a failed log takes no writes",
         "if sync.failed:",
         "if False:",

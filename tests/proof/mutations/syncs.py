@@ -362,7 +362,7 @@ WAITS = [
     ),
     _off(
         f"{STORAGE}.partition_log",
-        "return self._syncing.sync(end_offset, also)",
+        "return self.syncing.sync(end_offset, also)",
         "a log is synced when it is asked to",
         "logs.acknowledged_records",
         instead="return end_offset",
@@ -376,12 +376,12 @@ WAITS = [
     _off(
         f"{STORAGE}.partition_log",
         """
-        leave_caches(self)
+        leave_caches(self, self.active)
         self.sync()
         """,
         "a clean close syncs",
         "logs.closing",
-        instead="leave_caches(self)",
+        instead="leave_caches(self, self.active)",
     ),
     _off(
         f"{STORAGE}.data_directory",

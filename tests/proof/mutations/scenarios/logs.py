@@ -12,7 +12,7 @@ from logbroker_storage.checkpoints import parse_partition_offsets
 from logbroker_storage.cleaner import segment_infos
 from logbroker_storage.deduplication import Taken
 from logbroker_storage.errors import StorageFailedError, WriteFailedError
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.message_ids import MESSAGE_ID_HEADER, identified
 from logbroker_storage.record_batch import ControlType, NewRecord, decode_records, encode_batch
 from logbroker_storage.segment_files import segment_name

@@ -12,7 +12,7 @@ from pathlib import Path
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import StorageFailedError
 from logbroker_storage.files import Files, OsFiles
-from logbroker_storage.log_reader import Isolation
+from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, encode_values
 from logbroker_storage.testing import Workbench
 from logbroker_storage.testing.manual_clock import START_MS

@@ -56,6 +56,10 @@ def _versions(first: int, last: int) -> range:
     return range(first, last + 1)
 
 
+async def _api_versions(node: Node, request: Request) -> bytes:  # noqa: ARG001 (a handler)
+    return api_versions.answer(request, ADVERTISED)
+
+
 APIS: dict[int, Api] = {
     PRODUCE_KEY: Api("Produce", _versions(0, 13), produce.handle, first_served=3),
     1: Api("Fetch", _versions(4, 18), fetch.handle),
@@ -70,7 +74,7 @@ APIS: dict[int, Api] = {
     14: Api("SyncGroup", _versions(0, 5), groups.sync_group),
     15: Api("DescribeGroups", _versions(0, 6), group_admin.describe_groups),
     16: Api("ListGroups", _versions(0, 5), group_admin.list_groups),
-    API_VERSIONS_KEY: Api("ApiVersions", _versions(0, 4), api_versions.handle),
+    API_VERSIONS_KEY: Api("ApiVersions", _versions(0, 4), _api_versions),
     19: Api("CreateTopics", _versions(2, 7), topics.create),
     20: Api("DeleteTopics", _versions(1, 6), topics.delete),
     21: Api("DeleteRecords", _versions(0, 2), topics.delete_records),
@@ -112,6 +116,8 @@ APIS: dict[int, Api] = {
     91: Api("AlterShareGroupOffsets", _versions(0, 0), share_offsets.alter),
     92: Api("DeleteShareGroupOffsets", _versions(0, 0), share_offsets.delete),
 }
+
+ADVERTISED: dict[int, range] = {key: api.advertised for key, api in APIS.items()}
 
 VERSIONS: dict[int, range] = {
     key: range(max(api.first_served, api.advertised.start), api.advertised.stop) for key, api in APIS.items()

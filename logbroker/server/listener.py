@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, cast
 
 from logbroker_storage.errors import LogbrokerError
 
-from .apis import API_VERSIONS_KEY, APIS, PRODUCE_KEY, VERSIONS, Answer, limit_of
+from .apis import ADVERTISED, API_VERSIONS_KEY, APIS, PRODUCE_KEY, VERSIONS, Answer, limit_of
 from .frames import API_VERSION, LENGTH, FrameError, FrameReader
 from .handlers.api_versions import unsupported
 from .replies import Buffer
@@ -231,13 +231,15 @@ class Connection(asyncio.BufferedProtocol):
         except UnsupportedVersionError as error:
             if error.api_key != API_VERSIONS_KEY:
                 raise
-            self._put(_stand_in(self, error, len(frame)), unsupported(error.correlation_id), began)
+            self._put(
+                _stand_in(self, error, len(frame)), unsupported(error.correlation_id, ADVERTISED), began
+            )
             return
         self._node.metrics.bytes_in.inc(len(frame))
         answer = await self._answer(request)
         if answer is None:
             self._hold(-request.size_bytes)
-            self._node.metrics.took(request, time.perf_counter() - began)
+            self._node.metrics.took(APIS[request.api_key].name, time.perf_counter() - began)
             self._pace()
             return
         self._put(request, answer, began)
@@ -277,7 +279,7 @@ class Connection(asyncio.BufferedProtocol):
             self._outgoing.popleft()
             self._room.set()
             self._hold(-request.size_bytes)
-            self._node.metrics.took(request, time.perf_counter() - began)
+            self._node.metrics.took(APIS[request.api_key].name, time.perf_counter() - began)
             self._pace()
 
     async def _send(self, answer: Answer) -> None:

@@ -26,12 +26,9 @@ from ..groups import TopicPartition
 from ..queues.partition import QueuePartition
 from ..routing.bindings import stalled_partitions
 from ..subscriptions import Subscription, Subscriptions
-from .requests import Request
 
 if TYPE_CHECKING:
     from logbroker_storage.data_directory import DataDirectory
-
-    from .node import Node
 
 NAMESPACE = "logbroker"
 SECONDS_BUCKETS = (
@@ -96,11 +93,11 @@ class Metrics:
         self.routed_records: Counter = nothing
         self.router_failures: Counter = nothing
 
-    def watch(self, node: Node) -> None:
-        """*node* has begun to serve."""
+    def watch(self, directory: DataDirectory) -> None:
+        """*directory* is being served."""
 
-    def took(self, request: Request, seconds: float) -> None:
-        """*request* was answered *seconds* after it had come."""
+    def took(self, api: str, seconds: float) -> None:
+        """A request of *api* was answered *seconds* after it had come."""
 
     def close(self) -> None:
         """Serve them no more."""
@@ -138,14 +135,14 @@ class PrometheusMetrics(Metrics):
         self._request_seconds = prometheus.Histogram(
             "request_seconds", "From request to answer", ["api"], buckets=SECONDS_BUCKETS, **named
         )
-        self._by_api: dict[int, Histogram] = {}
+        self._by_api: dict[str, Histogram] = {}
         self._server: Any = None
 
-    def watch(self, node: Node) -> None:
+    def watch(self, directory: DataDirectory) -> None:
         import prometheus_client as prometheus
 
-        self._registry.register(_GroupLag(node.directory))
-        self._registry.register(_RouterStalls(node.directory))
+        self._registry.register(_GroupLag(directory))
+        self._registry.register(_RouterStalls(directory))
         try:
             self._server, _ = prometheus.start_http_server(self.port, self._host, self._registry)
         except OSError as error:
@@ -155,13 +152,10 @@ class PrometheusMetrics(Metrics):
             ) from error
         self.port = self._server.server_port
 
-    def took(self, request: Request, seconds: float) -> None:
-        histogram = self._by_api.get(request.api_key)
+    def took(self, api: str, seconds: float) -> None:
+        histogram = self._by_api.get(api)
         if histogram is None:
-            from .apis import APIS
-
-            histogram = self._request_seconds.labels(APIS[request.api_key].name)
-            self._by_api[request.api_key] = histogram
+            histogram = self._by_api[api] = self._request_seconds.labels(api)
         histogram.observe(seconds)
 
     def close(self) -> None:

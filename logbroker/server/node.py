@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from kio.schema.errors import ErrorCode
 
@@ -26,6 +26,7 @@ from ..routing.bindings import router_offsets
 from ..topic_names import check_any_topic_name, check_topic_name, is_internal
 from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
+from .connections import OpenConnection
 from .disk_sync import DiskSync
 from .error_codes import RefusedError
 from .fetch_sessions import FetchSessions
@@ -38,9 +39,6 @@ from .raw_reader import ReaderPool
 from .settings import ServerSettings
 from .share_groups import ShareGroups
 from .share_partitions import SharePartitions
-
-if TYPE_CHECKING:
-    from .listener import Connection
 
 logger = logging.getLogger("logbroker.server")
 
@@ -63,7 +61,7 @@ class Node:
         self.port = settings.advertised_port or settings.port
         self.cluster_id = _cluster_id(directory)
         self.transactions = TransactionCoordinator(directory)
-        self.connections: set[Connection] = set()
+        self.connections: set[OpenConnection] = set()
         self.buffered_bytes = 0  # of requests of all connections
         self.is_stopping = False
         self.unsent_bytes = 0  # of answers that were made

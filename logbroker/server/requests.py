@@ -9,19 +9,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from kio.index import load_request_schema, load_response_schema
 from kio.serial import entity_reader
 from kio.static.primitive import i32
 
+from .connections import OpenConnection
 from .frames import API_VERSION, FrameError
 from .replies import Buffer, Values, build, encode, encode_pieces
 from .request_bounds import check_bounds
-
-if TYPE_CHECKING:
-    from .listener import Connection
-
 
 CORRELATION_ID = struct.Struct(">i")
 
@@ -61,7 +58,7 @@ class Request(NamedTuple):
     client_id: str
     body: Any
     size_bytes: int
-    connection: Connection
+    connection: OpenConnection
 
     def reply(self, values: Values) -> bytes:
         """The response of the request's version with these *values* (see ``replies``), ready to be sent."""
@@ -85,7 +82,7 @@ def response_header(request: Request) -> bytes:
     return schema(request.api_key, request.version).response_header(request.correlation_id)
 
 
-def parse(frame: bytes | bytearray, versions: Mapping[int, range], connection: Connection) -> Request:
+def parse(frame: bytes | bytearray, versions: Mapping[int, range], connection: OpenConnection) -> Request:
     """The request in *frame*; *versions* are those that are served.
 
     Raises:

@@ -55,7 +55,7 @@ class Server:
         if self.settings.advertised_port is None:
             node.port = self.port
         try:
-            self._metrics.watch(node)
+            self._metrics.watch(directory)
         except BaseException:
             self._listening.close()
             await node.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -204,7 +204,7 @@ class ShareGroups:
     # Sessions -----------------------------------------------------------------------------------------
 
     async def begin_session(
-        self, subscription: Subscription, member_id: str, connection: Hashable
+        self, subscription: Subscription, member_id: str, connection: object
     ) -> ShareSession:
         """A new session in the group that *subscription* is; an earlier one of the member is closed before.
 
@@ -239,7 +239,7 @@ class ShareGroups:
         if session is not None:
             self._loop.call_later(LAST_WORDS_S, end)
 
-    def disconnected(self, connection: Hashable) -> None:
+    def disconnected(self, connection: object) -> None:
         """A connection is lost: what its sessions hold goes to others."""
         for session in self.sessions.of_connection(connection):
             self._drop_session(session.group_id, session.member_id)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 from kio.schema.errors import ErrorCode
@@ -36,7 +36,7 @@ class ShareSession:
     """
 
     def __init__(
-        self, group_id: str, member_id: str, number: int, *, subscription_id: str, connection: Hashable
+        self, group_id: str, member_id: str, number: int, *, subscription_id: str, connection: object
     ) -> None:
         self.group_id = group_id
         self.subscription_id = subscription_id  # what the group is, whatever it is called by the end
@@ -79,7 +79,7 @@ class ShareSessions:
         return len(self._sessions)
 
     def begin(
-        self, group_id: str, member_id: str, connection: Hashable, *, subscription_id: str = ""
+        self, group_id: str, member_id: str, connection: object, *, subscription_id: str = ""
     ) -> ShareSession:
         """A new session, in place of none: the caller has closed the one that there was.
 
@@ -100,7 +100,7 @@ class ShareSessions:
         session.epoch = _next_epoch(INITIAL_EPOCH)
         return session
 
-    def go_on(self, group_id: str, member_id: str, epoch: int, connection: Hashable) -> ShareSession:
+    def go_on(self, group_id: str, member_id: str, epoch: int, connection: object) -> ShareSession:
         """The session that a request with *epoch*, which is not the initial one, belongs to.
 
         Raises:
@@ -130,7 +130,7 @@ class ShareSessions:
     def get(self, group_id: str, member_id: str) -> ShareSession | None:
         return self._sessions.get((group_id, member_id))
 
-    def of_connection(self, connection: Hashable) -> list[ShareSession]:
+    def of_connection(self, connection: object) -> list[ShareSession]:
         return [session for session in self._sessions.values() if session.connection is connection]
 
     def all(self) -> list[ShareSession]:

@@ -6,11 +6,11 @@ what is served gets a body of version 0 with error 35, from which the client lea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from ..node import Node
 from ..replies import build, encode
 from ..requests import Request, schema
 
@@ -19,9 +19,10 @@ FEATURES = {"group.version": (0, 1), "share.version": (0, 1), "transaction.versi
 FIRST_WITH_MINIMUM_0 = 4  # older clients take a feature whose minimum is 0 for an error (KAFKA-17011)
 
 
-async def handle(node: Node, request: Request) -> bytes:  # noqa: ARG001 (a handler)
+def answer(request: Request, advertised: Mapping[int, range]) -> bytes:
+    """The answer to a version that is served; *advertised* are the versions of each API."""
     values = {
-        "api_keys": _api_keys(),
+        "api_keys": _api_keys(advertised),
         "supported_features": [
             {"name": name, "min_version": lowest, "max_version": highest}
             for name, (lowest, highest) in FEATURES.items()
@@ -36,17 +37,15 @@ async def handle(node: Node, request: Request) -> bytes:  # noqa: ARG001 (a hand
     return request.reply(values)
 
 
-def unsupported(correlation_id: int) -> bytes:
+def unsupported(correlation_id: int, advertised: Mapping[int, range]) -> bytes:
     """The answer to a version that is not served."""
     layout = schema(API_KEY, 0)
-    values = {"error_code": ErrorCode.unsupported_version, "api_keys": _api_keys()}
+    values = {"error_code": ErrorCode.unsupported_version, "api_keys": _api_keys(advertised)}
     return layout.response_header(correlation_id) + encode(build(layout.response, values))
 
 
-def _api_keys() -> list[dict[str, Any]]:
-    from ..apis import APIS  # the table of handlers, this one among them
-
+def _api_keys(advertised: Mapping[int, range]) -> list[dict[str, Any]]:
     return [
-        {"api_key": key, "min_version": api.advertised.start, "max_version": api.advertised.stop - 1}
-        for key, api in sorted(APIS.items())
+        {"api_key": key, "min_version": versions.start, "max_version": versions.stop - 1}
+        for key, versions in sorted(advertised.items())
     ]

@@ -338,7 +338,7 @@ class Broker(Messaging):
         """
         self._check_open()
         return run_transform(
-            self,
+            self._directory,
             self._transactions,
             source,
             target,

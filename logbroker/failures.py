@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from logbroker_storage.errors import LogbrokerError
 
-if TYPE_CHECKING:
-    from .accumulator import Batch
-    from .partition_queue import PartitionQueue
+from .accumulator import Batch
+from .partition_queue import PartitionQueue
 
 logger = logging.getLogger("logbroker.producer")
 

@@ -25,21 +25,16 @@ lock is held while it is claimed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError, InvalidRequestError, LogbrokerError
 
+from .accumulator import Batch
+from .partition_queue import NEVER_WROTE, PartitionQueue
 from .sequences import BatchNumber
-
-if TYPE_CHECKING:
-    from .accumulator import Batch
-    from .partition_queue import PartitionQueue
 
 BLOCK_BITS = 31
 BLOCK_MASK = (1 << BLOCK_BITS) - 1
 MAX_SEQUENCE = (1 << 62) - 1
-NEVER_WROTE = -1
 EPOCH_MASK = 0x7FFF  # a batch header's epoch is an int16
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from logbroker_storage.deduplication import DeduplicationWindow
 from logbroker_storage.errors import LogbrokerError
@@ -20,11 +20,9 @@ from logbroker_storage.record_batch import Compression
 
 from .accumulator import SETTLED, Batch
 from .lead import Lead
-from .named_producer import NEVER_WROTE
-from .sequences import FIRST_SEQUENCE
 
-if TYPE_CHECKING:
-    from .delivery import Delivery
+FIRST_SEQUENCE = 0
+NEVER_WROTE = -1  # the last sequence of a named producer that has none
 
 _CODECS = {
     TopicCompression.UNCOMPRESSED: Compression.NONE,
@@ -35,11 +33,21 @@ _CODECS = {
 }
 
 
+class Settler(Protocol):
+    """Who has a queue's batches appended and synced."""
+
+    fire_and_forget: bool
+    """Whether nobody asks what becomes of a record."""
+
+    def settle(self, batch: Batch, timeout: float | None) -> None:
+        """Have *batch* settled or failed when this returns; see ``Delivery.settle``."""
+
+
 class PartitionQueue:
     """The batches of one partition of one topic; what guards which field is in the module's table."""
 
     def __init__(
-        self, delivery: Delivery, log: PartitionLog, window: DeduplicationWindow, compression: Compression
+        self, delivery: Settler, log: PartitionLog, window: DeduplicationWindow, compression: Compression
     ) -> None:
         self.delivery = delivery
         self.window = window

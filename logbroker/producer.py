@@ -30,7 +30,8 @@ from .deadlines import seconds_to_wait
 from .delivery import Acks, Delivery, HandleState
 from .destinations import Destinations
 from .long_way import FIRST_SLICE, LongWay
-from .named_producer import NEVER_WROTE, NamedSequences
+from .named_producer import NamedSequences
+from .partition_queue import NEVER_WROTE
 from .partitioner import positive_hash
 from .pending_record import PendingRecord
 from .receipts import Receipt

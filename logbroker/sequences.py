@@ -11,17 +11,15 @@ Guard: a queue's ``sending`` lock for ``next_sequence``, and for taking ``in_dou
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LogbrokerError, OutOfOrderSequenceError, StorageFailedError
 from logbroker_storage.producer_state import next_sequence
 
-if TYPE_CHECKING:
-    from .accumulator import Batch
-    from .partition_queue import PartitionQueue
+from .accumulator import Batch
+from .partition_queue import FIRST_SEQUENCE, PartitionQueue
 
-FIRST_SEQUENCE = 0
 FIRST_EPOCH = 0
 
 

@@ -34,7 +34,7 @@ from .commits import PendingCommit
 from .consumer import Consumer
 from .holdings import Claim, fenced
 from .producer import Producer
-from .queues.message import QueueMessage
+from .queues.message import Hands, QueueMessage
 from .receipts import Receipt
 from .records import HeadersArgument, Message, SendOptions
 from .transaction_coordinator import TransactionCoordinator
@@ -43,7 +43,6 @@ from .transactional_sequences import TransactionalSequences
 
 if TYPE_CHECKING:
     from .groups import TopicPartition
-    from .queues.consumer import Queue
 
 logger = logging.getLogger("logbroker.transactions")
 
@@ -270,7 +269,7 @@ class Transaction:
             InvalidRequestError: one of them is of another directory; none is accepted.
         """
         self._check_open()
-        by_queue: dict[Queue, list[QueueMessage]] = {}
+        by_queue: dict[Hands, list[QueueMessage]] = {}
         for message in several("messages", messages):
             if not isinstance(message, QueueMessage):
                 raise InvalidRequestError(

@@ -16,7 +16,8 @@ from logbroker_storage.producer_state import next_sequence
 
 from .groups import TopicPartition
 from .holdings import Claim
-from .sequences import FIRST_SEQUENCE, BatchNumber
+from .partition_queue import FIRST_SEQUENCE
+from .sequences import BatchNumber
 from .transaction_coordinator import TransactionCoordinator
 
 if TYPE_CHECKING:

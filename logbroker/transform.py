@@ -27,6 +27,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Union
 
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     InvalidRequestError,
     LogbrokerError,
@@ -34,6 +35,7 @@ from logbroker_storage.errors import (
 )
 
 from .arguments import whole_number
+from .consumer import Consumer
 from .dead_letters import dead_letter_message
 from .deadlines import check_timeout
 from .exactly_once import Stop, by_partition, check_stop, commit_once
@@ -45,7 +47,6 @@ from .transaction_state import TransactionState
 from .transform_outputs import Output, messages_of
 
 if TYPE_CHECKING:
-    from .broker import Broker
     from .transforms.pipeline import Pipeline
 
 logger = logging.getLogger("logbroker.transactions")
@@ -68,7 +69,7 @@ class TransformProgress:
 
 
 def run_transform(
-    broker: Broker,
+    directory: DataDirectory,
     transactions: Transactions,
     source: str,
     target: str,
@@ -87,13 +88,13 @@ def run_transform(
     whole_number("max_records", max_records)
     if progress is not None and not isinstance(progress, TransformProgress):
         raise InvalidRequestError(f"progress= is a TransformProgress, not {progress!r:.100}")
-    broker.topic(target)  # so that a wrong name shows now
+    directory.topic(target)  # so that a wrong name shows now
     if TopicSelection.parse(source).resolve([target]):
         raise InvalidRequestError(
             f"target {target!r} is read by this transform itself ({source!r}), without end: choose another topic"
         )
     if dead_letter is not None:
-        broker.topic(dead_letter)
+        directory.topic(dead_letter)
         if TopicSelection.parse(source).resolve([dead_letter]):
             raise InvalidRequestError(
                 f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
@@ -102,7 +103,9 @@ def run_transform(
     apply, uses_state = _applied(function)
     run = _Run(target, dead_letter, group, apply, uses_state=uses_state)
     idle_s = 0.0
-    with broker.consumer(source, group=group, delivery="manual", max_poll_records=max_records) as consumer:
+    with Consumer(
+        directory, source, group=group, delivery="manual", max_poll_records=max_records
+    ) as consumer:
         consumer.keep_ttl_headers()
         while stop is None or not stop.is_set():
             transactions.check_open()

@@ -6,21 +6,46 @@ import datetime
 import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.record_batch import Record
 
+from ..commits import PendingCommit
 from ..of_record import OfPlacedRecord
 from .handles import ReceiptHandle
 
 if TYPE_CHECKING:
-    from .consumer import Queue
     from .partition import QueuePartition
 
 logger = logging.getLogger("logbroker.queues")
+
+
+class Hands(Protocol):
+    """Whose hands a message is in: what a ``Queue`` does with messages."""
+
+    owner: str
+    """The name of the hands, in a receipt handle."""
+
+    @property
+    def subscription(self) -> str: ...
+
+    def accept(self, messages: Iterable[QueueMessage]) -> None: ...
+
+    def release(
+        self, messages: Iterable[QueueMessage], *, delay: float | datetime.timedelta = 0.0
+    ) -> None: ...
+
+    def reject(self, messages: Iterable[QueueMessage], reason: str = "rejected") -> None: ...
+
+    def extend(self, messages: Iterable[QueueMessage], lease: float | None = None) -> None: ...
+
+    def pending_acceptance(
+        self, messages: Iterable[QueueMessage], directory: DataDirectory
+    ) -> list[PendingCommit]: ...
 
 
 class QueueMessage(OfPlacedRecord, msgspec.Struct, eq=False, gc=False):
@@ -28,7 +53,7 @@ class QueueMessage(OfPlacedRecord, msgspec.Struct, eq=False, gc=False):
 
     # As with a record, nothing leads back to it: the garbage collector need not go through thousands of them.
 
-    queue: Queue  # whose hands it is in
+    queue: Hands
     queue_partition: QueuePartition  # of a topic that may have been deleted and made again since
     record: Record
     delivery_count: int
@@ -80,7 +105,7 @@ class QueueMessage(OfPlacedRecord, msgspec.Struct, eq=False, gc=False):
 class MessageBatch(list[QueueMessage]):
     """Messages received together: a list that can be settled with one sync of the disk."""
 
-    def __init__(self, queue: Queue, messages: Iterable[QueueMessage] = ()) -> None:
+    def __init__(self, queue: Hands, messages: Iterable[QueueMessage] = ()) -> None:
         super().__init__(messages)
         self._queue = queue
 

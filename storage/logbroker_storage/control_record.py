@@ -17,9 +17,9 @@ import msgspec
 
 from .batch_header import StoredBatch
 from .errors import BatchDefect, CorruptBatchError
-from .record import Record
+from .record import NewRecord, Record
 from .record_decoding import decode_records
-from .record_encoding import BatchFields, NewRecord, encode_batch
+from .record_encoding import BatchFields, encode_batch
 
 VERSION = 0
 KEY = struct.Struct(">hh")

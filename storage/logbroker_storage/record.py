@@ -1,8 +1,9 @@
-"""A record as readers see it."""
+"""A record as readers see it, and one that was not written yet."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 
 import msgspec
 
@@ -10,6 +11,8 @@ _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _FIRST_DATETIME = datetime.datetime.min.replace(tzinfo=datetime.UTC)
 _LAST_DATETIME = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
+
+NO_TIMESTAMP = -1
 
 HeaderPairs = tuple[tuple[str, bytes | None], ...]
 
@@ -40,3 +43,12 @@ class Record(msgspec.Struct, frozen=True, gc=False):
             return _EPOCH + datetime.timedelta(milliseconds=self.timestamp_ms)
         except OverflowError:
             return _LAST_DATETIME if self.timestamp_ms > 0 else _FIRST_DATETIME
+
+
+class NewRecord(msgspec.Struct, frozen=True, gc=False):
+    """A record that has no offset yet. Timestamp in milliseconds since 1970; header keys are text."""
+
+    value: bytes | None
+    key: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+    timestamp_ms: int = NO_TIMESTAMP

@@ -37,12 +37,10 @@ from .control_record import (
     decode_control_record,
     encode_control_batch,
 )
-from .record import Record
+from .record import NO_TIMESTAMP, NewRecord, Record
 from .record_decoding import MAX_DECOMPRESSED_BYTES, Decoded, decode_batch, decode_records
 from .record_encoding import (
-    NO_TIMESTAMP,
     BatchFields,
-    NewRecord,
     encode_batch,
     encode_empty_batch,
     encode_values,

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TypedDict, Unpack, cast
 
-import msgspec
-
 from .batch_header import (
     CONTROL,
     HEADER_BYTES,
@@ -32,23 +30,14 @@ from .batch_header import (
 from .compression import Buffer, Compression, compress
 from .errors import InvalidRequestError
 from .offset_columns import offset_columns, run_end
+from .record import NO_TIMESTAMP, NewRecord
 from .record_layout import NO_ATTRIBUTES, NO_HEADERS
 from .record_twin import encode_each
 from .varint import NULL_LENGTH, SMALL_VARINTS, TWO_BYTE_END, encode_varint
 
-NO_TIMESTAMP = -1
 ROOM_FOR_HEADER = bytes(HEADER_BYTES)
 SHORT_RUN = 8  # values of one timestamp; below it a table of its own for each timestamp does not pay
 NO_DELTAS = b"\x00\x00"  # of a batch's first record: timestamp and offset
-
-
-class NewRecord(msgspec.Struct, frozen=True, gc=False):
-    """A record that has no offset yet. Timestamp in milliseconds since 1970; header keys are text."""
-
-    value: bytes | None
-    key: bytes | None = None
-    headers: Sequence[tuple[str, bytes | None]] = ()
-    timestamp_ms: int = NO_TIMESTAMP
 
 
 class BatchFields(TypedDict, total=False):

@@ -33,7 +33,7 @@ from .varint import (
 )
 
 if TYPE_CHECKING:
-    from .record_encoding import NewRecord
+    from .record import NewRecord
 
 MAX_KNOWN_HEADERS = 16  # blocks of headers remembered in a batch: those that all differ are not worth it
 NULL = 1  # the length -1 as it is stored

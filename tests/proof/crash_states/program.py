@@ -17,7 +17,7 @@ import logbroker
 from logbroker.broker import Broker
 from logbroker.consumer import Consumer
 from logbroker.queues.consumer import Queue
-from logbroker.queues.message import MessageBatch, QueueMessage
+from logbroker.queues.message import Hands, MessageBatch, QueueMessage
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import OffsetOutOfRangeError
 from logbroker_storage.log_config import ConfigValue
@@ -348,7 +348,7 @@ class Program:
         verb: str,
         field: str,
         messages: Sequence[QueueMessage],
-        settle: Callable[[Queue], None],
+        settle: Callable[[Hands], None],
     ) -> None:
         def at(stage: Stage) -> Callable[[Promises], None]:
             def change(promises: Promises) -> None:

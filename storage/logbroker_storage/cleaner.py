@@ -8,6 +8,8 @@ One process at a time (a lock that dies with its holder), every log in turn:
     4. compact (``compaction`` decides), where cleanup.policy asks for it
     5. forget producers that have been silent for a day (``producer_expiry``)
 
+Behind the last log come the chores of layers above.
+
 What is due is decided by pure functions; this module gathers what they must know and does what they say.
 """
 
@@ -81,6 +83,7 @@ class Cleaner:
         self._lock = ProcessLock(directory.files, directory.layout.lock("cleaner"))
         # Of layers above: how far readers of a (topic, partition) are that are no consumer groups. Replaced whole.
         self.readers: dict[str, Callable[[str, int], Iterable[int]]] = {}
+        self.chores: dict[str, Callable[[], object]] = {}  # of layers above, by name. Replaced whole
 
     def close(self) -> None:
         self._lock.close()
@@ -99,6 +102,9 @@ class Cleaner:
             for topic in self._directory.catalog.live():  # any of them may be deleted before its turn comes
                 for number in range(topic.partitions):
                     self._clean_in_peace(topic.name, number, named)
+            for name, chore in self.chores.items():
+                with going_on(logger, f"{name} could not be cleaned"):
+                    chore()
         finally:
             self._lock.release()
         return True

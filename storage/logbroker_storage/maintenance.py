@@ -3,7 +3,7 @@
     task            when                                             for
     interval sync   durability.interval.ms after the first append    logs this process appended to
     checkpoint      every 3 s in which this process appended         the recovery points of all partitions
-    cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments
+    cleaning        every 30 s, by one process at a time             retention, compaction, consumed segments, chores
     dead readers    every 3 s                                        pages of the view that killed processes pin
     left locks      every 3 s                                        other processes (see ``locks``)
     the place       every 3 s                                        a directory that was moved or removed
@@ -47,7 +47,8 @@ class Maintenance:
         now = directory.clock.monotonic()
         self._next_checkpoint = now + CHECKPOINT_INTERVAL_S
         self._next_cleaning = now + CLEANING_INTERVAL_S
-        self._tasks: dict[str, Callable[[], object]] = {}  # of other layers, by name; replaced whole
+        # Of other layers, by name; any thread changes it, in one step.
+        self._tasks: dict[str, Callable[[], object]] = {}
         self._appended = 0  # appends of this process, as of the last checkpoint
         self._thread = threading.Thread(target=self._run, name="logbroker-maintenance", daemon=True)
         self._thread.start()
@@ -61,11 +62,19 @@ class Maintenance:
 
     def add_task(self, name: str, task: Callable[[], object]) -> None:
         """Have *task* called whenever the thread looks around; a task of the same name is replaced."""
-        self._tasks = {**self._tasks, name: task}
+        self._tasks[name] = task
+
+    def remove_task(self, name: str) -> None:
+        """Have the task of this name called no more."""
+        self._tasks.pop(name, None)
 
     def add_readers(self, name: str, offsets_of: Callable[[str, int], Iterable[int]]) -> None:
         """Have the cleaner ask *offsets_of* how far readers are that it knows nothing of (see ``Cleaner``)."""
         self._cleaner.readers = {**self._cleaner.readers, name: offsets_of}
+
+    def add_chore(self, name: str, chore: Callable[[], object]) -> None:
+        """Have the cleaner call *chore* at the end of each pass; a chore of the same name is replaced."""
+        self._cleaner.chores = {**self._cleaner.chores, name: chore}
 
     def look_again(self) -> None:
         """A log was opened whose syncs may be due sooner than the thread would wake."""
@@ -107,7 +116,7 @@ class Maintenance:
             self._directory.free_left_locks()
         with _going_on("the place of the directory"):
             self._directory.look_at_place()
-        for name, task in self._tasks.items():
+        for name, task in list(self._tasks.items()):
             with _going_on(name):
                 task()
         return pause

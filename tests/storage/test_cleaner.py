@@ -331,6 +331,24 @@ def test_a_mistake_in_cleaning_one_topic_stops_nothing(fixture: Fixture) -> None
     assert fixture.values(log) == []
 
 
+def test_chores_of_layers_above_come_behind_the_last_log_and_one_that_fails_stops_no_other(
+    fixture: Fixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = fixture.topic(retention_ms=HOUR_MS)
+    fixture.put(log, (None, b"old"))
+    fixture.clock.advance(ms=HOUR_MS + 1)
+    found = []
+
+    def fail() -> None:
+        raise ZeroDivisionError("of a mistake")
+
+    fixture.directory.maintenance.add_chore("first", fail)
+    fixture.directory.maintenance.add_chore("second", lambda: found.append(fixture.values(log)))
+    fixture.clean()
+    assert found == [[]]
+    assert "of a mistake" in caplog.text
+
+
 def test_producers_that_were_silent_for_a_day_are_forgotten_but_not_named_ones(fixture: Fixture) -> None:
     log = fixture.topic()
     named = fixture.directory.producer_ids.open_named("loader")

@@ -145,6 +145,16 @@ def test_a_task_that_fails_stops_neither_the_thread_nor_the_others(bench, caplog
     assert "of a mistake" in caplog.text
 
 
+def test_a_task_that_is_removed_is_called_no_more(bench):
+    done = []
+    for name in ("first", "second"):
+        bench.directory.maintenance.add_task(name, lambda name=name: done.append(name))
+    bench.directory.maintenance.remove_task("first")
+    bench.directory.maintenance.remove_task("of nobody")
+    pass_ms(bench, 0)
+    assert done == ["second"]
+
+
 def test_the_thread_looks_again_when_the_shortest_interval_has_passed(bench):
     bench.put(b"a", sync=False)
     assert pass_ms(bench, 1) == 0.2

@@ -56,6 +56,7 @@ from .routing.router import MAX_RECORDS, run_router
 from .start import Start
 from .topic_names import check_topic_name, check_transactional_id, is_internal
 from .transaction import Transaction
+from .transactional_id_expiry import TransactionalIdExpiry
 from .transform import Transformation, TransformProgress, run_transform
 from .transforms.loading import Source
 
@@ -97,6 +98,7 @@ class Broker(Messaging):
     def __init__(self, directory: DataDirectory) -> None:
         super().__init__(directory)
         directory.maintenance.add_task("transactions", self._coordinator.abort_orphans)
+        directory.maintenance.add_chore("transactional ids", TransactionalIdExpiry(directory).run)
         directory.maintenance.add_readers("queues", self._subscriptions.queue_offsets)
         directory.maintenance.add_readers("routes", partial(router_offsets, directory))
         try:
@@ -288,7 +290,8 @@ class Broker(Messaging):
 
         Args:
             transactional_id: who writes. A new holder of the id fences the one before: what that left is
-                finished or aborted first, and its next call raises ``FencedError``.
+                finished or aborted first, and its next call raises ``FencedError``. Ids may be used once only: one
+                that had no transaction for a week is forgotten, all but its ``state``.
             timeout: seconds, up to 24 days, from the first record on after which others may abort it; at once when this
                 process dies.
 

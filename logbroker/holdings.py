@@ -2,6 +2,9 @@
 
 These facts are volatile: they are gone when nobody has the directory open. What lasts is in the journal; see
 ``transaction_coordinator``.
+
+An id that is held is forgotten only when its holder was not seen for a week (``transactional_id_expiry``). Who looks
+whether it is still the holder is seen; those of the library have that done while a transaction is open.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from logbroker_storage.events import TransactionEvent
 from .groups import TopicPartition
 
 _PREFIX = b"transaction\0"
+EXPIRATION_MS = 7 * 86_400_000  # Kafka's transactional.id.expiration.ms
+SEEN_MS = 86_400_000  # a holder is noted as seen once in so long: each note is a write
 
 
 class Claim(NamedTuple):
@@ -38,7 +43,9 @@ class Holding(msgspec.Struct, frozen=True):
     started_ms: int  # of the transaction in progress, by the wall clock: for those who ask
     timeout_ms: int
     number: int = 0  # of the transaction in progress, among those of one epoch
-    deadline_ms: int = 0  # of the transaction in progress, by the monotonic clock, which all processes share
+    # Of the transaction in progress, by the monotonic clock, which all processes share. Before it begins: as if it had
+    # when the holder was last seen.
+    deadline_ms: int = 0
     # Partitions may have been added in a process that died, and nobody knows which: a batch adds its own.
     is_resumed: bool = False
 
@@ -51,6 +58,10 @@ class Holding(msgspec.Struct, frozen=True):
             (self.producer_id, self.epoch, self.number)
             == (decided.producer_id, decided.epoch, decided.number)
         )
+
+    def is_given_up(self, monotonic_ms: int) -> bool:
+        """Whether the holder was not seen for so long, or is so late, that nobody waits for it any more."""
+        return monotonic_ms - self.deadline_ms >= EXPIRATION_MS
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -67,6 +78,32 @@ class Holdings:
     def of(self, transactional_id: str) -> Holding | None:
         value = self._directory.view.volatile.value(_key(transactional_id))
         return None if value is None else _decode(value)
+
+    def seen(self, claim: Claim) -> Holding | None:
+        """The Holding of the claim's id, whoever holds it. If *claim* does, it is not forgotten in the next days."""
+        holding = self.of(claim.transactional_id)
+        monotonic_ms = self._clock.monotonic_ms()
+
+        def noted(current: Holding | None) -> Holding | None:
+            if current is None or not current.is_held_by(claim) or current.partitions:
+                return current
+            return msgspec.structs.replace(current, deadline_ms=monotonic_ms + current.timeout_ms)
+
+        if holding is None or monotonic_ms - holding.deadline_ms < SEEN_MS:
+            return holding
+        return self._change(claim.transactional_id, noted)
+
+    def give_up(self, transactional_id: str) -> bool:
+        """Have nobody hold the id, if its holder is given up; whether nobody does.
+
+        Under the journal's lock: then nobody begins to hold it meanwhile.
+        """
+        monotonic_ms = self._clock.monotonic_ms()
+
+        def given_up(current: Holding | None) -> Holding | None:
+            return None if current is None or current.is_given_up(monotonic_ms) else current
+
+        return self.of(transactional_id) is None or self._change(transactional_id, given_up) is None
 
     def is_in_time(self, holding: Holding) -> bool:
         """Whether the timeout of its transaction is still to come, whatever was done to the wall clock."""
@@ -131,12 +168,15 @@ class Holdings:
 
         self._change(decided.transactional_id, gone_on)
 
-    def _change(self, transactional_id: str, change: Callable[[Holding | None], Holding | None]) -> None:
+    def _change(
+        self, transactional_id: str, change: Callable[[Holding | None], Holding | None]
+    ) -> Holding | None:
         def changed(value: bytes | None) -> bytes | None:
             holding = change(None if value is None else _decode(value))
             return None if holding is None else _encode(holding)
 
-        self._directory.view.volatile.update(_key(transactional_id), changed)
+        value = self._directory.view.volatile.update(_key(transactional_id), changed)
+        return None if value is None else _decode(value)
 
     def _fresh(
         self,

@@ -103,6 +103,15 @@ class Transactions:
         self._open: set[Transaction] = set()  # guarded by _lock
         self._closed = False  # written under _lock, once
         self._lock = threading.Lock()
+        self._task = f"open transactions of {id(self)}"  # a process may have several handles on the directory
+        directory.maintenance.add_task(self._task, self._be_seen)
+
+    def _be_seen(self) -> None:
+        """Have no id forgotten whose transaction is open, however long that waits for its first record."""
+        with self._lock:
+            claims = [transaction._claim for transaction in self._open]
+        for claim in claims:
+            self._coordinator.holdings.seen(claim)
 
     def begin(self, transactional_id: str, timeout: float) -> Transaction:
         if positive_seconds("timeout", timeout) > LONGEST_TIMEOUT_S:
@@ -153,6 +162,7 @@ class Transactions:
 
     def close(self) -> None:
         """Abort what is open."""
+        self._directory.maintenance.remove_task(self._task)
         with self._lock:
             self._closed = True
             transactions, holders = list(self._open), list(self._idle.values())

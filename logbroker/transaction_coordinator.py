@@ -65,14 +65,17 @@ class TransactionCoordinator:
     # Looking --------------------------------------------------------------------------------------
 
     def event(self, transactional_id: str) -> TransactionEvent | None:
-        """How the id's last transaction ended; None when it was never claimed."""
+        """How the id's last transaction ended; None when it was never claimed, or was forgotten."""
         return self._directory.view.events.get(TransactionEvent, TransactionEvent.key_of(transactional_id))
 
     def is_current(self, claim: Claim) -> bool:
-        """Whether nobody has claimed the id since, and there is an epoch left to use."""
+        """Whether nobody has claimed the id since, and there is an epoch left to use.
+
+        If so, the id is not forgotten in the next days.
+        """
         if claim.epoch > LAST_EPOCH:
             return False
-        holding = self.holdings.of(claim.transactional_id)
+        holding = self.holdings.seen(claim)
         return holding is not None and holding.is_held_by(claim)
 
     # Holding an id --------------------------------------------------------------------------------

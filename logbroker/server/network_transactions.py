@@ -99,7 +99,8 @@ class NetworkTransactions:
     def _check_newest(self, claim: Claim, fenced: ErrorCode) -> None:
         """That nobody has claimed the id since; whatever became of the transaction.
 
-        An id that nobody ever claimed is anybody's, as in Kafka: some clients always tell a producer id, 0 at first.
+        An id that nobody ever claimed, or that was forgotten, is anybody's, as in Kafka: some clients always tell a
+        producer id, 0 at first.
 
         Raises:
             RefusedError: somebody has.
@@ -126,10 +127,11 @@ class NetworkTransactions:
 
         Raises:
             RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended
-                with the server that began it: librdkafka then aborts (INVALID_PRODUCER_EPOCH would be fatal to it).
+                with the server that began it, or the id was forgotten: librdkafka then aborts (INVALID_PRODUCER_EPOCH
+                would be fatal to it).
         """
         claim = Claim(transactional_id, producer_id, producer_epoch)
-        holding = self._coordinator.holdings.of(transactional_id)
+        holding = self._coordinator.holdings.seen(claim)
         if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
             holding = self._coordinator.resume(claim)
             if holding is None:

@@ -26,6 +26,7 @@ from ..routing.bindings import router_offsets
 from ..topic_names import check_any_topic_name, check_topic_name, is_internal
 from ..transaction import Transactions
 from ..transaction_coordinator import TransactionCoordinator
+from ..transactional_id_expiry import TransactionalIdExpiry
 from .connections import OpenConnection
 from .disk_sync import DiskSync
 from .error_codes import RefusedError
@@ -85,6 +86,7 @@ class Node:
         directory.maintenance.add_task("transactions", self.transactions.abort_orphans)
         directory.maintenance.add_task("reply topics", lambda: sweep_reply_topics(directory))
         directory.maintenance.add_task("network transactions", self.network_transactions.abort_expired)
+        directory.maintenance.add_chore("transactional ids", TransactionalIdExpiry(directory).run)
         # The cleaner asks before it deletes what was consumed.
         directory.maintenance.add_readers("queues", self.share.subscriptions.queue_offsets)
         directory.maintenance.add_readers("routes", partial(router_offsets, directory))

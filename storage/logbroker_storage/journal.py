@@ -286,10 +286,12 @@ class Journal:
         except (LogbrokerError, OSError) as error:
             logger.warning("the journal could not be compacted, and will be later: %s", error)
 
-    def _compact(self) -> None:
+    def _compact(self, deleted: int) -> None:
         """Write every live event into a new segment, then remove the older ones. Under the lock."""
+        end = self.log.state().end
+        is_sparse = deleted > self._view.events.count() and end.active_bytes > self.compact_from_bytes
         # Else another process did it while we waited for the lock.
-        if self._compaction_is_due(self.log.state().end):
+        if is_sparse or self._compaction_is_due(end):
             self._write_again()
 
     def restore(self) -> None:
@@ -356,5 +358,6 @@ class JournalTurn:
         if items:
             self._journal._make_last(items, *self._journal._append(items))
 
-    def compact(self) -> None:
-        self._journal._compact()
+    def compact(self, *, deleted: int = 0) -> None:
+        """Compact the journal if it has grown enough, or if so many events were *deleted* that fewer are left."""
+        self._journal._compact(deleted)

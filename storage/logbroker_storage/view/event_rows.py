@@ -42,6 +42,12 @@ class EventRows:
         decoded = (decode_event(value) for _, value in self.items(prefix))
         return [event for event in decoded if isinstance(event, kind)]
 
+    def count(self) -> int:
+        """How many keys have an event."""
+        with self._environment.read() as transaction:
+            entries: int = transaction.stat(self._journal)["entries"]
+        return entries
+
     def has_any(self, prefix: bytes) -> bool:
         """Whether there is an event whose key begins with *prefix*."""
         return bool(self._environment.items(prefix, self._journal, limit=1))

@@ -473,6 +473,13 @@ TRANSACTIONS = [
         "transactions.deaths_in_a_transaction",
     ),
     _broken(
+        f"{BROKER}.transactional_id_expiry",
+        "an id is forgotten when its last transaction has ended in every log",
+        "if now_ms - event.updated_ms < EXPIRATION_MS or event.producer_id in opened:",
+        "if now_ms - event.updated_ms < EXPIRATION_MS:",
+        "transactions.deaths_before_an_id_is_forgotten",
+    ),
+    _broken(
         f"{BROKER}.queues.partition",
         "what a transaction settles is noted before it is decided",
         "self._aftermath.note(state.rows, settled)",

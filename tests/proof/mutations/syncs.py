@@ -530,6 +530,12 @@ WAITS = [
         )
         """,
     ),
+    _off(
+        f"{BROKER}.transactional_id_expiry",
+        "directory.log(*place).sync()",
+        "markers are synced before their decision is forgotten, whatever the topic's durability",
+        "transactions.forgotten_ids",
+    ),
     # The server.
     _off(
         f"{BROKER}.server.disk_sync",

@@ -11,15 +11,19 @@ import logbroker
 from logbroker.linger import LingerThread
 from logbroker.queues.partition import QueuePartition
 from logbroker.subscriptions import Subscriptions
+from logbroker.transactional_id_expiry import expire_transactional_ids
+from logbroker_storage.clock import SystemClock
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.message_ids import MESSAGE_ID_HEADER, identified
 from logbroker_storage.record_batch import NewRecord, encode_batch, encode_values
-from logbroker_storage.testing import Workbench
+from logbroker_storage.testing import ManualClock, Workbench
 from logbroker_storage.testing.workbench import crash
 
 from .machine import Machine, died_at_each_operation
 
 PATIENCE_S = 10.0  # what comes by itself comes within a second or two
+WEEKS_MS = 3 * 7 * 86_400_000
 
 
 def _broker(machine: Machine) -> logbroker.Broker:
@@ -365,6 +369,56 @@ def deaths_in_a_transaction(folder: Path) -> None:
             with broker.transaction("tx") as tx:
                 tx.send("out", b"next")
             assert _read(broker, "out") == [*decided, b"next"], f"died at operation {operation}"
+
+
+class _WeeksLater(SystemClock):
+    """The clock of a machine on which three weeks have passed."""
+
+    def now_ms(self) -> int:
+        return super().now_ms() + WEEKS_MS
+
+    def monotonic_ms(self) -> int:
+        return super().monotonic_ms() + WEEKS_MS
+
+
+def forgotten_ids(folder: Path) -> None:
+    """A committed transaction stays committed when its id is forgotten, and the power is cut then."""
+    machine, clock = Machine(folder), ManualClock()
+    broker = logbroker.open(machine.path, files=machine.files, clock=clock)
+    broker.create_topic("t", config={"durability": "os", "retention.ms": "-1"})
+    log = broker._directory.log("t", 0)
+    with broker.transaction("once") as tx:
+        tx.send("t", b"v").result()
+        log.sync()  # as the system does by itself, in half a minute; of the marker, nobody has it
+    clock.advance(ms=WEEKS_MS)
+    assert expire_transactional_ids(broker._directory) == 1
+    after = _after(machine)
+    assert _read(after, "t") == [b"v"]
+    after.close()
+
+
+def deaths_before_an_id_is_forgotten(folder: Path) -> None:
+    """A transaction that was decided counts in every log, though its process died before its markers, weeks ago."""
+
+    def prepare(path: str) -> None:
+        with logbroker.open(path) as broker:
+            broker.create_topic("out", partitions=2, config={"retention.ms": "-1"})
+
+    def act(bench: Workbench) -> None:
+        broker = logbroker.open(bench.path)
+        with broker.transaction("once") as tx:
+            for partition in range(2):
+                tx.send("out", b"v", partition=partition)
+
+    for path, operation, died in died_at_each_operation(folder, prepare, act):
+        directory = DataDirectory.open(
+            path, clock=_WeeksLater()
+        )  # nobody has looked for open transactions yet
+        expire_transactional_ids(directory)
+        directory.close()
+        with logbroker.open(path) as broker:
+            found = _read(broker, "out")
+        assert found == [b"v", b"v"] or (died and not found), f"died at operation {operation}"
 
 
 def deaths_in_accepting(folder: Path) -> None:

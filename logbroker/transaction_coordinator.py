@@ -470,10 +470,19 @@ class TransactionCoordinator:
     def _undecided(
         self, known: TransactionEvent, left_open: Sequence[OpenTransaction]
     ) -> list[OpenTransaction]:
-        """Those of *left_open* that are not of the transaction that *known* decided, but of a later one."""
-        if known.ends is None:
-            return [found for found in left_open if not self._is_decided_by_epoch(known, found)]
+        """Those of *left_open* that are not of the transaction that *known* decided, but of another.
+
+        That is a later one, or, where it did not write, an earlier one: a power cut may have taken back the marker of
+        that, which is as durable as its topic asks, and what was decided of it is forgotten.
+        """
         places = self._places()
+        if known.ends is None:
+            elsewhere = {key for key, place in places.items() if place not in known.partitions}
+            return [
+                found
+                for found in left_open
+                if found.partition_key in elsewhere or not self._is_decided_by_epoch(known, found)
+            ]
         ends = dict(zip(known.partitions, known.ends, strict=True))
         return [
             found

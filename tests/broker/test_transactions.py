@@ -29,6 +29,7 @@ from logbroker.transaction_coordinator import LAST_EPOCH, TransactionCoordinator
 from logbroker_storage.events import TransactionEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.partition_log import PartitionLog
+from logbroker_storage.record_batch import encode_values
 from logbroker_storage.testing import FaultyFiles, ManualClock
 from logbroker_storage.view.event_rows import EventRows
 
@@ -715,6 +716,32 @@ def test_the_offsets_of_partitions_one_by_one_are_all_part_of_it(broker):
             tx.commit_offsets(consumer, only=("out", 0))
             tx.commit_offsets(consumer, only=("out", 1))
         assert consumer.committed() == {0: 2, 1: 2}
+
+
+def test_a_transaction_whose_marker_and_decision_are_gone_holds_no_reader_up(path):
+    """As a power cut leaves it where durability=os: its marker is lost, and the next decision was about elsewhere."""
+    with logbroker.open(path) as broker:
+        broker.create_topic("a")
+        broker.create_topic("b")
+        claim = TransactionCoordinator(broker._directory).claim("t", timeout_ms=60_000)
+        lost = encode_values(
+            [b"lost"],
+            [(0, 0)],
+            producer_id=claim.producer_id,
+            producer_epoch=claim.epoch,
+            base_sequence=0,
+            transactional=True,
+        )
+        broker._directory.log("a", 0).append(lost)
+        following = TransactionEvent("t", claim.producer_id, claim.epoch + 1, "commit", [("b", 0)], 60_000, 0)
+        broker._directory.journal.record([following])
+        with broker.producer() as producer:
+            producer.send("a", b"plain")
+    with logbroker.open(path) as broker:
+        assert values(broker, "a") == [b"plain"]
+        with broker.transaction("t") as tx:
+            tx.send("a", b"next")
+        assert values(broker, "a") == [b"plain", b"next"]
 
 
 # What stands in the way -------------------------------------------------------------------------------------------

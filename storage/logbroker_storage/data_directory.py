@@ -138,7 +138,7 @@ class DataDirectory:
             make_folders(files or OsFiles(), layout)
         except OSError as error:
             reason = f"the data directory cannot be made: {error.strerror}"
-            raise FileSystemError(error.errno, reason, path) from error
+            raise FileSystemError(error.errno, reason, error.filename or path) from error
 
         def make() -> DataDirectory:
             marks = (layout.presence_lock, layout.opening_lock)

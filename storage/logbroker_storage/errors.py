@@ -321,10 +321,16 @@ def reason_of(error: OSError) -> str:
     return OSError.__str__(error)
 
 
+# Something else has the name of a file or a directory; of a socket and a FIFO, the system says ENXIO.
+_NO_FILE = (errno.EISDIR, errno.ENOTDIR, errno.ENXIO)
+
+
 def advice_on(error: OSError, *, again: str = "try again") -> str:
     """What to do about it, for the end of a message."""
     if error.errno == errno.ESTALE:  # the directory is another now (``files.PlacedFiles``)
         return "close the broker and all that uses it, and open it again"
+    if error.errno in _NO_FILE:
+        return f"put back what belongs there, or move what is there out of the way, and {again}"
     return f"mend the cause (free space, limits, permissions, the disk) and {again}"
 
 

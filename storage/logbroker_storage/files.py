@@ -1,7 +1,8 @@
 """The file-system seam: every byte that storage reads or writes passes through ``Files``.
 
-The methods are the system calls by their own names, with three promises that the calls do not make:
+The methods are the system calls by their own names, with promises that the calls do not make:
 
+    open           a file, or an exception that names it: never a directory, and a FIFO makes nobody wait
     pread          short only at the end of the file
     pwrite(v)      everything or an exception (what reached the file before it is unknown: truncate back)
     fdatasync      on the disk, not in the drive's cache, also on macOS (F_FULLFSYNC)
@@ -21,6 +22,7 @@ import ctypes
 import errno
 import functools
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -146,12 +148,19 @@ class OsFiles:
     def open(
         self, path: str, *, create: bool = False, exclusive: bool = False, readonly: bool = False
     ) -> int:
-        flags = os.O_CLOEXEC | (os.O_RDONLY if readonly else os.O_RDWR)
+        # O_NONBLOCK: the open of a FIFO would wait for its other end. To a file it means nothing.
+        flags = os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDONLY if readonly else os.O_RDWR)
         if create:
             flags |= os.O_CREAT
         if exclusive:
             flags |= os.O_EXCL
-        return os.open(path, flags, FILE_MODE)
+        fd = os.open(path, flags, FILE_MODE)
+        try:
+            _check_is_file(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def close(self, fd: int) -> None:
         try:
@@ -339,6 +348,15 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
         return None
     found.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
     return found
+
+
+def _check_is_file(fd: int, path: str) -> None:
+    """What else may have a file's name would be refused later, by a call that knows no name, or never end."""
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.ENXIO, "Is no file, but a FIFO or a device", path)
 
 
 def identity_of(path: str) -> tuple[int, int]:

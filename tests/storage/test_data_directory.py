@@ -92,6 +92,15 @@ def test_a_directory_that_cannot_be_made_is_an_error_that_says_why(tmp_path):
         DataDirectory.open(str(tmp_path / "file" / "data"))
 
 
+def test_a_directory_in_the_place_of_its_properties_is_named(path):
+    Workbench(path).close()
+    properties = Path(path, "logs", "meta.properties")
+    properties.unlink()
+    properties.mkdir()
+    with pytest.raises(LogbrokerError, match=f"cannot be made: .*{properties}"):
+        DataDirectory.open(path)
+
+
 @pytest.mark.parametrize("failing", range(1, 12))
 def test_an_opening_that_fails_leaves_nothing_behind(path, failing):
     """Whatever fails to open, another opening of this process, and then another process, get in."""

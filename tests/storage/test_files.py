@@ -97,6 +97,27 @@ def test_opening_says_what_is_missing_or_in_the_way(place):
         files.open(f"{root}/missing/a", create=True)
 
 
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_directory_is_not_opened_and_the_error_names_it(place, readonly):
+    files, root = place
+    files.mkdir(f"{root}/d")
+    with pytest.raises(IsADirectoryError, match=f"{root}/d"):
+        files.open(f"{root}/d", readonly=readonly)
+    with pytest.raises(IsADirectoryError, match=f"{root}/d"):
+        files.open(f"{root}/d", create=True)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_nobody_waits_at_a_fifo_or_a_device(tmp_path, readonly):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "device").symlink_to(os.devnull)
+    before = len(os.listdir("/dev/fd"))
+    for name in ("fifo", "device"):
+        with pytest.raises(FileSystemError, match=f"{name}'; put back what belongs there"):
+            OsFiles().open(str(tmp_path / name), readonly=readonly)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_a_descriptor_opened_for_reading_does_not_write(place):
     files, root = place
     files.close(files.open(f"{root}/a", create=True))

@@ -352,6 +352,15 @@ def test_repair_mends_an_index_and_the_checksums_of_its_segment_in_one_go(
         assert Path(f"{path}.old").read_bytes() == content + b"junk"
 
 
+@pytest.mark.parametrize("name", ["logs/meta.properties", "logs/recovery-point-offset-checkpoint", "lock"])
+def test_nobody_waits_at_a_fifo(data_directory: Path, name: str) -> None:
+    path = data_directory / name
+    path.unlink()
+    os.mkfifo(path)
+    assert run(["verify", str(data_directory)]) == (0 if name == "lock" else 1)
+    assert run(["repair", "--write", str(data_directory)]) == (1 if name == "lock" else 0)
+
+
 def test_a_side_file_of_recoverys_is_a_note(data_directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     segment = min((data_directory / "logs" / "t-0").glob("*.log"))
     Path(f"{segment}.cut-17").write_bytes(b"x")

@@ -189,8 +189,8 @@ def _superseded(folder: str, names: list[str]) -> set[int]:
         if base is None or segment_name(base) + LOG_SUFFIX + CLEANED_SUFFIX in names:
             continue
         try:
-            with open(os.path.join(folder, name), "rb") as file:
-                found |= {int(line) for line in file.read().split()}
+            content = OsFiles().read_file(os.path.join(folder, name))
+            found |= {int(line) for line in content.split()}
         except (OSError, ValueError):
             continue  # then nothing was replaced, as far as one can tell
     return found
@@ -213,8 +213,8 @@ def _partition_folders(log_directory: str) -> Iterator[str]:
 
 def _is_ours(log_directory: str) -> bool:
     try:
-        with open(os.path.join(log_directory, META_PROPERTIES), "rb") as file:
-            return FORMAT_KEY in parse_meta_properties(file.read())
+        content = OsFiles().read_file(os.path.join(log_directory, META_PROPERTIES))
+        return FORMAT_KEY in parse_meta_properties(content)
     except (OSError, ValueError):
         return True
 
@@ -222,8 +222,8 @@ def _is_ours(log_directory: str) -> bool:
 def recovery_points(log_directory: str) -> dict[tuple[str, int], int]:
     """Of each partition that the checkpoint names, by topic and number; none where it cannot be read."""
     try:
-        with open(os.path.join(log_directory, RECOVERY_POINT_CHECKPOINT), "rb") as file:
-            entries = parse_partition_offsets(file.read())
+        content = OsFiles().read_file(os.path.join(log_directory, RECOVERY_POINT_CHECKPOINT))
+        entries = parse_partition_offsets(content)
     except (OSError, ValueError):
         return {}
     return {(entry.topic, entry.partition): entry.offset for entry in entries}

@@ -122,7 +122,7 @@ def repair_all(target: Target, *, files: Files | None = None) -> list[Step]:
     """
     files = files or OsFiles()
     done: list[Step] = []
-    with _nobody_else(target):
+    with _nobody_else(target, files):
         for _ in range(MAX_ROUNDS):
             steps = plan(target)
             if not steps:
@@ -134,16 +134,17 @@ def repair_all(target: Target, *, files: Files | None = None) -> list[Step]:
 
 
 @contextmanager
-def _nobody_else(target: Target) -> Iterator[None]:
+def _nobody_else(target: Target, files: Files) -> Iterator[None]:
     """Hold the locks that say whether somebody has the directory open that *target* lies in."""
     with ExitStack() as held:
         for path, directory in _locks(target).items():
             if not os.path.exists(path):
                 continue
-            file = held.enter_context(open(path, "rb"))
+            fd = files.open(path, readonly=True)
+            held.callback(files.close, fd)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # Java's kind: a Kafka broker's
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.lockf(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # Java's kind: a Kafka broker's
             except BlockingIOError:
                 raise DirectoryInUseError(
                     f"a process has {directory} open; close it, then repair (recovery mends a torn tail by itself)"

@@ -352,6 +352,22 @@ def test_repair_mends_an_index_and_the_checksums_of_its_segment_in_one_go(
         assert Path(f"{path}.old").read_bytes() == content + b"junk"
 
 
+def test_repair_mends_the_rest_where_the_last_segment_cannot_be_read(
+    data_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segments = sorted((data_directory / "logs" / "t-0").glob("*.log"))
+    a_directory_instead(segments[-1])
+    indexes = [segment.with_suffix(".timeindex") for segment in (segments[0], segments[-1])]
+    for index in indexes:
+        index.write_bytes(b"junk")
+    assert run(["repair", str(data_directory), "--write"]) == 0
+    assert Path(f"{indexes[0]}.old").read_bytes() == b"junk"
+    assert indexes[1].read_bytes() == b"junk"  # nobody knows better
+    capsys.readouterr()
+    assert run(["repair", str(data_directory)]) == 0
+    assert capsys.readouterr().out == "nothing to repair\n"
+
+
 @pytest.mark.parametrize("name", ["logs/meta.properties", "logs/recovery-point-offset-checkpoint", "lock"])
 def test_nobody_waits_at_a_fifo(data_directory: Path, name: str) -> None:
     path = data_directory / name

@@ -7,6 +7,7 @@
       or its checksum, or is missing         ``<index>.old``, and so do the segment's checksums
     a snapshot or a derived checkpoint     set it aside as ``<file>.old``: recovery does without it
       is unsound
+    a segment cannot be read               nothing: what it and its indexes should hold, nobody can tell
     any other damage                       nothing: readers skip exactly the offsets that are damaged
 
 Every byte that is replaced is kept, and in its side file on the disk before anything changes. A second
@@ -72,8 +73,11 @@ def plan(target: Target) -> list[Step]:
     """The steps that would set *target* right, in the order in which they are taken."""
     steps = [step for partition in target.partitions for step in _tail(partition)]
     seen: set[str] = set()
+    unreadable: set[str] = set()
     for finding in verify(target):
-        if finding.path not in seen:
+        if finding.code is Code.UNREADABLE:
+            unreadable.add(finding.path)
+        elif finding.path not in seen and _log_of(finding.path) not in unreadable:
             step = _step_for(finding)
             if step is not None:
                 seen.add(finding.path)
@@ -86,8 +90,11 @@ def _tail(partition: Partition) -> Iterator[Step]:
         return  # a single segment that others follow: its end is damage in the middle of the log
     last = partition.segments[-1]
     damage: Damaged | None = None
-    for item in segment_items(partition, last):
-        damage = item if isinstance(item, Damaged) else None
+    try:
+        for item in segment_items(partition, last):
+            damage = item if isinstance(item, Damaged) else None
+    except OSError:
+        return  # `verify` reports it
     if damage is not None and damage.start_offset >= (partition.recovery_point or 0):
         side_path = _free(f"{last.path}.cut-{damage.position}")
         message = f"{damage.defect.value}; nothing sound follows"
@@ -102,6 +109,11 @@ def _step_for(finding: Finding) -> Step | None:
     if finding.code is Code.BAD_SNAPSHOT or (finding.code is Code.BAD_CHECKPOINT and is_derived):
         return Step(Action.SET_ASIDE, finding.path, _free(finding.path + ".old"), message=finding.message)
     return None
+
+
+def _log_of(path: str) -> str:
+    """The log file of the segment that a file belongs to."""
+    return os.path.splitext(path)[0] + LOG_SUFFIX
 
 
 def _free(path: str) -> str:

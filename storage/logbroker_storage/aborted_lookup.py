@@ -3,7 +3,7 @@
 A transaction's entry lies in the segment of its marker, which may be any from that of its first record on. So
 a lookup reads the index files from the first segment of the range on, up to the entry that says that no later
 transaction reaches back to it (``last_stable_offset``). What an index that fails its checksum should say is found in
-the batches.
+the batches. An index whose log file was lost is believed: it may be all that is left to tell of the marker.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class AbortedLookup:
 
     def _from(self, end: LogEnd, segments: SegmentList, offset: int) -> Iterator[AbortedTransaction]:
         """The entries of the segment that holds *offset* and of those behind it, in the order of the log."""
-        first = max(0, bisect.bisect_right(segments.bases, offset) - 1)
-        for base in segments.bases[first:]:
-            if base == end.active_base_offset:
-                if end.aborted_index_bytes:
-                    yield from self._read(base, segments, end.aborted_index_bytes)
-            elif base in segments.aborted:
+        at = bisect.bisect_right(segments.bases, offset)
+        first = segments.bases[at - 1] if at else 0
+        for base in segments.aborted[bisect.bisect_left(segments.aborted, first) :]:
+            if base < end.active_base_offset:
                 yield from self._read(base, segments, None)
+        if end.aborted_index_bytes:
+            yield from self._read(end.active_base_offset, segments, end.aborted_index_bytes)
 
     def _read(
         self, base_offset: int, segments: SegmentList, size_bytes: int | None

@@ -37,7 +37,7 @@ from .view import PartitionState
 
 DEFAULT_READ_BYTES = 1 << 20
 LARGE_BATCH_BYTES = 16 << 10
-NO_SEGMENTS = SegmentList([], frozenset())
+NO_SEGMENTS = SegmentList([], [])
 
 
 class LogReader:

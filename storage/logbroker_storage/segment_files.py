@@ -11,8 +11,9 @@ not a batch, so whoever reads a file with room finds the end of the log where th
 
 from __future__ import annotations
 
+import bisect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .files import Buffer, Files
 from .record_batch import HEADER_BYTES
@@ -28,6 +29,7 @@ CHECKSUMS_SUFFIX = ".checksums"  # of the three indexes
 SNAPSHOT_SUFFIX = ".snapshot"
 SYNCED_SUFFIXES = (LOG_SUFFIX, OFFSET_INDEX_SUFFIX, TIME_INDEX_SUFFIX, ABORTED_INDEX_SUFFIX)
 SEGMENT_SUFFIXES = (*SYNCED_SUFFIXES, CHECKSUMS_SUFFIX)
+_KEPT_OF_LOST = (ABORTED_INDEX_SUFFIX, CHECKSUMS_SUFFIX)
 ROOM_BYTES = 64 << 10  # written at a time
 _BLANK_HEADER = bytes(HEADER_BYTES)
 
@@ -55,12 +57,25 @@ def remove_orphans(files: Files, directory: str, names: list[str]) -> None:
 
     *names* are those of the files in *directory*. For who knows that nobody is removing or making segments now.
     """
-    logs = set(segment_bases(names, LOG_SUFFIX))
+    bases = segment_bases(names, LOG_SUFFIX)
     for name in names:
-        for suffix in SEGMENT_SUFFIXES[1:]:
-            base = parse_segment_name(name, suffix)
-            if base is not None and base not in logs:
-                files.unlink(f"{directory}/{name}")
+        if is_orphan(name, bases):
+            files.unlink(f"{directory}/{name}")
+
+
+def is_orphan(name: str, bases: Sequence[int]) -> bool:
+    """Whether a file's name is that of an index without a log file, in a folder with those of *bases*, ascending.
+
+    Not of an aborted one between two log files, nor of its checksums: none of us removes a log file there and leaves
+    them, so it was lost, with the markers of transactions that have records in the segments before it.
+    """
+    for suffix in SEGMENT_SUFFIXES[1:]:
+        base = parse_segment_name(name, suffix)
+        if base is not None:
+            at = bisect.bisect_left(bases, base)
+            is_kept = suffix in _KEPT_OF_LOST and 0 < at < len(bases)
+            return base not in bases[at : at + 1] and not is_kept
+    return False
 
 
 def list_snapshots(files: Files, directory: str) -> list[int]:

@@ -35,8 +35,8 @@ class SegmentList(NamedTuple):
 
     bases: list[int]
     """All of them, ascending; the last is the active one."""
-    aborted: frozenset[int]
-    """Of those that have an aborted index."""
+    aborted: list[int]
+    """Those of the aborted indexes, ascending; one whose log file was lost has its index all the same."""
 
 
 def list_of(log: LocalLog, end: LogEnd) -> SegmentList:
@@ -52,7 +52,7 @@ def list_of(log: LocalLog, end: LogEnd) -> SegmentList:
     bases = segment_bases(names, LOG_SUFFIX)
     return SegmentList(
         bases[: bisect.bisect_right(bases, end.active_base_offset)],
-        frozenset(segment_bases(names, ABORTED_INDEX_SUFFIX)),
+        segment_bases(names, ABORTED_INDEX_SUFFIX),
     )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from logbroker_storage.aborted_index import AbortedTransaction
-from logbroker_storage.errors import FencedError, StorageFailedError, WriteFailedError
+from logbroker_storage.errors import CorruptionError, FencedError, StorageFailedError, WriteFailedError
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import ControlType, NewRecord, decode_records, encode_batch, encode_values
@@ -345,6 +347,37 @@ def test_an_aborted_index_that_cannot_be_believed_is_built_again(path, damage, s
     again = Desk(path)
     assert (again.seen(), again.log.aborted_transactions(0, 99)) == expected
     again.close()
+
+
+@pytest.mark.parametrize("view", ["kept", "lost"])
+def test_an_aborted_transaction_stays_hidden_where_the_segment_of_its_marker_is_lost(path, view):
+    """Nothing of ours removes a segment between others: its aborted index is what is left to tell."""
+    desk = Desk(path)
+    desk.put(b"plain")
+    desk.put_in(ALICE, b"aborted")
+    desk.log.roll_now()
+    desk.finish(ABORT, ALICE)
+    desk.log.roll_now()
+    for value in (b"x", b"y"):  # each roll leaves a snapshot that does not know the transaction any more
+        desk.put(value)
+        desk.log.roll_now()
+    marker = desk.log.segment(2)
+    desk.close()
+    os.unlink(marker.log_path)
+    if view == "lost":
+        delete_view(path)
+    for _ in range(2):
+        desk.open()
+        with contextlib.closing(desk.log.reader(0, COMMITTED)) as reader:
+            batches = reader.read()
+            assert [record.value for batch in batches for record in decode_records(batch)] == [b"plain"]
+            with pytest.raises(CorruptionError, match="offsets 2 to 2 cannot be read"):
+                reader.read()
+        desk.close()
+    assert sorted(path.suffix for path in Path(desk.folder).glob(f"{2:020d}.*")) in (
+        [".checksums", ".txnindex"],
+        [".checksums", ".snapshot", ".txnindex"],
+    )
 
 
 def test_a_process_that_died_in_mid_append_leaves_its_transaction_to_the_next(path):

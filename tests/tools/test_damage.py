@@ -321,6 +321,19 @@ def test_repair_keeps_the_index_it_replaces_and_touches_no_other(folder: Folder)
     assert folder.codes() == []
 
 
+def test_an_aborted_index_whose_segment_is_lost_is_not_said_to_go(folder: Folder) -> None:
+    """It may tell of transactions in the segments before; the other indexes are of no use."""
+    folder.batch(b"a").roll().batch(b"b").roll().batch(b"c")
+    lost = folder.path / f"{1:020d}.log"
+    lost.unlink()
+    lost.with_suffix(".txnindex").write_bytes(b"")
+    assert folder.codes() == [Code.MISSING_OFFSETS]
+    assert [Path(finding.path).suffix for finding in folder.findings(Severity.NOTE)] == [
+        ".index",
+        ".timeindex",
+    ]
+
+
 def test_indexes_are_judged_behind_damage_too(folder: Folder) -> None:
     folder.batch(b"a").batch(b"b").batch(b"c").flip(folder.positions[1] + 30)
     index = folder.log.with_suffix(".index")

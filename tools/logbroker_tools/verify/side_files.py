@@ -29,6 +29,7 @@ from logbroker_storage.segment_files import (
     SEGMENT_SUFFIXES,
     SNAPSHOT_SUFFIX,
     TIME_INDEX_SUFFIX,
+    is_orphan,
     parse_segment_name,
     segment_name,
 )
@@ -142,7 +143,7 @@ def _belongs(name: str, names: set[str], bases: list[int]) -> bool:
         if base is not None:
             # Above the last one known: a writer at work has rolled since the folder was first looked at.
             is_new = bool(bases) and base > bases[-1] and segment_name(base) + LOG_SUFFIX in names
-            return base in bases or is_new
+            return is_new or (base in bases if suffix == LOG_SUFFIX else not is_orphan(name, bases))
     return False
 
 

@@ -287,7 +287,7 @@ def compact(
     same set to each group of a pass. *fates* counts what became of the records.
     """
     unfinished = set() if unfinished is None else unfinished
-    emptied: list[BatchHeader] = []
+    run: _EmptiedRun | None = None
     for batch in batches:
         header = batch.header
         rewritten = _rewritten(batch, rules, Counter() if fates is None else fates)
@@ -295,15 +295,17 @@ def compact(
             rewritten = _left_of_marker(batch, rules, unfinished)
         elif header.is_transactional and rewritten is not None:
             unfinished.add(header.producer_id)
-        if emptied and (rewritten is not None or _span(emptied[0], header) > MAX_RELATIVE_OFFSET):
-            yield _merged(emptied)
-            emptied.clear()
-        if rewritten is None:
-            emptied.append(header)
-        else:
+        if run is not None and (rewritten is not None or not run.has_room_for(header)):
+            yield run.merged()
+            run = None
+        if rewritten is not None:
             yield rewritten
-    if emptied:
-        yield _merged(emptied)
+        elif run is None:
+            run = _EmptiedRun(header)
+        else:
+            run.add(header)
+    if run is not None:
+        yield run.merged()
 
 
 def fate_of(record: Record, rules: CompactionRules) -> Fate:
@@ -407,16 +409,25 @@ def _place_and_producer(header: BatchHeader) -> BatchFields:
     }
 
 
-def _merged(emptied: Sequence[BatchHeader]) -> Buffer:
-    """One empty batch for a run of batches without records; it keeps their newest timestamp for retention."""
-    first, last = emptied[0], emptied[-1]
-    return encode_empty_batch(
-        base_offset=first.base_offset,
-        last_offset=last.last_offset,
-        timestamp_ms=max(header.max_timestamp_ms for header in emptied),
-        partition_leader_epoch=first.partition_leader_epoch,
-    )
+class _EmptiedRun:
+    """Neighbours without a record left, which become one batch; a segment may hold millions of them."""
 
+    def __init__(self, first: BatchHeader) -> None:
+        self._first = first
+        self._last_offset = first.last_offset
+        self._max_timestamp_ms = first.max_timestamp_ms  # kept for retention
 
-def _span(first: BatchHeader, last: BatchHeader) -> int:
-    return last.last_offset - first.base_offset
+    def has_room_for(self, header: BatchHeader) -> bool:
+        return header.last_offset - self._first.base_offset <= MAX_RELATIVE_OFFSET
+
+    def add(self, header: BatchHeader) -> None:
+        self._last_offset = header.last_offset
+        self._max_timestamp_ms = max(self._max_timestamp_ms, header.max_timestamp_ms)
+
+    def merged(self) -> Buffer:
+        return encode_empty_batch(
+            base_offset=self._first.base_offset,
+            last_offset=self._last_offset,
+            timestamp_ms=self._max_timestamp_ms,
+            partition_leader_epoch=self._first.partition_leader_epoch,
+        )

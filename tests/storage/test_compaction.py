@@ -6,7 +6,7 @@ import random
 import struct
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +30,7 @@ from logbroker_storage.record_batch import (
     NewRecord,
     Record,
     StoredBatch,
+    assign,
     decode_records,
     read_batch,
 )
@@ -95,6 +96,30 @@ def test_batches_without_a_record_left_become_one_empty_batch(log):
         log.keyed((b"a", b"%d" % number), (b"b", b"%d" % number))
     log.keyed((b"a", b"4")).keyed((b"b", b"4"))
     assert spans(compacted(stored(log))) == [(0, 7, 0), (8, 8, 1), (9, 9, 1)]
+
+
+def test_a_run_of_emptied_batches_takes_no_memory_for_each(log):
+    log.keyed((b"k", b"1"))
+    (batch,) = stored(log)
+    count = 5000
+
+    def superseded() -> Iterator[StoredBatch]:
+        for offset in range(count):
+            data = bytearray(batch.data)
+            assign(data, offset, 0)
+            yield read_batch(data)
+
+    latest = OffsetMap(PLENTY)
+    latest.put(b"k", count)
+    rules = CompactionRules(latest=latest, covered_offset=count, now_ms=START_MS)
+    tracemalloc.start()
+    try:
+        (left,) = compact(superseded(), rules)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert spans([read_batch(bytes(left))]) == [(0, count - 1, 0)]
+    assert peak_bytes < 10 * count
 
 
 def test_the_empty_batch_is_as_young_as_the_youngest_it_replaces(log):

@@ -21,6 +21,7 @@ from .record_batch import HEADER_BYTES
 logger = logging.getLogger("logbroker.storage")
 
 NAME_DIGITS = 20
+MAX_OFFSET = (1 << 63) - 1  # an int64; twenty digits may say more
 LOG_SUFFIX = ".log"
 OFFSET_INDEX_SUFFIX = ".index"
 TIME_INDEX_SUFFIX = ".timeindex"
@@ -44,7 +45,8 @@ def parse_segment_name(name: str, suffix: str = LOG_SUFFIX) -> int | None:
     stem = name.removesuffix(suffix)
     if stem == name or len(stem) != NAME_DIGITS or not (stem.isascii() and stem.isdigit()):
         return None
-    return int(stem)
+    offset = int(stem)
+    return offset if offset <= MAX_OFFSET else None
 
 
 def list_segments(files: Files, directory: str, suffix: str = LOG_SUFFIX) -> list[int]:

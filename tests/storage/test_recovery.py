@@ -517,6 +517,23 @@ def test_a_folder_whose_number_no_partition_has_is_left_alone(open_bench, caplog
     assert os.path.exists(stray)
 
 
+@pytest.mark.parametrize(
+    "name", [f"{1 << 63}.log", f"{'9' * 20}.log", f"{'9' * 21}.log", "-0000000000000000001.log"]
+)
+def test_a_name_that_is_no_offset_is_no_segments(open_bench, name):
+    bench = open_bench()
+    bench.put(b"a")
+    bench.close()
+    stray = Path(bench.folder, f"{name:0>24}")
+    stray.write_bytes(b"")
+    restart_machine(bench, point=None)
+    assert bench.values() == [b"a"]
+    bench.reopen()
+    bench.put(b"b")
+    assert bench.values() == [b"a", b"b"]
+    assert stray.exists()
+
+
 def test_a_partition_that_a_known_topic_never_had_is_left_alone_and_one_that_it_may_have_had_is_not(
     open_bench, caplog
 ):

@@ -33,7 +33,7 @@ from .events import (
     encode_event,
 )
 from .files import Files
-from .journal import JOURNAL_TOPIC, TOPICS_VERSION, Item, Journal
+from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, TOPICS_VERSION, Item, Journal
 from .layout import MAX_PARTITIONS, DataLayout, parse_partition_folder
 from .log_config import ConfigValue, LogConfig
 from .topic_folders import (
@@ -175,10 +175,18 @@ class Catalog:
                 if has_records(self._files, folder):
                     continue
                 topic_id = topic_id_of(self._files, folder)
-                if topic_id is not None:
+                if topic_id is not None and number >= self._partitions_of(topic_id):
                     with self._view.write() as transaction:
                         self._view.drop_partition(transaction, partition_key(topic_id, number))
                 remove_folder(self._files, folder)
+
+    def _partitions_of(self, topic_id: bytes) -> int:
+        """How many partitions the topic of this id has, the journal too; 0 where there is none."""
+        if topic_id == JOURNAL_TOPIC_ID:
+            return 1
+        return max(
+            (event.partitions for event in self.all().values() if event.topic_id == topic_id), default=0
+        )
 
     def _strangers(self) -> list[tuple[str, int]]:
         """The folders of partitions, as topic and number, that no topic has."""

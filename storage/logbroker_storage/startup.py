@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import struct
 import subprocess
 import sys
@@ -447,9 +448,11 @@ def _adopt_or_remove_strangers(
             if _ends_in_a_number(name):
                 left_alone.append(name)
             continue
-        if parsed == (JOURNAL_TOPIC, 0):
-            continue
         topic, number = parsed
+        if topic == JOURNAL_TOPIC:
+            if number:
+                left_alone.append(name)  # a copy of the journal is no topic
+            continue
         known = topics.get(topic)
         if known is None or number >= known.partitions:
             strangers.setdefault(topic, []).append(number)
@@ -468,7 +471,7 @@ def _adopt_or_remove_strangers(
             for folder in folders:
                 remove_folder(files, folder)
             continue
-        adopted = _adopted(files, layout, topic, numbers, topics.get(topic))
+        adopted = _adopted(files, layout, topic, numbers, topics)
         logger.warning(
             "folders of %s-%s hold records but the journal does not know them: adopted%s",
             topic,
@@ -502,16 +505,26 @@ def _next_to(known: TopicEvent | None, found: list[int]) -> list[int]:
 
 
 def _adopted(
-    files: Files, layout: DataLayout, topic: str, numbers: list[int], known: TopicEvent | None
+    files: Files, layout: DataLayout, topic: str, numbers: list[int], topics: dict[str, TopicEvent]
 ) -> TopicEvent:
-    topic_id = known.topic_id if known else topic_id_of(files, layout.partition(topic, numbers[0]))
+    known = topics.get(topic)
     return TopicEvent(
         name=topic,
-        topic_id=topic_id or topic.encode()[:16].ljust(16, b"\0"),
+        topic_id=known.topic_id if known else _free_id(files, layout.partition(topic, numbers[0]), topics),
         partitions=max(numbers) + 1,
         config=known.config if known else UNKNOWN_CONFIG,
         created_ms=0,
     )
+
+
+def _free_id(files: Files, folder: str, topics: dict[str, TopicEvent]) -> bytes:
+    """The topic id that a folder says, or a new one where it says none, or is a copy of what a topic's folder was.
+
+    All that is known of a partition is known by the id: two topics of one id would each write the other's end.
+    """
+    noted = topic_id_of(files, folder)
+    taken = {JOURNAL_TOPIC_ID, *(event.topic_id for event in topics.values())}
+    return secrets.token_bytes(16) if noted is None or noted in taken else noted
 
 
 def _empty(files: Files, path: str) -> None:

@@ -78,6 +78,23 @@ def test_the_folders_of_a_creation_that_was_cut_short_go_with_the_next_who_comes
     assert bench.directory.create_topic("u", 2, DEFAULTS).partitions == 2
 
 
+def test_an_empty_copy_of_a_topics_folder_takes_nothing_of_the_topic_along(bench):
+    layout = bench.directory.layout
+    copies = [layout.partition(name, 0) for name in ("copy", "notes")]
+    for source, copy in zip(
+        (layout.partition("t", 0), layout.partition(JOURNAL_TOPIC, 0)), copies, strict=True
+    ):
+        shutil.copytree(source, copy)
+        Path(copy, f"{0:020}.log").write_bytes(b"")
+    bench.put(b"a")
+    bench.reopen()
+    assert not any(map(os.path.exists, copies))
+    assert bench.values() == [b"a"]
+    bench.directory.create_topic("u", 1, DEFAULTS)
+    bench.reopen()
+    assert bench.directory.topics() == ["t", "u"]
+
+
 def test_a_strange_folder_with_records_stays_until_the_view_is_rebuilt(bench):
     bench.put(b"a")
     bench.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
@@ -185,6 +186,56 @@ def test_records_of_a_topic_that_the_journal_has_lost_are_kept(tmp_path, caplog)
     bench.directory.maintenance.clean()
     assert bench.values() == [bytes(90)] * 5
     bench.close()
+
+
+def end_of(directory: DataDirectory, topic: str) -> int:
+    return directory.log(topic, 0).offsets().log_end_offset
+
+
+def test_a_copy_of_a_partitions_folder_becomes_a_topic_of_its_own(closed):
+    """It says the id of the topic that it was copied from: of one id, each would write the other's end."""
+    layout = closed.directory.layout
+    for copy in ("copy", "copy-of-copy"):
+        shutil.copytree(layout.partition("t", 0), layout.partition(copy, 0))
+    shutil.rmtree(layout.view)
+    directory = closed.open().directory
+    assert directory.topics() == ["copy", "copy-of-copy", "t"]
+    before = end_of(directory, "copy")
+    assert before == end_of(directory, "t")
+    closed.put(b"more")
+    assert (end_of(directory, "t"), end_of(directory, "copy")) == (before + 1, before)
+    directory.delete_topic("copy")
+    assert end_of(directory, "t") == before + 1
+    assert end_of(directory, "copy-of-copy") == before
+    closed.close()
+    directory = closed.reopen(without_view=True).directory
+    assert (end_of(directory, "t"), end_of(directory, "copy-of-copy")) == (before + 1, before)
+    closed.close()
+
+
+def test_topics_that_are_adopted_without_metadata_have_ids_of_their_own(closed):
+    layout = closed.directory.layout
+    names = ["one-and-the-same-beginning-1", "one-and-the-same-beginning-2"]
+    for name in names:
+        shutil.copytree(layout.partition("t", 0), layout.partition(name, 0))
+        os.unlink(f"{layout.partition(name, 0)}/partition.metadata")
+    shutil.rmtree(layout.view)
+    directory = closed.open().directory
+    assert len({directory.topic(name).topic_id for name in ("t", *names)}) == 3
+    closed.close()
+
+
+@pytest.mark.parametrize("copy", [(JOURNAL_TOPIC, 1), ("notes", 0)])
+def test_a_copy_of_the_journal_is_not_taken_for_it(closed, copy):
+    layout = closed.directory.layout
+    shutil.copytree(layout.partition(JOURNAL_TOPIC, 0), layout.partition(*copy))
+    for offset in range(1, 4):
+        shutil.rmtree(layout.view)
+        closed.open()
+        assert JOURNAL_TOPIC not in closed.directory.topics()
+        assert closed.directory.groups.committed("g", "t", 0).offset == offset
+        closed.directory.journal.record([OffsetEvent("g", "t", 0, offset + 1, "", 0)])
+        closed.close()
 
 
 @pytest.mark.parametrize("lost", ["the log", "half of the log", "the folder"])

@@ -51,7 +51,8 @@ from .holdings import Claim, Holding, Holdings, fenced
 
 logger = logging.getLogger("logbroker.transactions")
 
-LAST_EPOCH = (1 << 15) - 3  # of an int16; the marker behind it still has one
+MAX_EPOCH = (1 << 15) - 1  # of an int16
+LAST_EPOCH = MAX_EPOCH - 2  # of ours: the marker behind it still has one
 NOWHERE: TopicPartition = ("", -1)
 
 
@@ -504,12 +505,20 @@ class TransactionCoordinator:
         return self.holdings.is_in_time(holding)
 
     def _abort_stranger(self, producer_id: int) -> bool:
-        """A transaction in a log that came from elsewhere: nobody can decide it any more."""
+        """A transaction in a log that came from elsewhere: nobody can decide it any more.
+
+        One of the last epoch that there is gets a marker of that epoch, as a producer does that keeps its epoch.
+        """
         for topic, partition in self._open_places(producer_id):
             log = self._directory.log(topic, partition)
             entry = self._directory.view.partitions.producer(log.key, producer_id)
             if entry is not None:
-                log.append_marker(ControlType.ABORT, producer_id=producer_id, marker_epoch=entry.epoch + 1)
+                log.append_marker(
+                    ControlType.ABORT,
+                    producer_id=producer_id,
+                    marker_epoch=min(entry.epoch + 1, MAX_EPOCH),
+                    before_offset=log.offsets().log_end_offset,
+                )
                 log.wait_durable(log.offsets().log_end_offset)
         return True
 

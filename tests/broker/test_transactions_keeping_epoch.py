@@ -203,3 +203,28 @@ def test_a_marker_ends_only_what_began_below_its_bound(holder, before_offset, en
     )
     assert (written is not None) is ends
     assert holder.open_transactions() == (0 if ends else 1)
+
+
+def test_a_strangers_transaction_of_the_last_epoch_that_there_is_is_aborted(holder: Holder) -> None:
+    """No epoch is left for a marker behind it: without one, committed readers would wait there for ever."""
+    log = holder.directory.log(*PLACE)
+    for sequence, value in enumerate((b"begun", b"more")):
+        batch = encode_values(
+            [value],
+            [(0, 1)],
+            producer_id=1 << 40,
+            producer_epoch=(1 << 15) - 1,
+            base_sequence=sequence,
+            transactional=True,
+        )
+        log.append(batch)
+    assert holder.coordinator.abort_orphans() == 1
+    assert holder.coordinator.abort_orphans() == 0
+    holder.write(b"ours").commit()
+    assert holder.values() == [b"ours"]
+    holder.directory.close()
+    shutil.rmtree(f"{holder.path}/view")
+    again = Holder(Path(holder.path))
+    assert again.values() == [b"ours"]
+    assert again.coordinator.abort_orphans() == 0
+    again.directory.close()

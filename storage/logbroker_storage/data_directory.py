@@ -63,6 +63,7 @@ from .startup import (
     rebuild_view,
     remove_leftovers,
     sound_view,
+    unknown_segment,
 )
 from .touching import make_touchable, touch
 from .view import View, partition_key
@@ -170,13 +171,16 @@ class DataDirectory:
             return self._rebuilt_view()
         with closed_on_failure(view):
             missing = missing_folder(self.files, self.layout, view)
-            if missing is None:
+            unknown = unknown_segment(self.files, self.layout, view)
+            if missing is None and unknown is None:
                 make_view_folders(self.files, self.layout)
                 view.volatile.clear()
                 remove_leftovers(self.files, self.layout, view)
                 return view
-            self._restore_journal(view)
-        logger.info("%s is rebuilt from the logs: %s is missing", self.layout.view, missing)
+            if unknown is None:
+                self._restore_journal(view)
+        reason = f"{missing} is missing" if unknown is None else f"it is older than {unknown}"
+        logger.info("%s is rebuilt from the logs: %s", self.layout.view, reason)
         view.close()
         return self._rebuilt_view()
 

@@ -10,6 +10,7 @@ Under the opening lock, the first process to come (it can take the presence lock
     is of another boot or another format           rebuild: it was never synced
     fails its checksums                            rebuild
     knows a partition whose folder is gone         write the journal again if it is lost, too; rebuild
+    does not know a segment that holds bytes       rebuild: it is older than the logs, somebody has put it back
     is sound                                       use it; forget volatile facts; verify failed partitions; take
                                                      away what killed processes left half-made
 
@@ -19,6 +20,7 @@ checksum of the view's file, which the next first one takes away before it uses 
 
 from __future__ import annotations
 
+import bisect
 import logging
 import os
 import secrets
@@ -43,7 +45,7 @@ from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
 from .layout import DataLayout, parse_partition_folder
 from .partition_log import PartitionLog
 from .recovery import publish, recover_log, sweep_leftovers
-from .segment_files import SegmentFiles
+from .segment_files import SegmentFiles, list_segments
 from .side_files import cut_room, remove_unpublished
 from .topic_folders import (
     create_partition_folder,
@@ -279,6 +281,35 @@ def missing_folder(files: Files, layout: DataLayout, view: View) -> str | None:
     return None
 
 
+def unknown_segment(files: Files, layout: DataLayout, view: View) -> str | None:
+    """A segment that holds bytes, above the one that is the active one by the view.
+
+    No process leaves one: it publishes a segment before it writes there (``rolling``).
+    """
+    for directory, end in _known_ends(layout, view):
+        try:
+            bases = list_segments(files, directory)
+            for base in bases[bisect.bisect_right(bases, end.active_base_offset) :]:
+                path = SegmentFiles(files, directory, base).log_path
+                if _size(files, path):
+                    return path
+        except OSError:
+            continue  # it says nothing, and whoever uses it is told
+    return None
+
+
+def _known_ends(layout: DataLayout, view: View) -> Iterator[tuple[str, LogEnd]]:
+    """The folder of each partition that the view knows, the journal's too, and where its log ends."""
+    places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
+    for topic in view.events.all(TopicEvent, TopicEvent.ALL):
+        if topic.state == "live":
+            places += [(topic.name, topic.topic_id, number) for number in range(topic.partitions)]
+    for name, topic_id, number in places:
+        state = view.partitions.state(partition_key(topic_id, number))
+        if state is not None:
+            yield layout.partition(name, number), state.end
+
+
 def make_journal_folder(files: Files, layout: DataLayout) -> None:
     """Make the journal's folder, where it is missing."""
     folder = layout.partition(JOURNAL_TOPIC, 0)
@@ -304,14 +335,8 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     remove_temporaries(
         files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)
     )
-    places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
-    for topic in view.events.all(TopicEvent, TopicEvent.ALL):
-        if topic.state == "live":
-            places += [(topic.name, topic.topic_id, number) for number in range(topic.partitions)]
-    for name, topic_id, number in places:
-        state = view.partitions.state(partition_key(topic_id, number))
-        if state is not None:
-            _remove_leftovers_of(files, layout.partition(name, number), state.end)
+    for directory, end in _known_ends(layout, view):
+        _remove_leftovers_of(files, directory, end)
 
 
 def _remove_leftovers_of(files: Files, directory: str, end: LogEnd) -> None:

@@ -188,6 +188,23 @@ def test_records_of_a_topic_that_the_journal_has_lost_are_kept(tmp_path, caplog)
     bench.close()
 
 
+def test_a_view_that_is_older_than_the_logs_takes_no_segment_off_them(closed):
+    """Put back from a copy, say. Offsets that consumers have seen must not come to name other records."""
+    view = closed.directory.layout.view
+    shutil.copytree(view, f"{view}.old")
+    closed.open()
+    for number in range(4, 8):
+        closed.put(b"%d" % number * 40, partition=number % 2, producer_id=1, sequence=number, gaps=True)
+    closed.directory.journal.record([OffsetEvent("g", "t", 0, 2, "", 0)])
+    expected = answers(closed)
+    closed.close()
+    shutil.rmtree(view)
+    os.rename(f"{view}.old", view)
+    assert answers(closed.open()) == expected
+    closed.close()
+    assert not [name for name in os.listdir(closed.folder) if "cut" in name]
+
+
 def end_of(directory: DataDirectory, topic: str) -> int:
     return directory.log(topic, 0).offsets().log_end_offset
 

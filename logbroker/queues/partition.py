@@ -312,7 +312,7 @@ class QueuePartition:
         def sort_out(state: QueueState) -> None:
             now_ms = self._now_ms()
             for note, offsets in rejected.items():
-                state.reject(owner, ranges_of(offsets), note=note, now_ms=now_ms)
+                state.reject(owner, ranges_of(offsets), note=note, now_ms=now_ms, was_delivered=False)
             state.arrange(
                 owner,
                 run,

@@ -313,11 +313,16 @@ class QueueState:
         self._advance_start()
         return lost
 
-    def reject(self, owner: str, ranges: Iterable[Range], *, note: str, now_ms: int) -> list[Range]:
-        """Deliver messages never again; those that *owner* does not hold are returned."""
+    def reject(
+        self, owner: str, ranges: Iterable[Range], *, note: str, now_ms: int, was_delivered: bool = True
+    ) -> list[Range]:
+        """Deliver messages never again; those that *owner* does not hold are returned.
+
+        Without *was_delivered* this delivery does not count: it came to a look alone.
+        """
         lost: list[Range] = []
         for run in self._taken_from(owner, ranges, now_ms, lost):
-            self._reject(run, note)
+            self._reject(run if was_delivered else as_undelivered(run), note)
             self.settled.append(run)
         self._advance_start()
         return lost

@@ -218,6 +218,22 @@ def test_a_message_that_expires_between_two_deliveries_does_not_come_again(desk:
     assert desk.lag() == 0
 
 
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_no_hands_got_to_see_counts_no_delivery(desk: QueueDesk, *, ordered: bool) -> None:
+    """A look that finds a message expired, or the filter without an answer, hands nothing out."""
+    desk.queue_of(
+        filter="json.total > 1.0", ordered=ordered, dead_letter="jobs.dead", expired="dead-letter"
+    ).put("no json").put('{"total": 2.0}', ttl=timedelta(seconds=5)).put(
+        '{"total": 3.0}', ttl=timedelta(seconds=9)
+    )
+    desk.advance(5)
+    desk.hands().receive(0).release()
+    desk.advance(4)
+    assert desk.left() == []
+    letters = desk.broker.dead_letters("workers")
+    assert [letter.death.deliveries for letter in letters] == [0, 0, 1]
+
+
 def test_an_expired_message_lets_the_others_of_its_key_go_on(desk: QueueDesk) -> None:
     desk.queue_of(ordered=True).put("a1", key=b"a", ttl=timedelta(seconds=5)).put("a2", key=b"a")
     desk.hands().receive(0).release()

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
+from typing import overload
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, TopicExistsError
@@ -90,6 +91,12 @@ class TransactionState:
         self.topic = table.topic
         self.writes: dict[bytes, bytes | None] = {}  # not in the log yet; None: deleted
         self.is_open = True  # until the transaction has ended
+
+    @overload
+    def get(self, key: bytes, default: None = None) -> bytes | None: ...
+
+    @overload
+    def get(self, key: bytes, default: bytes) -> bytes: ...
 
     def get(self, key: bytes, default: bytes | None = None) -> bytes | None:
         """The value of *key*, else *default*."""

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_overloads, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 import logbroker
 from logbroker import InvalidRequestError, Message, StorageFailedError
 from logbroker.broker import Broker
-from logbroker.transaction_state import StateTable, state_topic
+from logbroker.transaction_state import StateTable, TransactionState, state_topic
 from logbroker_storage.log_reader import LogReader
 
 
@@ -319,6 +320,12 @@ def test_two_that_bring_the_state_up_to_date_at_once_leave_nothing_out(broker, m
     monkeypatch.setattr(LogReader, "read", read_while_another_applies)
     table.catch_up()
     assert dict(table.items(b"", None)) == {b"%d" % number: b"%d" % number * 100 for number in range(6)}
+
+
+def test_a_type_checker_takes_a_value_with_a_default_for_bytes():
+    """As ``int(state.get(key, b"0"))`` wants it."""
+    returned = [get_type_hints(overload)["return"] for overload in get_overloads(TransactionState.get)]
+    assert returned == [bytes | None, bytes]
 
 
 KEYS = st.binary(min_size=1, max_size=3)

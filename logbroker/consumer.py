@@ -7,7 +7,8 @@ A poll, and each step of an iteration:
     3  follow the group: take partitions, let them go
     4  take records, partition after partition
     5  commit them (at-most-once), hand them out
-    6  nothing there: wait for a signal, from 3
+    6  nothing of it to be handed out: from 3 on, now and then from 2
+    7  nothing there: wait for a signal, from 3
 
 Commits are the matter of ``consumer_commits``, partitions that come and go that of ``assigned``.
 
@@ -184,7 +185,9 @@ class Consumer:
     def poll(self, max_records: int | None = None, timeout: float | None = 0.0) -> list[Record]:
         """The next records, up to *max_records*; waits up to *timeout* seconds (None: for ever) for some.
 
-        Returns [] when there are none in time, and after ``wakeup()``; never raises a time-out error.
+        Returns [] when there are none in time, and after ``wakeup()``; never raises a time-out error. Records that
+        a filter refuses, or that have expired, are passed over first, however long that takes: the timeout is for
+        waiting where nothing is left to be read.
 
         Raises:
             CorruptionError: the next records of a partition are damaged. Again at each poll that comes to
@@ -199,12 +202,16 @@ class Consumer:
         wanted = self._max_poll_records if max_records is None else whole_number("max_records", max_records)
         deadline = deadline_after(timeout)
         with self._turn():
+            passed_over = False
             while True:
                 with self._lock:
-                    self._ask_on(commit=True)
+                    self._ask_on(commit=not passed_over or self._commits.is_due())
                     records = self._collect(wanted)
+                    passed_over = not records and self._may_read_on()
                 if records or self._interrupted():
                     return records
+                if passed_over:
+                    continue
                 left = left_until(deadline)
                 if left is not None and left <= 0:
                     return []
@@ -282,6 +289,10 @@ class Consumer:
             return taken[0].records
         return [record for one in taken for record in one.records]
 
+    def _may_read_on(self) -> bool:
+        """Whether the look that has just found nothing came only to what nobody is to see. Under the lock."""
+        return not self._stream.is_paused and self._assigned.rotation.passed_over
+
     # Iterating ------------------------------------------------------------------------------------
 
     def _next_handout(self) -> Handout | None:
@@ -294,10 +305,13 @@ class Consumer:
                     self._size_slice()
                     self._ask_on(commit=self._commits.is_due())
                     handout = self._slice_of_next()
-                    if handout is None:
+                    passed_over = handout is None and self._may_read_on()
+                    if handout is None and not passed_over:
                         self._ask_on(commit=True)  # before it waits
                 if handout is not None or self._closing:
                     return handout
+                if passed_over:
+                    continue
                 self._woken = False
                 self._wait(None)
 

@@ -84,6 +84,7 @@ class Cursor:
         self.handed_out = False  # records were handed out and not committed yet
         self.leaving = False  # the group wants the partition for another member: read no more
         self.paused = False  # hand out nothing
+        self.passed_over = False  # the last take came only to what nobody is to see: there may be more
         self.expires_ms = NEVER_MS  # when the first of the records not handed out expires
         self.keeps_ttl_headers = False  # for the broker's own use: it takes off all of its headers itself
         self._began = position
@@ -103,6 +104,8 @@ class Cursor:
     def take(self, count: int, read_bytes: int, *, enough: int | None = None) -> list[Record]:
         """Up to *count* records, [] when there are none now; moves ``position``.
 
+        It reads once at most. Where nothing of that is to be handed out, ``passed_over`` says so.
+
         With *enough* of them decoded no other batch is (default: *count*).
 
         Raises:
@@ -110,6 +113,7 @@ class Cursor:
             OffsetOutOfRangeError: the records at ``position`` were deleted after some were handed out.
             TopicNotFoundError: the topic was deleted.
         """
+        self.passed_over = False
         if self.paused:
             return []
         if self.expires_ms <= self._now_ms():
@@ -179,17 +183,20 @@ class Cursor:
             self._reader.seek(self.position)
 
     def _refill(self, enough: int, read_bytes: int) -> bool:
-        """Decode until there are *enough* records or no more batch was read; whether there is any."""
+        """Decode until there are *enough* records or no more batch is at hand; whether there is any."""
         records = self._records[self._next :]
         if not records:
             self._deadlines = {}
             self.expires_ms = NEVER_MS
         self._records = []
         self._next = 0
+        has_read = False
         try:
             while len(records) < enough:
-                if not self._batches and (records or not self._read(enough, read_bytes)):
-                    break
+                if not self._batches:
+                    if records or has_read or not self._read(enough, read_bytes):
+                        break
+                    has_read = True
                 try:
                     decoded = self._decoded(self._batches[0], is_first=not records)
                 except Exception:  # of the user's filter, say: the records before it go out first
@@ -206,7 +213,7 @@ class Cursor:
         self._records = records
         if not records and self.position < self._end:
             self.position = self._end  # only records that consumers do not see: the group may know of it
-            self.moved = True
+            self.moved = self.passed_over = True
         return bool(records)
 
     def _read(self, enough: int, read_bytes: int) -> bool:

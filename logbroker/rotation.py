@@ -41,6 +41,11 @@ class Rotation:
         share = ALL_READ_BYTES // max(1, len(self.cursors))
         self._read_bytes = max(LEAST_READ_BYTES, min(READ_BYTES, share))
 
+    @property
+    def passed_over(self) -> bool:
+        """Whether some partition's last turn came only to records that nobody is to see: there may be more."""
+        return any(cursor.passed_over for cursor in self.cursors)
+
     def take_one(self, count: int, *, enough: int | None = None) -> Taken | None:
         """Up to *count* records of the next partition that has any; see ``Cursor.take`` for *enough*.
 

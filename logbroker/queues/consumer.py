@@ -167,7 +167,9 @@ class Queue:
     def receive_many(self, max_messages: int = 100, timeout: float | None = 0.0) -> MessageBatch:
         """Up to *max_messages* messages; waits for the first at most *timeout* seconds (None: for ever).
 
-        An empty batch when none came, also while the subscription is paused, and after ``wakeup``.
+        An empty batch when none came, also while the subscription is paused, and after ``wakeup``. Messages that are
+        not to be delivered are passed over first, however long that takes: the timeout is for waiting where no
+        others are left.
 
         Raises:
             SubscriptionNotFoundError: it was deleted.
@@ -213,6 +215,9 @@ class Queue:
         self._woken = True
         self._arrivals.wake()
 
+    def _is_told_to_return(self) -> bool:
+        return self._woken or self._closed.is_set()
+
     def _receive(self, limit: int) -> MessageBatch:
         messages = MessageBatch(self)
         partitions = self._current_partitions()
@@ -234,7 +239,9 @@ class Queue:
 
     def _receive_from(self, partition: QueuePartition, limit: int) -> list[QueueMessage]:
         try:
-            held = partition.receive(self.owner, limit, lease_ms=self.lease_ms)
+            held = partition.receive(
+                self.owner, limit, lease_ms=self.lease_ms, is_enough=self._is_told_to_return
+            )
         except TopicNotFoundError:
             return []  # deleted a moment ago
         messages: list[QueueMessage] = []

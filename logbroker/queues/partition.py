@@ -119,8 +119,11 @@ class QueuePartition:
         lease_ms: int,
         max_bytes: int | None = None,
         whole_batches: bool = False,
+        is_enough: Callable[[], bool] = lambda: False,
     ) -> list[Held]:
         """Put up to *limit* messages into the hands of *owner*, [] when none is to be had now.
+
+        However many come first that are not to be delivered: between steps *is_enough* is asked whether to leave off.
 
         Each comes once, also where the leases of the first end before this is through, and it takes them again.
 
@@ -161,6 +164,8 @@ class QueuePartition:
                         left_bytes -= sum(len(batch.data) for batch in taken.batches)
                 # Where nothing is to be delivered (filtered out, delayed), single steps would take for ever.
                 size = room if room < had else max(room, min(2 * size, MAX_STEP))
+                if is_enough():
+                    break
             if whole_batches and held and not self._settings.looks_ahead:
                 for rest in self._acquire_rest_of_batch(owner, held[-1], lease_ms):
                     acquired.append(rest)

@@ -21,6 +21,7 @@ from logbroker.errors import (
     TopicNotFoundError,
 )
 from logbroker.records import stored_headers
+from logbroker.rotation import READ_BYTES
 from logbroker_storage.clock import SYSTEM_CLOCK
 from logbroker_storage.events import decode_event
 from logbroker_storage.files import OsFiles
@@ -34,6 +35,7 @@ from logbroker_storage.record_batch import (
 from logbroker_storage.testing import ManualClock
 
 NOON_MS = 1_700_000_000_000
+MORE_THAN_HALF_A_READ = "x" * (READ_BYTES * 5 // 8)
 
 
 class Desk:
@@ -840,6 +842,81 @@ def test_close_from_another_thread_ends_an_iteration(desk):
     assert values(consumer) == ["a"]
     timer.join()
     assert desk.committed() == 1
+
+
+@pytest.mark.parametrize("how", ["wakeup", "close"])
+def test_a_poll_whose_filter_lets_nothing_through_is_ended_too(desk, how):
+    desk.topic()
+    for _ in range(4):
+        desk.put(MORE_THAN_HALF_A_READ)
+    seen = []
+    is_looking, is_told = threading.Event(), threading.Event()
+
+    def matches(record):
+        seen.append(record.offset)
+        is_looking.set()
+        is_told.wait(10)
+        return False
+
+    with desk.consumer(filter=matches) as consumer:
+        polling = threading.Thread(target=consumer.poll, kwargs={"timeout": None})
+        polling.start()
+        is_looking.wait(10)
+        telling = threading.Thread(target=getattr(consumer, how))
+        telling.start()
+        while not (consumer._woken or consumer._closing):
+            pass
+        is_told.set()
+        polling.join()
+        telling.join()
+    assert seen == [0]
+
+
+def test_a_poll_commits_what_it_passes_over_on_its_way(desk):
+    """One that dies in a long log would else begin anew each time."""
+    desk.topic()
+    for _ in range(3):
+        desk.put(MORE_THAN_HALF_A_READ)
+    committed = []
+
+    def matches(record):
+        committed.append(desk.committed())
+        return False
+
+    with desk.consumer(group="g", filter=matches) as consumer:
+        assert consumer.poll() == []
+    assert committed[:2] == [None, 1]
+    assert desk.committed() == 3
+
+
+def test_what_lies_behind_much_that_is_passed_over_comes_with_the_same_poll(desk):
+    desk.topic()
+    for _ in range(3):
+        desk.put(MORE_THAN_HALF_A_READ)
+    desk.put("a")
+    with desk.consumer(filter=lambda record: record.offset == 3) as consumer:
+        assert values(consumer.poll()) == ["a"]
+        consumer.seek(0, 0)
+        assert first(consumer, 1) == ["a"]
+
+
+def test_a_subscription_that_is_paused_ends_a_poll_that_passes_records_over(desk):
+    desk.topic()
+    for _ in range(3):
+        desk.put(MORE_THAN_HALF_A_READ)
+    desk.broker.create_subscription("g", topic="t", kind="stream")
+
+    def matches(record):
+        if record.offset == 0:
+            desk.broker.pause_subscription("g")
+        return False
+
+    with desk.consumer(group="g", filter=matches) as consumer:
+        assert consumer.poll(timeout=0.01) == []
+        assert consumer.position() == {0: 1}
+        desk.broker.resume_subscription("g")
+        assert consumer.poll() == []
+        assert consumer.position() == {0: 3}
 
 
 def test_a_second_thread_that_polls_is_refused(desk):

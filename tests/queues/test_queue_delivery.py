@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from logbroker.errors import InvalidRequestError
+from logbroker.errors import ClosedError, InvalidRequestError
 from logbroker.records import Record
 
 from .desk import NOON_MS, QueueDesk, counts, values
@@ -324,6 +326,33 @@ def test_a_message_whose_lease_ends_while_others_are_looked_for_is_received_once
     assert [(message.value, message.delivery_count) for message in batch] == [(b"a", 2), (b"b", 1)]
     batch.accept()
     assert desk.lag() == 0
+
+
+@pytest.mark.parametrize("how", ["wakeup", "close"])
+def test_a_receive_whose_filter_lets_nothing_through_is_ended_too(desk: QueueDesk, how: str) -> None:
+    desk.queue_of().put(*"abcdefgh")
+    seen = []
+    is_looking, is_told = threading.Event(), threading.Event()
+
+    def judge(record: Record) -> bool:
+        seen.append(record.value)
+        is_looking.set()
+        is_told.wait(10)
+        return False
+
+    hands = desk.hands(filter=judge)
+
+    def receive() -> None:
+        with contextlib.suppress(ClosedError):
+            assert hands.receive_many(1, timeout=None) == []
+
+    receiving = threading.Thread(target=receive)
+    receiving.start()
+    is_looking.wait(10)
+    getattr(hands, how)()
+    is_told.set()
+    receiving.join()
+    assert seen == [b"a"]
 
 
 def test_a_filter_may_use_the_broker(desk: QueueDesk) -> None:

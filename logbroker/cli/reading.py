@@ -95,6 +95,7 @@ class Reading:
         """
         self.records = 0  # given out
         self.timed_out = False
+        self.was_paused = False  # the group's subscription is, so that nothing more comes
         self.damaged = False
         self._wanted = wanted
         self._is_wanted = is_wanted
@@ -271,6 +272,12 @@ class Reading:
             self.timed_out = self._finished = True
         elif self._has_everything(consumer, now) or not self._is_wanted():
             self._finished = True
+        elif self._was_empty and not self._wanted.follow and self._is_paused():
+            self.was_paused = self._finished = True
+
+    def _is_paused(self) -> bool:
+        group = self._wanted.group
+        return group in self._broker.subscriptions() and self._broker.subscription(group).is_paused
 
     def _stop_at_the_ends(self) -> None:
         """The time of --until has come: what is there now is all there will be."""

@@ -97,7 +97,8 @@ def tail(
     With --group it begins at the group's committed offsets (--from counts where there is none), and commits what
     it has printed.
 
-    Exits with 3 when it printed nothing (but for -n 0, which asks for that), or when --timeout ended it.
+    Exits with 3 when it printed nothing (but for -n 0, which asks for that), or when --timeout ended it; so it does
+    without -f where GROUP is a subscription that is paused.
     """
     print_records = _formatter(format, value_only=value_only, json=json)
     if group is not None and partition is not None:
@@ -164,7 +165,7 @@ class _Tail:
         """Print what is *wanted*, or the *last* so many records (and what follows).
 
         Raises:
-            NothingMatched: nothing was printed, or --timeout passed.
+            NothingMatched: nothing was printed, --timeout passed, or the group's subscription is paused.
             typer.Exit: some records were damaged.
         """
         from .reading import Reading
@@ -176,6 +177,10 @@ class _Tail:
             reading = self._print_last(wanted, last)
         if reading.timed_out:
             raise NothingMatched(f"no record for {wanted.timeout_s:g} seconds")
+        if reading.was_paused:
+            raise NothingMatched(
+                f"subscription {wanted.group!r} is paused; `logbroker subscription resume` has it go on"
+            )
         if self._damaged:
             raise typer.Exit(FAILED)
         if not self._printed and wanted.limit != 0 and self._has_reader():

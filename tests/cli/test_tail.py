@@ -171,6 +171,17 @@ def test_what_lies_behind_until_is_not_committed(orders: Cli) -> None:
     assert [row["committed_offset"] for row in offsets] == [3, 3]
 
 
+def test_a_paused_subscription_ends_it_and_is_named(orders: Cli) -> None:
+    orders("subscription", "create", "s", "--topic", "orders", "--kind", "stream")
+    orders("subscription", "pause", "s")
+    ended = orders("tail", "orders", "--group", "s")
+    assert (ended.code, ended.out) == (3, b"")
+    assert "subscription 's' is paused" in ended.err
+    assert orders("tail", "orders", "--group", "s", "-f", "--timeout", "0.1").code == 3
+    orders("subscription", "resume", "s")
+    assert len(places(orders, "--group", "s")) == 24
+
+
 def test_from_counts_where_the_group_has_committed_nothing(orders: Cli) -> None:
     assert places(orders, "--group", "g", "--from", "-1") in (["0:11", "1:11"], ["1:11", "0:11"])
     assert orders("tail", "orders", "--group", "g", "--from", "earliest").code == 3

@@ -13,7 +13,7 @@ import msgspec
 from logbroker_storage.errors import InvalidRequestError, InvalidTopicError, TopicNotFoundError
 
 from .arguments import several
-from .topic_names import check_topic_name, compiled_pattern, is_pattern, matches
+from .topic_names import check_topic_name, compiled_pattern, is_internal, is_pattern, matches
 
 
 def entries_of(topics: str | Iterable[str]) -> list[str]:
@@ -77,4 +77,4 @@ class TopicSelection(msgspec.Struct, frozen=True):
         """Raises TopicNotFoundError for the first name that is not in *existing*."""
         for name in self.names:
             if name not in existing:
-                raise TopicNotFoundError(name, known=existing)
+                raise TopicNotFoundError(name, known=[known for known in existing if not is_internal(known)])

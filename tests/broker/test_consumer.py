@@ -246,6 +246,14 @@ def test_a_name_that_does_not_exist_is_an_error_and_names_what_does(desk):
         desk.consumer("ordres")
 
 
+def test_what_the_broker_keeps_for_itself_is_not_named_among_the_topics_there_are(desk):
+    desk.topic("orders")
+    with desk.broker.transaction("counter") as tx:
+        tx.state.put(b"n", b"1")
+    with pytest.raises(TopicNotFoundError, match=r"\(topics here: orders\)"):
+        desk.consumer("invoices")
+
+
 @pytest.mark.parametrize("group", [None, "g"])
 def test_a_deleted_topic_is_an_error_of_every_poll_until_it_is_there_again(desk, group):
     desk.topic().put("a")

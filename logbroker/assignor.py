@@ -58,9 +58,7 @@ class _Table:
         self.subscriptions = subscriptions
         self.owners: dict[TopicPartition, str] = {}
         self.load = dict.fromkeys(subscriptions, 0)
-        self._by_topic: dict[str, dict[str, list[int]]] = {
-            name: defaultdict(list) for name in subscriptions
-        }  # member -> topic -> its partitions
+        self._held = {name: _Held() for name in subscriptions}
 
     def may_take(self, name: str, topic: str) -> bool:
         return topic in self.subscriptions.get(name, ())
@@ -71,17 +69,14 @@ class _Table:
     def give(self, place: TopicPartition, name: str) -> None:
         self.owners[place] = name
         self.load[name] += 1
-        self._by_topic[name][place[0]].append(place[1])
+        self._held[name].add(place)
 
     def move(self, giver: str, taker: str) -> None:
         """One partition, of the topic that the giver has most more of than the taker."""
-        held, other = self._by_topic[giver], self._by_topic[taker]
-        topic = max(
-            (topic for topic, partitions in held.items() if partitions and self.may_take(taker, topic)),
-            key=lambda topic: len(held[topic]) - len(other.get(topic, ())),
-        )
+        held = self._held[giver]
+        topic = held.most_more_than(self._held[taker], self.subscriptions[taker])
         self.load[giver] -= 1
-        self.give((topic, held[topic].pop()), taker)
+        self.give((topic, held.take(topic)), taker)
 
     def uneven_path(self) -> list[str] | None:
         """Members along which one partition can be handed on so that the loads get more even."""
@@ -100,11 +95,11 @@ class _Table:
         queue = deque([giver])
         while queue:
             name = queue.popleft()
-            topics = [topic for topic, partitions in self._by_topic[name].items() if partitions]
+            topics = self._held[name].topics
             takers = [
                 other
-                for other in self.subscriptions
-                if other not in came_from and any(self.may_take(other, topic) for topic in topics)
+                for other, wanted in self.subscriptions.items()
+                if other not in came_from and not wanted.isdisjoint(topics)
             ]
             for taker in takers:
                 came_from[taker] = name
@@ -113,6 +108,48 @@ class _Table:
                 return _path(came_from, lightest)
             queue.extend(takers)
         return None
+
+
+class _Held:
+    """What a member has: ``topics``, each with its partitions, and the topics by how many those are.
+
+    By number, because the topic to give is one of the first that are looked at, out of thousands.
+    """
+
+    def __init__(self) -> None:
+        self.topics: dict[str, list[int]] = {}
+        self._by_number: defaultdict[int, dict[str, None]] = defaultdict(dict)  # ordered sets
+
+    def add(self, place: TopicPartition) -> None:
+        topic, partition = place
+        partitions = self.topics.setdefault(topic, [])
+        self._by_number[len(partitions)].pop(topic, None)
+        partitions.append(partition)
+        self._by_number[len(partitions)][topic] = None
+
+    def take(self, topic: str) -> int:
+        """The partition of *topic* that it got last, which it has no longer."""
+        partitions = self.topics[topic]
+        del self._by_number[len(partitions)][topic]
+        partition = partitions.pop()
+        if partitions:
+            self._by_number[len(partitions)][topic] = None
+        else:
+            del self.topics[topic]
+        return partition
+
+    def most_more_than(self, other: _Held, wanted: frozenset[str]) -> str:
+        """The topic of *wanted* that it has most more of than *other*; there must be one."""
+        best: tuple[int, str] | None = None
+        for number in sorted(self._by_number, reverse=True):
+            for topic in self._by_number[number]:
+                if best is not None and best[0] >= number:
+                    return best[1]  # no topic that follows can have more
+                more = number - len(other.topics.get(topic, ()))
+                if topic in wanted and (best is None or more > best[0]):
+                    best = more, topic
+        assert best is not None
+        return best[1]
 
 
 def _path(came_from: Mapping[str, str | None], last: str) -> list[str]:

@@ -26,7 +26,7 @@ member; generations only grow; applying an event that changes nothing gives the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -196,8 +196,10 @@ def _topics_changed(state: GroupState, event: TopicsChanged, now_ms: int) -> Gro
 
 
 def _release(state: GroupState, event: Release, now_ms: int) -> GroupState:  # noqa: ARG001 (a row of the table)
+    released = set(event.partitions)
+
     def let_go(place: TopicPartition, slot: Slot) -> Slot:
-        given_up = slot.owner == event.member_id != slot.target and place in event.partitions
+        given_up = slot.owner == event.member_id != slot.target and place in released
         return _freed(slot) if given_up else slot
 
     return _with_slots(state, let_go)
@@ -240,13 +242,15 @@ def _with_slots(state: GroupState, change: Callable[[TopicPartition, Slot], Slot
 
 def _with_topics(state: GroupState, shapes: Mapping[str, TopicShape]) -> GroupState:
     """*state* with the partitions of the topics that some member wants, of those in *shapes*."""
-    wanted = [
-        name
-        for name in sorted(shapes)
-        if any(member.selection.wants(name) for member in state.members.values())
-    ]
+    wanted = sorted(set().union(*_resolved(state, shapes).values()))
     topics = {name: _grown(state.topics.get(name), shapes[name]) for name in wanted}
     return msgspec.structs.replace(state, topics=topics)
+
+
+def _resolved(state: GroupState, existing: Collection[str]) -> dict[TopicSelection, frozenset[str]]:
+    """What the members want of *existing*: looked up once for all who ask for the same, as most of a group do."""
+    selections = {member.selection for member in state.members.values()}
+    return {selection: frozenset(selection.resolve(existing)) for selection in selections}
 
 
 def _grown(held: TopicSlots | None, shape: TopicShape) -> TopicSlots:
@@ -262,10 +266,11 @@ def _only_wanted(state: GroupState) -> GroupState:
 
 def _retargeted(state: GroupState, now_ms: int) -> GroupState:
     """Ask the assignor, and start the clock for every partition that is to move."""
+    resolved = _resolved(state, state.topics)
     targets = assign(
         Assignment(
             subscriptions={
-                name: frozenset(filter(state.members[name].selection.wants, state.topics))
+                name: resolved[state.members[name].selection]
                 for name in sorted(state.members, key=lambda name: state.members[name].joined)
             },
             held={place: (slot.target, slot.owner) for place, slot in state.slots()},

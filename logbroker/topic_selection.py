@@ -64,7 +64,10 @@ class TopicSelection(msgspec.Struct, frozen=True):
 
     def resolve(self, existing: Collection[str]) -> list[str]:
         """The topics of *existing* that are meant, ascending."""
-        return [name for name in sorted(existing) if self.wants(name)]
+        meant = set(self.names).intersection(existing)
+        for pattern in self.patterns:
+            meant.update(name for name in existing if matches(pattern, name))
+        return sorted(meant)
 
     def wants(self, name: str) -> bool:
         return name in self.names or any(matches(pattern, name) for pattern in self.patterns)

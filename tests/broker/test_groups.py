@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -74,6 +75,24 @@ def test_a_partition_moves_only_when_its_owner_releases_it():
     assert group.load() == {"a": 4}
     assert Counter(group.targets().values()) == {"a": 2, "b": 2}
     assert group.release_all().load() == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("topics", "wanted", "members"),
+    [(5000, "t0", 50), (1000, [f"t{number}" for number in range(1000)], 12), (3000, "t*", 5)],
+    ids=["one of many topics", "many names", "a pattern"],
+)
+def test_many_topics_and_members_take_no_more_than_each_topic_and_member(topics, wanted, members):
+    """Joining, and whatever else changes a group, is under the journal's lock, where everybody waits for it."""
+    group = Group(**{f"t{number}": 1 for number in range(topics)})
+    began = time.thread_time()
+    for number in range(members):
+        group.join(f"m{number}", wanted)
+    for owner in sorted(set(group.owners().values())):
+        moving = tuple(place for place, slot in group.state.slots() if slot.owner == owner != slot.target)
+        group.apply(Release(owner, moving))
+    assert time.thread_time() - began < 1
+    assert sum(group.load().values()) == len(group.owners())
 
 
 def test_a_member_cannot_release_what_it_is_to_keep_or_does_not_own():

@@ -34,6 +34,7 @@ from .events import (
 )
 from .files import Files
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, TOPICS_VERSION, Item, Journal
+from .known_events import KnownEvents
 from .layout import MAX_PARTITIONS, DataLayout, parse_partition_folder
 from .log_config import ConfigValue, LogConfig
 from .topic_folders import (
@@ -75,23 +76,15 @@ class Catalog:
         self._clock = clock
         self._signal = signal
         self._checkpoint = checkpoint
-        self._cached: tuple[int, dict[str, TopicEvent]] = (-1, {})  # replaced whole, so it needs no lock
+        self._known = KnownEvents(view, TopicEvent, TopicEvent.ALL, TOPICS_VERSION)
 
     def version(self) -> int:
         """Grows with every change to any topic."""
-        return self._view.meta_int(TOPICS_VERSION)
+        return self._known.version()
 
-    def all(self) -> dict[str, TopicEvent]:
-        """Every topic by name, also those being deleted. Do not change the result."""
-        version = self.version()
-        cached = self._cached
-        if cached[0] != version:
-            # Not read back from the field: a thread that looked earlier may put an older table there meanwhile.
-            cached = self._cached = (version, self._load())
-        return cached[1]
-
-    def _load(self) -> dict[str, TopicEvent]:
-        return {event.name: event for event in self._view.events.all(TopicEvent, TopicEvent.ALL)}
+    def all(self) -> Mapping[str, TopicEvent]:
+        """Every topic by name, also those being deleted."""
+        return self._known.all()
 
     def get(self, name: str) -> TopicEvent:
         """The live topic of this name.

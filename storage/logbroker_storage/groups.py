@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from .events import GroupEvent, OffsetEvent
 from .journal import GROUPS_VERSION
+from .known_events import KnownEvents
 from .view import View
 
 
@@ -11,10 +14,8 @@ class Groups:
     """The groups of a directory, by name. Safe across threads."""
 
     def __init__(self, view: View) -> None:
-        self._view = view
         self._events = view.events
-        # Of GROUPS_VERSION; replaced whole, so it needs no lock.
-        self._cached: tuple[int, list[GroupEvent]] = (-1, [])
+        self._known = KnownEvents(view, GroupEvent, GroupEvent.ALL, GROUPS_VERSION)
 
     def committed(self, group: str, topic: str, partition: int) -> OffsetEvent | None:
         return self._events.get(OffsetEvent, OffsetEvent.key_of(group, topic, partition))
@@ -39,10 +40,6 @@ class Groups:
         """The topics that *group* has subscribed to; None when it only committed."""
         return self._events.get(GroupEvent, GroupEvent.key_of(group))
 
-    def all(self) -> list[GroupEvent]:
-        """Every consumer group, with the topics that it has subscribed to. Do not change the result."""
-        version = self._view.meta_int(GROUPS_VERSION)
-        cached = self._cached
-        if cached[0] != version:
-            cached = self._cached = (version, self._events.all(GroupEvent, GroupEvent.ALL))
-        return cached[1]
+    def all(self) -> Collection[GroupEvent]:
+        """Every consumer group, with the topics that it has subscribed to."""
+        return self._known.all().values()

@@ -233,9 +233,9 @@ class Journal:
             return False
         self._view.events.apply(transaction, items)
         for prefix, name in _VERSIONS:
-            if any(key.startswith(prefix) for key, _ in items):
-                version = self._view.meta_int_in(transaction, name)
-                self._view.put_meta_int(transaction, name, version + 1)
+            changed = [key for key, _ in items if key.startswith(prefix)]
+            if changed:
+                self._view.changes.note(transaction, name, changed)
         self._view.put_meta_int(transaction, APPLIED, end_offset)
         return True
 

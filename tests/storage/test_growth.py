@@ -182,6 +182,22 @@ def test_groups_are_listed_without_looking_at_what_each_has_committed(tmp_path: 
     directory.close()
 
 
+def test_a_topic_is_made_without_looking_at_the_others(tmp_path: object) -> None:
+    """By who makes it, and by whoever else has the directory open."""
+    counts = []
+    for topics in (2, 200):
+        directory = DataDirectory.open(f"{tmp_path}/{topics}")
+        for number in range(topics):
+            directory.create_topic(f"t{number}", 1, LogConfig.parse({}))
+        assert len(directory.topics()) == topics
+        with counted_values() as found:
+            directory.create_topic("new", 1, LogConfig.parse({}))
+            assert "new" in directory.topics()
+        counts.append(found.count)
+        directory.close()
+    assert counts[0] == counts[1]
+
+
 def test_a_log_is_forgotten_with_its_topic(tmp_path: object) -> None:
     """By who had it open, too, and its descriptors are closed; one that was just in use follows later."""
     directory = DataDirectory.open(f"{tmp_path}/data")

@@ -7,6 +7,7 @@ syncs         partition key                  SyncPoint                  rebuilt 
 producers     partition key + producer id    ProducerEntry              rebuilt from the log      ``partition_rows``
 transactions  partition key + first offset   producer id                rebuilt from the log      ``partition_rows``
 journal       event key                      event, as in the journal   rebuilt from the journal  ``event_rows``
+changes       name of a version, and a slot  key of a changed event     gone with the view        ``changes``
 state         partition key + user's key     user's value               rebuilt from the log      ``state_rows``
 queues        partition key + queue's key    set by the broker          rebuilt from the journal  ``table_rows``
 message_ids   topic id + message id          FirstRecord                rebuilt from the log      ``message_ids``
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .changes import Changes
 from .environment import META, Environment, delete_prefix
 from .event_rows import EventRows
 from .message_ids import MessageIds
@@ -38,6 +40,7 @@ TABLES = (
     "producers",
     "transactions",
     "journal",
+    "changes",
     "volatile",
     "state",
     "queues",
@@ -52,6 +55,7 @@ class View(Environment):
     def __init__(self, path: str) -> None:
         """Open the view at *path*; see ``Environment``."""
         super().__init__(path, TABLES)
+        self.changes = Changes(self)
         self.events = EventRows(self)
         self.message_ids = MessageIds(self)
         self.state = StateRows(self)

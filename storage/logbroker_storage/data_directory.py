@@ -16,6 +16,7 @@ again gives the child an object of its own.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -70,7 +71,7 @@ from .view import View, partition_key
 
 logger = logging.getLogger("logbroker.storage")
 
-WINDOWS_OPEN = 64  # topics with message ids; with more of them, locks that are not in use are closed
+WINDOWS_OPEN = 64  # topics with message ids; with more of them, those opened first are closed when not in use
 
 
 class DataDirectory:
@@ -85,8 +86,11 @@ class DataDirectory:
         self._descriptors = Descriptors()
         self._logs: dict[tuple[str, int], PartitionLog] = {}  # guarded by _logs_lock
         self._logs_version = -1  # catalog version that _logs was checked against; guarded by _logs_lock
+        self._logs_topic_ids: set[bytes] = set()  # of the topics of that version; guarded by _logs_lock
         self._logs_lock = threading.Lock()
         self._windows: dict[bytes, DeduplicationWindow] = {}  # by topic id; guarded by _logs_lock
+        # Topic ids of windows with an open descriptor, in the order of opening; guarded by _logs_lock.
+        self._windows_open: dict[bytes, None] = {}
         # Kinds of events with topic ids. An entry too few costs a look, so it needs no lock.
         self._noted: set[tuple[type, bytes]] = set()
         self.closed = False
@@ -324,13 +328,19 @@ class DataDirectory:
                 del self._logs[topic, partition]
                 self._descriptors.log_deleted(log)
             else:
-                log.config = LogConfig.parse(event.config)
+                log.config = _parsed(tuple(event.config.items()))
         live = {event.topic_id for event in topics.values()}
+        if not self._logs_topic_ids <= live:
+            self._forget_all_but(live)
+        self._logs_topic_ids = live
+        self._logs_version = version
+
+    def _forget_all_but(self, live: set[bytes]) -> None:
+        """Keep nothing of topics but those of these ids. Under _logs_lock."""
         for topic_id in [known for known in self._windows if known not in live]:
             self._windows.pop(topic_id).release()
         self._noted = {(kind, topic_id) for kind, topic_id in self._noted if topic_id in live}
         self.view.partitions.keep_known(live | {JOURNAL_TOPIC_ID})
-        self._logs_version = version
 
     def open_logs(self) -> list[PartitionLog]:
         """The logs that this process has used, with their current configuration."""
@@ -444,17 +454,27 @@ class DataDirectory:
         with self._logs_lock:
             window = self._windows.get(topic_id)
             if window is None:
-                if len(self._windows) >= WINDOWS_OPEN:
-                    for other in self._windows.values():
-                        other.release()
                 window = self._windows[topic_id] = DeduplicationWindow(
                     topic_id=topic_id,
-                    lock=ProcessLock(self.files, self.layout.topic_lock(topic)),
+                    lock=ProcessLock(
+                        self.files,
+                        self.layout.topic_lock(topic),
+                        opened=partial(self._window_opened, topic_id),
+                    ),
                     view=self.view,
                     clock=self.clock,
                     log_of=partial(self.log, topic),
                 )
         return window
+
+    def _window_opened(self, topic_id: bytes) -> None:
+        """The window of this topic has opened its descriptor: another one may have to close its own."""
+        with self._logs_lock:
+            self._windows_open[topic_id] = None
+            for other in list(self._windows_open)[:-WINDOWS_OPEN]:
+                window = self._windows.get(other)
+                if window is None or window.release():
+                    del self._windows_open[other]
 
     # Other processes ------------------------------------------------------------------------------
 
@@ -515,3 +535,9 @@ class DataDirectory:
         self.view = self.journal = self.catalog = self.groups = self.producer_ids = self.maintenance = forked
         self.files = self._presence = self._logs_lock = forked
         self.closed = True
+
+
+@functools.lru_cache(maxsize=256)
+def _parsed(settings: tuple[tuple[str, str], ...]) -> LogConfig:
+    """A topic's configuration; thousands of topics have the same few."""
+    return LogConfig.parse(dict(settings))

@@ -144,9 +144,9 @@ class DeduplicationWindow:
             return self._view.message_ids.first_records(self._topic_id, [message_id]).get(message_id)
         return first
 
-    def release(self) -> None:
-        """Close the lock's descriptor if no thread is using it; it opens again by itself."""
-        self.lock.close_if_idle(lambda: None)
+    def release(self) -> bool:
+        """Close the lock's descriptor unless a thread is using it; it opens again by itself."""
+        return self.lock.close_if_idle(lambda: None)
 
     def abandon(self, forked: Any) -> None:
         """In a forked child: close the inherited descriptor; every later use meets *forked*, which raises."""

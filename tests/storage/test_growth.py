@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 import logbroker
-from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.data_directory import WINDOWS_OPEN, DataDirectory
 from logbroker_storage.events import GroupEvent, NamedProducerEvent, OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
@@ -25,10 +25,22 @@ from logbroker_storage.view import View
 
 
 class CountingFiles(OsFiles):
-    """Counts whole files that are read, by suffix."""
+    """Counts whole files that are read, and descriptors that are open, by suffix."""
 
     def __init__(self) -> None:
         self.read: Counter[str] = Counter()
+        self.open_now: Counter[str] = Counter()
+        self._suffixes: dict[int, str] = {}
+
+    def open(self, path: str, *, create: bool = False, **how: bool) -> int:
+        fd = super().open(path, create=create, **how)
+        self._suffixes[fd] = path.rpartition(".")[2]
+        self.open_now[self._suffixes[fd]] += 1
+        return fd
+
+    def close(self, fd: int) -> None:
+        self.open_now[self._suffixes.pop(fd, "")] -= 1
+        super().close(fd)
 
     def read_file(self, path: str) -> bytes:
         self.read[path.rpartition(".")[2]] += 1
@@ -196,6 +208,22 @@ def test_a_topic_is_made_without_looking_at_the_others(tmp_path: object) -> None
         counts.append(found.count)
         directory.close()
     assert counts[0] == counts[1]
+
+
+def test_of_the_windows_with_message_ids_only_the_last_keep_their_descriptors(tmp_path: object) -> None:
+    """However long ago they were made."""
+    files = CountingFiles()
+    directory = DataDirectory.open(f"{tmp_path}/data", files=files)
+    windows = []
+    for number in range(WINDOWS_OPEN + 20):
+        directory.create_topic(f"t{number}", 1, LogConfig.parse({}))
+        windows.append(directory.deduplication(f"t{number}"))
+    for window in (*windows, *windows[:10]):
+        with window.lock:
+            pass
+    assert files.open_now["ids"] == WINDOWS_OPEN
+    directory.close()
+    assert files.open_now["ids"] == 0
 
 
 def test_a_log_is_forgotten_with_its_topic(tmp_path: object) -> None:

@@ -154,7 +154,7 @@ class QueuePartition:
                 acquired += runs
                 had = room
                 for number, run in enumerate(runs):
-                    if left_bytes <= 0:
+                    if room <= 0 or left_bytes <= 0:
                         self.give_back(owner, [(left.first, left.last) for left in runs[number:]])
                         break
                     taken = self._within(owner, self._take(owner, run, left_bytes), room)

@@ -96,6 +96,20 @@ def test_a_released_message_keeps_its_priority(desk: QueueDesk) -> None:
     assert counts(again) == [2, 2]
 
 
+def test_what_was_taken_in_search_of_a_message_goes_back_at_once(desk: QueueDesk) -> None:
+    """A view that was made anew has many single messages to look at; each that goes back is journaled."""
+    desk.queue_of(priorities=True)
+    for number in range(60):
+        desk.put("x", priority=number % 2)
+    desk.hands().receive_many(30).release()
+    desk.close()
+    desk.reopen(without_view=True)
+    journal = desk.directory.journal.log
+    before = journal.state().end.log_end_offset
+    assert counts(desk.hands().receive_many(1)) == [2]
+    assert journal.state().end.log_end_offset - before < 5
+
+
 def test_without_priorities_messages_come_in_their_order(desk: QueueDesk) -> None:
     desk.queue_of().put("a").put("b", priority=9)
     assert values(desk.hands().receive_many()) == ["a", "b"]

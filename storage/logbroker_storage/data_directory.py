@@ -270,11 +270,11 @@ class DataDirectory:
         """Write the recovery points: how much of each partition is known to be on the disk."""
         with self._presence.opening_lock:
             points = [PartitionOffset(JOURNAL_TOPIC, 0, self.journal.log.state().sync.synced_offset)]
+            synced = self.view.partitions.synced_offsets()
             for topic in self.catalog.live():
                 for number in range(topic.partitions):
-                    state = self.view.partitions.state(partition_key(topic.topic_id, number))
-                    if state is not None:
-                        synced_offset = state.sync.synced_offset
+                    synced_offset = synced.get(partition_key(topic.topic_id, number))
+                    if synced_offset is not None:
                         points.append(PartitionOffset(topic.name, number, synced_offset))
             self.files.replace_file(self.layout.recovery_points, encode_partition_offsets(points))
 
@@ -330,7 +330,7 @@ class DataDirectory:
             else:
                 log.config = _parsed(tuple(event.config.items()))
         live = {event.topic_id for event in topics.values()}
-        if not self._logs_topic_ids <= live:
+        if self._logs_version < 0 or not self._logs_topic_ids <= live:
             self._forget_all_but(live)
         self._logs_topic_ids = live
         self._logs_version = version

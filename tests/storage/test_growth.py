@@ -22,6 +22,7 @@ from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.testing import ManualClock, Workbench
 from logbroker_storage.testing.manual_clock import START_MS
 from logbroker_storage.view import View
+from logbroker_storage.view.gate import Gate
 
 
 class CountingFiles(OsFiles):
@@ -65,6 +66,22 @@ def counted_values() -> Iterator[Values]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(View, "unseal", counting)
+        yield found
+
+
+@contextmanager
+def counted_reads() -> Iterator[Values]:
+    """The same of transactions: what each of them costs is what several values do."""
+    found = Values()
+    enter = Gate.enter
+    counted = threading.get_ident()
+
+    def counting(gate: Gate) -> None:
+        found.count += threading.get_ident() == counted
+        enter(gate)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Gate, "enter", counting)
         yield found
 
 
@@ -205,6 +222,19 @@ def test_a_topic_is_made_without_looking_at_the_others(tmp_path: object) -> None
         with counted_values() as found:
             directory.create_topic("new", 1, LogConfig.parse({}))
             assert "new" in directory.topics()
+        counts.append(found.count)
+        directory.close()
+    assert counts[0] == counts[1]
+
+
+def test_the_recovery_points_of_all_partitions_are_read_at_once(tmp_path: object) -> None:
+    """They are written every few seconds, and with each topic that is deleted."""
+    counts = []
+    for partitions in (1, 100):
+        directory = DataDirectory.open(f"{tmp_path}/{partitions}")
+        directory.create_topic("t", partitions, LogConfig.parse({}))
+        with counted_reads() as found:
+            directory.checkpoint()
         counts.append(found.count)
         directory.close()
     assert counts[0] == counts[1]

@@ -112,8 +112,11 @@ SYNCING = [
     _broken(
         f"{STORAGE}.data_directory",
         "a recovery point names what is synced",
-        "synced_offset = state.sync.synced_offset",
-        "synced_offset = state.end.log_end_offset",
+        "synced = self.view.partitions.synced_offsets()",
+        """
+        ends = self.view.partitions
+        synced = {key: ends.state(key).end.log_end_offset for key in ends.synced_offsets()}
+        """,
         "logs.recovery_points",
     ),
 ]

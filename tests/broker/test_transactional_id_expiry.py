@@ -292,7 +292,7 @@ def test_a_partition_that_cannot_be_synced_keeps_the_ids_that_wrote_there(path, 
         broker.create_topic("out", partitions=2, config=KEPT_FOREVER)
         write(broker, "there", partition=0)
         write(broker, "elsewhere", partition=1)
-        broker._directory.log("out", 0).sync_refused(OSError(errno.EIO, "refused"))
+        broker._directory.log("out", 0).syncing.refused(OSError(errno.EIO, "refused"))
         clock.advance(ms=2 * WEEK_MS)
         broker.clean()
         left = known(broker).keys()

@@ -7,7 +7,9 @@
     s            -1      closes s                                       all it names
 
 A session that is not there is FETCH_SESSION_ID_NOT_FOUND, a wrong epoch INVALID_FETCH_SESSION_EPOCH: the client then
-begins anew. The oldest session makes place for a new one.
+begins anew. So it does after FETCH_SESSION_TOPIC_ID_ERROR: topics have names up to version 12 and ids from 13 on, and a
+session keeps to one of both. Java goes from one to the other as it comes to know ids, or a topic without one is added.
+The oldest session makes place for a new one.
 """
 
 from __future__ import annotations
@@ -55,8 +57,9 @@ class Reported(msgspec.Struct, frozen=True):
 class FetchSession:
     """The partitions of one client, in its order."""
 
-    def __init__(self, session_id: int) -> None:
+    def __init__(self, session_id: int, *, named_by_id: bool) -> None:
         self.session_id = session_id
+        self.named_by_id = named_by_id
         self.epoch = INITIAL_EPOCH
         self.wishes: OrderedDict[Key, FetchWish] = OrderedDict()
         self.reported: dict[Key, Reported] = {}
@@ -89,34 +92,43 @@ class FetchSessions:
         return len(self._sessions)
 
     def session_of(
-        self, session_id: int, epoch: int, wishes: Sequence[FetchWish], forgotten: Sequence[Key]
+        self,
+        session_id: int,
+        epoch: int,
+        wishes: Sequence[FetchWish],
+        forgotten: Sequence[Key],
+        *,
+        named_by_id: bool,
     ) -> FetchSession | None:
         """The session that a request belongs to or begins, changed as it says; None without one.
 
         Raises:
-            RefusedError: there is no such session, or the epoch is not the one that is due.
+            RefusedError: there is no such session, the epoch is not the one that is due, or the session names topics
+                otherwise.
         """
         if epoch in (FINAL_EPOCH, INITIAL_EPOCH):
             if session_id != NO_SESSION:
                 self._sessions.pop(session_id, None)
-            return None if epoch == FINAL_EPOCH else self._begin(wishes)
+            return None if epoch == FINAL_EPOCH else self._begin(wishes, named_by_id=named_by_id)
         session = self._sessions.get(session_id)
         if session is None:
             raise RefusedError(ErrorCode.fetch_session_id_not_found)
         if epoch != session.epoch:
             raise RefusedError(ErrorCode.invalid_fetch_session_epoch)
+        if named_by_id is not session.named_by_id:
+            raise RefusedError(ErrorCode.fetch_session_topic_id_error)
         session.epoch = _next_epoch(session.epoch)
         session.change(wishes, forgotten)
         self._sessions.move_to_end(session_id)
         return session
 
-    def _begin(self, wishes: Sequence[FetchWish]) -> FetchSession | None:
+    def _begin(self, wishes: Sequence[FetchWish], *, named_by_id: bool) -> FetchSession | None:
         if not wishes:
             return None
         session_id = NO_SESSION
         while session_id == NO_SESSION or session_id in self._sessions:
             session_id = random.randrange(1, 1 << 31)  # noqa: S311 (no secret: it only has to differ)
-        session = self._sessions[session_id] = FetchSession(session_id)
+        session = self._sessions[session_id] = FetchSession(session_id, named_by_id=named_by_id)
         session.epoch = _next_epoch(INITIAL_EPOCH)
         session.change(wishes, ())
         if len(self._sessions) > self._most:

@@ -223,7 +223,7 @@ def test_pieces_go_out_as_they_are():
 def test_the_oldest_session_makes_place():
     sessions = FetchSessions(most=2)
     wish = FetchWish("t", 0, 0, 100)
-    made = [sessions.session_of(0, 0, [wish], []) for _ in range(3)]
+    made = [sessions.session_of(0, 0, [wish], [], named_by_id=False) for _ in range(3)]
     assert len(sessions) == 2
     assert all(session is not None for session in made)
     assert len({session.session_id for session in made if session is not None}) == 3

@@ -1140,8 +1140,8 @@ class Session:
     session_id: int = 0
     epoch: int = 0
 
-    def begin(self) -> Any:
-        answer = self.client.fetch(dict.fromkeys(self.topics, 0), session_id=0, session_epoch=0)
+    def begin(self, **options: Any) -> Any:
+        answer = self.client.fetch(dict.fromkeys(self.topics, 0), session_id=0, session_epoch=0, **options)
         self.session_id, self.epoch = answer.session_id, 1
         return answer
 
@@ -1213,6 +1213,23 @@ def test_a_session_that_nobody_has_is_not_found(session: Session):
     session.begin()
     answer = session.ask(session_id=session.session_id ^ 1)
     assert (answer.error_code, answer.session_id) == (ErrorCode.fetch_session_id_not_found, 0)
+
+
+@pytest.mark.parametrize(("begun", "asked"), [(12, 13), (13, 12)])
+def test_a_session_of_topic_names_does_not_go_on_with_ids_nor_the_other_way_round(
+    session: Session, begun: int, asked: int
+):
+    """Java changes over when it comes to know the ids, or a topic is added whose id it does not know."""
+    topic = new_name()
+    names = {"topic": topic, "topic_id": session.client.create(topic)}
+    wanted = [names | {"partitions": [fetch_partition(0)]}]
+    session.begin(version=begun, topics=wanted)
+    for wish in (wanted, []):
+        answer = session.ask(version=asked, topics=wish)
+        assert (answer.error_code, answer.session_id) == (ErrorCode.fetch_session_topic_id_error, 0)
+    session.client.produce(topic, batch(b"x"))
+    assert len(records_of(session.ask(version=begun))) == 1
+    assert session.ask(version=asked, topics=wanted, session_epoch=0).error_code is OK
 
 
 def test_a_session_is_closed_with_epoch_minus_1(session: Session):

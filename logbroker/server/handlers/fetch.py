@@ -72,7 +72,11 @@ async def handle(node: Node, request: Request) -> bytes | Awaitable[list[Buffer]
     ]
     try:
         session = node.sessions.session_of(
-            getattr(body, "session_id", NO_SESSION), getattr(body, "session_epoch", -1), wishes, forgotten
+            getattr(body, "session_id", NO_SESSION),
+            getattr(body, "session_epoch", -1),
+            wishes,
+            forgotten,
+            named_by_id=named_by_id,
         )
     except RefusedError as error:
         return request.reply({"error_code": error.code, "responses": []})

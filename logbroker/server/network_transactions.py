@@ -327,6 +327,8 @@ class NetworkTransactions:
         if known is None or known.epoch != claim.epoch or known.state != ("commit" if commit else "abort"):
             return None
         following = claim._replace(epoch=known.following_epoch)
+        if known.state == "abort" and following != claim and not known.holder_goes_on:
+            return None  # by whoever claimed the id since: the next epoch is not the producer's
         holding = self._coordinator.holdings.of(claim.transactional_id)
         if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
             holding = self._coordinator.resume(following)

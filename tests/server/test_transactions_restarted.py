@@ -82,7 +82,7 @@ class Producer:
         ((partition,),) = [topic.results_by_partition for topic in added.results_by_topic_v3_and_below]
         return ErrorCode(partition.partition_error_code)
 
-    def produce(self, value: bytes) -> ErrorCode:
+    def produce(self, value: bytes, *, version: int = 11) -> ErrorCode:
         records = batch(
             value,
             producer_id=self.id,
@@ -90,7 +90,7 @@ class Producer:
             base_sequence=self._sequence,
             transactional=True,
         )
-        answer = self._client.produce("t", records, version=11, transactional_id="id")
+        answer = self._client.produce("t", records, version=version, transactional_id="id")
         self._sequence += answer.error_code is OK
         return ErrorCode(answer.error_code)
 
@@ -455,3 +455,16 @@ def test_a_batch_of_a_transaction_that_is_gone_is_refused_so_that_its_producer_a
     with RawClient(server.port) as client:
         answer = client.produce("t", records, version=11, transactional_id="id")
     assert answer.error_code is ErrorCode.invalid_producer_id_mapping
+
+
+@pytest.mark.parametrize("is_restarted", [False])
+def test_an_older_holder_that_aborts_is_fenced_and_not_told_the_epoch_of_the_newer(
+    server: ServerProcess, open_producer: Open, is_restarted: bool
+) -> None:
+    older = open_producer(version=NEW_END)
+    assert older.produce(b"1", version=12) is OK
+    newer = open_producer(version=NEW_END)
+    if is_restarted:
+        older.restart()
+    assert older.end(commit=False) is ErrorCode.producer_fenced
+    assert older.epoch < newer.epoch

@@ -104,8 +104,9 @@ class TransactionCoordinator:
     def resume(self, claim: Claim) -> Holding | None:
         """Make whoever held the id through another process, which is gone, hold it through this one.
 
-        What was decided is finished first. None when it was somebody else, or a transaction was in progress: that
-        is aborted, by whoever comes first. When the claim is held through this process already: by whom.
+        What was decided is finished first. None when it was somebody else, who is gone too, or a transaction was in
+        progress: that is aborted, by whoever comes first, perhaps before this. When somebody else holds the id, or
+        the claim is held through this process already: by whom.
 
         Partitions that were added with no batch in them may be forgotten. The transaction goes on then, because
         nothing that was answered for is missing from it.
@@ -123,12 +124,18 @@ class TransactionCoordinator:
                 current = claim._replace(producer_id=holding.producer_id, epoch=holding.epoch)
                 number, timeout_ms = holding.number, holding.timeout_ms
             if current != claim:
-                return holding
+                return None if self._is_aborted_for(claim, known, holding) else holding
             if holding is None and known.state == "begun":
                 return None
             if holding is not None and holding.partitions and not holding.is_ended_by(known):
                 return None
             return self._resume(claim, known, number, timeout_ms)
+
+    def _is_aborted_for(self, claim: Claim, known: TransactionEvent, holding: Holding | None) -> bool:
+        """Whether somebody else aborted the claim's transaction, and nobody has had the id since."""
+        is_unheld = holding is None or holding.process_id is None
+        is_of_claim = (known.producer_id, known.epoch) == (claim.producer_id, claim.epoch)
+        return is_unheld and is_of_claim and known.state == "abort" and known.holder_goes_on
 
     def _resume(self, claim: Claim, known: TransactionEvent, number: int, timeout_ms: int) -> Holding | None:
         """Under the journal's lock: nobody else writes for the claim."""

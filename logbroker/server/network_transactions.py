@@ -10,7 +10,8 @@ offsets is journaled before they are answered for, because nothing else may be l
     one of which nothing       it goes on too; that partitions were added is forgotten, so a batch adds its own
       was written
     one that was decided       it is answered again; markers that are missing are written first
-    one that was in progress   its transaction is gone: the client has to abort it, and begin anew
+    one that was in progress   its transaction is gone, whether somebody has aborted it yet or not: the client has
+                               to abort it, and begin anew
 
     transactions    a batch's partition is added by    at the end
     version 1       AddPartitionsToTxn, before it      the epoch stays
@@ -122,24 +123,29 @@ class NetworkTransactions:
         producer_id: int,
         producer_epoch: int,
         fenced: ErrorCode,
+        ended: ErrorCode = ErrorCode.invalid_producer_id_mapping,
     ) -> Holding:
         """What the producer holds.
 
         Raises:
-            RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended
-                with the server that began it, or the id was forgotten: librdkafka then aborts (INVALID_PRODUCER_EPOCH
-                would be fatal to it).
+            RefusedError: the id has another holder, *fenced* when that is a newer one; or (*ended*) the transaction
+                ended with the server that began it, or the id was forgotten: librdkafka then aborts
+                (INVALID_PRODUCER_EPOCH would be fatal to it).
         """
-        claim = Claim(transactional_id, producer_id, producer_epoch)
-        holding = self._coordinator.holdings.seen(claim)
-        if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
-            holding = self._coordinator.resume(claim)
-            if holding is None:
-                raise RefusedError(ErrorCode.invalid_producer_id_mapping)
+        holding = self._holding(Claim(transactional_id, producer_id, producer_epoch))
+        if holding is None:
+            raise RefusedError(ended)
         if holding.producer_id != producer_id:
             raise RefusedError(ErrorCode.invalid_producer_id_mapping)
         if holding.epoch != producer_epoch:
             raise RefusedError(fenced)
+        return holding
+
+    def _holding(self, claim: Claim) -> Holding | None:
+        """Who holds the id; None when the claim's transaction ended with the server that began it."""
+        holding = self._coordinator.holdings.seen(claim)
+        if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
+            return self._coordinator.resume(claim)
         return holding
 
     def add_partitions(
@@ -181,7 +187,11 @@ class NetworkTransactions:
         Raises:
             RefusedError, FencedError: it may not.
         """
-        holding = self._held(transactional_id, producer_id, producer_epoch, ErrorCode.invalid_producer_epoch)
+        # Java aborts for this one, and goes on; for the other its producer would end.
+        ended = ErrorCode.invalid_producer_epoch if adds else ErrorCode.invalid_producer_id_mapping
+        holding = self._held(
+            transactional_id, producer_id, producer_epoch, ErrorCode.invalid_producer_epoch, ended
+        )
         if place in holding.partitions:
             return
         if not adds and not holding.is_resumed:
@@ -262,9 +272,13 @@ class NetworkTransactions:
             RefusedError: the producer is not the holder, or the transaction ended the other way.
             StorageFailedError, WriteFailedError: try again.
         """
-        again = self._answered_again(claim, commit=commit)
+        again = self._answered_again(claim, commit=commit, keeps_epoch=keeps_epoch)
         if again is not None:
             return again
+        if not commit and not keeps_epoch:
+            begun_anew = self._aborted_with_its_server(claim, fenced)
+            if begun_anew is not None:
+                return begun_anew
         holding = self._held(claim.transactional_id, claim.producer_id, claim.epoch, fenced)
         if not holding.partitions:
             self._check_not_ended(claim, holding)
@@ -321,7 +335,20 @@ class NetworkTransactions:
             ended = "committed" if known.state == "commit" else "aborted"
             raise RefusedError(ErrorCode.invalid_txn_state, f"the transaction was {ended}")
 
-    def _answered_again(self, claim: Claim, *, commit: bool) -> Claim | None:
+    def _aborted_with_its_server(self, claim: Claim, fenced: ErrorCode) -> Claim | None:
+        """What the producer goes on with whose transaction ended as it asks now; None of any other."""
+        known = self._coordinator.event(claim.transactional_id)
+        if known is None or self._holding(claim) is not None:
+            return None
+        return self.begin_holding(
+            claim.transactional_id,
+            timeout_ms=known.timeout_ms,
+            producer_id=claim.producer_id,
+            producer_epoch=claim.epoch,
+            fenced=fenced,
+        )
+
+    def _answered_again(self, claim: Claim, *, commit: bool, keeps_epoch: bool) -> Claim | None:
         """What an end was answered with that the producer asks for a second time."""
         known = self._coordinator.event(claim.transactional_id)
         if known is None or known.epoch != claim.epoch or known.state != ("commit" if commit else "abort"):
@@ -329,9 +356,9 @@ class NetworkTransactions:
         following = claim._replace(epoch=known.following_epoch)
         if known.state == "abort" and following != claim and not known.holder_goes_on:
             return None  # by whoever claimed the id since: the next epoch is not the producer's
-        holding = self._coordinator.holdings.of(claim.transactional_id)
-        if holding is None or holding.process_id != self._directory.process_id:  # the server was restarted
-            holding = self._coordinator.resume(following)
+        if keeps_epoch and following != claim:
+            return None  # it was aborted for the producer, which would not hear with what epoch it goes on
+        holding = self._holding(following)
         if holding is None or not holding.is_held_by(following):
             return None
         if holding.partitions and following == claim:

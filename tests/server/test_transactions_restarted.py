@@ -158,6 +158,12 @@ def company(request: pytest.FixtureRequest, server: ServerProcess) -> Iterator[N
             yield
 
 
+def abort_orphans(server: ServerProcess) -> None:
+    """What any process does at its look-around."""
+    with closing(DataDirectory.open(server.data)) as directory:
+        assert TransactionCoordinator(directory).abort_orphans() == 1
+
+
 def seen(server: ServerProcess, isolation: Any = "read_committed") -> list[bytes | None]:
     with logbroker.open(server.data) as broker, broker.consumer("t", isolation=isolation) as consumer:
         return [record.value for record in consumer.poll(100, 0.2)]
@@ -449,15 +455,45 @@ def test_a_batch_of_a_transaction_that_is_gone_is_refused_so_that_its_producer_a
     producer = open_producer()
     assert producer.send(b"1") is OK
     producer.restart()
-    records = batch(
-        b"2", producer_id=producer.id, producer_epoch=producer.epoch, base_sequence=1, transactional=True
-    )
-    with RawClient(server.port) as client:
-        answer = client.produce("t", records, version=11, transactional_id="id")
-    assert answer.error_code is ErrorCode.invalid_producer_id_mapping
+    assert producer.produce(b"2") is ErrorCode.invalid_producer_id_mapping
 
 
-@pytest.mark.parametrize("is_restarted", [False])
+def test_a_transaction_that_is_gone_is_answered_so_when_it_has_been_aborted_too(
+    server: ServerProcess, open_producer: Open
+) -> None:
+    """librdkafka's producer that came back after the look-around was told that another fenced it, and ended."""
+    producer = open_producer()
+    assert producer.send(b"1") is OK
+    producer.restart()
+    abort_orphans(server)
+    assert producer.produce(b"2") is ErrorCode.invalid_producer_id_mapping
+    assert producer.add() is ErrorCode.invalid_producer_id_mapping
+    assert producer.end() is ErrorCode.invalid_producer_id_mapping
+    assert producer.end(commit=False) is ErrorCode.invalid_producer_id_mapping
+    assert producer.init() is OK
+    assert producer.send(b"3") is OK
+    assert producer.end() is OK
+    assert seen(server) == [b"3"]
+
+
+@pytest.mark.parametrize("is_aborted", [False, True])
+def test_a_producer_of_version_2_aborts_a_transaction_that_is_gone_and_goes_on(
+    server: ServerProcess, open_producer: Open, is_aborted: bool
+) -> None:
+    """Java's producer ends for good for most answers; not for these."""
+    producer = open_producer(version=NEW_END)
+    assert producer.produce(b"1", version=12) is OK
+    producer.restart()
+    if is_aborted:
+        abort_orphans(server)
+    assert producer.produce(b"2", version=12) is ErrorCode.invalid_producer_epoch
+    assert producer.end(commit=False) is OK
+    assert producer.produce(b"3", version=12) is OK
+    assert producer.end() is OK
+    assert seen(server) == [b"3"]
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
 def test_an_older_holder_that_aborts_is_fenced_and_not_told_the_epoch_of_the_newer(
     server: ServerProcess, open_producer: Open, is_restarted: bool
 ) -> None:

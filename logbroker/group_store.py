@@ -20,8 +20,10 @@ from enum import Enum
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, SubscriptionExistsError
 from logbroker_storage.events import GroupEvent, SubscriptionEvent
+from logbroker_storage.journal import JournalTurn
 
 from .groups import (
+    Expire,
     GroupEventKind,
     GroupState,
     Join,
@@ -69,23 +71,45 @@ def topic_shapes(directory: DataDirectory) -> dict[str, TopicShape]:
 def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEventKind]) -> GroupState:
     """Apply *events* to the group, tell every process, and journal topics that it subscribed to anew."""
     with directory.journal.exclusive() as turn:
-        if any(isinstance(event, Join) for event in events):
-            check_not_on_network(directory, group)
-            check_not_a_queue(directory, group)
-        before = group_state(directory, group)
-        state = before
-        for event in events:
-            state = apply(state, event, now_ms=directory.clock.monotonic_ms())
-        if state is before:
-            return state
+        before, state = _changed(directory, turn, group, events)
+    if state is not before:
+        directory.signal(group_signal(group))
+        _log_change(group, before, state)
+    return state
+
+
+def add_member(
+    directory: DataDirectory, group: str, member_id: str, member: Member, *, without: tuple[str, ...]
+) -> None:
+    """Have *member* in the group, and those of *without* in it no longer; see ``change_group``.
+
+    Raises:
+        InvalidRequestError: the name is a queue's, or that of a group of members over the network.
+    """
+    with directory.journal.exclusive() as turn:
+        check_not_on_network(directory, group)
+        check_not_a_queue(directory, group)
+        # Not looked up before: a topic that is made while this waits for the lock would be taken out of the group.
+        joining = Join(member_id, member, topic_shapes(directory))
+        before, state = _changed(directory, turn, group, [Expire(without), joining])
+    directory.signal(group_signal(group))
+    _log_change(group, before, state)
+
+
+def _changed(
+    directory: DataDirectory, turn: JournalTurn, group: str, events: Sequence[GroupEventKind]
+) -> tuple[GroupState, GroupState]:
+    """The group before and behind *events*; the same object where they change nothing."""
+    state = before = group_state(directory, group)
+    for event in events:
+        state = apply(state, event, now_ms=directory.clock.monotonic_ms())
+    if state is not before:
         known = _known_subscription(directory, group)
         if known is None or not set(state.topics) <= set(known.topics):
             turn.record([_subscription(directory, group, known, state.topics)])
         encoded = encode_group(state)
         directory.view.volatile.update(group_key(group), lambda _: encoded)
-    directory.signal(group_signal(group))
-    _log_change(group, before, state)
-    return state
+    return before, state
 
 
 def _known_subscription(directory: DataDirectory, group: str) -> GroupEvent | None:

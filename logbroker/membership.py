@@ -14,8 +14,8 @@ from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import FencedError
 
 from .group_coordinator import Coordinator, Holder
-from .group_store import change_group, group_key, group_state, topic_shapes
-from .groups import Expire, GroupState, Join, Member, Release, Slot, TopicPartition, decode_group
+from .group_store import add_member, change_group, group_key, group_state
+from .groups import GroupState, Member, Release, Slot, TopicPartition, decode_group
 from .topic_selection import TopicSelection
 
 _member_numbers = count(1)
@@ -94,7 +94,7 @@ def join_group(
         coordinator.beat()
         member = Member(directory.process_id, selection, session_timeout_ms)
         dead = _members_of_dead_processes(directory, group_state(directory, group))
-        change_group(directory, group, [Expire(dead), Join(member_id, member, topic_shapes(directory))])
+        add_member(directory, group, member_id, member, without=dead)
     except BaseException:
         Coordinator.leave_later(directory, membership)  # what failed may have come after it had joined
         raise

@@ -21,6 +21,7 @@ from logbroker.errors import FencedError, ForkedError
 from logbroker.group_store import group_state
 from logbroker.membership import join_group
 from logbroker.topic_selection import TopicSelection
+from logbroker_storage.journal import Journal
 from logbroker_storage.record_batch import encode_values
 
 DEADLINE_S = 20
@@ -211,6 +212,27 @@ def test_a_member_dropped_without_close_is_missed(make_group):
         eventually(lambda: loads(one, *dropped) == [2, 2])
         dropped.clear()
         eventually(lambda: loads(one) == [4])
+
+
+def test_a_topic_that_comes_while_a_member_waits_to_join_stays_in_the_group(make_group, monkeypatch):
+    group = make_group()
+    exclusive = Journal.exclusive
+
+    def topics_of_the_group() -> set[str]:
+        return {topic for (topic, _), _ in group_state(group.directory, "g").slots()}
+
+    def behind_a_topic(journal):
+        """The lock, which another has before the one who joins: he makes a topic, of which the members hear."""
+        if threading.current_thread() is threading.main_thread():
+            monkeypatch.undo()
+            group.broker.create_topic("u", 1)
+            eventually(lambda: "u" in topics_of_the_group())
+        return exclusive(journal)
+
+    with group.join("*"):
+        monkeypatch.setattr(Journal, "exclusive", behind_a_topic)
+        with group.join("*"):
+            assert topics_of_the_group() == {"t", "u"}
 
 
 def test_members_with_different_topics_get_only_their_own(make_group):

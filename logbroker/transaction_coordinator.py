@@ -33,7 +33,7 @@ whoever writes them (``PartitionLog.append_marker``).
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import msgspec
@@ -57,11 +57,13 @@ NOWHERE: TopicPartition = ("", -1)
 
 
 class TransactionCoordinator:
-    """The transactions of a directory. Safe across threads and processes; keeps nothing itself."""
+    """The transactions of a directory. Safe across threads and processes; what it keeps is a help only."""
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
         self.holdings = Holdings(directory)
+        # The transactional ids of the producer ids that were asked for last; replaced whole, so it needs no lock.
+        self._ids: dict[int, str] = {}
 
     # Looking --------------------------------------------------------------------------------------
 
@@ -405,7 +407,7 @@ class TransactionCoordinator:
             by_producer.setdefault(found.producer_id, []).append(found)
         if not by_producer:
             return 0
-        known = {event.producer_id: event for event in self.events()}
+        known = self._events_of(by_producer)
         return sum(
             self._finish_orphan(producer_id, known.get(producer_id), left_open)
             for producer_id, left_open in by_producer.items()
@@ -433,7 +435,7 @@ class TransactionCoordinator:
         left_open = [found for found in opened if found.producer_id == producer_id]
         if not left_open:
             return True
-        known = next((event for event in self.events() if event.producer_id == producer_id), None)
+        known = self._events_of([producer_id]).get(producer_id)
         if not self._end(producer_id, known, left_open):
             return False
         if known is None:
@@ -446,6 +448,20 @@ class TransactionCoordinator:
     ) -> bool:
         """Finish or abort what a producer has open; False when its holder is at work on it."""
         return self._abort_stranger(producer_id) if known is None else self._settle(known, left_open)
+
+    def _events_of(self, producer_ids: Collection[int]) -> dict[int, TransactionEvent]:
+        """The events of the transactional ids that *producer_ids* belong to; of a stranger there is none.
+
+        An id keeps its producer id for long, so it is asked first which it was: there may be very many of others.
+        """
+        looked_up = {producer_id: self._ids.get(producer_id) for producer_id in producer_ids}
+        events = [self.event(name) for name in looked_up.values() if name is not None]
+        known = {event.producer_id: event for event in events if event is not None}
+        if not known.keys() >= looked_up.keys():
+            known = {event.producer_id: event for event in self.events()}
+        found = {producer_id: known[producer_id] for producer_id in looked_up if producer_id in known}
+        self._ids = {producer_id: event.transactional_id for producer_id, event in found.items()}
+        return found
 
     def events(self) -> list[TransactionEvent]:
         """Of every transactional id, by id."""

@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import pytest
 
 import logbroker
+from logbroker.transaction_coordinator import TransactionCoordinator
 from logbroker_storage.data_directory import WINDOWS_OPEN, DataDirectory
-from logbroker_storage.events import GroupEvent, NamedProducerEvent, OffsetEvent
+from logbroker_storage.events import GroupEvent, NamedProducerEvent, OffsetEvent, TransactionEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.log_config import LogConfig
 from logbroker_storage.partition_log import PartitionLog
@@ -209,6 +210,28 @@ def test_groups_are_listed_without_looking_at_what_each_has_committed(tmp_path: 
         True, True, True, False, False
     ]  # fmt: skip
     directory.close()
+
+
+def test_open_transactions_are_looked_after_without_looking_at_other_ids(tmp_path: object) -> None:
+    counts = []
+    with logbroker.open(f"{tmp_path}/data") as broker:
+        broker.create_topic("t")
+        directory = broker._directory
+        coordinator = TransactionCoordinator(directory)
+        with broker.transaction("at work") as transaction:
+            transaction.send("t", b"v").result()
+            for others in (1, 100):
+                for number in range(others):
+                    directory.journal.record([transaction_event(f"id {number}", producer_id=1000 + number)])
+                coordinator.abort_orphans()  # learns whose the open one is
+                with counted_values() as found:
+                    assert coordinator.abort_orphans() == 0
+                counts.append(found.count)
+    assert counts[0] == counts[1]
+
+
+def transaction_event(transactional_id: str, *, producer_id: int) -> TransactionEvent:
+    return TransactionEvent(transactional_id, producer_id, 0, "empty", [], 60_000, START_MS)
 
 
 def test_a_topic_is_made_without_looking_at_the_others(tmp_path: object) -> None:

@@ -162,7 +162,8 @@ class Transactions:
 
     def close(self) -> None:
         """Abort what is open."""
-        self._directory.maintenance.remove_task(self._task)
+        if not self._directory.closed:  # else its maintenance is over, or a parent's
+            self._directory.maintenance.remove_task(self._task)
         with self._lock:
             self._closed = True
             transactions, holders = list(self._open), list(self._idle.values())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -54,12 +55,16 @@ class Acquired(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a fetch asks for. ``max_messages`` is exact with ``is_strict``, else the last batch comes whole."""
+    """What a fetch asks for. ``max_messages`` is exact with ``is_strict``, else the last batch comes whole.
+
+    However many messages come first that are not to be delivered, behind *deadline_s* (monotonic) nobody searches on.
+    """
 
     max_messages: int
     min_bytes: int
     max_bytes: int
     is_strict: bool
+    deadline_s: float
 
 
 class Acquisition(NamedTuple):
@@ -168,6 +173,7 @@ class SharePartitions:
                     lease_ms=subscription.rules.lease_ms,
                     max_bytes=left_bytes,
                     whole_batches=not wish.is_strict,
+                    is_enough=lambda: session.is_closed or time.monotonic() >= wish.deadline_s,
                 )
             except LogbrokerError as error:
                 errors[partition.place] = code_of(error)

@@ -175,6 +175,17 @@ def test_what_the_filter_refuses_is_in_the_bytes_but_not_acquired(desk: Desk):
     assert len(found.records) < len(stored(desk)), "batches of nothing else stay"
 
 
+def test_a_search_among_what_the_filter_refuses_ends_with_the_time_that_was_given(desk: Desk):
+    desk.queue(filter='value != "no"').put(*[1000] * 8, value=b"no").put(1, value=b"yes")
+    sharer = desk.sharer()
+    lags = [desk.lag]
+    while not (found := sharer.fetch(max_records=500)).ranges:
+        lags.append(desk.lag)
+    assert found.ranges == [(8000, 8000, 1)]
+    assert len(lags) > 3
+    assert lags == sorted(lags, reverse=True), "a fetch goes on where the one before left off"
+
+
 def test_a_partition_is_served_that_was_not_before(desk: Desk):
     """So that one that is always full does not keep the others from their turn."""
     desk.queue(partitions=2).put(5).put(5, partition=1)

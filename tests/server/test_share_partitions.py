@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.queues.desk import QueueDesk
 
 JOURNAL_LOG = "__journal-0/00000000000000000000.log"
 PLACE, OTHER = ("jobs", 0), ("jobs", 1)
-EVERYTHING = Wish(max_messages=1000, min_bytes=1, max_bytes=1 << 20, is_strict=True)
+EVERYTHING = Wish(max_messages=1000, min_bytes=1, max_bytes=1 << 20, is_strict=True, deadline_s=math.inf)
 
 
 @pytest.fixture

@@ -195,9 +195,9 @@ async def _when_something_is_there(
                 watched = await _subscribed(node, places.values(), signals, news)
             wanted = list(places.values())
             if is_woken:
-                found = await _acquire_in_turn(node, request, session, subscription, wanted)
+                found = await _acquire_in_turn(node, request, session, subscription, wanted, deadline)
             else:
-                found = await _acquire(node, request, session, subscription, wanted)
+                found = await _acquire(node, request, session, subscription, wanted, deadline)
             left_s = deadline - time.monotonic()
             wants_nothing = body.max_records <= 0 or body.max_bytes <= 0
             is_over = left_s <= 0 or node.is_stopping or session.is_closed or wants_nothing
@@ -263,13 +263,14 @@ async def _acquire_in_turn(
     session: ShareSession,
     subscription: Subscription,
     places: Sequence[TopicPartition],
+    deadline_s: float,
 ) -> Acquisition:
     """One after the other of all whom the same news woke: mostly there is nothing left behind the first."""
     async with node.share.turn(subscription):
         nothing = None if session.is_closed else node.share.partitions.glance(subscription, places)
         if nothing is not None:
             return nothing
-        return await _acquire(node, request, session, subscription, places)
+        return await _acquire(node, request, session, subscription, places, deadline_s)
 
 
 async def _acquire(
@@ -278,6 +279,7 @@ async def _acquire(
     session: ShareSession,
     subscription: Subscription,
     places: Sequence[TopicPartition],
+    deadline_s: float,
 ) -> Acquisition:
     body = request.body
     if body.max_records <= 0 or body.max_bytes <= 0 or node.is_stopping:
@@ -289,6 +291,7 @@ async def _acquire(
         min_bytes=min(body.min_bytes, max_bytes),
         max_bytes=max_bytes,
         is_strict=getattr(body, "share_acquire_mode", 0) == STRICT,
+        deadline_s=deadline_s,
     )
     node.unsent_bytes += max_bytes  # until it is known how much it is
     try:

@@ -5,6 +5,8 @@ data/
   logs/                   a Kafka log directory: one folder a partition
     .lock                 held while a process opens or closes the directory
     meta.properties
+  view.checksum           of view/data.mdb, while nobody has the directory open; beside the view, so that one that
+                          is put back from a copy brings none along
   view/                   everything below is derived and disposable
     data.mdb  lock.mdb    LMDB
     writing.lock          held while something is written there
@@ -37,6 +39,7 @@ class DataLayout:
         self.meta_properties = f"{self.logs}/meta.properties"
         self.recovery_points = f"{self.logs}/recovery-point-offset-checkpoint"
         self.view = f"{path}/view"
+        self.view_checksum = f"{path}/view.checksum"
         self.locks = f"{self.view}/locks"
         self.processes = f"{self.view}/processes"
         self.signals = f"{self.view}/signals"

@@ -4,7 +4,7 @@ Under the opening lock, the first process to come (it can take the presence lock
 
     the view                                       then
     is missing, unreadable, or marked damaged      rebuild
-    is not what its last process left (checksum)   rebuild
+    is not what its last process left (checksum)   rebuild: it is damaged, or somebody has put an older one back
     has pages that do not hold together            rebuild (looked at where there is no checksum: a process was killed)
     was the end of the last one who looked at it   rebuild: LMDB dies of damaged pages
     is of another boot or another format           rebuild: it was never synced
@@ -70,7 +70,6 @@ COMPLETE = b"complete"  # 1 when the rebuild that made the view came to its end
 # is given out twice would have the second holder's batches taken for duplicates of the first's.
 USED_PRODUCER_IDS_END = b"used_producer_ids_end"
 
-CHECKSUM_FILE = "data.mdb.checksum"
 CHECKSUM = struct.Struct(">QI")  # the size of data.mdb, and its CRC-32C
 CHECKSUMMED_BYTES = 64 << 20  # a larger view takes too long to sum at every open and close: 1 ms a MiB
 SUMMED_AT_ONCE_BYTES = 1 << 20
@@ -162,6 +161,7 @@ def closed_on_failure(view: View) -> Iterator[None]:
 
 def sound_view(files: Files, layout: DataLayout) -> View | None:
     """The view if it can be believed; None when it must be rebuilt. For the only process."""
+    noted = _take_checksum(files, layout)
     if not files.exists(f"{layout.view}/data.mdb"):
         return None
     if files.exists(f"{layout.view}/{DAMAGED_MARK}"):
@@ -169,15 +169,14 @@ def sound_view(files: Files, layout: DataLayout) -> View | None:
         return None
     # Whoever dies of it leaves the mark.
     files.close(files.open(f"{layout.view}/{DAMAGED_MARK}", create=True))
-    view = _checked_view(files, layout)
+    view = _checked_view(files, layout, noted)
     if view is not None:
         with closed_on_failure(view):
             files.unlink(f"{layout.view}/{DAMAGED_MARK}")
     return view
 
 
-def _checked_view(files: Files, layout: DataLayout) -> View | None:
-    noted = _take_checksum(files, layout)
+def _checked_view(files: Files, layout: DataLayout, noted: bytes | None) -> View | None:
     damage = damage_of_view(files, layout, noted)
     if damage is not None:
         logger.warning("%s is damaged (%s): rebuilding it from the logs", layout.view, damage)
@@ -201,11 +200,10 @@ def _checked_view(files: Files, layout: DataLayout) -> View | None:
 
 def _take_checksum(files: Files, layout: DataLayout) -> bytes | None:
     """What the last process noted; None where it was killed, or the view is too large. From now on it is not true."""
-    path = f"{layout.view}/{CHECKSUM_FILE}"
-    if not files.exists(path):
+    if not files.exists(layout.view_checksum):
         return None
-    noted = files.read_file(path)
-    files.unlink(path)
+    noted = files.read_file(layout.view_checksum)
+    files.unlink(layout.view_checksum)
     return noted if len(noted) == CHECKSUM.size else None  # a shorter one is torn
 
 
@@ -244,7 +242,7 @@ def note_checksum(files: Files, layout: DataLayout) -> None:
     try:
         if _size(files, path) > CHECKSUMMED_BYTES:
             return
-        fd = files.open(f"{layout.view}/{CHECKSUM_FILE}", create=True)
+        fd = files.open(layout.view_checksum, create=True)
         try:
             files.truncate(fd, 0)
             files.pwrite(fd, _checksum(files, path), 0)

@@ -21,6 +21,7 @@ from logbroker_storage.errors import CorruptionError, InvalidRequestError, Logbr
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import JOURNAL_TOPIC
+from logbroker_storage.record_batch import NewRecord, encode_batch
 from logbroker_storage.segment_files import segment_name
 from logbroker_storage.startup import BOOT_ID, COMPLETE, FORMAT, META_PROPERTIES, boot_id
 from logbroker_storage.testing import FaultyFiles, ManualClock, Workbench
@@ -188,7 +189,8 @@ def test_records_of_a_topic_that_the_journal_has_lost_are_kept(tmp_path, caplog)
     bench.close()
 
 
-def test_a_view_that_is_older_than_the_logs_takes_no_segment_off_them(closed):
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_view_that_is_older_than_the_logs_takes_no_segment_off_them(closed, was_killed):
     """Put back from a copy, say. Offsets that consumers have seen must not come to name other records."""
     view = closed.directory.layout.view
     shutil.copytree(view, f"{view}.old")
@@ -197,12 +199,36 @@ def test_a_view_that_is_older_than_the_logs_takes_no_segment_off_them(closed):
         closed.put(b"%d" % number * 40, partition=number % 2, producer_id=1, sequence=number, gaps=True)
     closed.directory.journal.record([OffsetEvent("g", "t", 0, 2, "", 0)])
     expected = answers(closed)
-    closed.close()
+    if was_killed:
+        closed.crash()
+    else:
+        closed.close()
     shutil.rmtree(view)
     os.rename(f"{view}.old", view)
     assert answers(closed.open()) == expected
     closed.close()
     assert not [name for name in os.listdir(closed.folder) if "cut" in name]
+
+
+def test_a_view_that_is_older_than_the_journal_is_not_believed_either(closed):
+    """It has no rows for a topic that was made since, and those of another for one that was made again."""
+    view = closed.directory.layout.view
+    closed.open().directory.create_topic("again", 1, closed.log.config)
+    closed.close()
+    shutil.copytree(view, f"{view}.old")
+    directory = closed.open().directory
+    directory.delete_topic("again")
+    for name in ("again", "new"):
+        directory.create_topic(name, 1, closed.log.config)
+        log = directory.log(name, 0)
+        log.append(encode_batch([NewRecord(b"a", timestamp_ms=0)]))
+        log.sync()
+    closed.close()
+    shutil.rmtree(view)
+    os.rename(f"{view}.old", view)
+    directory = closed.open().directory
+    assert [end_of(directory, name) for name in ("again", "new")] == [1, 1]
+    closed.close()
 
 
 def end_of(directory: DataDirectory, topic: str) -> int:

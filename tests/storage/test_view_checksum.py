@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from logbroker_storage.startup import CHECKSUM, CHECKSUM_FILE
+from logbroker_storage.startup import CHECKSUM
 from logbroker_storage.testing import Workbench
 from logbroker_storage.view.pages import _Walk, find_damage
 from logbroker_storage.view.tables import TABLES
@@ -19,12 +19,12 @@ def bench(tmp_path: Path) -> Workbench:
     return bench
 
 
-def view_file(bench: Workbench, name: str = "data.mdb") -> Path:
-    return Path(bench.path, "view", name)
+def view_file(bench: Workbench) -> Path:
+    return Path(bench.path, "view", "data.mdb")
 
 
 def test_it_is_there_while_nobody_has_the_directory_open(bench):
-    checksum = view_file(bench, CHECKSUM_FILE)
+    checksum = Path(bench.directory.layout.view_checksum)
     assert not checksum.exists()
     bench.close()
     assert CHECKSUM.unpack(checksum.read_bytes())[0] == view_file(bench).stat().st_size
@@ -68,7 +68,7 @@ def test_a_partitions_halves_that_changed_places_have_the_view_rebuilt(bench, ca
 
 def test_one_that_is_torn_says_nothing(bench, caplog):
     bench.close()
-    checksum = view_file(bench, CHECKSUM_FILE)
+    checksum = Path(bench.directory.layout.view_checksum)
     checksum.write_bytes(checksum.read_bytes()[:5])
     assert bench.open().values() == [b"a"]
     assert "damaged" not in caplog.text

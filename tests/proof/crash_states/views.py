@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from logbroker_storage.errors import ViewError
-from logbroker_storage.startup import BOOT_ID, CHECKSUM_FILE
+from logbroker_storage.startup import BOOT_ID
 from logbroker_storage.view import View
 
 PAGE_BYTES = 4096
@@ -58,9 +58,9 @@ class Views:
         return "scrambled" if is_scrambled else "stale"
 
     def remove(self, path: str) -> None:
-        for name in ("data.mdb", "lock.mdb", CHECKSUM_FILE):
+        for name in ("view/data.mdb", "view/lock.mdb", "view.checksum"):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{path}/view/{name}")
+                os.unlink(f"{path}/{name}")
 
 
 def scrambled(content: bytes, older: bytes, rng: random.Random) -> bytes:

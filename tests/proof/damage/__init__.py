@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from logbroker_storage.startup import CHECKSUM_FILE
-
 from ..proof import Row, Scope, delete_folder, new_folder
 from .segments import every_bit
 from .small_files import every_byte
@@ -76,7 +74,7 @@ def _small(scope: Scope, folder: Path) -> Iterator[Row]:
 @contextmanager
 def _killed(store: Store) -> Iterator[None]:
     """As if the last process had been killed: it has noted no checksum."""
-    name = f"view/{CHECKSUM_FILE}"
+    name = "view.checksum"
     checksum = store.sound_files.pop(name)
     try:
         yield

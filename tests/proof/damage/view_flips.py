@@ -16,7 +16,7 @@ from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.layout import DataLayout
 from logbroker_storage.record_batch import encode_values
-from logbroker_storage.startup import CHECKSUM_FILE, damage_of_view
+from logbroker_storage.startup import damage_of_view
 from logbroker_storage.view.pages import find_damage
 from logbroker_storage.view.tables import TABLES
 
@@ -72,7 +72,7 @@ class ViewDamage:
 
     def noticed(self, cases: int) -> int:
         """So many single bits, of which the first process to come misses none."""
-        noted = self.store.sound_files[f"view/{CHECKSUM_FILE}"]
+        noted = self.store.sound_files["view.checksum"]
         files, layout = OsFiles(), DataLayout(str(self.store.data))
         assert damage_of_view(files, layout, noted) is None
         with mapped(self.view) as view:

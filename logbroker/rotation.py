@@ -49,6 +49,8 @@ class Rotation:
     def take_one(self, count: int, *, enough: int | None = None) -> Taken | None:
         """Up to *count* records of the next partition that has any; see ``Cursor.take`` for *enough*.
 
+        None as well behind one that has only passed over records: whoever reads is asked first whether to go on.
+
         Raises:
             LogbrokerError: the read of the partition whose turn it is failed.
         """
@@ -60,6 +62,8 @@ class Rotation:
                 continue  # deleted a moment ago: the next look at the topics says what that means
             if records:
                 return Taken(cursor, records)
+            if cursor.passed_over:
+                break
         return None
 
     def take(self, count: int) -> list[Taken]:

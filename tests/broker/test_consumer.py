@@ -852,11 +852,12 @@ def test_close_from_another_thread_ends_an_iteration(desk):
     assert desk.committed() == 1
 
 
+@pytest.mark.parametrize("partitions", [1, 3])
 @pytest.mark.parametrize("how", ["wakeup", "close"])
-def test_a_poll_whose_filter_lets_nothing_through_is_ended_too(desk, how):
-    desk.topic()
-    for _ in range(4):
-        desk.put(MORE_THAN_HALF_A_READ)
+def test_a_poll_whose_filter_lets_nothing_through_is_ended_too(desk, how, partitions):
+    desk.topic(partitions=partitions)
+    for number in range(4):
+        desk.put(MORE_THAN_HALF_A_READ, partition=number % partitions)
     seen = []
     is_looking, is_told = threading.Event(), threading.Event()
 

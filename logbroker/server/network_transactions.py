@@ -128,13 +128,14 @@ class NetworkTransactions:
         """What the producer holds.
 
         Raises:
-            RefusedError: the id has another holder, *fenced* when that is a newer one; or (*ended*) the transaction
-                ended with the server that began it, or the id was forgotten: librdkafka then aborts
+            RefusedError: the id has another holder, *fenced* when that is a newer one; or the transaction ended with
+                the server that began it (*ended*), or the id was forgotten: librdkafka then aborts
                 (INVALID_PRODUCER_EPOCH would be fatal to it).
         """
         holding = self._holding(Claim(transactional_id, producer_id, producer_epoch))
         if holding is None:
-            raise RefusedError(ended)
+            is_forgotten = self._coordinator.event(transactional_id) is None
+            raise RefusedError(ErrorCode.invalid_producer_id_mapping if is_forgotten else ended)
         if holding.producer_id != producer_id:
             raise RefusedError(ErrorCode.invalid_producer_id_mapping)
         if holding.epoch != producer_epoch:

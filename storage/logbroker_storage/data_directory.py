@@ -56,6 +56,7 @@ from .producer_ids import ProducerIds
 from .recovery import reopen_failed
 from .startup import (
     closed_on_failure,
+    known_ends,
     make_folders,
     make_journal_folder,
     make_view_folders,
@@ -175,11 +176,12 @@ class DataDirectory:
             return self._rebuilt_view()
         with closed_on_failure(view):
             missing = missing_folder(self.files, self.layout, view)
-            unknown = unknown_segment(self.files, self.layout, view)
+            ends = known_ends(self.layout, view)
+            unknown = unknown_segment(self.files, ends)
             if missing is None and unknown is None:
                 make_view_folders(self.files, self.layout)
                 view.volatile.clear()
-                remove_leftovers(self.files, self.layout, view)
+                remove_leftovers(self.files, self.layout, view, ends)
                 return view
             if unknown is None:
                 self._restore_journal(view)
@@ -288,7 +290,7 @@ class DataDirectory:
             directory=self.layout.partition(topic, partition),
             lock_path=self.layout.partition_lock(topic, partition),
         )
-        config = LogConfig.parse(event.config) if event is not None else JOURNAL_CONFIG
+        config = _config_of(event) if event is not None else JOURNAL_CONFIG
         return PartitionLog(place, config, Shared(view, self.files, self.clock, self._descriptors))
 
     def _make_journal(self, view: View) -> Journal:
@@ -328,7 +330,7 @@ class DataDirectory:
                 del self._logs[topic, partition]
                 self._descriptors.log_deleted(log)
             else:
-                log.config = _parsed(tuple(event.config.items()))
+                log.config = _config_of(event)
         live = {event.topic_id for event in topics.values()}
         if self._logs_version < 0 or not self._logs_topic_ids <= live:
             self._forget_all_but(live)
@@ -399,7 +401,7 @@ class DataDirectory:
 
     def alter_topic(self, name: str, changes: Mapping[str, ConfigValue | None]) -> TopicEvent:
         changed = self.catalog.alter(name, changes)
-        if LogConfig.parse(changed.config).durability is Durability.FSYNC:
+        if _config_of(changed).durability is Durability.FSYNC:
             for number in range(changed.partitions):
                 self.log(name, number).sync()
         return changed
@@ -535,6 +537,10 @@ class DataDirectory:
         self.view = self.journal = self.catalog = self.groups = self.producer_ids = self.maintenance = forked
         self.files = self._presence = self._logs_lock = forked
         self.closed = True
+
+
+def _config_of(topic: TopicEvent) -> LogConfig:
+    return _parsed(tuple(topic.config.items()))
 
 
 @functools.lru_cache(maxsize=256)

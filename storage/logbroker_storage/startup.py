@@ -27,7 +27,7 @@ import secrets
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from .checkpoints import (
@@ -83,6 +83,7 @@ META_PROPERTIES = {"version": "1", FORMAT_KEY: str(DIRECTORY_FORMAT)}
 UNKNOWN_CONFIG = {"retention.ms": "-1"}
 
 MakeLog = Callable[[View, str, int, TopicEvent | None], PartitionLog]
+KnownEnds = Sequence[tuple[str, LogEnd]]  # by the folders of their logs
 
 
 def boot_id() -> bytes:
@@ -279,12 +280,12 @@ def missing_folder(files: Files, layout: DataLayout, view: View) -> str | None:
     return None
 
 
-def unknown_segment(files: Files, layout: DataLayout, view: View) -> str | None:
+def unknown_segment(files: Files, ends: KnownEnds) -> str | None:
     """A segment that holds bytes, above the one that is the active one by the view.
 
     No process leaves one: it publishes a segment before it writes there (``rolling``).
     """
-    for directory, end in _known_ends(layout, view):
+    for directory, end in ends:
         try:
             bases = list_segments(files, directory)
             for base in bases[bisect.bisect_right(bases, end.active_base_offset) :]:
@@ -296,16 +297,18 @@ def unknown_segment(files: Files, layout: DataLayout, view: View) -> str | None:
     return None
 
 
-def _known_ends(layout: DataLayout, view: View) -> Iterator[tuple[str, LogEnd]]:
+def known_ends(layout: DataLayout, view: View) -> KnownEnds:
     """The folder of each partition that the view knows, the journal's too, and where its log ends."""
     places = [(JOURNAL_TOPIC, JOURNAL_TOPIC_ID, 0)]
     for topic in view.events.all(TopicEvent, TopicEvent.ALL):
         if topic.state == "live":
             places += [(topic.name, topic.topic_id, number) for number in range(topic.partitions)]
+    found = []
     for name, topic_id, number in places:
         state = view.partitions.state(partition_key(topic_id, number))
         if state is not None:
-            yield layout.partition(name, number), state.end
+            found.append((layout.partition(name, number), state.end))
+    return found
 
 
 def make_journal_folder(files: Files, layout: DataLayout) -> None:
@@ -315,7 +318,7 @@ def make_journal_folder(files: Files, layout: DataLayout) -> None:
         _make_again(files, layout, folder, JOURNAL_TOPIC_ID)
 
 
-def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
+def remove_leftovers(files: Files, layout: DataLayout, view: View, ends: KnownEnds) -> None:
     """Take away what killed processes left half-made. For the only process, whose view is true.
 
     left                          of
@@ -333,7 +336,7 @@ def remove_leftovers(files: Files, layout: DataLayout, view: View) -> None:
     remove_temporaries(
         files, layout.logs, files.listdir(layout.logs), os.path.basename(layout.recovery_points)
     )
-    for directory, end in _known_ends(layout, view):
+    for directory, end in ends:
         _remove_leftovers_of(files, directory, end)
 
 

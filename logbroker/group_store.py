@@ -72,9 +72,7 @@ def change_group(directory: DataDirectory, group: str, events: Sequence[GroupEve
     """Apply *events* to the group, tell every process, and journal topics that it subscribed to anew."""
     with directory.journal.exclusive() as turn:
         before, state = _changed(directory, turn, group, events)
-    if state is not before:
-        directory.signal(group_signal(group))
-        _log_change(group, before, state)
+    _tell(directory, group, before, state)
     return state
 
 
@@ -92,8 +90,7 @@ def add_member(
         # Not looked up before: a topic that is made while this waits for the lock would be taken out of the group.
         joining = Join(member_id, member, topic_shapes(directory))
         before, state = _changed(directory, turn, group, [Expire(without), joining])
-    directory.signal(group_signal(group))
-    _log_change(group, before, state)
+    _tell(directory, group, before, state)
 
 
 def _changed(
@@ -133,6 +130,13 @@ def record_subscription(directory: DataDirectory, group: str, topics: Iterable[s
         event = _subscription(directory, group, known, topics)
         if event != known:
             turn.record([event])
+
+
+def _tell(directory: DataDirectory, group: str, before: GroupState, after: GroupState) -> None:
+    """Every process, and the log; of nothing where nothing was changed."""
+    if after is not before:
+        directory.signal(group_signal(group))
+        _log_change(group, before, after)
 
 
 def _log_change(group: str, before: GroupState, after: GroupState) -> None:

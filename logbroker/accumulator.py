@@ -7,8 +7,8 @@
     SETTLED   acknowledged as ``acks`` asks                        -
     FAILED    ``error`` says why, and whether it may be there      -
 
-Values are kept as columns: most records are a value and nothing else, so a batch is a list of values, one of
-their sizes and runs of timestamps ``(first_index, timestamp_ms)``. The first record with a key or headers
+Values are kept as columns: most records are a value and nothing else, so a batch is a list of values and
+runs of timestamps ``(first_index, timestamp_ms)``. The first record with a key or headers
 turns the batch into a list of whole records.
 
 **The lock-free append.** ``Producer.send`` adds most records without a lock and without looking at the
@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Unpack
 from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.message_ids import IdentifiedRecord, identified
 from logbroker_storage.record_batch import BatchFields, NewRecord, encode_batch, encode_values
-from logbroker_storage.record_encoding import value_sizes
+from logbroker_storage.record_encoding import values_bytes
 from logbroker_storage.view.message_ids import FirstRecord
 
 from .records import StoredHeaders
@@ -103,7 +103,6 @@ class Batch:
         "records",
         "runs",
         "size_bytes",
-        "sizes",
         "slack",
         "spare",
         "state",
@@ -126,7 +125,6 @@ class Batch:
         self.looked_count = 0  # so many there were when the clock was last looked at
         self.accounted = 0  # so many records are subtracted from spare
         self.values: list[bytes | None] = []
-        self.sizes: list[int] = []  # of the values that the last freeze saw; -1 for null
         self.runs: list[tuple[int, int]] = []
         self.records: list[NewRecord] | None = None  # instead of values, once a record has more than a value
         self.spare = limit_bytes  # bytes left, behind the records that are accounted
@@ -151,18 +149,16 @@ class Batch:
         """Keep lock-free senders out until the next ``grant``; ``spare`` and ``count`` are then true."""
         self.granted_until = 0
         count = self.count
+        unaccounted = count - self.accounted
+        if not unaccounted:
+            return
         if self.records is not None:
-            if self.accounted < count:
-                self.spare -= _whole_bytes(self.records[self.accounted :])
-                self.accounted = count
-        elif len(self.sizes) < count:
-            sizes = value_sizes(self.values[len(self.sizes) :])
-            unaccounted = count - self.accounted
-            new_bytes = sum(sizes[-unaccounted:]) + unaccounted * VALUE_OVERHEAD_BYTES if unaccounted else 0
-            # No call from here on: as in add.
-            self.sizes += sizes
-            self.spare -= new_bytes
-            self.accounted = count
+            new_bytes = _whole_bytes(self.records[-unaccounted:])
+        else:
+            new_bytes = values_bytes(self.values[-unaccounted:]) + unaccounted * VALUE_OVERHEAD_BYTES
+        # No call from here on: as in add.
+        self.spare -= new_bytes
+        self.accounted = count
 
     @property
     def overhead_bytes(self) -> int:
@@ -213,8 +209,8 @@ class Batch:
             self.records.append(record)
         return index
 
-    def add_values(self, values: Sequence[bytes], sizes: Sequence[int], size_bytes: int) -> None:
-        """Add plain values of *sizes* under the current timestamp."""
+    def add_values(self, values: Sequence[bytes], size_bytes: int) -> None:
+        """Add plain values under the current timestamp; *size_bytes* is what they take, at most."""
         records: list[NewRecord] = []
         if self.records is not None:
             timestamp_ms = self.runs[-1][1]
@@ -226,7 +222,6 @@ class Batch:
         self.count = count
         if self.records is None:
             self.values += values
-            self.sizes += sizes
         else:
             self.records += records
 
@@ -256,7 +251,6 @@ class Batch:
             for value in values[first:end]
         ]
         self.values = []
-        self.sizes = []
 
     def close(self) -> None:
         """No more records; ``size_bytes`` is what it holds."""
@@ -277,7 +271,7 @@ class Batch:
         if len(self.values if records is None else records) != self.count:
             raise AssertionError("two senders added to a batch at once without a lock; please report this")
         if records is None:
-            return encode_values(self.values, self.runs, self.sizes, **fields)
+            return encode_values(self.values, self.runs, **fields)
         return encode_batch(self._kept() if self.elsewhere else records, **fields)
 
     def _kept(self) -> list[NewRecord]:
@@ -312,7 +306,6 @@ class Batch:
     def release_records(self) -> None:
         """Forget the payload; receipts keep the rest alive."""
         self.values = []
-        self.sizes = []
         self.records = None
 
     # What receipts ask ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from logbroker_storage.clock import SYSTEM_CLOCK
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import InvalidRequestError, RecordTooLargeError
 from logbroker_storage.record_batch import HEADER_BYTES, Compression, NewRecord, encode_batch
+from logbroker_storage.record_encoding import values_bytes
 
 from .accumulator import OPEN, VALUE_OVERHEAD_BYTES, Batch
 from .delivery import Delivery
@@ -179,16 +180,16 @@ class LongWay:
 
     def _add_values(self, batch: Batch, values: Sequence[bytes]) -> int:
         """Put the first of *values* into *batch*, as many as it has room for; how many."""
-        sizes = list(map(len, values))
-        count = len(values)
         if self._named is not None:
-            count = min(count, self._named.room_in_block(batch.queue))
-        size_bytes = sum(sizes[:count]) + count * VALUE_OVERHEAD_BYTES
-        while size_bytes > batch.spare and count > 1:
-            count = max(1, min(count - 1, count * batch.spare // size_bytes))
-            size_bytes = sum(sizes[:count]) + count * VALUE_OVERHEAD_BYTES
+            values = values[: self._named.room_in_block(batch.queue)]
+        while True:
+            count = len(values)
+            size_bytes = values_bytes(values) + count * VALUE_OVERHEAD_BYTES
+            if size_bytes <= batch.spare or count == 1:
+                break
+            values = values[: max(1, min(count - 1, count * batch.spare // size_bytes))]
         batch.stamp_now(self.look(batch))
-        batch.add_values(values[:count], sizes[:count], size_bytes)
+        batch.add_values(values, size_bytes)
         if self._named is not None:
             batch.queue.last_sequence += count
             batch.last_sequence = batch.queue.last_sequence

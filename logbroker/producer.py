@@ -197,9 +197,7 @@ class Producer:
             FencedError: a newer holder has the producer's name (or through the receipt).
             ClosedError, ForkedError: this producer takes nothing more.
         """
-        if not options and type(value) is bytes:
-            if key is not None or headers is not None:
-                return self._send_whole(topic, value, key, headers)
+        if key is None and headers is None and not options and type(value) is bytes:
             try:
                 batch = self._plain[topic]
             except (KeyError, TypeError):
@@ -215,6 +213,8 @@ class Producer:
                 receipt = self._send_plain(batch, value)
                 if receipt is not None:
                     return receipt
+        elif not options and type(value) is bytes:
+            return self._send_whole(topic, value, key, headers)
         return self._long_way.send(topic, self._pending(Message(value, key, headers, **options)))
 
     def _pending(self, message: Message) -> PendingRecord:

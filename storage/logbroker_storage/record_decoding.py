@@ -10,7 +10,6 @@ each record's fields fill its length, the records fill the batch, offsets increa
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import NamedTuple
 
 from .batch_header import HEADER_BYTES, BatchHeader, StoredBatch
@@ -24,9 +23,7 @@ from .record_twin import read_each
 # a batch that was made to explode.
 MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 
-MAX_ALONE = 64  # a look for a run costs 1 to 5 µs; records of mixed lengths pay for it this seldom
-
-_headers_of = attrgetter("header_pairs")
+MAX_ALONE = 256  # a look for a run costs 1 to 5 µs; records of mixed lengths pay for it this seldom
 
 
 class Decoded(NamedTuple):
@@ -58,7 +55,7 @@ def decode_batch(
     *,
     max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
 ) -> Decoded:
-    """As ``decode_records``; tells besides whether there are headers: to look at each record takes 0.02 µs."""
+    """As ``decode_records``; tells besides whether there are headers, which takes 0.02 µs to see from a record."""
     header = batch.header
     data = decompress(header.compression, batch.data[HEADER_BYTES:], max_decompressed_bytes)
     records: list[Record] = []
@@ -91,5 +88,4 @@ def _read_records(
             count = min(alone, header.record_count - len(records))
             position = read_each(records, data, position, count, header, topic, partition, known_headers)
             alone = min(2 * alone, MAX_ALONE)
-            have_headers = have_headers or any(map(_headers_of, records[-count:]))
-    return position, have_headers
+    return position, have_headers or any(known_headers.values())

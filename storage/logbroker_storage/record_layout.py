@@ -22,11 +22,22 @@ from __future__ import annotations
 
 from .batch_header import BatchHeader
 from .errors import BatchDefect, CorruptBatchError
-from .varint import VARLONG_MAX, VARLONG_MIN
+from .varint import NULL_LENGTH, VARLONG_MAX, VARLONG_MIN, encode_varint
 
 NO_ATTRIBUTES = b"\x00"
 NO_HEADERS = b"\x00"
 HEADER_KEY_ERRORS = "surrogateescape"  # header keys that are not UTF-8 survive decoding and encoding
+
+
+def value_framing(value_size: int, timestamp_delta: bytes, offset_size: int) -> tuple[bytes, bytes]:
+    """What lies before and behind the offset delta of a record without key and headers that has one before it.
+
+    From the end of that one up to the value, whose length is *value_size*, -1 for null.
+    """
+    value_length = encode_varint(value_size)
+    fields_size = len(NO_ATTRIBUTES + timestamp_delta + NULL_LENGTH + value_length + NO_HEADERS) + offset_size
+    length = encode_varint(fields_size + max(value_size, 0))
+    return NO_HEADERS + length + NO_ATTRIBUTES + timestamp_delta, NULL_LENGTH + value_length
 
 
 def malformed(index: int, reason: str) -> CorruptBatchError:

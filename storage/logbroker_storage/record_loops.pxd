@@ -2,6 +2,16 @@
 cimport cython
 
 
+@cython.locals(length=Py_ssize_t)
+cpdef Py_ssize_t one_length(object values) except? -1
+
+
+@cython.locals(
+    small=list, end=Py_ssize_t, delta=Py_ssize_t, framings=dict, framing=tuple, parts=list, length=Py_ssize_t,
+)
+cpdef list frame_each(object values, Py_ssize_t first, bytes timestamp_delta)
+
+
 @cython.locals(
     small=list, end=Py_ssize_t, before_delta=bytes, known_keys=dict, parts=list, delta=Py_ssize_t, offset=bytes, headers=bytes,
     size=Py_ssize_t, key_length=bytes, value_length=bytes, length=bytes,

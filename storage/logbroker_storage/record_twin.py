@@ -51,6 +51,8 @@ def _chosen_loops() -> ModuleType:
 
 _chosen = _chosen_loops()
 IS_COMPILED = _chosen is not record_loops
+one_length = _chosen.one_length
+frame_each = _chosen.frame_each
 encode_each = _chosen.encode_each
 read_each = _chosen.read_each
 survey_each = _chosen.survey_each

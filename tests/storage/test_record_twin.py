@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from logbroker_storage import record_loops, record_twin
 from logbroker_storage.errors import CorruptBatchError
 from logbroker_storage.record_batch import NewRecord, encode_batch, read_header
+from logbroker_storage.record_layout import NO_HEADERS
+from logbroker_storage.varint import encode_varint
 
 T0 = 1_700_000_000_000
 HEADER = read_header(encode_batch([NewRecord(b"", timestamp_ms=T0)]))
@@ -62,6 +64,32 @@ def test_both_encode_records_to_the_same_bytes_or_refuse_the_same(twin, records,
     for given_deltas in (range(len(records)), deltas[: len(records)]):
         plain = encoded(record_loops, records, given_deltas)
         assert encoded(twin, records, given_deltas) == plain
+
+
+ALIKE = st.builds(lambda value, count: [value] * count, BLOBS, st.integers(1, 12))
+VALUES = st.one_of(st.lists(BLOBS, max_size=12), ALIKE)
+FIRST_DELTAS = st.sampled_from([0, 5, 64, 8000, 8192, 70_000])  # what follows has varints of the same size
+
+
+@given(values=VALUES, first=FIRST_DELTAS, timestamp_ms=st.integers(T0 - 70, T0 + 70))
+@settings(max_examples=300)
+def test_both_frame_values_as_they_encode_records(twin, values, first, timestamp_ms):
+    records = [NewRecord(value, timestamp_ms=timestamp_ms) for value in values]
+    whole, _ = (
+        record_loops.encode_each(records, range(first, first + len(records)), T0) if records else ([], 0)
+    )
+    for loops in (record_loops, twin):
+        framed = b"".join(loops.frame_each(values, first, encode_varint(timestamp_ms - T0)))
+        assert framed + NO_HEADERS == NO_HEADERS + b"".join(whole)
+
+
+@given(values=VALUES)
+@settings(max_examples=300)
+def test_both_know_the_one_length_of_values(twin, values):
+    lengths = {None if value is None else len(value) for value in values}
+    expected = record_loops.MIXED if None in lengths or len(lengths) != 1 else len(values[0])
+    for loops in (record_loops, twin):
+        assert loops.one_length(values) == expected
 
 
 @given(records=st.lists(NEAR_RECORDS, min_size=1, max_size=8), data=st.data())

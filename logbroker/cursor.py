@@ -254,14 +254,14 @@ class Cursor:
         if ttl_ms >= 0 <= header.base_timestamp_ms and header.max_timestamp_ms + ttl_ms <= self._now_ms():
             return []
         try:
-            records, have_headers = decode_batch(batch, *self.place)
+            records, have_reserved = decode_batch(batch, *self.place)
         except CorruptBatchError as error:
             if not is_first:
                 return None
             raise self._corruption(batch, error) from error
         if header.base_offset < self.position:
             del records[: bisect_left(records, self.position, key=_offset_of)]
-        if have_headers:
+        if have_reserved:
             records = self._without_ttl_headers(records)
         if ttl_ms >= 0 or self._deadlines:
             records = self._unexpired(records)

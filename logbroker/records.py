@@ -6,7 +6,7 @@ belong to the broker: users cannot send them, and never see them on delivery.
 
 A time to live is such a header, and so is everything else that a sender says of a delivery
 (``delivery_headers``). The batch header does not know of them, so a reader first asks whether any record of a
-batch has headers at all (``decode_batch``).
+batch has any (``decode_batch``).
 """
 
 from __future__ import annotations

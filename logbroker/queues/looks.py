@@ -14,14 +14,14 @@ from .state import Counts
 class Held(NamedTuple):
     """Messages in an owner's hands, of one run; ``batches`` are those that they are stored in, ascending.
 
-    ``have_headers``: some of them have, which may be the broker's own.
+    ``have_reserved``: some of them may have headers of the broker's own.
     """
 
     records: list[Record]
     delivery_count: int
     lease_end_ms: int
     batches: Sequence[StoredBatch] = ()
-    have_headers: bool = False
+    have_reserved: bool = False
 
 
 def without(held: Iterable[Held], runs: Sequence[Run]) -> list[Held]:

@@ -279,7 +279,7 @@ class QueuePartition:
         """Read a run and sort out what of it is not to be delivered (now); what is too much goes back."""
         is_only_arranged = self._settings.looks_ahead and not run.is_arranged
         try:
-            records, batches, end_offset, have_headers = self._read(
+            records, batches, end_offset, have_reserved = self._read(
                 run, math.inf if is_only_arranged else max_bytes
             )
             if end_offset <= run.last:
@@ -287,7 +287,7 @@ class QueuePartition:
                 run = replace(run, last=end_offset - 1)
             verdict = self._judge.judge(
                 records,
-                have_headers=have_headers,
+                have_reserved=have_reserved,
                 now_ms=self._directory.clock.now_ms(),
                 ttl_ms=self.log.config.message_ttl_ms,
             )
@@ -305,7 +305,7 @@ class QueuePartition:
             self._sort_out(owner, run, verdict.rejected, verdict.arranged)
         if is_only_arranged:
             return Held([], run.delivery_count, run.due_ms)
-        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches, have_headers)
+        return Held(verdict.deliver, run.delivery_count, run.due_ms, batches, have_reserved)
 
     def _read(self, run: Run, max_bytes: float = math.inf) -> RangeRead:
         with self._reading:

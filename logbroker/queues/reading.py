@@ -34,7 +34,7 @@ class RangeRead(NamedTuple):
     records: list[Record]
     batches: list[StoredBatch]
     end_offset: int
-    have_headers: bool  # perhaps, some records; False is certain
+    have_reserved: bool  # some records may have reserved headers; False is certain
 
 
 class RangeReader:
@@ -45,7 +45,7 @@ class RangeReader:
         self._reader: LogReader | None = None
         self._records: list[Record] = []
         self._batches: list[StoredBatch] = []  # that _records are of
-        self._have_headers = False
+        self._have_reserved = False
         self._begin = self._end = 0  # the offsets that _records speaks of
 
     def read(self, first: int, last: int, max_bytes: float = math.inf) -> RangeRead:
@@ -58,7 +58,7 @@ class RangeReader:
         """
         records: list[Record] = []
         batches: list[StoredBatch] = []
-        have_headers = False
+        have_reserved = False
         position, left_bytes = first, max_bytes
         while position <= last:
             if not self._begin <= position < self._end and not self._fill(position):
@@ -73,11 +73,11 @@ class RangeReader:
             begin = bisect_left(self._records, position, key=_offset_of)
             end = bisect_left(self._records, end_offset, key=_offset_of)
             records += self._records[begin:end]
-            have_headers = have_headers or self._have_headers
+            have_reserved = have_reserved or self._have_reserved
             if left_bytes < 0 and end_offset <= last:
-                return RangeRead(records, batches, end_offset, have_headers)
+                return RangeRead(records, batches, end_offset, have_reserved)
             position = self._end
-        return RangeRead(records, batches, last + 1, have_headers)
+        return RangeRead(records, batches, last + 1, have_reserved)
 
     def _batches_in(self, begin: int, end: int) -> list[StoredBatch]:
         """Those read last that have offsets in [begin, end)."""
@@ -95,12 +95,12 @@ class RangeReader:
             return False
         self._batches = [batch for batch in batches if not batch.header.is_control]
         records: list[Record] = []
-        have_headers = False
+        have_reserved = False
         for batch in self._batches:
             decoded = decode_batch(batch, self._log.topic, self._log.partition)
             records += decoded.records
-            have_headers = have_headers or decoded.have_headers
-        self._records, self._have_headers = records, have_headers
+            have_reserved = have_reserved or decoded.have_reserved
+        self._records, self._have_reserved = records, have_reserved
         self._begin, self._end = offset, self._reader.position
         return True
 
@@ -136,9 +136,12 @@ class Judge(NamedTuple):
     buries_expired: bool
     buries_unknown: bool  # whether what the filter has no value for is rejected, or passed over
 
-    def judge(self, records: list[Record], *, have_headers: bool, now_ms: int, ttl_ms: int) -> Verdict:
-        """*have_headers*: some may have; *now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none."""
-        if self.matches is None and ttl_ms < 0 and not self.ordered and not have_headers:
+    def judge(self, records: list[Record], *, have_reserved: bool, now_ms: int, ttl_ms: int) -> Verdict:
+        """*have_reserved*: some records may have headers of the broker's own.
+
+        *now_ms* is wall clock; *ttl_ms* the topic's time to live, -1 for none.
+        """
+        if self.matches is None and ttl_ms < 0 and not self.ordered and not have_reserved:
             return Verdict(records, None, {}, True)
         deliver: list[Record] = []
         arranged: list[Arranged] = []

@@ -13,6 +13,7 @@ _LAST_DATETIME = datetime.datetime.max.replace(tzinfo=datetime.UTC)
 
 
 NO_TIMESTAMP = -1
+RESERVED_HEADER_PREFIX = "logbroker."  # of the keys of headers that say something to the broker
 
 HeaderPairs = tuple[tuple[str, bytes | None], ...]
 

@@ -37,7 +37,7 @@ from .control_record import (
     decode_control_record,
     encode_control_batch,
 )
-from .record import NO_TIMESTAMP, NewRecord, Record
+from .record import NO_TIMESTAMP, RESERVED_HEADER_PREFIX, NewRecord, Record
 from .record_decoding import MAX_DECOMPRESSED_BYTES, Decoded, decode_batch, decode_records
 from .record_encoding import (
     BatchFields,
@@ -46,7 +46,6 @@ from .record_encoding import (
     encode_values,
 )
 
-RESERVED_HEADER_PREFIX = "logbroker."
 TTL_HEADER = "logbroker.ttl.ms"
 
 __all__ = [

@@ -19,7 +19,9 @@ cpdef list frame_each(object values, Py_ssize_t first, bytes timestamp_delta)
 cpdef tuple encode_each(object records, object deltas, object base_timestamp_ms)
 
 
-@cython.locals(parts=list, known=bytes, encoded=bytes)
+@cython.locals(
+    small=list, end=Py_ssize_t, count=Py_ssize_t, parts=list, known=bytes, encoded=bytes, size=Py_ssize_t,
+)
 cdef bytes _encode_headers(object headers, dict known_keys)
 
 

@@ -133,7 +133,10 @@ def encode_each(
 
 def _encode_headers(headers: Sequence[tuple[str, bytes | None]], known_keys: dict[str, bytes]) -> bytes:
     """The headers of a record; *known_keys* has those keys that the batch had before, behind their lengths."""
-    parts = [encode_varint(len(headers))]
+    small = SMALL_VARINTS
+    end = TWO_BYTE_END
+    count = len(headers)
+    parts = [small[count] if count < end else encode_varint(count)]
     for key, value in headers:
         known = known_keys.get(key)
         if known is None:
@@ -142,7 +145,8 @@ def _encode_headers(headers: Sequence[tuple[str, bytes | None]], known_keys: dic
         if value is None:
             parts += (known, NULL_LENGTH)
         else:
-            parts += (known, encode_varint(len(value)), value)
+            size = len(value)
+            parts += (known, small[size] if size < end else encode_varint(size), value)
     return b"".join(parts)
 
 
@@ -340,7 +344,10 @@ def survey_each(data: bytes, count: int) -> tuple[int, int, bool] | None:
 
 def _parse_headers(block: bytes, index: int) -> HeaderPairs:
     """The headers of record *index*; *block* is all that its length leaves for them."""
-    zigzag, position = decode_zigzag(block, 0, VARINT_MAX_BYTES)
+    zigzag = block[0]
+    position = 1
+    if zigzag >= 0x80:
+        zigzag, position = decode_zigzag(block, 0, VARINT_MAX_BYTES)
     if zigzag & 1:
         raise malformed(index, "its header count is negative")
     headers: list[tuple[str, bytes | None]] = []

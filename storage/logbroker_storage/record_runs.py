@@ -28,9 +28,13 @@ from .errors import BatchDefect, CorruptBatchError
 from .offset_columns import offset_columns, run_end
 from .record import Record
 from .record_layout import HEADER_KEY_ERRORS, record_timestamp
+from .record_twin import IS_COMPILED
 from .varint import decode_varint, decode_varlong, encode_varint
 
 MIN_RUN = 8  # records for which one parse into a shape (5 µs) pays
+MIN_BARE_RUN = (
+    256 if IS_COMPILED else MIN_RUN
+)  # without headers, which take little where the loops are compiled
 PIECE = 512  # records; bounds what a look for a run can cost when it finds a short one, and a table
 KNOWN_TABLES = 32  # each has 32 bytes a record and content
 
@@ -73,7 +77,7 @@ def read_run(
     while delta < end_delta:
         wanted = min(PIECE, end_delta - delta)
         count = _piece_length(shape, data, position, delta, wanted)
-        if count < MIN_RUN and delta == shape.offset_delta:
+        if count < (MIN_RUN if shape.headers else MIN_BARE_RUN) and delta == shape.offset_delta:
             break
         first_offset = header.base_offset + delta
         records += map(
@@ -105,9 +109,14 @@ def _agreeing(column: bytes, expected: bytes) -> int:
     """How many bytes are the same from the start on; both have one length."""
     if column == expected:
         return len(column)
-    return next(
-        index for index, (one, other) in enumerate(zip(column, expected, strict=True)) if one != other
-    )
+    agreeing, differing = 0, len(column)  # so many agree, so many do not
+    while differing - agreeing > 1:
+        middle = (agreeing + differing) // 2
+        if column[agreeing:middle] == expected[agreeing:middle]:
+            agreeing = middle
+        else:
+            differing = middle
+    return agreeing
 
 
 def _contents(shape: _Shape, data: bytes, position: int, count: int) -> Iterator[Iterable[object]]:

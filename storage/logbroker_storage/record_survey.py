@@ -34,7 +34,7 @@ class Survey(NamedTuple):
     follow: bool
     """Each has the offset behind the one before."""
     records: list[Record]
-    """All of them, where some have headers; else none."""
+    """All of them, where some have headers of the broker's own; else none."""
 
 
 def survey(batch: StoredBatch, topic: str, partition: int) -> Survey:
@@ -68,12 +68,12 @@ def survey_without_headers(
 
 def survey_decoded(batch: StoredBatch, topic: str, partition: int) -> Survey:
     """The same, from the records."""
-    records, have_headers = decode_batch(batch, topic, partition)
+    records, have_reserved = decode_batch(batch, topic, partition)
     times_ms = list(map(_timestamp_of, records))
     return Survey(
         min(times_ms),
         max(times_ms),
         None not in map(_key_of, records),
         records[-1].offset - records[0].offset == len(records) - 1,
-        records if have_headers else [],
+        records if have_reserved else [],
     )

@@ -99,7 +99,7 @@ def test_a_batch_with_reserved_headers_is_found_compressed_or_not(compression, t
     headers = stored_headers({} if ttl is None else {"a": b"1"}, ttl)
     encoded = encode_batch([NewRecord(b"v", None, headers, 1000)], compression=compression)
     batch = read_batch(bytes(encoded))
-    assert decode_batch(batch, "t", 0).have_headers is (ttl is not None)
+    assert decode_batch(batch, "t", 0).have_reserved is (ttl is not None)
 
 
 # Timestamps -----------------------------------------------------------------------------------------------

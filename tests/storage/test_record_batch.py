@@ -78,9 +78,11 @@ def plain_records(batch: StoredBatch) -> list[Record]:
 
 def decoded(batch: bytearray) -> list[Record]:
     stored = read_batch(batch)
-    records, have_headers = decode_batch(stored, "t", 3)
+    records, have_reserved = decode_batch(stored, "t", 3)
     assert records == plain_records(stored)
-    assert have_headers is any(record.header_pairs for record in records)
+    assert have_reserved is any(
+        key.startswith("logbroker.") for record in records for key, _ in record.header_pairs
+    )
     assert all(
         type(item) is bytes for record in records for item in (record.key, record.value) if item is not None
     )
@@ -97,9 +99,9 @@ timestamps_ms = st.one_of(st.integers(T0 - 100, T0 + 100), st.integers(-1, 1 << 
 nullable = (
     st.none() | st.binary(max_size=20) | st.sampled_from([bytes(63), bytes(64), bytes(8191), bytes(8192)])
 )
-header_keys = st.sampled_from(["", "type", "größe", "\udcff", "k" * 70]) | st.text(
-    st.characters(exclude_categories=["Cs"]), max_size=5
-)
+header_keys = st.sampled_from(
+    ["", "type", "größe", "\udcff", "k" * 70, "logbroker.", "logbroker.ttl.ms"]
+) | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 new_records = st.builds(
     NewRecord,
     value=nullable,

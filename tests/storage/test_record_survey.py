@@ -28,13 +28,16 @@ def test_both_ways_tell_the_same(records: list[NewRecord], codec: Compression) -
     assert survey_without_headers(batch) == survey_decoded(batch, "t", 0) == survey(batch, "t", 0) == expected
 
 
-def test_records_with_headers_are_given_themselves() -> None:
+@pytest.mark.parametrize(
+    ("name", "is_given"), [("logbroker.ttl.ms", True), ("logbroker", False), ("h", False)]
+)
+def test_records_with_headers_of_the_broker_s_own_are_given_themselves(name: str, is_given: bool) -> None:
     batch = read_batch(
-        encode_batch([NewRecord(b"v", b"k", [("h", b"1")], T0), NewRecord(b"w", b"k", (), T0)])
+        encode_batch([NewRecord(b"v", b"k", [(name, b"1")], T0), NewRecord(b"w", b"k", (), T0)])
     )
     assert survey_without_headers(batch) is None
     found = survey(batch, "t", 0)
-    assert [record.headers for record in found.records] == [[("h", b"1")], []]
+    assert [record.headers for record in found.records] == ([[(name, b"1")], []] if is_given else [])
     assert (found.oldest_ms, found.newest_ms, found.have_keys, found.follow) == (T0, T0, True, True)
 
 

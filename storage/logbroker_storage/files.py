@@ -381,7 +381,7 @@ def replace_file(files: Files, path: str, data: Buffer) -> None:
     """
     temporary = f"{path}.{os.getpid()}-{threading.get_ident()}{TEMPORARY_SUFFIX}"
     try:
-        _write_synced(files, temporary, data)
+        write_synced(files, temporary, data)
         # Sync the file before its directory entry: a name that survives a crash must never point
         # at bytes that did not.
         files.rename(temporary, path)
@@ -412,7 +412,8 @@ def remove_temporaries(files: Files, directory: str, names: Iterable[str], prefi
             files.unlink(f"{directory}/{name}")
 
 
-def _write_synced(files: Files, path: str, data: Buffer) -> None:
+def write_synced(files: Files, path: str, data: Buffer) -> None:
+    """Make a new file *path* with the content *data*, which is on the disk then; its name need not be."""
     fd = open_fresh(files, path)
     try:
         files.pwrite(fd, data, 0)

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .errors import WriteFailedError
-from .files import Buffer, Files, open_fresh
+from .files import Buffer, Files, open_fresh, write_synced
 from .index_checksums import Checksum, IndexChecksums, encode
 from .local_log import LocalLog
 from .record_batch import read_header
@@ -85,14 +85,14 @@ def write_replacement(
     finally:
         log.files.close(fd)
     sealed = indexes.seal()
-    _write(log.files, segment.path(OFFSET_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.offset_index)
-    _write(log.files, segment.path(TIME_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.time_index)
+    write_synced(log.files, segment.path(OFFSET_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.offset_index)
+    write_synced(log.files, segment.path(TIME_INDEX_SUFFIX) + CLEANED_SUFFIX, sealed.time_index)
     if aborted_index:
-        _write(log.files, segment.path(ABORTED_INDEX_SUFFIX) + CLEANED_SUFFIX, aborted_index)
+        write_synced(log.files, segment.path(ABORTED_INDEX_SUFFIX) + CLEANED_SUFFIX, aborted_index)
     sums = IndexChecksums(
         Checksum.of(sealed.offset_index), Checksum.of(sealed.time_index), Checksum.of(aborted_index)
     )
-    _write(log.files, segment.path(CHECKSUMS_SUFFIX) + CLEANED_SUFFIX, encode(sums))
+    write_synced(log.files, segment.path(CHECKSUMS_SUFFIX) + CLEANED_SUFFIX, encode(sums))
     log.files.fsync_directory(log.directory)
     return Rewritten(base_offset, position)
 
@@ -183,15 +183,6 @@ def _finish(files: Files, segment: SegmentFiles, replaced_bases: Sequence[int]) 
             _remove(files, replaced.path(suffix))
     files.fsync_directory(directory)
     files.unlink(segment.path(REPLACES_SUFFIX))
-
-
-def _write(files: Files, path: str, content: bytes) -> None:
-    fd = open_fresh(files, path)
-    try:
-        files.pwrite(fd, content, 0)
-        files.fsync(fd)
-    finally:
-        files.close(fd)
 
 
 def _remove(files: Files, path: str) -> None:

@@ -22,7 +22,7 @@ from .checkpoints import (
     parse_leader_epochs,
     parse_partition_metadata,
 )
-from .files import Files, put_file
+from .files import Files, put_file, write_synced
 from .layout import MAX_STEM_CHARACTERS
 from .segment_files import SegmentFiles, list_segments
 from .side_files import keep_aside
@@ -42,22 +42,13 @@ def create_partition_folder(files: Files, directory: str, topic_id: bytes) -> No
     if files.exists(directory):
         remove_folder(files, directory)  # a creation that was cut short
     files.mkdir(directory)
-    _write_synced(files, f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
-    _write_synced(files, f"{directory}/{LEADER_EPOCH_CHECKPOINT}", encode_leader_epochs([EpochStart(0, 0)]))
+    write_synced(files, f"{directory}/{PARTITION_METADATA}", encode_partition_metadata(topic_id))
+    write_synced(files, f"{directory}/{LEADER_EPOCH_CHECKPOINT}", encode_leader_epochs([EpochStart(0, 0)]))
     segment = SegmentFiles(files, directory, 0)
     segment.create()
     segment.close()
     # One sync of the folder for all its names: until the topic is journaled, nobody looks at any of them.
     files.fsync_directory(directory)
-
-
-def _write_synced(files: Files, path: str, content: bytes) -> None:
-    fd = files.open(path, create=True)
-    try:
-        files.pwrite(fd, content, 0)
-        files.fsync(fd)
-    finally:
-        files.close(fd)
 
 
 def check_free(files: Files, directory: str) -> None:

@@ -56,8 +56,10 @@ FILE_SYNCS = [
     _off(
         f"{STORAGE}.files",
         "files.fsync(fd)",
-        "a file is synced before it takes the place of another",
+        "a small file that is written as a whole is synced",
         "directories.a_file_replaced",
+        "directories.the_files_of_a_new_topic",
+        "cleaning.replaced_files",
     ),
     _off(
         f"{STORAGE}.files",
@@ -127,12 +129,6 @@ FILE_SYNCS = [
         "files.fsync_directory(directory)",
         "the names in a new partition's folder are synced",
         "directories.a_topic_created",
-    ),
-    _off(
-        f"{STORAGE}.topic_folders",
-        "files.fsync(fd)",
-        "the files of a new partition's folder are synced",
-        "directories.the_files_of_a_new_topic",
     ),
     _off(
         f"{STORAGE}.catalog",
@@ -226,12 +222,6 @@ FILE_SYNCS = [
         f"{STORAGE}.segment_replacement",
         "log.files.fsync(fd)",
         "a rewritten log is synced",
-        "cleaning.replaced_files",
-    ),
-    _off(
-        f"{STORAGE}.segment_replacement",
-        "files.fsync(fd)",
-        "the indexes of a rewritten log are synced",
         "cleaning.replaced_files",
     ),
     _off(

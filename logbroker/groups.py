@@ -32,12 +32,11 @@ from typing import Any
 import msgspec
 
 from .assignor import Assignment, assign
+from .assignor import TopicPartition as TopicPartition
 from .topic_selection import TopicSelection
 
 NOBODY = ""
 NOT_MOVING = 0
-
-TopicPartition = tuple[str, int]
 
 
 class Member(msgspec.Struct, frozen=True, array_like=True):

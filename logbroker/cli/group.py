@@ -11,10 +11,11 @@ from logbroker_storage.standard_streams import say
 from .command_group import command_group
 from .directory import DataOption, open_broker
 from .output import JsonOption, Table, as_json, print_json, print_tables
-from .resetting import Place, ToOption, TopicsOption, parse_target, print_moves
+from .resetting import ToOption, TopicsOption, parse_target, print_moves
 
 if TYPE_CHECKING:
     from ..broker import Broker
+    from ..groups import TopicPartition
 
 app = command_group("List, describe, reset and delete consumer groups.")
 
@@ -89,7 +90,7 @@ def reset(
     print_moves("group", group, before, offsets, dry_run=dry_run, json=json)
 
 
-def _committed(broker: Broker, group: str) -> dict[Place, int | None]:
+def _committed(broker: Broker, group: str) -> dict[TopicPartition, int | None]:
     if group not in broker.groups():
         return {}
     return {(row.topic, row.partition): row.committed_offset for row in broker.group(group).offsets}

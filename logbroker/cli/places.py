@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from logbroker_storage.errors import TopicNotFoundError
 
+from ..groups import TopicPartition
 from ..topic_selection import TopicSelection
 from .positions import Moment, Named, Offset, Position, Shift
 
 if TYPE_CHECKING:
     from ..broker import Broker
     from ..consumer import Consumer
-
-Place = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,12 @@ class Range:
         return min(max(offset, self.start), self.end)
 
 
-Ranges = Mapping[Place, Range]
+Ranges = Mapping[TopicPartition, Range]
 
 
-def ranges_of(broker: Broker, topics: Sequence[str], partition: int | None = None) -> dict[Place, Range]:
+def ranges_of(
+    broker: Broker, topics: Sequence[str], partition: int | None = None
+) -> dict[TopicPartition, Range]:
     """Every partition that *topics* (names and patterns) mean now.
 
     Raises:
@@ -54,7 +55,7 @@ def ranges_of(broker: Broker, topics: Sequence[str], partition: int | None = Non
     return found
 
 
-def offsets_at(broker: Broker, found: Ranges, position: Position) -> dict[Place, int]:
+def offsets_at(broker: Broker, found: Ranges, position: Position) -> dict[TopicPartition, int]:
     """*position* as an offset of each partition, brought inside it."""
     if isinstance(position, Moment) and found:
         with broker.consumer({topic for topic, _ in found}) as consumer:
@@ -75,19 +76,19 @@ def _offset_at(limits: Range, position: Position) -> int:
     return limits.start
 
 
-def positions(consumer: Consumer) -> dict[Place, int]:
+def positions(consumer: Consumer) -> dict[TopicPartition, int]:
     """``consumer.position()``, always by topic and partition."""
     return _by_place(consumer, consumer.position())
 
 
-def lags(consumer: Consumer) -> dict[Place, int]:
+def lags(consumer: Consumer) -> dict[TopicPartition, int]:
     """``consumer.lag()``, always by topic and partition."""
     return _by_place(consumer, consumer.lag())
 
 
-def _by_place(consumer: Consumer, values: Mapping[int | Place, int]) -> dict[Place, int]:
+def _by_place(consumer: Consumer, values: Mapping[int | TopicPartition, int]) -> dict[TopicPartition, int]:
     """A consumer of one topic labels its answers by partition alone."""
-    label: dict[int | Place, Place] = {}
+    label: dict[int | TopicPartition, TopicPartition] = {}
     for place in consumer.assignment():
         label[place] = label[place[1]] = place
     return {label[key]: value for key, value in values.items() if key in label}

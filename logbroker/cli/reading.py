@@ -35,12 +35,13 @@ from typing import TYPE_CHECKING
 from logbroker_storage.errors import CorruptionError, FencedError, InvalidRequestError, OffsetOutOfRangeError
 from logbroker_storage.standard_streams import say
 
-from .places import Place, lags, offsets_at, positions, ranges_of
+from .places import lags, offsets_at, positions, ranges_of
 from .positions import Moment, Named, Offset, Position, Shift
 
 if TYPE_CHECKING:
     from ..broker import Broker
     from ..consumer import Consumer
+    from ..groups import TopicPartition
     from ..records import Record
     from ..start import Start
 
@@ -79,7 +80,7 @@ class Reading:
         broker: Broker,
         wanted: Wanted,
         *,
-        starts: Mapping[Place, int] | None = None,
+        starts: Mapping[TopicPartition, int] | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         """Find the partitions, and where to begin and stop in them.
@@ -118,7 +119,7 @@ class Reading:
             return int(until.time.timestamp() * 1000)
         return None
 
-    def _first_stops(self) -> tuple[dict[Place, int], int]:
+    def _first_stops(self) -> tuple[dict[TopicPartition, int], int]:
         """The offset to stop before, of each partition there is and of those that are created later."""
         wanted, stops, other = self._wanted, dict.fromkeys(self.found, NO_STOP), NO_STOP
         if isinstance(wanted.until, Offset) and wanted.follow:
@@ -131,7 +132,7 @@ class Reading:
         unwanted = [place for place in self.found if wanted.partition not in (None, place[1])]
         return {**stops, **dict.fromkeys(unwanted, 0)}, other
 
-    def _resolved_starts(self) -> Mapping[Place, int] | None:
+    def _resolved_starts(self) -> Mapping[TopicPartition, int] | None:
         """The offsets to begin at, where the consumer does not know what ``start`` means."""
         start = self._wanted.start
         if not isinstance(start, Offset | Shift):
@@ -153,7 +154,7 @@ class Reading:
                 consumer.seek(place, self.found[place].end)
         return consumer
 
-    def begin_before_stops(self, count: int) -> set[Place]:
+    def begin_before_stops(self, count: int) -> set[TopicPartition]:
         """Begin *count* offsets before each stop; the partitions in which that is at the very start."""
         stops = self.ends()
         self._starts = {
@@ -161,7 +162,7 @@ class Reading:
         }
         return {place for place, limits in self.found.items() if stops[place] - count <= limits.start}
 
-    def ends(self) -> dict[Place, int]:
+    def ends(self) -> dict[TopicPartition, int]:
         """Where it stops in each partition there is; of one that goes on: where that ends now."""
         return {place: limits.clamp(self._stops[place]) for place, limits in self.found.items()}
 
@@ -221,7 +222,7 @@ class Reading:
             patience_s = min(patience_s, self._deadline_ms / 1000 - _now().timestamp())
         return max(0.0, patience_s)
 
-    def _keep(self, records: list[Record]) -> tuple[list[Record], dict[Place, int]]:
+    def _keep(self, records: list[Record]) -> tuple[list[Record], dict[TopicPartition, int]]:
         """Those of *records* that are before their stops, and where the others begin."""
         self._at_a_stop = False
         if len(self._stops) == 1 and self._deadline_ms is None and records:
@@ -231,7 +232,7 @@ class Reading:
                 self._at_a_stop = last.offset + 1 == stop
                 return records, {}
         kept: list[Record] = []
-        left_out: dict[Place, int] = {}
+        left_out: dict[TopicPartition, int] = {}
         for place, group in groupby(records, _place_of):
             run = list(group)
             stop = self._stop_in(place, run)
@@ -242,7 +243,7 @@ class Reading:
                 left_out[place] = min(left_out.get(place, NO_STOP), run[len(taken)].offset)
         return kept, left_out
 
-    def _stop_in(self, place: Place, run: list[Record]) -> int:
+    def _stop_in(self, place: TopicPartition, run: list[Record]) -> int:
         """The stop of a partition; with --until in the future a record may show that it is reached."""
         stop = self._stops.get(place, self._other_stop)
         if self._deadline_ms is not None and stop == NO_STOP:
@@ -251,7 +252,7 @@ class Reading:
                 stop = self._stops[place] = late[0]
         return stop
 
-    def _commit(self, consumer: Consumer, left_out: Mapping[Place, int]) -> None:
+    def _commit(self, consumer: Consumer, left_out: Mapping[TopicPartition, int]) -> None:
         try:
             for place, offset in left_out.items():
                 consumer.seek(place, offset)
@@ -309,7 +310,7 @@ def last_records(broker: Broker, wanted: Wanted, count: int) -> tuple[list[Recor
     while True:
         reading = Reading(broker, wanted)
         at_the_start = reading.begin_before_stops(back)
-        held: dict[Place, deque[Record]] = {place: deque(maxlen=count) for place in reading.found}
+        held: dict[TopicPartition, deque[Record]] = {place: deque(maxlen=count) for place in reading.found}
         for records in reading.batches():
             for place, run in groupby(records, _place_of):
                 held[place].extend(run)

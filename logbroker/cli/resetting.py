@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,7 +13,8 @@ from logbroker_storage.standard_streams import say
 from .output import Table, print_json, print_tables
 from .positions import Moment, Named, Offset, Shift, parse_position
 
-Place = tuple[str, int]  # topic and partition
+if TYPE_CHECKING:
+    from ..groups import TopicPartition
 
 ToOption = Annotated[
     str,
@@ -58,8 +59,8 @@ def parse_target(to: str) -> tuple[Literal["earliest", "latest"] | int | datetim
 def print_moves(
     kind: Literal["group", "subscription"],
     name: str,
-    before: Mapping[Place, int | None],
-    after: Mapping[Place, int],
+    before: Mapping[TopicPartition, int | None],
+    after: Mapping[TopicPartition, int],
     *,
     dry_run: bool,
     json: bool,

@@ -14,11 +14,12 @@ from .directory import DataOption, open_broker
 from .exit_codes import CommandFailed
 from .output import JsonOption, Table, as_json, print_json, print_tables
 from .positions import Moment, Named, Offset, Position, Shift, duration_of, parse_position
-from .resetting import Place, ToOption, TopicsOption, parse_target, print_moves
+from .resetting import ToOption, TopicsOption, parse_target, print_moves
 
 if TYPE_CHECKING:
     from ..broker import Broker
     from ..descriptions import SubscriptionDescription
+    from ..groups import TopicPartition
     from ..start import Start
 
 app = command_group("Create, describe and change subscriptions: queues, and streams (consumer groups).")
@@ -311,7 +312,7 @@ def reset(
     """
     target, shift = parse_target(to)
     with open_broker(data) as broker:
-        before: dict[Place, int | None] = {
+        before: dict[TopicPartition, int | None] = {
             (part.topic, part.partition): part.start_offset for part in broker.subscription(name).partitions
         }
         offsets = broker.reset_subscription(name, target, topics=topic, shift=shift, dry_run=dry_run)

@@ -45,7 +45,7 @@ from .classic_messages import (
     refused_sync,
 )
 from .classic_roster import Member
-from .consumer_group import ClassicClocks, ConsumerGroup, GroupMember, MemberState, Place, Places
+from .consumer_group import ClassicClocks, ConsumerGroup, GroupMember, MemberState
 from .consumer_messages import (
     JOIN_EPOCH,
     LEAVE_FOR_A_WHILE_EPOCH,
@@ -53,6 +53,8 @@ from .consumer_messages import (
     GroupError,
     HeartbeatRequest,
     Partitions,
+    Place,
+    Places,
     TopicShape,
 )
 from .consumer_protocol import (

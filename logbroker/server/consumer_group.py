@@ -64,6 +64,7 @@ from itertools import chain
 
 from kio.schema.errors import ErrorCode
 
+from ..groups import TopicPartition
 from .consumer_messages import (
     JOIN_EPOCH,
     LEAVE_EPOCH,
@@ -75,11 +76,14 @@ from .consumer_messages import (
     HeartbeatRequest,
     MemberDescription,
     Partitions,
+    Place,
+    Places,
     TopicShape,
+    by_topic,
     check_fields,
 )
 from .expressions import ExpressionError, compile_expression
-from .group_assignors import ASSIGNORS, AssignorInput, Subscriber, TopicPartition
+from .group_assignors import ASSIGNORS, AssignorInput, Subscriber
 
 
 def compiled_expression(expression: str) -> re.Pattern[str] | None:
@@ -92,8 +96,6 @@ def compiled_expression(expression: str) -> re.Pattern[str] | None:
 
 # Members --------------------------------------------------------------------------------------------------
 
-Place = tuple[uuid.UUID, int]
-Places = frozenset[Place]
 NOTHING: Places = frozenset()
 
 
@@ -570,11 +572,7 @@ class ConsumerGroup:
             assert holder == member.member_id
 
     def named(self, places: Places) -> Partitions:
-        numbers = defaultdict(list)
-        for topic_id, number in places:
-            if topic_id in self._names:
-                numbers[self._names[topic_id]].append(number)
-        return {topic: tuple(sorted(numbers[topic])) for topic in sorted(numbers)}
+        return by_topic(places, self._names)
 
 
 def _owned(request: HeartbeatRequest, topics: Mapping[str, TopicShape]) -> Places | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ NO_INTERVAL_MS = 0
 
 Partitions = dict[str, tuple[int, ...]]
 """Ascending partition numbers by topic name."""
+Place = tuple[uuid.UUID, int]
+"""A partition, by its topic's id: a topic that is made again has another."""
+Places = frozenset[Place]
 
 
 class TopicShape(NamedTuple):
@@ -27,6 +31,15 @@ class TopicShape(NamedTuple):
 
     topic_id: uuid.UUID
     partitions: int
+
+
+def by_topic(places: Places, names: Mapping[uuid.UUID, str]) -> Partitions:
+    """*places* by the *names* of their topics, ascending; those of a topic without a name are left out."""
+    numbers = defaultdict(list)
+    for topic_id, number in places:
+        if topic_id in names:
+            numbers[names[topic_id]].append(number)
+    return {topic: tuple(sorted(numbers[topic])) for topic in sorted(numbers)}
 
 
 def assignment_values(partitions: Partitions, shapes: Mapping[str, TopicShape]) -> Mapping[str, object]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..assignor import Assignment, assign
+from ..assignor import Assignment, TopicPartition, assign
 
-TopicPartition = tuple[str, int]
 Owners = dict[TopicPartition, str]
 
 

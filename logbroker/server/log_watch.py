@@ -14,11 +14,12 @@ from logbroker_storage.errors import TopicNotFoundError
 from logbroker_storage.touching import signal_paths
 from logbroker_storage.wakeup import Waiter
 
+from ..groups import TopicPartition
+
 POLL_S = 0.005  # where there is no inotify
 KEPT_WATCHES = 20_000  # partitions that stay watched when nobody waits for them: the next poll comes soon
 
-Place = tuple[str, int]
-Watched = Place | str  # a partition, or the name of a signal
+Watched = TopicPartition | str  # a partition, or the name of a signal
 
 
 class News:
@@ -57,11 +58,11 @@ class LogWatch:
         if self._waiter.fileno() >= 0:
             self._loop.add_reader(self._waiter.fileno(), self._take)
 
-    def unwatched(self, places: Iterable[Place]) -> list[Place]:
+    def unwatched(self, places: Iterable[TopicPartition]) -> list[TopicPartition]:
         """Those of *places* whose signal files have to be there before ``subscribe``: see ``signal_files``."""
         return [place for place in places if place not in self._waiting]
 
-    def subscribe(self, places: Iterable[Place], news: News) -> None:
+    def subscribe(self, places: Iterable[TopicPartition], news: News) -> None:
         """Tell *news* whenever a record becomes visible in one of *places*, until ``unsubscribe``.
 
         Raises:
@@ -92,7 +93,7 @@ class LogWatch:
             self._waiter.unwatch_signal(name)
             self._places.pop(self._directory.layout.signal(name), None)
 
-    def unsubscribe(self, places: Iterable[Place], news: News) -> None:
+    def unsubscribe(self, places: Iterable[TopicPartition], news: News) -> None:
         for place in places:
             subscribers = self._waiting.get(place)
             if subscribers is None:
@@ -101,7 +102,7 @@ class LogWatch:
             if not subscribers and len(self._waiting) > KEPT_WATCHES:
                 self.forget(place)
 
-    def forget(self, place: Place) -> None:
+    def forget(self, place: TopicPartition) -> None:
         """No longer watch a partition, which may be gone; whoever waits for it looks again."""
         for news in self._waiting.pop(place, ()):
             news.come(place)
@@ -114,13 +115,13 @@ class LogWatch:
             for news in subscribers:
                 news.end()
 
-    def _watch(self, place: Place) -> None:
+    def _watch(self, place: TopicPartition) -> None:
         self._waiter.watch_partition(*place)
         self._waiting[place] = set()
         for path in self._paths(place):
             self._places[path] = place
 
-    def _paths(self, place: Place) -> tuple[str, str]:
+    def _paths(self, place: TopicPartition) -> tuple[str, str]:
         return signal_paths(self._directory.layout.partition_lock(*place))
 
     def _take(self) -> None:
@@ -143,7 +144,7 @@ class LogWatch:
         self._waiter.close()
 
 
-def signal_files(directory: DataDirectory, places: Iterable[Place]) -> None:
+def signal_files(directory: DataDirectory, places: Iterable[TopicPartition]) -> None:
     """Have the files of *places* exist that writers touch; in a thread, as it takes a while for many.
 
     A partition that is gone meanwhile is passed over.

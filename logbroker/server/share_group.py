@@ -36,15 +36,15 @@ from .consumer_messages import (
     GroupError,
     HeartbeatReply,
     Partitions,
+    Place,
+    Places,
     TopicShape,
+    by_topic,
 )
 
 ASSIGNOR = "simple"
 MAX_MEMBERS = 1000
 MAX_MEMBER_ID_BYTES = 255
-
-Place = tuple[uuid.UUID, int]
-Places = frozenset[Place]
 
 
 class ShareHeartbeat(NamedTuple):
@@ -126,7 +126,7 @@ class ShareGroup:
                 client_id=member.client_id,
                 client_host=member.client_host,
                 subscribed_topics=member.subscribed_topics,
-                assigned=self._named(member.target),
+                assigned=by_topic(member.target, self._names),
             )
             for member in self._members.values()
         }
@@ -175,7 +175,7 @@ class ShareGroup:
         member.session_deadline_ms = now_ms + self._session_timeout_ms
         is_full = request.member_epoch == JOIN_EPOCH or request.subscribed_topics is not None
         is_behind = request.member_epoch != member.epoch
-        assignment = self._named(member.target) if is_full or is_behind else None
+        assignment = by_topic(member.target, self._names) if is_full or is_behind else None
         return HeartbeatReply(member.member_id, member.epoch, self._heartbeat_interval_ms, assignment)
 
     def advance(self, now_ms: int) -> list[str]:
@@ -250,13 +250,6 @@ class ShareGroup:
         )
         for member in self._members.values():
             member.target = targets[member.member_id]
-
-    def _named(self, places: Places) -> Partitions:
-        numbers = defaultdict(list)
-        for topic_id, number in places:
-            if topic_id in self._names:
-                numbers[self._names[topic_id]].append(number)
-        return {topic: tuple(sorted(numbers[topic])) for topic in sorted(numbers)}
 
 
 def assign(subscriptions: Mapping[str, Sequence[str]], topics: Mapping[str, TopicShape]) -> dict[str, Places]:

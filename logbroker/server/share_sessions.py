@@ -12,20 +12,18 @@ many as there may be, no other begins: SHARE_SESSION_LIMIT_REACHED.
 
 from __future__ import annotations
 
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import count
 
 from kio.schema.errors import ErrorCode
 
+from .consumer_messages import Place
 from .error_codes import RefusedError
 
 MAX_SESSIONS = 2000
 FINAL_EPOCH, INITIAL_EPOCH = -1, 0
 LAST_EPOCH = (1 << 31) - 1
-
-Place = tuple[uuid.UUID, int]
 
 
 class ShareSession:

@@ -24,9 +24,10 @@ from logbroker_storage.log_offsets import Isolation, LogOffsets
 from logbroker_storage.log_reader import check_bounds
 from logbroker_storage.partition_log import PartitionLog
 
+from ...groups import TopicPartition
 from ..error_codes import RefusedError, code_of
 from ..fetch_sessions import NO_SESSION, FetchSession, FetchWish, Reported
-from ..log_watch import News, Place, signal_files
+from ..log_watch import News, signal_files
 from ..node import LEADER_EPOCH, Node
 from ..raw_reader import RawBatches
 from ..replies import Buffer, Pieces, Values
@@ -106,7 +107,7 @@ async def _when_enough(
     deadline = time.monotonic() + min(body.max_wait.total_seconds(), LONGEST_WAIT_S)
     isolation = Isolation.READ_COMMITTED if body.isolation_level else Isolation.READ_UNCOMMITTED
     news = News()
-    watched: dict[Place, FetchWish] = {}
+    watched: dict[TopicPartition, FetchWish] = {}
     try:
         while True:
             room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
@@ -132,9 +133,9 @@ async def _when_enough(
         node.watch.unsubscribe(watched, news)
 
 
-async def _subscribed(node: Node, wishes: Sequence[FetchWish], news: News) -> dict[Place, FetchWish]:
+async def _subscribed(node: Node, wishes: Sequence[FetchWish], news: News) -> dict[TopicPartition, FetchWish]:
     """The wishes by the partitions that are watched from now on; others are answered at once, with an error."""
-    places: dict[Place, FetchWish] = {}
+    places: dict[TopicPartition, FetchWish] = {}
     for wish in wishes:
         try:
             log = _log(node, wish)
@@ -144,7 +145,7 @@ async def _subscribed(node: Node, wishes: Sequence[FetchWish], news: News) -> di
     unwatched = node.watch.unwatched(places)
     if unwatched:
         await node.run(signal_files, node.directory, unwatched)
-    watched: dict[Place, FetchWish] = {}
+    watched: dict[TopicPartition, FetchWish] = {}
     for place, wish in places.items():
         try:
             node.watch.subscribe([place], news)
@@ -155,7 +156,7 @@ async def _subscribed(node: Node, wishes: Sequence[FetchWish], news: News) -> di
 
 
 async def _something_new(
-    node: Node, watched: Mapping[Place, FetchWish], isolation: Isolation, news: News
+    node: Node, watched: Mapping[TopicPartition, FetchWish], isolation: Isolation, news: News
 ) -> None:
     """Wait until one of the partitions has something for its wish; only those that signalled are looked at."""
     while not node.is_stopping:

@@ -24,7 +24,7 @@ from ...groups import TopicPartition
 from ...queues.partition import queue_signal
 from ...queues.settlement import Settlement
 from ...subscriptions import SIGNAL, Subscription
-from ..consumer_messages import GroupError
+from ..consumer_messages import GroupError, Place
 from ..error_codes import RefusedError, code_of
 from ..log_watch import News, signal_files
 from ..node import LEADER_EPOCH, NODE_ID, Node
@@ -33,7 +33,7 @@ from ..requests import Request
 from ..share_acknowledgements import settlement_of
 from ..share_group import check_member_id
 from ..share_partitions import Acquired, Acquisition, Wish
-from ..share_sessions import FINAL_EPOCH, INITIAL_EPOCH, Place, ShareSession
+from ..share_sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession
 
 LONGEST_WAIT_S = 60.0
 STRICT = 1  # share_acquire_mode: no more records than asked for

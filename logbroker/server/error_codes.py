@@ -28,6 +28,7 @@ from logbroker_storage.errors import (
     WriteFailedError,
 )
 
+from ..topic_names import check_group_name
 from .storage_trouble import StorageTrouble
 
 trouble = StorageTrouble()  # of all servers of the process
@@ -59,6 +60,18 @@ class RefusedError(LogbrokerError):
     def __init__(self, code: ErrorCode, message: str = "") -> None:
         self.code = code
         super().__init__(message or code.name)
+
+
+def check_group_id(group_id: str) -> None:
+    """That a group, of any kind, can have this name.
+
+    Raises:
+        RefusedError: it cannot.
+    """
+    try:
+        check_group_name(group_id)
+    except InvalidRequestError as error:
+        raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
 
 
 def code_of(error: LogbrokerError) -> ErrorCode:

@@ -21,16 +21,15 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError
 
 from ..group_store import Reservation, record_subscription, release_from_network, reserve_for_network
-from ..topic_names import check_group_name, is_internal
+from ..topic_names import is_internal
 from .classic_group import ClassicGroup, GroupState
 from .classic_members import ClassicMembers, can_join, upgraded
 from .classic_messages import Delivery, JoinRequest
 from .consumer_group import ConsumerGroup
 from .consumer_messages import TopicShape
-from .error_codes import RefusedError
+from .error_codes import RefusedError, check_group_id
 from .settings import ServerSettings
 
 logger = logging.getLogger("logbroker.server")
@@ -173,19 +172,13 @@ class GroupRegistry:
 
     async def _reserved(self, group_id: str, refusal: ErrorCode) -> Group | None:
         """The group as it is, which no embedded consumer can join now."""
-        self._check_name(group_id)
+        check_group_id(group_id)
         await self._reserve(group_id, refusal)
         return self._groups.get(group_id)
 
     def _last_generation(self, group_id: str) -> int:
         known = self._groups.get(group_id)
         return self._past.get(group_id, ("", 0))[1] if known is None else _generation(known)
-
-    def _check_name(self, group_id: str) -> None:
-        try:
-            check_group_name(group_id)
-        except InvalidRequestError as error:
-            raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
 
     def _new_classic(self, group_id: str, generation: int) -> ClassicGroup:
         group = ClassicGroup(

@@ -17,7 +17,6 @@ from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
-    InvalidRequestError,
     InvalidTopicError,
     LogbrokerError,
     SubscriptionExistsError,
@@ -26,9 +25,9 @@ from logbroker_storage.errors import (
 from logbroker_storage.events import Event, ShareConfigEvent
 
 from ..subscriptions import SIGNAL, Rules, Subscription, Subscriptions
-from ..topic_names import check_group_name, check_topic_name
+from ..topic_names import check_topic_name
 from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, HeartbeatReply, TopicShape
-from .error_codes import RefusedError
+from .error_codes import RefusedError, check_group_id
 from .settings import ServerSettings
 from .share_config import check_config, difference, rules_of, start_of
 from .share_group import ShareGroup, ShareHeartbeat
@@ -109,10 +108,7 @@ class ShareGroups:
         Raises:
             GroupError, RefusedError: it is refused.
         """
-        try:
-            check_group_name(group_id)
-        except InvalidRequestError as error:
-            raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
+        check_group_id(group_id)
         group = self._groups.get(group_id) or self._new(group_id)
         group.check(request)
         if request.member_epoch == JOIN_EPOCH or request.subscribed_topics is not None:

@@ -11,16 +11,15 @@ from typing import Any
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import InvalidRequestError, LogbrokerError, WriteFailedError
+from logbroker_storage.errors import LogbrokerError, WriteFailedError
 from logbroker_storage.events import OffsetEvent
 
 from ...commits import items_of
 from ...group_store import is_on_other_server, live_members
-from ...topic_names import check_group_name
 from ..classic_group import ClassicGroup
 from ..consumer_group import ConsumerGroup
 from ..consumer_protocol import CONSUMER_PROTOCOL_TYPE
-from ..error_codes import RefusedError, code_of, trouble
+from ..error_codes import RefusedError, check_group_id, code_of, trouble
 from ..group_registry import is_empty
 from ..node import Node
 from ..replies import Values
@@ -79,10 +78,7 @@ def check_group(node: Node, group_id: str) -> None:
     Raises:
         RefusedError: there cannot.
     """
-    try:
-        check_group_name(group_id)
-    except InvalidRequestError as error:
-        raise RefusedError(ErrorCode.invalid_group_id, str(error)) from error
+    check_group_id(group_id)
     if node.share.subscription(group_id) is not None:
         raise RefusedError(ErrorCode.group_id_not_found, f"Group {group_id} is a share group.")
 

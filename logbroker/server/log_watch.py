@@ -62,16 +62,15 @@ class LogWatch:
         """Those of *places* whose signal files have to be there before ``subscribe``: see ``signal_files``."""
         return [place for place in places if place not in self._waiting]
 
-    def subscribe(self, places: Iterable[TopicPartition], news: News) -> None:
-        """Tell *news* whenever a record becomes visible in one of *places*, until ``unsubscribe``.
+    def subscribe(self, place: TopicPartition, news: News) -> None:
+        """Tell *news* whenever a record becomes visible in *place*, until ``unsubscribe``.
 
         Raises:
-            TopicNotFoundError: one of them is not there.
+            TopicNotFoundError: it is not there.
         """
-        for place in places:
-            if place not in self._waiting:
-                self._watch(place)
-            self._waiting[place].add(news)
+        if place not in self._waiting:
+            self._watch(place)
+        self._waiting[place].add(news)
         if self._waiter.fileno() < 0 and self._polling is None:
             self._poll()
 

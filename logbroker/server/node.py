@@ -8,8 +8,9 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -17,10 +18,11 @@ from kio.schema.errors import ErrorCode
 
 from logbroker_storage.background import going_on
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import TopicExistsError, TopicNotFoundError
+from logbroker_storage.errors import LogbrokerError, TopicExistsError, TopicNotFoundError
 from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
+from ..groups import TopicPartition
 from ..request_reply.topics import sweep_reply_topics
 from ..routing.bindings import router_offsets
 from ..topic_names import check_any_topic_name, check_topic_name, is_internal
@@ -33,7 +35,7 @@ from .error_codes import RefusedError
 from .fetch_sessions import FetchSessions
 from .group_registry import GroupRegistry
 from .in_turn import InTurn
-from .log_watch import LogWatch
+from .log_watch import LogWatch, News, signal_files
 from .metrics import Metrics
 from .network_transactions import NetworkTransactions
 from .raw_reader import ReaderPool
@@ -119,6 +121,32 @@ class Node:
                 # Nobody else would find those that do not move.
                 with going_on(logger, "what is idle is closed later"):
                     await self.run(close_idle)
+
+    @contextmanager
+    def answer_room(self, wanted_bytes: int) -> Iterator[int]:
+        """How many bytes a fetch may read of the *wanted_bytes*; they are taken until it is known how much it is."""
+        room = max(1, self.settings.max_unsent_bytes - self.unsent_bytes)
+        max_bytes = max(1, min(wanted_bytes, self.settings.max_fetch_bytes, room))
+        self.unsent_bytes += max_bytes
+        try:
+            yield max_bytes
+        finally:
+            self.unsent_bytes -= max_bytes
+
+    async def subscribe(self, places: Iterable[TopicPartition], news: News) -> list[TopicPartition]:
+        """Tell *news* of what comes to *places*, until ``watch.unsubscribe``; those of them that are there."""
+        places = list(places)
+        unwatched = self.watch.unwatched(places)
+        if unwatched:
+            await self.run(signal_files, self.directory, unwatched)
+        watched: list[TopicPartition] = []
+        for place in places:
+            try:
+                self.watch.subscribe(place, news)
+            except LogbrokerError:
+                continue  # deleted a moment ago: the next look says so
+            watched.append(place)
+        return watched
 
     def begin_to_stop(self) -> None:
         """Answer who waits for something to happen: it will not happen here."""

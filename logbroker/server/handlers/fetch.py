@@ -27,7 +27,7 @@ from logbroker_storage.partition_log import PartitionLog
 from ...groups import TopicPartition
 from ..error_codes import RefusedError, code_of
 from ..fetch_sessions import NO_SESSION, FetchSession, FetchWish, Reported
-from ..log_watch import News, signal_files
+from ..log_watch import News
 from ..node import LEADER_EPOCH, Node
 from ..raw_reader import RawBatches
 from ..replies import Buffer, Pieces, Values
@@ -110,13 +110,8 @@ async def _when_enough(
     watched: dict[TopicPartition, FetchWish] = {}
     try:
         while True:
-            room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
-            max_bytes = max(1, min(body.max_bytes, node.settings.max_fetch_bytes, room))
-            node.unsent_bytes += max_bytes  # until it is known how much it is
-            try:
+            with node.answer_room(body.max_bytes) as max_bytes:
                 served = await _serve(node, wishes, isolation, max_bytes)
-            finally:
-                node.unsent_bytes -= max_bytes
             left_s = deadline - time.monotonic()
             if left_s <= 0 or node.is_stopping or _is_enough(served, min(body.min_bytes, max_bytes)):
                 return _answer(node, request, session, served)
@@ -142,17 +137,7 @@ async def _subscribed(node: Node, wishes: Sequence[FetchWish], news: News) -> di
         except LogbrokerError:
             continue
         places[log.topic, log.partition] = wish
-    unwatched = node.watch.unwatched(places)
-    if unwatched:
-        await node.run(signal_files, node.directory, unwatched)
-    watched: dict[TopicPartition, FetchWish] = {}
-    for place, wish in places.items():
-        try:
-            node.watch.subscribe([place], news)
-        except LogbrokerError:
-            continue
-        watched[place] = wish
-    return watched
+    return {place: places[place] for place in await node.subscribe(places, news)}
 
 
 async def _something_new(

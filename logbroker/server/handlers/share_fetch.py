@@ -26,7 +26,7 @@ from ...queues.settlement import Settlement
 from ...subscriptions import SIGNAL, Subscription
 from ..consumer_messages import GroupError, Place
 from ..error_codes import RefusedError, code_of
-from ..log_watch import News, signal_files
+from ..log_watch import News
 from ..node import LEADER_EPOCH, NODE_ID, Node
 from ..replies import Buffer, Pieces, Values
 from ..requests import Request
@@ -241,17 +241,7 @@ async def _subscribed(
     node: Node, places: Iterable[TopicPartition], signals: Sequence[str], news: News
 ) -> list[TopicPartition]:
     """Those of *places* that *news* will come of, besides the signals."""
-    places = list(places)
-    unwatched = node.watch.unwatched(places)
-    if unwatched:
-        await node.run(signal_files, node.directory, unwatched)
-    watched: list[TopicPartition] = []
-    for place in places:
-        try:
-            node.watch.subscribe([place], news)
-        except LogbrokerError:
-            continue  # deleted a moment ago: the next look says so
-        watched.append(place)
+    watched = await node.subscribe(places, news)
     for signal in signals:
         node.watch.subscribe_signal(signal, news)
     return watched
@@ -284,20 +274,15 @@ async def _acquire(
     body = request.body
     if body.max_records <= 0 or body.max_bytes <= 0 or node.is_stopping:
         return Acquisition({}, {}, None)
-    room = max(1, node.settings.max_unsent_bytes - node.unsent_bytes)
-    max_bytes = max(1, min(body.max_bytes, node.settings.max_fetch_bytes, room))
-    wish = Wish(
-        max_messages=min(body.max_records, MAX_RECORDS),
-        min_bytes=min(body.min_bytes, max_bytes),
-        max_bytes=max_bytes,
-        is_strict=getattr(body, "share_acquire_mode", 0) == STRICT,
-        deadline_s=deadline_s,
-    )
-    node.unsent_bytes += max_bytes  # until it is known how much it is
-    try:
+    with node.answer_room(body.max_bytes) as max_bytes:
+        wish = Wish(
+            max_messages=min(body.max_records, MAX_RECORDS),
+            min_bytes=min(body.min_bytes, max_bytes),
+            max_bytes=max_bytes,
+            is_strict=getattr(body, "share_acquire_mode", 0) == STRICT,
+            deadline_s=deadline_s,
+        )
         return await node.run(node.share.partitions.acquire, session, subscription, places, wish)
-    finally:
-        node.unsent_bytes -= max_bytes
 
 
 # The answers ------------------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from __future__ import annotations
 import bisect
 import logging
 import os
-import secrets
 import struct
 import subprocess
 import sys
@@ -39,21 +38,19 @@ from .checkpoints import (
 from .crc32c import crc32c
 from .deduplication import restore
 from .errors import InvalidRequestError, ViewError
-from .events import LogStartEvent, MessageIdEvent, TopicEvent, encode_event
+from .events import LogStartEvent, MessageIdEvent, TopicEvent
 from .files import Files, remove_temporaries
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
-from .layout import DataLayout, parse_partition_folder
+from .layout import DataLayout
 from .partition_log import PartitionLog
 from .recovery import publish, recover_log, sweep_leftovers
 from .segment_files import SegmentFiles, list_segments
 from .side_files import cut_room, remove_unpublished
+from .strangers import settle_strangers
 from .topic_folders import (
     create_partition_folder,
-    has_records,
     mend_metadata,
     remove_deleted_folders,
-    remove_folder,
-    topic_id_of,
 )
 from .touching import signal_paths
 from .view import LogEnd, View, partition_key
@@ -79,8 +76,6 @@ CHECKED_ENTRIES = 100_000  # a larger view is checked value by value as it is re
 FORMAT_KEY = "logbroker.format"
 DIRECTORY_FORMAT = 1
 META_PROPERTIES = {"version": "1", FORMAT_KEY: str(DIRECTORY_FORMAT)}
-# Of a topic whose folders nothing else is known of: with the defaults the cleaner would remove what is a week old.
-UNKNOWN_CONFIG = {"retention.ms": "-1"}
 
 MakeLog = Callable[[View, str, int, TopicEvent | None], PartitionLog]
 KnownEnds = Sequence[tuple[str, LogEnd]]  # by the folders of their logs
@@ -396,7 +391,7 @@ def _fill_view(files: Files, layout: DataLayout, view: View, make_log: MakeLog, 
         _recover(journal.log, points, 0)
         journal.replay()
         topics = _topics(view)
-        _adopt_or_remove_strangers(files, layout, journal, topics)
+        settle_strangers(files, layout, journal, topics)
     finally:
         journal.close()
         journal.log.release_files()
@@ -453,104 +448,6 @@ def _recovery_points(files: Files, layout: DataLayout) -> dict[tuple[str, int], 
         )
         return {}
     return {(entry.topic, entry.partition): entry.offset for entry in entries}
-
-
-def _adopt_or_remove_strangers(
-    files: Files, layout: DataLayout, journal: Journal, topics: dict[str, TopicEvent]
-) -> None:
-    """Folders that no topic event names: a topic's creation or removal that was cut short, or a log that
-    somebody put there. The first two are removed; records are never thrown away, so the last becomes a topic.
-
-    What is no partition's folder, and what a topic that is known has no place for, stays as it is, unread.
-    """
-    strangers: dict[str, list[int]] = {}
-    left_alone: list[str] = []
-    remove_deleted_folders(files, layout.logs)
-    names = files.listdir(layout.logs)
-    remove_temporaries(files, layout.logs, names, os.path.basename(layout.recovery_points))
-    for name in names:
-        parsed = parse_partition_folder(name)
-        if parsed is None:
-            if _ends_in_a_number(name):
-                left_alone.append(name)
-            continue
-        topic, number = parsed
-        if topic == JOURNAL_TOPIC:
-            if number:
-                left_alone.append(name)  # a copy of the journal is no topic
-            continue
-        known = topics.get(topic)
-        if known is None or number >= known.partitions:
-            strangers.setdefault(topic, []).append(number)
-        elif known.state == "deleting" and topic_id_of(files, f"{layout.logs}/{name}") == known.topic_id:
-            remove_folder(files, f"{layout.logs}/{name}")
-    for topic, found in strangers.items():
-        numbers = _next_to(topics.get(topic), found)
-        for number in set(found) - set(numbers):
-            folder = layout.partition(topic, number)
-            if has_records(files, folder):
-                left_alone.append(os.path.basename(folder))
-            else:
-                remove_folder(files, folder)
-        folders = [layout.partition(topic, number) for number in numbers]
-        if not any(has_records(files, folder) for folder in folders):
-            for folder in folders:
-                remove_folder(files, folder)
-            continue
-        adopted = _adopted(files, layout, topic, numbers, topics)
-        logger.warning(
-            "folders of %s-%s hold records but the journal does not know them: adopted%s",
-            topic,
-            numbers,
-            "" if topic in topics else ", to be kept for ever until the topic is configured anew",
-        )
-        journal.write([(adopted.key(), encode_event(adopted))])
-        topics[topic] = adopted
-    if left_alone:
-        logger.warning(
-            "%s: no topic has such partitions, so they stay unread", ", ".join(map(repr, sorted(left_alone)))
-        )
-    # The names of adopted folders, and of the journal's, if that was made just now.
-    files.fsync_directory(layout.logs)
-
-
-def _ends_in_a_number(name: str) -> bool:
-    _, dash, number = name.rpartition("-")
-    return bool(dash) and number.isdigit()
-
-
-def _next_to(known: TopicEvent | None, found: list[int]) -> list[int]:
-    """Those of the *found* partitions that may be the topic's, ascending.
-
-    A topic grows by all the partitions up to its new number, so what lies behind a gap is none that it ever had.
-    Nothing tells the gaps of a topic that the journal does not know from folders that were lost.
-    """
-    if known is None:
-        return sorted(found)
-    return [number for place, number in enumerate(sorted(found), known.partitions) if number == place]
-
-
-def _adopted(
-    files: Files, layout: DataLayout, topic: str, numbers: list[int], topics: dict[str, TopicEvent]
-) -> TopicEvent:
-    known = topics.get(topic)
-    return TopicEvent(
-        name=topic,
-        topic_id=known.topic_id if known else _free_id(files, layout.partition(topic, numbers[0]), topics),
-        partitions=max(numbers) + 1,
-        config=known.config if known else UNKNOWN_CONFIG,
-        created_ms=0,
-    )
-
-
-def _free_id(files: Files, folder: str, topics: dict[str, TopicEvent]) -> bytes:
-    """The topic id that a folder says, or a new one where it says none, or is a copy of what a topic's folder was.
-
-    All that is known of a partition is known by the id: two topics of one id would each write the other's end.
-    """
-    noted = topic_id_of(files, folder)
-    taken = {JOURNAL_TOPIC_ID, *(event.topic_id for event in topics.values())}
-    return secrets.token_bytes(16) if noted is None or noted in taken else noted
 
 
 def _empty(files: Files, path: str) -> None:

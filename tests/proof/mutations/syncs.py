@@ -102,7 +102,7 @@ FILE_SYNCS = [
         instead="create_partition_folder(files, folder, topic_id)",
     ),
     _off(
-        f"{STORAGE}.startup",
+        f"{STORAGE}.strangers",
         """
         # The names of adopted folders, and of the journal's, if that was made just now.
         files.fsync_directory(layout.logs)

@@ -36,7 +36,6 @@ HEADER_BYTES = HEADER.size
 ENTRY_BYTES = ENTRY.size
 CRC_START = 6  # the CRC covers everything behind itself
 VERSION = 1
-SUFFIX = ".snapshot"
 _COUNT = struct.Struct(">i")
 
 
@@ -51,19 +50,6 @@ class ProducerSnapshotEntry(msgspec.Struct, frozen=True, gc=False):
     timestamp_ms: int
     coordinator_epoch: int = -1
     current_txn_first_offset: int = -1
-
-
-def snapshot_name(offset: int) -> str:
-    """The file name of the snapshot at *offset*: the state after all offsets below it."""
-    return f"{offset:020d}{SUFFIX}"
-
-
-def parse_snapshot_name(name: str) -> int | None:
-    """The offset in a snapshot's file name, None when it is not one."""
-    digits = name.removesuffix(SUFFIX)
-    if digits == name or len(digits) != 20 or not (digits.isascii() and digits.isdigit()):
-        return None
-    return int(digits)
 
 
 def encode(entries: Sequence[ProducerSnapshotEntry]) -> bytes:

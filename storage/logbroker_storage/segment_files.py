@@ -80,6 +80,11 @@ def is_orphan(name: str, bases: Sequence[int]) -> bool:
     return False
 
 
+def snapshot_name(offset: int) -> str:
+    """The file name of the producer snapshot at *offset*: the state after all offsets below it."""
+    return segment_name(offset) + SNAPSHOT_SUFFIX
+
+
 def list_snapshots(files: Files, directory: str) -> list[int]:
     """The offsets of the producer snapshots in a partition folder, ascending."""
     return segment_bases(files.listdir(directory), SNAPSHOT_SUFFIX)

@@ -12,9 +12,9 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from .files import Files, put_file
-from .producer_snapshot import ProducerSnapshotEntry, encode, parse, snapshot_name
+from .producer_snapshot import ProducerSnapshotEntry, encode, parse
 from .producer_state import NO_TRANSACTION, SEQUENCE_LIMIT, BatchSpan, ProducerEntry
-from .segment_files import list_segments, list_snapshots
+from .segment_files import list_segments, list_snapshots, snapshot_name
 
 logger = logging.getLogger("logbroker.recovery")
 

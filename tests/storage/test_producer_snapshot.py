@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from logbroker_storage import producer_snapshot
 from logbroker_storage.files import OsFiles
-from logbroker_storage.producer_snapshot import ProducerSnapshotEntry, snapshot_name
+from logbroker_storage.producer_snapshot import ProducerSnapshotEntry
+from logbroker_storage.segment_files import list_snapshots, snapshot_name
 from logbroker_storage.snapshot_files import open_in_snapshots
 
 INT16 = st.integers(-(2**15), 2**15 - 1)
@@ -46,16 +47,14 @@ def test_every_flipped_bit_and_every_cut_is_noticed(entries, data):
         producer_snapshot.parse(bytes(whole))
 
 
-def test_the_file_is_named_after_its_offset():
-    assert producer_snapshot.snapshot_name(42) == "00000000000000000042.snapshot"
-    assert producer_snapshot.parse_snapshot_name("00000000000000000042.snapshot") == 42
-    for name in (
-        "42.snapshot",
-        "00000000000000000042.log",
-        "0000000000000000004x.snapshot",
-        "00000000000000000042",
-    ):
-        assert producer_snapshot.parse_snapshot_name(name) is None
+def test_the_file_is_named_after_its_offset(tmp_path):
+    name = snapshot_name(42)
+    assert name == "00000000000000000042.snapshot"
+    for other in ("42.snapshot", "00000000000000000042.log", "0000000000000000004x.snapshot", name[:20]):
+        (tmp_path / other).touch()
+    assert list_snapshots(OsFiles(), str(tmp_path)) == []
+    (tmp_path / name).touch()
+    assert list_snapshots(OsFiles(), str(tmp_path)) == [42]
 
 
 def test_a_snapshot_that_is_removed_while_others_are_read_is_not_called_damaged(tmp_path, caplog):

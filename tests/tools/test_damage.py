@@ -15,7 +15,7 @@ import logbroker
 from logbroker_storage.aborted_index import AbortedTransaction
 from logbroker_storage.aborted_index import encode_entry as encode_aborted
 from logbroker_storage.checkpoints import PartitionOffset, encode_partition_offsets
-from logbroker_storage.producer_snapshot import ProducerSnapshotEntry, snapshot_name
+from logbroker_storage.producer_snapshot import ProducerSnapshotEntry
 from logbroker_storage.producer_snapshot import encode as encode_snapshot
 from logbroker_storage.record_batch import (
     ControlType,
@@ -27,6 +27,7 @@ from logbroker_storage.record_batch import (
     read_header,
 )
 from logbroker_storage.segment import IndexBuilder
+from logbroker_storage.segment_files import snapshot_name
 from logbroker_tools.cli import run
 from logbroker_tools.findings import Code, Finding, Severity
 from logbroker_tools.layout import find

@@ -11,7 +11,7 @@ from logbroker_storage.events import NamedProducerEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.producer_snapshot import ProducerSnapshotEntry
 from logbroker_storage.producer_state import ProducerEntry, advance
-from logbroker_storage.segment_files import SNAPSHOT_SUFFIX, list_snapshots, segment_name
+from logbroker_storage.segment_files import list_snapshots, snapshot_name
 
 from .layout import Partition, Target
 from .reading import Report, batches, live_events
@@ -74,7 +74,7 @@ def _fold(partition: Partition, report: Report) -> dict[int, ProducerEntry]:
 def _newest_snapshot(partition: Partition) -> dict[int, ProducerSnapshotEntry]:
     files = OsFiles()
     for offset in reversed(list_snapshots(files, partition.folder)):
-        path = os.path.join(partition.folder, segment_name(offset) + SNAPSHOT_SUFFIX)
+        path = os.path.join(partition.folder, snapshot_name(offset))
         try:
             return {entry.producer_id: entry for entry in read_snapshot(files, path)}
         except (ValueError, OSError):

@@ -34,7 +34,7 @@ from logbroker_storage.producer_state import (
     next_sequence,
 )
 from logbroker_storage.record_batch import BatchHeader
-from logbroker_storage.segment_files import SNAPSHOT_SUFFIX, segment_name
+from logbroker_storage.segment_files import snapshot_name
 
 from ..findings import Code, Finding, Severity
 from ..layout import Partition
@@ -68,7 +68,7 @@ class ProducerChecks:
 
     def _load(self, partition: Partition, files: Files) -> None:
         for offset in reversed(partition.snapshots):
-            path = os.path.join(partition.folder, segment_name(offset) + SNAPSHOT_SUFFIX)
+            path = os.path.join(partition.folder, snapshot_name(offset))
             try:
                 entries = read_snapshot(files, path)
             except FileNotFoundError:

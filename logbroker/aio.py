@@ -40,8 +40,9 @@ if TYPE_CHECKING:
     from logbroker_storage.files import Files
     from logbroker_storage.log_config import ConfigValue
 
-    from .broker import Broker, Delivery
+    from .broker import Broker
     from .consumer import IsolationName
+    from .consumer_commits import Delivery
     from .descriptions import GroupDescription, TopicDescription
     from .expressions import Predicate
     from .records import AcksName, HeadersArgument

@@ -11,6 +11,8 @@ from typing import TypeVar
 
 from logbroker_storage.errors import InvalidRequestError
 
+LONGEST_S = 2_147_483  # Kafka's own limit: milliseconds in an int32
+
 Item = TypeVar("Item")
 
 
@@ -26,6 +28,13 @@ def positive_seconds(name: str, seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise InvalidRequestError(f"{name}={seconds!r}: give it a positive number of seconds")
     return seconds
+
+
+def positive_milliseconds(name: str, seconds: float) -> int:
+    """*seconds* in whole milliseconds, 1 at least, if it is above 0 and Kafka's protocol has room for it."""
+    if positive_seconds(name, seconds) > LONGEST_S:
+        raise InvalidRequestError(f"{name}={seconds!r}: give it up to {LONGEST_S} seconds")
+    return max(1, int(seconds * 1000))
 
 
 def utf8(name: str, text: str) -> bytes:

@@ -30,6 +30,7 @@ from logbroker_storage.log_config import ConfigValue, LogConfig
 from .arguments import path as checked_path
 from .arguments import whole_number
 from .consumer import Consumer, IsolationName
+from .consumer_commits import Delivery
 from .descriptions import (
     GroupDescription,
     PartitionDescription,
@@ -61,8 +62,6 @@ from .transform import Transformation, TransformProgress, run_transform
 from .transforms.loading import Source
 
 logger = logging.getLogger("logbroker")
-
-Delivery = Literal["at-least-once", "at-most-once", "manual"]
 
 
 def open(  # noqa: A001  (logbroker.open)

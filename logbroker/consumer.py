@@ -45,7 +45,7 @@ from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.record_batch import Record
 
 from .arguments import place as checked_place
-from .arguments import positive_seconds, whole_number
+from .arguments import positive_milliseconds, positive_seconds, whole_number
 from .arrivals import Arrivals
 from .assigned import AssignedPartitions, place_name
 from .commits import PendingCommit, check_directory
@@ -66,7 +66,6 @@ Place = int | TopicPartition
 
 IsolationName = Literal["read_committed", "read_uncommitted"]
 
-LONGEST_SESSION_S = 2_147_483  # Kafka's own limit: milliseconds in an int32
 LARGEST_SLICE = 1024  # records that an iteration hands out between two looks at the clock
 ENOUGH = 128  # a slice of so many is not filled up from the next batch: this one is still in the cache
 SLICE_S = 0.1  # how long a slice should take at most
@@ -132,7 +131,7 @@ class Consumer:
         check_start(start)
         delivery = checked_delivery(delivery)
         self._isolation = _checked_isolation(isolation)
-        session_timeout_ms = _milliseconds("session_timeout", session_timeout)
+        session_timeout_ms = positive_milliseconds("session_timeout", session_timeout)
         self._max_poll_interval_s = positive_seconds("max_poll_interval", max_poll_interval)
         self._max_poll_records = whole_number("max_poll_records", max_poll_records)
         self.group = check_group_name(group) if group is not None else None
@@ -651,9 +650,3 @@ def _checked_isolation(isolation: str) -> Isolation:
     except ValueError:
         names = ", ".join(repr(known.value) for known in Isolation)
         raise InvalidRequestError(f"isolation={isolation!r} is not known; use one of {names}") from None
-
-
-def _milliseconds(name: str, seconds: float) -> int:
-    if positive_seconds(name, seconds) > LONGEST_SESSION_S:
-        raise InvalidRequestError(f"{name}={seconds!r}: give it up to {LONGEST_SESSION_S} seconds")
-    return max(1, int(seconds * 1000))

@@ -3,7 +3,7 @@
     it sees                                   it does
     an open batch older than ``linger``       closes and appends it
     written batches that nobody syncs         syncs them, while senders go on
-    nothing for ``IDLE_TICKS`` and a while    ends; the next batch starts it again
+    nothing for ``IDLE_S``                    ends; the next batch starts it again
 
 A sender does not wake it for each batch (a wake-up costs more than a durable send's own work). While records
 come in, the thread looks every ``linger`` by itself; only when it has not for long does ``arm`` start it.

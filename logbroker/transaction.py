@@ -29,7 +29,7 @@ from logbroker_storage.errors import (
 )
 from logbroker_storage.journal import Item
 
-from .arguments import place, positive_seconds, several
+from .arguments import place, positive_milliseconds, several
 from .commits import PendingCommit
 from .consumer import Consumer
 from .holdings import Claim, fenced
@@ -50,7 +50,6 @@ COMMITTED, ABORTED, IN_DOUBT = "committed", "aborted", "in doubt"
 
 # A fenced holder's batches and commit are refused in any case; a look costs 4 µs, a send without it 1.
 LOOK_S = 0.001
-LONGEST_TIMEOUT_S = 2_147_483  # Kafka's own limit: milliseconds in an int32
 # Each takes some 14 KB. An id whose holder was dropped is claimed anew, for one event of the journal.
 IDLE_HOLDERS = 1000
 LINGER_S = 0.05  # a commit flushes: batches need not go out earlier for anybody's sake
@@ -114,15 +113,14 @@ class Transactions:
             self._coordinator.holdings.seen(claim)
 
     def begin(self, transactional_id: str, timeout: float) -> Transaction:
-        if positive_seconds("timeout", timeout) > LONGEST_TIMEOUT_S:
-            raise InvalidRequestError(f"timeout={timeout!r}: give it up to {LONGEST_TIMEOUT_S} seconds")
+        timeout_ms = positive_milliseconds("timeout", timeout)
         self.check_open()
         with self._lock:
             holder = self._idle.pop(transactional_id, None)
         if holder is None:
             holder = Holder(self._directory, self._coordinator, transactional_id)
         try:
-            claim = holder.begin(max(1, int(timeout * 1000)))
+            claim = holder.begin(timeout_ms)
         except BaseException:
             holder.close()
             raise

@@ -68,7 +68,7 @@ logger = logging.getLogger("logbroker.queues")
 
 MAX_MESSAGES = 100_000  # at once
 MAX_DELAY_S = 366 * 86_400.0
-NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return
+NEIGHBOUR_CHECK_S = 0.25  # how soon the leases of a dead process return, while somebody waits
 RENEWALS_PER_LEASE = 3
 
 _queue_numbers = count(1)

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .rows import BLOCK_OFFSETS, DONE, NUMBER, Rows, block_key
-
-Range = tuple[int, int]
-
-SCAN_ROWS = 1000  # at a time
+from .rows import BLOCK_OFFSETS, DONE, NUMBER, SCAN_ROWS, Range, Rows, block_key
 
 
 class DoneOffsets:

@@ -60,6 +60,10 @@ HEAD_KEY = b"h"
 ENTRIES, DONE, KEYS = b"m", b"d", b"k"
 RANKED, LEASED, LOOKED_AT, DELAYED, WAITING, TRIED = b"r", b"l", b"o", b"a", b"w", b"t"
 
+SCAN_ROWS = 1000  # at a time
+
+Range = tuple[int, int]  # first and last offset
+
 FIRST_RANK = 0  # not arranged yet
 LAST_RANK = 254
 REJECTED_RANK = 255

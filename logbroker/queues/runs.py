@@ -9,7 +9,9 @@ from msgspec.structs import replace
 from .rows import (
     ENTRIES,
     NO_KEY,
+    SCAN_ROWS,
     TRIED,
+    Range,
     Rows,
     Run,
     decode_run,
@@ -20,11 +22,8 @@ from .rows import (
     tried_key,
 )
 
-Range = tuple[int, int]  # first and last
-
 AFTER_ENTRIES = bytes([ENTRIES[0] + 1])
-SCAN_ROWS = 1000  # at a time
-MAX_OFFSET = (1 << 63) - 2
+MAX_OFFSET = (1 << 63) - 2  # the key of the one behind it still has room
 
 
 class RunTable:

@@ -58,7 +58,9 @@ from .rows import (
     NUMBER,
     RANKED,
     REJECTED_RANK,
+    SCAN_ROWS,
     Head,
+    Range,
     Rows,
     Run,
     State,
@@ -67,7 +69,7 @@ from .rows import (
     entry_key,
     first_of_index,
 )
-from .runs import SCAN_ROWS, Range, RunTable, joined
+from .runs import RunTable, joined
 from .settings import QueueSettings
 
 __all__ = ["Arranged", "Attempt", "BlockChange", "Changes", "Counts", "QueueState", "Range"]

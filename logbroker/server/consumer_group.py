@@ -65,6 +65,7 @@ from itertools import chain
 from kio.schema.errors import ErrorCode
 
 from ..groups import TopicPartition
+from .classic_group import MAX_GROUP_SIZE
 from .consumer_messages import (
     JOIN_EPOCH,
     LEAVE_EPOCH,
@@ -176,7 +177,7 @@ class ConsumerGroup:
         self,
         group_id: str,
         *,
-        max_size: int = 10_000,
+        max_size: int = MAX_GROUP_SIZE,
         session_timeout_ms: int = 45_000,
         heartbeat_interval_ms: int = 5_000,
         new_member_id: Callable[[], str],

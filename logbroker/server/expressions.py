@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..topic_names import MAX_NAME_CHARACTERS
+
 MAX_EXPRESSION_LENGTH = 1_000
 MAX_EXPRESSION_DEPTH = 20
 MAX_EXPRESSION_REPEAT = 1_000  # RE2's own limit
 MAX_EXPRESSION_WAYS = 100_000_000
-LONGEST_TOPIC_NAME = 249
 
 _TOKEN = re.compile(
     r"""
@@ -94,13 +95,13 @@ def _bounds(token: str) -> tuple[int, int]:
     if token in _SIMPLE_BOUNDS:
         return _SIMPLE_BOUNDS[token]
     least, comma, most = token.strip("{}").partition(",")
-    bounds = int(least or 0), int(most or LONGEST_TOPIC_NAME) if comma else int(least)
+    bounds = int(least or 0), int(most or MAX_NAME_CHARACTERS) if comma else int(least)
     if max(bounds) > MAX_EXPRESSION_REPEAT:
         raise ExpressionError(f"{token} repeats more than {MAX_EXPRESSION_REPEAT} times")
     return bounds
 
 
-_SIMPLE_BOUNDS = {"*": (0, LONGEST_TOPIC_NAME), "+": (1, LONGEST_TOPIC_NAME), "?": (0, 1)}
+_SIMPLE_BOUNDS = {"*": (0, MAX_NAME_CHARACTERS), "+": (1, MAX_NAME_CHARACTERS), "?": (0, 1)}
 
 
 def _ways_to_match(expression: str) -> int:

@@ -22,16 +22,16 @@ from logbroker_storage.partition_log import PartitionLog
 from logbroker_storage.record_batch import StoredBatch, decode_records
 from logbroker_storage.record_expiry import is_expired
 
+from .replies import Buffer
+
 KEPT_READERS = 1000
 IDLE_S = 60.0  # a reader that nobody came back to may hold a file that was deleted
-
-Piece = bytes | bytearray | memoryview
 
 
 class RawBatches(NamedTuple):
     """Whole batches, in pieces that follow each other."""
 
-    pieces: list[Piece]
+    pieces: list[Buffer]
     next_offset: int
 
     @property
@@ -70,7 +70,7 @@ class ReaderPool:
         reader = log.reader(offset) if known is None else known[0]
         try:
             if expire_at_ms is None:
-                pieces: list[Piece] = [reader.read_bytes_below(end_offset, max_bytes)]
+                pieces: list[Buffer] = [reader.read_bytes_below(end_offset, max_bytes)]
             else:
                 ttl_ms = log.config.message_ttl_ms
                 pieces = [
@@ -112,7 +112,7 @@ class ReaderPool:
             reader.close()
 
 
-def _without_expired(batch: StoredBatch, *, ttl_ms: int, now_ms: int) -> Piece:
+def _without_expired(batch: StoredBatch, *, ttl_ms: int, now_ms: int) -> Buffer:
     if batch.header.is_control or not batch.header.record_count:
         return batch.data
     try:

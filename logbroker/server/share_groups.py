@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -28,6 +27,7 @@ from ..subscriptions import SIGNAL, Rules, Subscription, Subscriptions
 from ..topic_names import check_topic_name
 from .consumer_messages import JOIN_EPOCH, LEAVE_EPOCH, HeartbeatReply, TopicShape
 from .error_codes import RefusedError, check_group_id
+from .group_registry import RunInBackground, RunInThread
 from .settings import ServerSettings
 from .share_config import check_config, difference, rules_of, start_of
 from .share_group import ShareGroup, ShareHeartbeat
@@ -38,9 +38,6 @@ logger = logging.getLogger("logbroker.server")
 
 MAX_TOPICS = 2_000  # that members may name, all together: they are in one event of the journal
 LAST_WORDS_S = 5.0  # how long the session of a member that has left may go on
-
-RunInThread = Callable[..., Awaitable[Any]]
-RunInBackground = Callable[..., None]
 
 
 class ShareGroups:

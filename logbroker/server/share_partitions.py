@@ -25,6 +25,7 @@ from logbroker_storage.record_batch import StoredBatch
 from ..commits import PendingCommit
 from ..groups import TopicPartition
 from ..queues.burial import Burial
+from ..queues.consumer import NEIGHBOUR_CHECK_S
 from ..queues.looks import Held
 from ..queues.owners import owner_name
 from ..queues.partition import QueuePartition, ranges_of
@@ -38,7 +39,6 @@ from .share_sessions import ShareSession
 
 logger = logging.getLogger("logbroker.server")
 
-NEIGHBOUR_CHECK_S = 0.25  # how soon the messages of a process that died return while somebody waits
 IDLE_S = 60.0
 REJECTED = "rejected by a share consumer"
 

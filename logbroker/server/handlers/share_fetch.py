@@ -34,8 +34,8 @@ from ..share_acknowledgements import settlement_of
 from ..share_group import check_member_id
 from ..share_partitions import Acquired, Acquisition, Wish
 from ..share_sessions import FINAL_EPOCH, INITIAL_EPOCH, ShareSession
+from .fetch import LONGEST_WAIT_S
 
-LONGEST_WAIT_S = 60.0
 STRICT = 1  # share_acquire_mode: no more records than asked for
 MAX_RECORDS = 100_000  # at once
 NOTHING = Acquired([], [])

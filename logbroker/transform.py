@@ -88,16 +88,13 @@ def run_transform(
     whole_number("max_records", max_records)
     if progress is not None and not isinstance(progress, TransformProgress):
         raise InvalidRequestError(f"progress= is a TransformProgress, not {progress!r:.100}")
-    directory.topic(target)  # so that a wrong name shows now
-    if TopicSelection.parse(source).resolve([target]):
-        raise InvalidRequestError(
-            f"target {target!r} is read by this transform itself ({source!r}), without end: choose another topic"
-        )
-    if dead_letter is not None:
-        directory.topic(dead_letter)
-        if TopicSelection.parse(source).resolve([dead_letter]):
+    for option, topic in (("target", target), ("dead_letter", dead_letter)):
+        if topic is None:
+            continue
+        directory.topic(topic)  # so that a wrong name shows now
+        if TopicSelection.parse(source).resolve([topic]):
             raise InvalidRequestError(
-                f"dead_letter={dead_letter!r} is read by this transform ({source!r}): give dead letters another topic"
+                f"{option} {topic!r} is read by this transform itself ({source!r}), without end: choose another topic"
             )
     progress = TransformProgress() if progress is None else progress
     apply, uses_state = _applied(function)

@@ -20,13 +20,9 @@ def messages_of(source: Record, output: Output) -> list[Message]:
     """
     if output is None:
         return []
-    if isinstance(output, bytes):
-        return [Message(output, source.key)]
-    if isinstance(output, Message):
-        return [output]
-    if isinstance(output, Iterable) and not isinstance(output, (str, dict)):
+    if not isinstance(output, (bytes, Message, str, dict)) and isinstance(output, Iterable):
         return [_message_of(source, one) for one in output]
-    raise _no_message(output)
+    return [_message_of(source, output)]
 
 
 def _message_of(source: Record, output: object) -> Message:
@@ -34,10 +30,6 @@ def _message_of(source: Record, output: object) -> Message:
         return Message(output, source.key)
     if isinstance(output, Message):
         return output
-    raise _no_message(output)
-
-
-def _no_message(output: object) -> InvalidRequestError:
-    return InvalidRequestError(
+    raise InvalidRequestError(
         f"a transform's function returns bytes, a Message, an iterable of them, or None, not {output!r:.100}"
     )

@@ -85,31 +85,11 @@ def recover_log(log: LocalLog, *, recovery_point: int, log_start_offset: int = 0
     first_scanned = _first_to_scan(log, bases, recovery_point)
     damages: list[Damage] = []
     cuts: list[Cut] = []
-    rebuilt: list[int] = []
+    rebuilt = [base for base in bases if base < first_scanned and _mended_indexes(log, base)]
     builder = LogEndBuilder(
         empty_log_end(bases[0]), log.config.index_interval_bytes, now_ms=-1, recovery_point=recovery_point
     )
-    for index, base in enumerate(bases):
-        segment = log.segment(base)
-        try:
-            if base < first_scanned:
-                if not _sealed_indexes_are_sound(log, segment):
-                    logger.warning("%s: malformed index, built again", segment.log_path)
-                    size = segment.log_bytes()
-                    rebuild_indexes(files, directory, base, size, log.config.index_interval_bytes)
-                    rebuilt.append(base)
-                continue
-            if base > first_scanned and base < builder.log_end_offset:
-                # The log has gone on in the segment before: nobody has used this one (``rolling``).
-                cuts += remove_unused(files, segment)
-                continue
-            next_base = bases[index + 1] if index + 1 < len(bases) else None
-            ends_here = _recover_segment(log, segment, builder, floor, next_base, damages, cuts)
-        finally:
-            segment.close()
-        if ends_here:
-            cuts.extend(set_aside(files, log.segment(later)) for later in bases[index + 1 :])
-            break
+    _scan_segments(log, bases[bases.index(first_scanned) :], builder, floor, damages, cuts)
     end = builder.end()
     if end.log_end_offset < recovery_point:
         path = log.segment(end.active_base_offset).log_path
@@ -240,6 +220,44 @@ def _first_to_scan(log: LocalLog, bases: list[int], recovery_point: int) -> int:
     """
     below = [base for base in bases if base <= recovery_point and log.segment_bytes(base) > 0]
     return max(below, default=bases[0])
+
+
+def _mended_indexes(log: LocalLog, base: int) -> bool:
+    """Build the indexes of a sealed segment below the recovery point again, if they are unsound; whether they were."""
+    segment = log.segment(base)
+    try:
+        if _sealed_indexes_are_sound(log, segment):
+            return False
+        logger.warning("%s: malformed index, built again", segment.log_path)
+        rebuild_indexes(log.files, log.directory, base, segment.log_bytes(), log.config.index_interval_bytes)
+        return True
+    finally:
+        segment.close()
+
+
+def _scan_segments(
+    log: LocalLog,
+    bases: list[int],
+    builder: LogEndBuilder,
+    floor: int,
+    damages: list[Damage],
+    cuts: list[Cut],
+) -> None:
+    """Scan the segments *bases* into *builder*, up to where the log ends; those behind that are set aside."""
+    for index, base in enumerate(bases):
+        segment = log.segment(base)
+        try:
+            if index and base < builder.log_end_offset:
+                # The log has gone on in the segment before: nobody has used this one (``rolling``).
+                cuts += remove_unused(log.files, segment)
+                continue
+            next_base = bases[index + 1] if index + 1 < len(bases) else None
+            ends_here = _recover_segment(log, segment, builder, floor, next_base, damages, cuts)
+        finally:
+            segment.close()
+        if ends_here:
+            cuts += [set_aside(log.files, log.segment(later)) for later in bases[index + 1 :]]
+            return
 
 
 def _recover_segment(

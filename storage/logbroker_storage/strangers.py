@@ -116,7 +116,7 @@ def _adopt(
         topic_id=known.topic_id if known else _free_id(files, layout.partition(topic, numbers[0]), topics),
         partitions=max(numbers) + 1,
         config=known.config if known else UNKNOWN_CONFIG,
-        created_ms=0,
+        created_ms=known.created_ms if known else 0,
     )
     logger.warning(
         "folders of %s-%s hold records but the journal does not know them: adopted%s",

@@ -539,6 +539,7 @@ def test_a_partition_that_a_known_topic_never_had_is_left_alone_and_one_that_it_
 ):
     """A topic grows by every partition up to its new number: there is no gap in what it ever had."""
     bench = open_bench()
+    created_ms = bench.directory.topic("t").created_ms
     bench.close()
     logs = bench.directory.layout.logs
     LogBuilder(f"{logs}/t-5").batch(b"copied")
@@ -550,7 +551,8 @@ def test_a_partition_that_a_known_topic_never_had_is_left_alone_and_one_that_it_
     for number in (1, 2):
         LogBuilder(f"{logs}/t-{number}").batch(b"adopted")
     restart_machine(bench, point=None)
-    assert bench.directory.topic("t").partitions == 3
+    topic = bench.directory.topic("t")
+    assert (topic.partitions, topic.created_ms) == (3, created_ms)
     assert bench.values(partition=2) == [b"adopted"]
     assert sorted(name for name in os.listdir(logs) if name.startswith("t-")) == ["t-0", "t-1", "t-2", "t-5"]
 

@@ -12,6 +12,7 @@ from logbroker_storage.standard_streams import say
 
 from . import dead_letters
 from .command_group import command_group
+from .dead_letters import SubscriptionName
 from .directory import DataOption, open_broker
 from .exit_codes import NothingMatched
 from .output import JsonOption, Table, print_json, print_tables, write
@@ -30,7 +31,6 @@ AT_A_TIME = 100  # messages
 LOOK_S = 1.0  # how often one that waits looks whether anybody is still interested
 TIMEOUT_S = 1.0  # for the first message, unless --timeout says otherwise
 
-SubscriptionName = Annotated[str, typer.Argument(metavar="SUBSCRIPTION", show_default=False)]
 Handles = Annotated[
     list[str],
     typer.Argument(

@@ -205,7 +205,7 @@ class DataDirectory:
             journal.close()
 
     def _shared_view(self) -> View:
-        if not self.files.exists(f"{self.layout.view}/data.mdb"):
+        if not self.files.exists(self.layout.view_data):
             raise DirectoryInUseError(
                 f"{self.layout.view} was deleted while other processes use {self.path}; "
                 "close them, then open the directory again: the view is rebuilt from the logs"

@@ -39,6 +39,7 @@ class DataLayout:
         self.meta_properties = f"{self.logs}/meta.properties"
         self.recovery_points = f"{self.logs}/recovery-point-offset-checkpoint"
         self.view = f"{path}/view"
+        self.view_data = f"{self.view}/data.mdb"
         self.view_checksum = f"{path}/view.checksum"
         self.locks = f"{self.view}/locks"
         self.processes = f"{self.view}/processes"

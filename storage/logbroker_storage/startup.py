@@ -158,7 +158,7 @@ def closed_on_failure(view: View) -> Iterator[None]:
 def sound_view(files: Files, layout: DataLayout) -> View | None:
     """The view if it can be believed; None when it must be rebuilt. For the only process."""
     noted = _take_checksum(files, layout)
-    if not files.exists(f"{layout.view}/data.mdb"):
+    if not files.exists(layout.view_data):
         return None
     if files.exists(f"{layout.view}/{DAMAGED_MARK}"):
         logger.warning("%s is marked as damaged: rebuilding it from the logs", layout.view)
@@ -205,10 +205,9 @@ def _take_checksum(files: Files, layout: DataLayout) -> bytes | None:
 
 def damage_of_view(files: Files, layout: DataLayout, noted: bytes | None) -> str | None:
     """What is wrong with the view's file, before LMDB is let near it; *noted* is its checksum, None without one."""
-    path = f"{layout.view}/data.mdb"
     if noted is not None:
-        return None if _checksum(files, path) == noted else "it fails its checksum"
-    content = files.read_file(path)
+        return None if _checksum(files, layout.view_data) == noted else "it fails its checksum"
+    content = files.read_file(layout.view_data)
     return find_damage(content, TABLES) if len(content) <= WALKED_BYTES else None
 
 
@@ -234,7 +233,7 @@ def _size(files: Files, path: str) -> int:
 
 def note_checksum(files: Files, layout: DataLayout) -> None:
     """Vouch for the view's file as it is. For the only process, behind ``View.close``. Not synced: nor is the view."""
-    path = f"{layout.view}/data.mdb"
+    path = layout.view_data
     try:
         if _size(files, path) > CHECKSUMMED_BYTES:
             return

@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 import msgspec
 import typer
 
+from logbroker_storage.record import Record
+
 from ..queues.consumer import QueueMessage
 from .record_format import (
     FIELDS,
     TAB_SEPARATED,
+    Field,
     formatter_with,
     record_document,
     terminal_lines,
@@ -49,14 +52,14 @@ def message_formatter(format: str | None, *, value_only: bool, json: bool, is_he
     return formatter_with(_FIELDS, default if format is None else format)
 
 
-def _of_record(piece: Callable[..., bytes]) -> Callable[[QueueMessage], bytes]:
-    return lambda message: piece(message.record)
+def _of_records(field: Field[Record]) -> Field[QueueMessage]:
+    return Field(field.conversion, lambda messages: field.column([message.record for message in messages]))
 
 
-_FIELDS: dict[str, Callable[[QueueMessage], bytes]] = {
-    **{name: _of_record(piece) for name, piece in FIELDS.items()},
-    "d": lambda message: b"%d" % message.delivery_count,
-    "r": lambda message: message.handle.encode(),
+_FIELDS: dict[str, Field[QueueMessage]] = {
+    **{name: _of_records(field) for name, field in FIELDS.items()},
+    "d": Field(b"%d", lambda messages: [message.delivery_count for message in messages]),
+    "r": Field(b"%b", lambda messages: [message.handle.encode() for message in messages]),
 }
 
 

@@ -163,7 +163,10 @@ def due_ms(
 
 
 def _pairs(headers: object) -> Iterable[object]:
-    if isinstance(headers, (dict, Mapping)):  # the usual type first: to ask an abstract one takes 0.3 µs
+    # The usual types first: to ask an abstract one takes 0.3 µs.
+    if isinstance(headers, (list, tuple)):
+        return headers
+    if isinstance(headers, (dict, Mapping)):
         return headers.items()
     if isinstance(headers, Iterable) and not isinstance(headers, (str, bytes)):
         return headers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -35,6 +36,19 @@ from logbroker_storage.record_expiry import is_expired, record_ttl_ms
 )
 def test_headers_are_stored_as_pairs_in_order(given, stored):
     assert stored_headers(given) == stored
+
+
+@pytest.mark.parametrize("given", [{"a": b"1"}, [("a", b"1")], (("a", b"1"),)])
+def test_no_abstract_class_is_asked_about_headers_of_the_usual_types(given):
+    """It takes as long as storing one; a list is what ``Record.headers`` gives, a tuple ``header_pairs``."""
+    called = []
+    sys.setprofile(lambda frame, event, _: called.append(frame.f_code.co_name) if event == "call" else None)
+    try:
+        stored_headers(given)
+    finally:
+        sys.setprofile(None)
+    assert "stored_headers" in called
+    assert "__instancecheck__" not in called
 
 
 @pytest.mark.parametrize(

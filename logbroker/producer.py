@@ -319,8 +319,9 @@ class Producer:
                 key=key if item.key is None else item.key,
                 partition=partition if item.partition is None else item.partition,
             )
-        if item == Message(item.value, item.key):  # it says nothing else: the short way, if there is one
-            self.send(topic, item.value, item.key)
+        if item == Message(item.value, item.key, item.headers):
+            # It says nothing else: the short way, if there is one.
+            self.send(topic, item.value, item.key, item.headers)
         else:
             self._long_way.send(topic, self._pending(item))
 

@@ -375,6 +375,23 @@ def test_send_many_takes_lists_and_iterators_and_messages(broker):
     assert values(broker, "wide", 3).count(b"v") == 5
 
 
+@pytest.mark.parametrize("headers", [None, {"a": b"1"}], ids=["without headers", "with headers"])
+def test_a_message_of_send_many_goes_the_way_of_send(broker, headers):
+    """The long way takes twice as long, for a message that says no more than what ``send`` takes the short one for."""
+    calls = []
+    with broker.producer(linger=FOREVER) as producer:
+        producer.send("t", b"v", key=b"k", headers=headers)  # opens the batch
+        sys.setprofile(
+            lambda frame, event, _: calls.append(frame.f_code.co_name) if event == "call" else None
+        )
+        try:
+            producer.send_many("t", [Message(b"v", b"k", headers=headers)] * 1000)
+        finally:
+            sys.setprofile(None)
+    assert calls.count("_send_item") == 1000
+    assert calls.count("_pending") < 500
+
+
 def test_a_slow_iterator_does_not_hold_back_what_it_gave(broker):
     with broker.consumer("t") as consumer, broker.producer(linger=0.001) as producer:
         seen: list[bytes | None] = []

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import ForkedError, InvalidRequestError, TopicNotFoundError
+from logbroker_storage.errors import InvalidRequestError, TopicNotFoundError
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.journal import Item, item_of
 
@@ -68,8 +68,7 @@ class PendingCommit(msgspec.Struct, frozen=True):
 
 def check_directory(directory: DataDirectory, *, of: DataDirectory, what: str) -> None:
     """Raises InvalidRequestError when *what*, which uses the directory *of*, is to commit in another one."""
-    if of.closed:
-        raise ForkedError(f"this {what}")
+    of.check_usable(f"this {what}")
     if of is not directory:  # a process has one object for each
         raise InvalidRequestError(
             f"this {what} uses {of.path}, and the transaction {directory.path}, where it has nothing to commit; "

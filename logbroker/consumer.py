@@ -36,7 +36,6 @@ from logbroker_storage.catalog import SIGNAL as TOPICS_SIGNAL
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     ClosedError,
-    ForkedError,
     InvalidRequestError,
     OffsetOutOfRangeError,
     TopicNotFoundError,
@@ -259,8 +258,7 @@ class Consumer:
     def _check_usable(self) -> None:
         if self._closing:
             raise ClosedError("the consumer was closed; make another with broker.consumer()")
-        if self._directory.closed:
-            raise ForkedError("this consumer")
+        self._directory.check_usable("this consumer")
 
     def _interrupted(self) -> bool:
         woken, self._woken = self._woken, False

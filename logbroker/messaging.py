@@ -9,7 +9,6 @@ from typing import Literal, Unpack
 from logbroker_storage.data_directory import DataDirectory
 from logbroker_storage.errors import (
     ClosedError,
-    ForkedError,
     SubscriptionExistsError,
 )
 
@@ -55,8 +54,7 @@ class Messaging:
         directory = self._directory_or_none
         if directory is None:
             raise ClosedError(f"the broker on {self.path} was closed; call logbroker.open() again")
-        if directory.closed:
-            raise ForkedError("this broker")
+        directory.check_usable("this broker")
         return directory
 
     def _check_open(self) -> None:

@@ -295,6 +295,8 @@ class Responder:
 
         Called by the function itself, it returns at once, and the responder stops behind that request.
         """
+        if self._directory.closed:
+            return  # stopped before, or a forked child's copy, or the interpreter ends: its threads are not there
         self._tell_to_stop()
         if threading.current_thread() in self._threads:
             return

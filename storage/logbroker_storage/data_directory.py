@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -31,8 +32,10 @@ from .clock import SYSTEM_CLOCK, Clock
 from .deduplication import DeduplicationWindow
 from .descriptors import Descriptors
 from .errors import (
+    ClosedError,
     DirectoryInUseError,
     FileSystemError,
+    ForkedError,
     InvalidRequestError,
     LogbrokerError,
     TopicNotFoundError,
@@ -94,7 +97,7 @@ class DataDirectory:
         self._windows_open: dict[bytes, None] = {}
         # Kinds of events with topic ids. An entry too few costs a look, so it needs no lock.
         self._noted: set[tuple[type, bytes]] = set()
-        self.closed = False
+        self.was_left = False  # by its last user; or it is a forked child's copy
         self._presence = Presence(files, layout)
         self.view = self._presence.enter(self._first_view, self._shared_view)
         self.process_id = self._presence.process_id
@@ -164,6 +167,27 @@ class DataDirectory:
     def close(self) -> None:
         """Leave the directory; with the last user of this process: sync, checkpoint and close everything."""
         open_directories.leave(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing here is to be used, nor given back: it was left, or is a parent's, or the interpreter ends.
+
+        At the interpreter's end a handle may still be closed (that of a generator that was left in the middle, say).
+        Daemon threads are stopped by then, wherever they were, with our locks in their hands; whoever waits for
+        one waits for ever. What is left open there is set right like what a killed process leaves.
+        """
+        return self.was_left or sys.is_finalizing()
+
+    def check_usable(self, user: str) -> None:
+        """For *user*, "this consumer" say, who has not left it.
+
+        Raises:
+            ForkedError, or ClosedError at the interpreter's end.
+        """
+        if self.was_left:
+            raise ForkedError(user)
+        if sys.is_finalizing():
+            raise ClosedError(f"the interpreter is at its end, and {user} with it; use and close it before")
 
     @property
     def is_shared_in_process(self) -> bool:
@@ -536,7 +560,7 @@ class DataDirectory:
         self.maintenance.abandon()
         self.view = self.journal = self.catalog = self.groups = self.producer_ids = self.maintenance = forked
         self.files = self._presence = self._logs_lock = forked
-        self.closed = True
+        self.was_left = True
 
 
 def _config_of(topic: TopicEvent) -> LogConfig:

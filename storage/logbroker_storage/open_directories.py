@@ -61,14 +61,16 @@ def use_again(directory: DataDirectory) -> None:
 
 def leave(directory: DataDirectory) -> None:
     """One use less; with the last, *directory* is shut down."""
+    if directory.closed:
+        return  # before the lock, which at the interpreter's end nobody may give back
     with _lock:
-        if directory.closed:
+        if directory.was_left:
             return
         directory.users -= 1
         if directory.users:
             return
         _forget(directory)
-        directory.closed = True
+        directory.was_left = True
         directory.shut_down()
 
 

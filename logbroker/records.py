@@ -164,9 +164,11 @@ def due_ms(
 
 def _pairs(headers: object) -> Iterable[object]:
     # The usual types first: to ask an abstract one takes 0.3 µs.
+    if isinstance(headers, dict):
+        return headers.items()
     if isinstance(headers, (list, tuple)):
         return headers
-    if isinstance(headers, (dict, Mapping)):
+    if isinstance(headers, Mapping):
         return headers.items()
     if isinstance(headers, Iterable) and not isinstance(headers, (str, bytes)):
         return headers

@@ -130,6 +130,7 @@ class Producer:
             directory, self._delivery, self._destinations, named=self._named, max_block=max_block
         )
         _producers.add(self)
+        _deliveries.add(self._delivery)
 
     @property
     def name(self) -> str | None:
@@ -435,7 +436,6 @@ class Producer:
     def _abandon(self) -> None:
         """In a forked child: the batches are the parent's."""
         self._destinations.clear()
-        self._delivery.abandon()
 
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> str:
@@ -448,11 +448,15 @@ def _one_of(option: str, value: object, allowed: Sequence[str]) -> str:
 
 
 _producers: weakref.WeakSet[Producer] = weakref.WeakSet()
+# A producer that is dropped without ``close`` leaves its own behind, as long as that has something to deliver.
+_deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
     for producer in list(_producers):
         producer._abandon()
+    for delivery in list(_deliveries):
+        delivery.abandon()
 
 
 def _close_at_exit() -> None:
@@ -462,6 +466,12 @@ def _close_at_exit() -> None:
             producer.close()
         except LogbrokerError as error:
             logger.warning("%r could not deliver everything at exit: %s", producer, error)
+    for delivery in list(_deliveries):
+        try:
+            delivery.close()
+            delivery.raise_unobserved()
+        except LogbrokerError as error:
+            logger.warning("a producer that was dropped could not deliver everything at exit: %s", error)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import logbroker
+
 PROGRAM = """
 import sys
 import logbroker
@@ -46,6 +48,29 @@ def run(program: str, *arguments: str | Path) -> None:
 def test_a_generator_that_is_left_within_a_with_does_not_keep_the_process(tmp_path: Path, handle: str):
     """It is closed when the interpreter has stopped all daemon threads."""
     run(PROGRAM.format(handle=handle, at_work="yield"), tmp_path / "d")
+
+
+SENDS = """
+import os, sys
+import logbroker
+
+def send(path):
+    logbroker.open(path).producer(linger=60).send("t", b"sent")
+
+send(sys.argv[1])
+if sys.argv[2:] == ["fork"] and os.fork() == 0:
+    sys.exit()  # the batch is the parent's
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["fork"]])
+def test_what_a_dropped_producer_was_given_goes_out_once(tmp_path: Path, arguments: list[str]):
+    with logbroker.open(tmp_path / "d") as broker:
+        broker.create_topic("t")
+        run(SENDS, tmp_path / "d", *arguments)
+        with broker.consumer("t", start="earliest") as consumer:
+            assert [record.value for record in consumer.poll(timeout=5)] == [b"sent"]
+            assert consumer.poll(timeout=0.5) == []
 
 
 def test_what_is_used_at_the_end_is_told_that_it_is_over(tmp_path: Path):

@@ -13,7 +13,6 @@ Guard: the producer's lock for every field.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -75,8 +74,7 @@ class LingerThread:
             self._stopping = True
             self._condition.notify()
             thread = self._thread
-        # At the interpreter's end daemon threads are stopped, and those of Python 3.13 never count as ended.
-        if thread is not None and thread is not threading.current_thread() and not sys.is_finalizing():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     # The thread ---------------------------------------------------------------------------------------

@@ -404,14 +404,14 @@ class Producer:
     def close(self) -> None:
         """Flush, have everything on the disk that was written, and take no more records.
 
-        Closing twice is closing once; in a forked child it does nothing. Not for signal handlers: one that has
-        interrupted its own thread's ``send`` or ``flush`` would wait for that for ever. A handler sets an ``Event``, or
-        raises ``KeyboardInterrupt`` or ``SystemExit``, and nothing else.
+        Closing twice is closing once; in a forked child, and at the interpreter's end, it does nothing. Not for signal
+        handlers: one that has interrupted its own thread's ``send`` or ``flush`` would wait for that for ever. A
+        handler sets an ``Event``, or raises ``KeyboardInterrupt`` or ``SystemExit``, and nothing else.
 
         Raises:
             LogbrokerError: as ``flush``. The producer is closed all the same.
         """
-        if self._delivery.state is not HandleState.OPEN:
+        if self._delivery.state is not HandleState.OPEN or self._directory.closed:
             return
         try:
             self._delivery.close()

@@ -32,9 +32,8 @@ from .record_twin import IS_COMPILED
 from .varint import decode_varint, decode_varlong, encode_varint
 
 MIN_RUN = 8  # records for which one parse into a shape (5 µs) pays
-MIN_BARE_RUN = (
-    256 if IS_COMPILED else MIN_RUN
-)  # without headers, which take little where the loops are compiled
+# Of records without headers, which take little where the loops are compiled.
+MIN_BARE_RUN = 256 if IS_COMPILED else MIN_RUN
 PIECE = 512  # records; bounds what a look for a run can cost when it finds a short one, and a table
 KNOWN_TABLES = 32  # each has 32 bytes a record and content
 

@@ -50,9 +50,35 @@ def test_a_generator_that_is_left_within_a_with_does_not_keep_the_process(tmp_pa
     run(PROGRAM.format(handle=handle, at_work="yield"), tmp_path / "d")
 
 
+LATE = """
+import atexit, sys
+
+def uses(path):
+    import logbroker
+    with logbroker.open(path) as broker, broker.producer(linger=60) as producer:
+        broker.create_topic("t")
+        producer.send("t", b"sent")
+        yield
+
+def begin():
+    global left
+    left = uses(sys.argv[1])
+    next(left)
+
+atexit.register(begin)  # before ours: it runs behind ours
+import logbroker.producer
+"""
+
+
+def test_a_producer_that_was_made_behind_the_exit_s_own_look_does_not_keep_the_process(tmp_path: Path):
+    run(LATE, tmp_path / "d")
+
+
 SENDS = """
-import os, sys
+import os, sys, warnings
 import logbroker
+
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads
 
 def send(path):
     logbroker.open(path).producer(linger=60).send("t", b"sent")

@@ -6,19 +6,35 @@ from collections.abc import Iterator
 
 import pytest
 
-from logbroker_storage import record_decoding, record_encoding, record_loops, record_twin
+from logbroker_storage import (
+    record_decoding,
+    record_encoding,
+    record_loops,
+    record_runs,
+    record_survey,
+    record_twin,
+)
+
+USERS = (record_decoding, record_encoding, record_survey)
+LOOPS = {"one_length", "frame_each", "encode_each", "read_each", "survey_each"}
 
 
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def codec_twin(request: pytest.FixtureRequest) -> Iterator[None]:
     """Records are encoded and decoded by the plain loops, or by their compiled twin."""
+    is_compiled = request.param == "compiled"
     loops = record_loops
-    if request.param == "compiled":
+    if is_compiled:
         try:
             loops = record_twin.compiled_loops()
         except ImportError as error:
             pytest.skip(f"no compiled twin was built here: {error}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(record_encoding, "encode_each", loops.encode_each)
-        patch.setattr(record_decoding, "read_each", loops.read_each)
+        for user in USERS:
+            for name in LOOPS & vars(user).keys():
+                patch.setattr(user, name, getattr(loops, name))
+        patch.setattr(record_survey, "IS_COMPILED", is_compiled)
+        # As where these loops were chosen: the plain ones are slow enough for a look for runs to pay sooner.
+        patch.setattr(record_decoding, "FEW_ALONE", 64 if is_compiled else 1)
+        patch.setattr(record_runs, "MIN_BARE_RUN", 256 if is_compiled else record_runs.MIN_RUN)
         yield

@@ -6,7 +6,6 @@ import gzip
 import random
 import struct
 import threading
-import tracemalloc
 
 import cramjam
 import lz4.frame
@@ -23,6 +22,7 @@ from logbroker_storage.compression import (
     decompress,
 )
 from logbroker_storage.errors import BatchDefect, CorruptBatchError
+from tests.storage.memory import peak_bytes
 
 CODECS = [codec for codec in Compression if codec is not Compression.NONE]
 MIB = 1 << 20
@@ -237,14 +237,12 @@ BOMBS = {
 def test_a_bomb_is_refused_without_the_memory_it_asks_for(bomb):
     codec, build = BOMBS[bomb]
     compressed = build()
-    tracemalloc.start()
-    try:
+
+    def refused() -> None:
         with pytest.raises(DecompressedTooLargeError):
             decompress(codec, compressed, 4 * MIB)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak_bytes < 32 * MIB
+
+    assert peak_bytes(refused) < 32 * MIB
 
 
 def test_an_lz4_frame_whose_header_lies_about_its_size_is_corrupt():

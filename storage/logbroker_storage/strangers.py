@@ -4,6 +4,7 @@
     is of a creation or removal that was cut short       it is removed
     holds records that somebody put there                it becomes a topic, or the next partition of one
     is behind a gap of its topic, and holds records      it stays as it is, unread
+    is behind a topic that is being deleted              the same
     is a copy of the journal, or nearly a partition's    the same
 
 Records are never thrown away.
@@ -94,10 +95,13 @@ def _next_to(known: TopicEvent | None, found: list[int]) -> list[int]:
     """Those of the *found* partitions that may be the topic's, ascending.
 
     A topic grows by all the partitions up to its new number, so what lies behind a gap is none that it ever had.
-    Nothing tells the gaps of a topic that the journal does not know from folders that were lost.
+    Nothing tells the gaps of a topic that the journal does not know from folders that were lost. One that is being
+    deleted gets nothing more: its name is free for what it left to become a topic when the view is made next.
     """
     if known is None:
         return sorted(found)
+    if known.state == "deleting":
+        return []
     return [number for place, number in enumerate(sorted(found), known.partitions) if number == place]
 
 

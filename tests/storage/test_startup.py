@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from logbroker_storage.data_directory import DataDirectory
@@ -265,6 +266,21 @@ def test_topics_that_are_adopted_without_metadata_have_ids_of_their_own(closed):
     shutil.rmtree(layout.view)
     directory = closed.open().directory
     assert len({directory.topic(name).topic_id for name in ("t", *names)}) == 3
+    closed.close()
+
+
+def test_a_folder_behind_a_topic_that_was_being_deleted_does_not_bring_it_back(closed):
+    layout = closed.directory.layout
+    stranger = layout.partition("t", 2)
+    shutil.copytree(layout.partition("t", 0), stranger)
+    directory = closed.open().directory
+    directory.journal.record([msgspec.structs.replace(directory.topic("t"), state="deleting")])
+    closed.crash()
+    shutil.rmtree(layout.view)
+    assert "t" not in closed.open().directory.topics()
+    assert [name for name in os.listdir(layout.logs) if name.startswith("t-")] == ["t-2"]
+    directory = closed.reopen(without_view=True).directory
+    assert directory.log("t", 2).offsets().log_end_offset == 2
     closed.close()
 
 

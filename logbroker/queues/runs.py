@@ -45,6 +45,27 @@ class RunTable:
         if run.lasts:
             self._rows.put(tried_key(run.first), b"")
 
+    def put_joined(self, run: Run) -> None:
+        """As ``put``, as one run with those before and behind it that differ from it in their offsets alone.
+
+        For what nobody holds. Given back one by one, 1,000 messages would be a run each, and each change of their
+        block writes down all of its runs: 1.7 ms a release instead of 0.16.
+        """
+        before = self._rows.floor(ENTRIES, entry_key(run.first - 1)) if run.first else None
+        if before is not None:
+            other = decode_run(*before)
+            if other.last == run.first - 1 and _are_alike(other, run):
+                self.remove(other)
+                run = replace(run, first=other.first)
+        behind = entry_key(run.last + 1)
+        value = self._rows.get(behind)
+        if value is not None:
+            other = decode_run(behind, value)
+            if _are_alike(other, run):
+                self.remove(other)
+                run = replace(run, last=other.last)
+        self.put(run)
+
     def remove(self, run: Run) -> None:
         self._rows.delete(entry_key(run.first))
         self._leave_indexes(run)
@@ -130,6 +151,10 @@ class RunTable:
             for key, value in found:
                 yield decode_run(key, value)
             begin = found[-1][0] + b"\0"
+
+
+def _are_alike(one: Run, other: Run) -> bool:
+    return one.order_key == NO_KEY and replace(one, first=other.first, last=other.last) == other
 
 
 def joined(ranges: Iterable[Range]) -> list[Range]:

@@ -420,7 +420,7 @@ class QueueState:
             self._table.remove(run)
             self._let_go(run)
             if run.state is State.BURYING:
-                self._table.put(replace(run, state=State.REJECTED, owner="", due_ms=0))
+                self._table.put_joined(replace(run, state=State.REJECTED, owner="", due_ms=0))
                 self.woke_others = True
             else:
                 self._give_back(run, LIMIT_REACHED, 0)
@@ -546,7 +546,7 @@ class QueueState:
     def _offer(self, run: Run) -> None:
         """Have a run that is in no table handed out to whoever comes, when it is its turn."""
         if run.order_key == NO_KEY:
-            self._table.put(replace(run, state=State.READY))
+            self._table.put_joined(replace(run, state=State.READY))
             self.woke_others = True
         elif self._keys.offer(run):
             self.woke_others = True
@@ -562,7 +562,7 @@ class QueueState:
         rejected = replace(
             run, state=State.REJECTED, owner="", due_ms=0, order_key=NO_KEY, note=note[:MAX_NOTE_CHARACTERS]
         )
-        self._table.put(rejected)
+        self._table.put_joined(rejected)
         self._touch(run)
         self.woke_others = True
 

@@ -443,6 +443,40 @@ def test_a_block_of_messages_at_most_is_looked_at_whatever_the_limit():
     assert queue.shows()[-7:] == "llrrrrr"
 
 
+@pytest.mark.parametrize("order", [range(9), reversed(range(9)), [3, 5, 4, 0, 8, 1, 7, 6, 2]])
+def test_messages_that_are_given_back_one_by_one_are_one_run(order):
+    """So is what the journal says of them: each change of a block writes down all of its runs."""
+    queue = taken(10)
+    for offset in order:
+        queue.release("ann", offset)
+    assert [(run.first, run.last) for run in queue.state.runs()] == [(0, 8), (9, 9)]
+    assert len(queue.journal.blocks[0].attempts) == 1
+    assert queue.crash().delivery_counts() == dict.fromkeys(range(9), 1)
+    assert queue.take("bob", 4) == [0, 1, 2, 3]
+
+
+def test_messages_that_are_rejected_for_one_reason_are_one_run():
+    queue = taken(6, has_dead_letter=True)
+    for offset, note in enumerate(["a", "a", "b", "b", "a"]):
+        queue.reject("ann", offset, note=note)
+    runs = [(run.first, run.last, run.note) for run in queue.state.runs() if run.state is State.REJECTED]
+    assert runs == [(0, 1, "a"), (2, 3, "b"), (4, 4, "a")]
+
+
+def test_what_differs_is_no_run():
+    """In the count of its deliveries, its priority, or by an order key."""
+    queue = taken(3)
+    queue.release("ann", 0, 2)
+    queue.take("ann", 1)
+    queue.release("ann", 0)
+    assert [run.first for run in queue.state.runs()] == [0, 1]
+    queue = QueueSpecification(looks_ahead=True)
+    queue.look("ann", message(0), message(1, priority=5), message(2, key="k"), message(3, key="l"))
+    queue.take("ann", 9)
+    queue.release("ann", 0, 3)
+    assert [run.first for run in queue.state.runs()] == [0, 1, 2, 3]
+
+
 def test_a_look_that_failed_may_count_as_a_delivery():
     """So what cannot be read is rejected at last."""
     queue = QueueSpecification(looks_ahead=True, max_deliveries=2, has_dead_letter=True)
@@ -465,7 +499,7 @@ def test_one_at_a_time_looks_while_others_take_what_is_arranged():
     assert queue.shows() == "aalr"
     queue.at(100)
     assert queue.fresh("bob", 2) is None, "older ones are to be looked at first"
-    assert queue.take("bob", 9) == [2]
+    assert queue.take("bob", 9) == [2, 3], "what came back lies beside the other, and is one run with it"
 
 
 def test_there_is_work_where_something_can_be_had():
@@ -720,7 +754,7 @@ def test_a_message_being_looked_at_keeps_the_deliveries_that_it_had():
     queue.release("ann", 0, 1)
     queue.crash()
     queue.take("ann", 1)
-    assert queue.shows() == "lr"
+    assert queue.shows() == "ll"
     queue.release("ann", 0, until=50, was_delivered=False)
     assert queue.crash().delivery_counts() == {0: 1, 1: 1}
     queue.take("ann", 1)

@@ -30,7 +30,7 @@ from logbroker_storage.errors import (
 from logbroker_storage.log_offsets import Isolation, LogOffsets
 from logbroker_storage.log_reader import LogReader
 from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import Record, StoredBatch, decode_batch
+from logbroker_storage.record_batch import Record, StoredBatch, decode_batch, decode_range
 from logbroker_storage.record_expiry import record_ttl_ms
 
 from .records import without_reserved_headers
@@ -191,21 +191,33 @@ class Cursor:
         self._records = []
         self._next = 0
         has_read = False
+        wants_few = (
+            self._is_first_read and enough <= FEW_RECORDS
+        )  # perhaps nothing else is wanted of this place
         try:
             while len(records) < enough:
                 if not self._batches:
-                    if records or has_read or not self._read(enough, read_bytes):
+                    if records or has_read:
+                        break
+                    if not self._read(min(read_bytes, FEW_READ_BYTES) if wants_few else read_bytes):
                         break
                     has_read = True
+                batch = self._batches[0]
+                end = batch.header.next_offset
+                if wants_few:
+                    end = min(end, max(self._end, batch.header.base_offset) + enough)
+                    wants_few = False
                 try:
-                    decoded = self._decoded(self._batches[0], is_first=not records)
+                    decoded = self._decoded(batch, end, is_first=not records)
                 except Exception:  # of the user's filter, say: the records before it go out first
                     if not records:
                         raise
                     break
                 if decoded is None:
                     break
-                self._end = self._batches.popleft().header.next_offset
+                if end == batch.header.next_offset:
+                    self._batches.popleft()
+                self._end = end
                 records = records + decoded if records else decoded
         except BaseException:
             self._forget_buffer()  # what was read ahead is read again: nobody has seen it
@@ -216,11 +228,9 @@ class Cursor:
             self.moved = self.passed_over = True
         return bool(records)
 
-    def _read(self, enough: int, read_bytes: int) -> bool:
+    def _read(self, read_bytes: int) -> bool:
         if self._reader is None:
             self._reader = self.log.reader(self.position, self._isolation)
-        if self._is_first_read and enough <= FEW_RECORDS:  # perhaps nothing else is wanted of this place
-            read_bytes = min(read_bytes, FEW_READ_BYTES)
         self._is_first_read = False
         try:
             self._batches.extend(self._reader.read(read_bytes))
@@ -245,8 +255,11 @@ class Cursor:
         )
         self.seek(offset, Origin.START)
 
-    def _decoded(self, batch: StoredBatch, *, is_first: bool) -> list[Record] | None:
-        """The records of *batch* that may be handed out; None puts damage off until those before are."""
+    def _decoded(self, batch: StoredBatch, end: int, *, is_first: bool) -> list[Record] | None:
+        """The records of *batch* from ``_end`` to below offset *end* that may be handed out.
+
+        None puts damage off until those before are.
+        """
         header = batch.header
         ttl_ms = self.log.config.message_ttl_ms
         if header.is_control or not header.record_count:
@@ -254,13 +267,16 @@ class Cursor:
         if ttl_ms >= 0 <= header.base_timestamp_ms and header.max_timestamp_ms + ttl_ms <= self._now_ms():
             return []
         try:
-            records, have_reserved = decode_batch(batch, *self.place)
+            if end < header.next_offset:
+                records, have_reserved = decode_range(batch, self._end, end, *self.place)
+            else:
+                records, have_reserved = decode_batch(batch, *self.place)
         except CorruptBatchError as error:
             if not is_first:
                 return None
             raise self._corruption(batch, error) from error
-        if header.base_offset < self.position:
-            del records[: bisect_left(records, self.position, key=_offset_of)]
+        if header.base_offset < self._end:
+            del records[: bisect_left(records, self._end, key=_offset_of)]
         if have_reserved:
             records = self._without_ttl_headers(records)
         if ttl_ms >= 0 or self._deadlines:

@@ -1,7 +1,8 @@
 """Records by ranges of offsets, and what each says of its own delivery.
 
 A queue's messages are read as they come into somebody's hands: mostly one range behind the other, so a reader keeps
-the records of the batch that it decoded last, and its place in the log.
+the records of what it decoded last, and its place in the log. Messages of one order key lie scattered: for a reader
+that jumps, what it has read stays for a while, and of a batch only what is asked for is decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.log_reader import LogReader
 from logbroker_storage.partition_log import PartitionLog
-from logbroker_storage.record_batch import Record, StoredBatch, decode_batch
+from logbroker_storage.record_batch import Decoded, Record, StoredBatch, decode_batch, decode_range
 
 from ..delivery_headers import deliver_at_ms, expires_at_ms, priority_of
 from ..expressions import ExpressionError, Predicate
@@ -23,6 +24,9 @@ from .rows import NO_KEY
 from .state import Arranged
 
 READ_BYTES = 256 << 10
+KEPT_BYTES = 4 << 20  # of a reader that goes to and fro
+PART = 8  # less than one PART-th of a batch is decoded alone, unless it follows what was read last,
+MOST_PARTS = 16  # or is one part more of what was read: by then all of it is cheaper
 
 _offset_of = attrgetter("offset")
 _base_offset_of = attrgetter("header.base_offset")
@@ -37,16 +41,36 @@ class RangeRead(NamedTuple):
     have_reserved: bool  # some records may have reserved headers; False is certain
 
 
+class _Stretch(NamedTuple):
+    """Batches that were read and checked, but those of markers: all there is of the offsets [begin, end)."""
+
+    begin: int
+    end: int
+    batches: list[StoredBatch]
+
+    def within(self, begin: int, end: int) -> list[StoredBatch]:
+        """Its batches that have offsets in [begin, end)."""
+        first = bisect_right(self.batches, begin, key=_base_offset_of) - 1
+        behind = bisect_left(self.batches, end, key=_base_offset_of)
+        return [batch for batch in self.batches[max(first, 0) : behind] if batch.header.next_offset > begin]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(batch.data) for batch in self.batches)
+
+
 class RangeReader:
     """Reads committed records of one partition. For one thread at a time."""
 
     def __init__(self, log: PartitionLog) -> None:
         self._log = log
         self._reader: LogReader | None = None
+        self._stretches: list[_Stretch] = []  # the one that was used last is the last
+        self._decoded: _Stretch | None = None  # that these are all records of
         self._records: list[Record] = []
-        self._batches: list[StoredBatch] = []  # that _records are of
         self._have_reserved = False
-        self._begin = self._end = 0  # the offsets that _records speaks of
+        self._behind = -1  # the offset behind what was read last
+        self._parts = 0  # that were decoded alone, one behind the other, of the stretch that was used last
 
     def read(self, first: int, last: int, max_bytes: float = math.inf) -> RangeRead:
         """The records with offsets in [first, last], ascending; offsets without one are left out.
@@ -60,49 +84,70 @@ class RangeReader:
         batches: list[StoredBatch] = []
         have_reserved = False
         position, left_bytes = first, max_bytes
-        while position <= last:
-            if not self._begin <= position < self._end and not self._fill(position):
+        while position <= last and left_bytes >= 0:
+            stretch = self._stretch_at(position)
+            if stretch is None:
                 break
-            end_offset = min(self._end, last + 1)
-            for batch in self._batches_in(position, end_offset):
+            end_offset = min(stretch.end, last + 1)
+            for batch in stretch.within(position, end_offset):
                 left_bytes -= len(batch.data)
                 if left_bytes < 0 and batches:
                     end_offset = max(position, batch.header.base_offset)
                     break
                 batches.append(batch)
-            begin = bisect_left(self._records, position, key=_offset_of)
-            end = bisect_left(self._records, end_offset, key=_offset_of)
-            records += self._records[begin:end]
-            have_reserved = have_reserved or self._have_reserved
-            if left_bytes < 0 and end_offset <= last:
-                return RangeRead(records, batches, end_offset, have_reserved)
-            position = self._end
-        return RangeRead(records, batches, last + 1, have_reserved)
+            found = self._records_of(stretch, position, end_offset)
+            records += found.records
+            have_reserved = have_reserved or found.have_reserved
+            self._behind = position = end_offset
+        return RangeRead(records, batches, position if left_bytes < 0 else last + 1, have_reserved)
 
-    def _batches_in(self, begin: int, end: int) -> list[StoredBatch]:
-        """Those read last that have offsets in [begin, end)."""
-        first = bisect_right(self._batches, begin, key=_base_offset_of) - 1
-        behind = bisect_left(self._batches, end, key=_base_offset_of)
-        return [batch for batch in self._batches[max(first, 0) : behind] if batch.header.next_offset > begin]
-
-    def _fill(self, offset: int) -> bool:
-        """Decode what holds *offset* and what comes with it; False when nothing is there (any more)."""
+    def _stretch_at(self, offset: int) -> _Stretch | None:
+        """What holds *offset* and what comes with it; None when nothing is there (any more)."""
+        if self._stretches and self._stretches[-1].begin <= offset < self._stretches[-1].end:
+            return self._stretches[-1]
+        self._parts = 0
+        for index, known in enumerate(self._stretches):
+            if known.begin <= offset < known.end:
+                self._stretches.append(self._stretches.pop(index))
+                return known
         if self._reader is None:
             self._reader = self._log.reader(offset, Isolation.READ_COMMITTED)
         self._reader.seek(offset)
         batches = self._reader.read(READ_BYTES)
-        if self._reader.position <= offset:
-            return False
-        self._batches = [batch for batch in batches if not batch.header.is_control]
+        end = self._reader.position
+        if end <= offset:
+            return None
+        begin = min(offset, batches[0].header.base_offset) if batches else offset
+        found = _Stretch(begin, end, [batch for batch in batches if not batch.header.is_control])
+        if offset == self._behind:
+            self._stretches.clear()  # who reads on does not come back
+        self._stretches.append(found)
+        while sum(one.size_bytes for one in self._stretches) > KEPT_BYTES and len(self._stretches) > 1:
+            del self._stretches[0]
+        return found
+
+    def _records_of(self, stretch: _Stretch, begin: int, end: int) -> Decoded:
+        if stretch is not self._decoded:
+            batches = stretch.within(begin, end)
+            if begin != self._behind and len(batches) == 1 and self._parts < MOST_PARTS:
+                (batch,) = batches
+                if (end - begin) * PART < batch.header.record_count:
+                    self._parts += 1
+                    return decode_range(batch, begin, end, self._log.topic, self._log.partition)
+            self._decode(stretch)
+        first = bisect_left(self._records, begin, key=_offset_of)
+        behind = bisect_left(self._records, end, key=_offset_of)
+        return Decoded(self._records[first:behind], self._have_reserved)
+
+    def _decode(self, stretch: _Stretch) -> None:
+        self._decoded = None  # until all of it is
         records: list[Record] = []
         have_reserved = False
-        for batch in self._batches:
+        for batch in stretch.batches:
             decoded = decode_batch(batch, self._log.topic, self._log.partition)
             records += decoded.records
             have_reserved = have_reserved or decoded.have_reserved
-        self._records, self._have_reserved = records, have_reserved
-        self._begin, self._end = offset, self._reader.position
-        return True
+        self._records, self._have_reserved, self._decoded = records, have_reserved, stretch
 
     def close(self) -> None:
         if self._reader is not None:

@@ -539,14 +539,21 @@ class QueueState:
             self._table.put(replace(free, state=State.DELAYED, is_postponed=is_news))
             self.woke_others = True  # who waits for the next delivery may have to wait shorter
         else:
-            self._offer(free)
+            self._offer(free, joins=is_news)
         if is_news:
             self._touch(run)
 
-    def _offer(self, run: Run) -> None:
-        """Have a run that is in no table handed out to whoever comes, when it is its turn."""
+    def _offer(self, run: Run, *, joins: bool = True) -> None:
+        """Have a run that is in no table handed out to whoever comes, when it is its turn.
+
+        Without *joins* it differs from those beside it, as far as that is worth a look.
+        """
         if run.order_key == NO_KEY:
-            self._table.put_joined(replace(run, state=State.READY))
+            ready = replace(run, state=State.READY)
+            if joins:
+                self._table.put_joined(ready)
+            else:
+                self._table.put(ready)
             self.woke_others = True
         elif self._keys.offer(run):
             self.woke_others = True

@@ -38,7 +38,7 @@ from .control_record import (
     encode_control_batch,
 )
 from .record import NO_TIMESTAMP, RESERVED_HEADER_PREFIX, NewRecord, Record
-from .record_decoding import MAX_DECOMPRESSED_BYTES, Decoded, decode_batch, decode_records
+from .record_decoding import MAX_DECOMPRESSED_BYTES, Decoded, decode_batch, decode_range, decode_records
 from .record_encoding import (
     BatchFields,
     encode_batch,
@@ -55,7 +55,7 @@ __all__ = [
     "find_next_batch", "Compression",
     # records
     "NO_TIMESTAMP", "MAX_DECOMPRESSED_BYTES", "RESERVED_HEADER_PREFIX", "TTL_HEADER",
-    "NewRecord", "Record", "BatchFields", "Decoded", "decode_batch", "decode_records",
+    "NewRecord", "Record", "BatchFields", "Decoded", "decode_batch", "decode_range", "decode_records",
     "encode_batch", "encode_values", "encode_empty_batch",
     # transaction markers
     "ControlType", "ControlRecord", "control_type_of", "encode_control_batch", "decode_control_record",

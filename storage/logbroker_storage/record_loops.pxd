@@ -35,6 +35,10 @@ cpdef Py_ssize_t read_each(
 ) except -1
 
 
+@cython.locals(position=Py_ssize_t, zigzag="long long", second="long long")
+cpdef Py_ssize_t skip_each(bytes data, Py_ssize_t count) except -1
+
+
 @cython.locals(
     limit=Py_ssize_t, position=Py_ssize_t, index=Py_ssize_t, zigzag="long long", second="long long", end=Py_ssize_t,
     have_keys=bint,

@@ -255,6 +255,27 @@ def read_each(
     return position
 
 
+def skip_each(data: bytes, count: int) -> int:
+    """The position behind the first *count* records; where they are malformed, any.
+
+    Raises:
+        CorruptBatchError, IndexError: they are malformed.
+    """
+    position = 0
+    for _ in range(count):
+        zigzag = data[position]
+        position += 1
+        if zigzag >= 0x80:
+            second = data[position]
+            if second < 0x80:
+                zigzag += (second << 7) - 0x80
+                position += 1
+            else:
+                zigzag, position = decode_zigzag(data, position - 1, VARINT_MAX_BYTES)
+        position += zigzag >> 1
+    return position
+
+
 def survey_each(data: bytes, count: int) -> tuple[int, int, bool] | None:
     """Whether *data* is *count* records without headers, with the offset deltas 0, 1, 2, …, and nothing else.
 

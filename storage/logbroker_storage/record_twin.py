@@ -55,4 +55,5 @@ one_length = _chosen.one_length
 frame_each = _chosen.frame_each
 encode_each = _chosen.encode_each
 read_each = _chosen.read_each
+skip_each = _chosen.skip_each
 survey_each = _chosen.survey_each

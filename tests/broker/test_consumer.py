@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import logbroker
 from logbroker import group_coordinator
@@ -432,6 +434,44 @@ def test_one_record_of_a_place_costs_no_megabyte_and_reading_on_is_done_in_large
         consumer.seek(0, 0)
         assert len(consumer.poll(10_000)) > 800
         assert max(sizes) >= 1 << 20
+
+
+@pytest.fixture
+def sought(desk):
+    """A topic of four batches of 25 records, one of which expires, and no, or a filtering, consumer of it."""
+    desk.topic()
+    for number in range(4):
+        desk.put(
+            *(f"{number * 25 + index}" for index in range(25)), ttl=timedelta(days=9) if number == 2 else None
+        )
+    return desk
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(
+        st.tuples(st.none() | st.integers(0, 100), st.sampled_from([1, 2, 10, 11, 60])), max_size=12
+    ),
+    odd_only=st.booleans(),
+)
+def test_whatever_is_sought_and_polled_comes_in_order_and_whole(sought, steps, odd_only):
+    """Of a place that was sought, the first poll decodes no more than was asked for."""
+    wanted = [offset for offset in range(100) if offset % 2 or not odd_only]
+    matches = (lambda record: record.offset % 2 == 1) if odd_only else None
+    with sought.broker.consumer("t", filter=matches) as consumer:
+        position = 0
+        for place, count in steps:
+            if place is not None:
+                consumer.seek(0, place)
+                position = place
+            ahead = [offset for offset in wanted if offset >= position]
+            found = consumer.poll(count)
+            assert [record.offset for record in found] == ahead[: len(found)]
+            assert [record.value for record in found] == [b"%d" % offset for offset in ahead[: len(found)]]
+            assert found or not ahead
+            assert not any(record.header_pairs and record.headers != [("h", b"1")] for record in found)
+            position = consumer.position()[0]
+            assert [offset for offset in wanted if offset >= position] == ahead[len(found) :]
 
 
 def test_seek_inside_an_iteration_takes_effect_at_the_next_record(desk):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import logbroker
 from logbroker.errors import SubscriptionExistsError
+from logbroker.queues import reading
 from logbroker.queues.looks import Held
 from logbroker.queues.partition import QueuePartition
 from logbroker.queues.reading import RangeReader
@@ -19,7 +22,7 @@ from logbroker_storage.errors import (
     LeaseLostError,
     SubscriptionNotFoundError,
 )
-from logbroker_storage.record_batch import NewRecord, decode_records, encode_batch
+from logbroker_storage.record_batch import NewRecord, decode_batch, decode_records, encode_batch
 
 from .desk import QueueDesk, values
 
@@ -156,6 +159,66 @@ def test_a_range_of_any_extent_is_read_with_its_batches_up_to_where_it_fits(
     else:
         assert found.end_offset == last + 1
     assert [record.offset for record in found.records] == list(range(first, found.end_offset))
+
+
+@pytest.fixture
+def scattered(desk: QueueDesk) -> RangeReader:
+    """A reader of 12 batches of 100 records."""
+    return RangeReader(Partition(desk, *[100] * 12).log)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    jumps=st.lists(st.tuples(st.integers(0, 1199), st.sampled_from([1, 2, 12, 13, 150])), max_size=60),
+    kept_bytes=st.sampled_from([0, 10_000, reading.KEPT_BYTES]),
+)
+def test_whoever_jumps_reads_what_is_there(
+    scattered: RangeReader, jumps: list[tuple[int, int]], kept_bytes: int
+):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "KEPT_BYTES", kept_bytes)
+        for first, count in jumps:
+            last = min(first + count, 1200) - 1
+            found = scattered.read(first, last)
+            assert [record.offset for record in found.records] == list(range(first, last + 1))
+            assert found.end_offset == last + 1
+
+
+def test_of_messages_that_lie_scattered_no_batch_is_decoded_whole_and_none_read_twice(
+    scattered: RangeReader, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of one order key, say: each time a whole batch was read and decoded, which took 0.3 ms a message."""
+    calls: Counter[str] = Counter()
+    for name in ("decode_batch", "decode_range"):
+        kept = getattr(reading, name)
+        monkeypatch.setattr(
+            reading, name, lambda *given, kept=kept, name=name: calls.update([name]) or kept(*given)
+        )
+    monkeypatch.setattr(reading, "READ_BYTES", 1)
+    offsets_read = [number * 100 + step for step in range(5) for number in range(12)]
+    for offset in offsets_read:
+        scattered.read(offset, offset)
+    assert calls == {"decode_range": 60}
+    assert len(scattered._stretches) == 12
+
+
+def test_who_takes_many_parts_of_a_batch_or_reads_on_has_it_decoded_once(
+    scattered: RangeReader, monkeypatch: pytest.MonkeyPatch
+):
+    decoded: list[int] = []
+    monkeypatch.setattr(reading, "READ_BYTES", 1)
+    monkeypatch.setattr(
+        reading,
+        "decode_batch",
+        lambda batch, *place: decoded.append(batch.header.base_offset) or decode_batch(batch, *place),
+    )
+    for offset in range(0, 100, 2):
+        scattered.read(offset, offset)
+    assert decoded == [0]
+    for offset in range(300, 500):
+        scattered.read(offset, offset)
+    assert decoded == [0, 300, 400]
+    assert len(scattered._stretches) <= 2, "what lies behind a reader that reads on is not kept"
 
 
 class ReadLog:

@@ -489,6 +489,25 @@ def test_a_look_that_failed_may_count_as_a_delivery():
     assert queue.take_rejected("bob", 1) == [(0, "damaged")]
 
 
+def test_messages_in_a_row_that_ask_for_the_same_are_arranged_as_one_run():
+    queue = QueueSpecification(looks_ahead=True)
+    asked = [
+        (0, "", 0),
+        (0, "", 0),
+        (5, "", 0),
+        (5, "", 0),
+        (5, "", 50),
+        (5, "", 50),
+        (0, "k", 0),
+        (0, "k", 0),
+    ]
+    messages = [message(at, priority=p, key=k, not_before=b) for at, (p, k, b) in enumerate(asked)]
+    queue.look("ann", *messages[:2], *messages[3:])  # there is none at offset 2: it is done
+    assert [(run.first, run.last) for run in queue.state.runs()] == [(0, 1), (3, 3), (4, 5), (6, 6), (7, 7)]
+    assert queue.shows() == "rr.rddrw"
+    assert queue.take("bob", 9) == [3, 0, 1, 6, 7]
+
+
 def test_one_at_a_time_looks_while_others_take_what_is_arranged():
     queue = arranged("", "")
     queue.fresh("ann", 2)

@@ -16,7 +16,7 @@ from logbroker_storage import (
 )
 
 USERS = (record_decoding, record_encoding, record_survey)
-LOOPS = {"one_length", "frame_each", "encode_each", "read_each", "survey_each"}
+LOOPS = {"one_length", "frame_each", "encode_each", "read_each", "skip_each", "survey_each"}
 
 
 @pytest.fixture(scope="module", params=["python", "compiled"])

@@ -27,6 +27,7 @@ from logbroker_storage.record_batch import (
     check_crc,
     decode_batch,
     decode_control_record,
+    decode_range,
     decode_records,
     encode_batch,
     encode_control_batch,
@@ -187,6 +188,37 @@ def test_offsets_that_compaction_left_come_back(records, data):
     batch = encode_batch(records, offset_deltas=deltas, last_offset_delta=deltas[-1] + 7, base_offset=100)
     assert [record.offset for record in decoded(batch)] == [100 + delta for delta in deltas]
     assert read_header(batch).next_offset == 100 + deltas[-1] + 8
+
+
+@given(records=some_records, has_gaps=st.booleans(), data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_a_range_is_what_all_of_the_batch_has_of_it(records, has_gaps, data):
+    deltas = [index * (1 + has_gaps) for index in range(len(records))]
+    batch = read_batch(
+        encode_batch(records, offset_deltas=deltas, last_offset_delta=deltas[-1] + has_gaps, base_offset=100)
+    )
+    everything = decode_batch(batch, "t", 3).records
+    begin = data.draw(st.integers(98, batch.header.next_offset + 1))
+    end = data.draw(st.integers(begin, batch.header.next_offset + 2))
+    found = decode_range(batch, begin, end, "t", 3)
+    assert found.records == [record for record in everything if begin <= record.offset < end]
+    has_reserved = any(key.startswith("logbroker.") for one in found.records for key, _ in one.header_pairs)
+    assert found.have_reserved or not has_reserved
+
+
+@pytest.mark.parametrize("at", [0, 1, 3, 30, -2])
+def test_of_a_malformed_batch_a_range_is_right_or_refused(at):
+    records = [NewRecord(b"value %d" % index, timestamp_ms=T0) for index in range(9)]
+    sound = read_batch(encode_batch(records))
+    content = bytearray(sound.data)
+    content[HEADER_BYTES + at if at >= 0 else at] ^= 0xFF
+    damaged = StoredBatch(sound.header, memoryview(bytes(content)))
+    for begin in range(9):
+        try:
+            found = decode_range(damaged, begin, begin + 1, "t", 3).records
+        except CorruptBatchError:
+            continue
+        assert [record.offset for record in found] == [begin]
 
 
 def test_a_batch_may_have_more_records_than_two_byte_offsets():

@@ -104,6 +104,21 @@ def test_both_decode_damaged_records_to_the_same_records_and_the_same_error(twin
         assert decoded(twin, damaged, len(records)) == decoded(record_loops, damaged, len(records))
 
 
+@given(records=st.lists(NEAR_RECORDS, min_size=1, max_size=8), data=st.data())
+@settings(max_examples=300)
+def test_both_skip_records_alike_sound_or_damaged(twin, records, data):
+    parts, _ = record_loops.encode_each(records, range(len(records)), T0)
+    content = bytearray(b"".join(parts))
+    count = data.draw(st.integers(0, len(records)))
+    sound = bytes(content)
+    end = record_loops.read_each([], sound, 0, count, HEADER, "t", 3, {})
+    assert record_loops.skip_each(sound, count) == twin.skip_each(sound, count) == end
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[at] = data.draw(st.integers(0, 255))
+    found = outcome(lambda: record_loops.skip_each(bytes(content), count))
+    assert outcome(lambda: twin.skip_each(bytes(content), count)) == found
+
+
 @given(data=st.binary(max_size=200), count=st.integers(1, 9))
 @settings(max_examples=500)
 def test_both_find_the_same_in_any_bytes(twin, data, count):

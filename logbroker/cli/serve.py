@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .directory import DataOption, data_directory
-from .exit_codes import CommandFailed
 
 if TYPE_CHECKING:
     from ..server.server import Server
@@ -145,8 +144,6 @@ def serve(
     _set_up_logs(log_format, log_level)
     _allow_many_connections()
 
-    from logbroker_storage.errors import LogbrokerError
-
     from ..server.metrics import Metrics, PrometheusMetrics
     from ..server.server import serve as run_server
     from ..server.settings import ServerSettings
@@ -165,12 +162,6 @@ def serve(
     figures = Metrics() if metrics_address is None else PrometheusMetrics(*metrics_address)
     try:
         _run(run_server(data_directory(data), settings, figures, _say_where))
-    except LogbrokerError:
-        raise
-    except OSError as error:
-        raise CommandFailed(
-            f"{listen}: {error.strerror or error}; name another address with --listen"
-        ) from error
     finally:
         figures.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from logbroker_storage.data_directory import DataDirectory
+from logbroker_storage.errors import LogbrokerError
 
 from ..routing.thread import RouterThread
 from .listener import Connection
@@ -38,8 +39,7 @@ class Server:
         """Open the directory and listen.
 
         Raises:
-            LogbrokerError: the directory cannot be opened.
-            OSError: the address is in use, or is not ours.
+            LogbrokerError: the directory cannot be opened; the address is in use, or is not ours.
         """
         loop = asyncio.get_running_loop()
         directory = await loop.run_in_executor(None, DataDirectory.open, self.path)
@@ -48,6 +48,12 @@ class Server:
             self._listening = await loop.create_server(
                 lambda: Connection(node), self.settings.host, self.settings.port, backlog=1024
             )
+        except OSError as error:
+            await node.close()
+            raise LogbrokerError(
+                f"{self.settings.host}:{self.settings.port} cannot be listened on: {error.strerror or error}; "
+                "name another address"
+            ) from error
         except BaseException:
             await node.close()
             raise
@@ -123,5 +129,9 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.stop)
     await server.start()
-    started(server)
+    try:
+        started(server)
+    except BaseException:
+        await server.close()
+        raise
     await server.run()

@@ -972,3 +972,38 @@ def test_a_metrics_port_in_use_is_told_in_one_line(server: ServerProcess, tmp_pa
     code, out, errors = serve(tmp_path / "other", "--listen", "127.0.0.1:0", "--metrics", server.address)
     assert (code, out, len(errors)) == (1, b"", 1), errors
     assert server.address in errors[0]
+
+
+def serve_into(data: Path, out: int) -> tuple[int, bytes]:
+    command = [
+        sys.executable,
+        "-m",
+        "logbroker.cli.app",
+        "--data",
+        str(data),
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+    ]
+    done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, timeout=30, check=False)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_what_cannot_be_told_on_stdout_is_no_fault_of_the_address(tmp_path: Path):
+    with Path("/dev/full").open("wb") as full:
+        code, errors = serve_into(tmp_path / "data", full.fileno())
+    assert code == 1
+    assert errors.splitlines()[-1] == b"logbroker: No space left on device"
+    assert b"stopped serving" in errors, "the directory was left in order"
+
+
+def test_a_stdout_that_nobody_reads_ends_it_quietly(tmp_path: Path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        code, errors = serve_into(tmp_path / "data", writing)
+    finally:
+        os.close(writing)
+    assert code == 0
+    assert b"logbroker: " not in errors

@@ -165,7 +165,12 @@ def sound_view(files: Files, layout: DataLayout) -> View | None:
         return None
     # Whoever dies of it leaves the mark.
     files.close(files.open(f"{layout.view}/{DAMAGED_MARK}", create=True))
-    view = _checked_view(files, layout, noted)
+    try:
+        view = _checked_view(files, layout, noted)
+    except BaseException:
+        # No descriptor or no memory was to be had, or Ctrl-C came: that says nothing about the pages.
+        files.unlink(f"{layout.view}/{DAMAGED_MARK}")
+        raise
     if view is not None:
         with closed_on_failure(view):
             files.unlink(f"{layout.view}/{DAMAGED_MARK}")

@@ -65,7 +65,9 @@ def answers(bench: Workbench) -> tuple[object, ...]:
 @pytest.fixture
 def was_rebuilt(caplog) -> Callable[[], bool]:
     caplog.set_level(logging.INFO, "logbroker.recovery")
-    return lambda: "rebuilt from the logs" in caplog.text
+    return lambda: any(
+        says in caplog.text for says in ("rebuilt from the logs", "rebuilding it from the logs")
+    )
 
 
 def test_a_sound_view_is_used_and_its_volatile_facts_are_forgotten(closed, was_rebuilt):
@@ -105,6 +107,37 @@ def test_a_view_that_lies_elsewhere_is_rebuilt_there(closed, tmp_path):
     closed.open()
     assert answers(closed) == expected
     assert os.path.islink(closed.directory.layout.view)
+    closed.close()
+
+
+def test_an_opener_without_address_space_is_told_and_leaves_the_view_to_the_next(closed, was_rebuilt):
+    script = """
+        import resource, sys
+        from logbroker_storage.data_directory import DataDirectory
+        from logbroker_storage.errors import WriteFailedError
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        try:
+            DataDirectory.open(sys.argv[1])
+        except WriteFailedError as error:
+            print(error)
+    """
+    done = run_python(script, closed.path)
+    assert "16 GiB of address space" in done.stdout, done.stderr
+    assert "ulimit -v" in done.stdout
+    closed.open()
+    assert not was_rebuilt()
+    closed.close()
+
+
+def test_an_opener_that_is_interrupted_leaves_the_view_to_the_next(closed, was_rebuilt):
+    class Interrupting(OsFiles):
+        def allocate(self, fd: int, position: int, size: int) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        closed.open(files=Interrupting())
+    closed.open()
+    assert not was_rebuilt()
     closed.close()
 
 

@@ -123,8 +123,13 @@ class Environment:
             return {name: self.lmdb.open_db(name.encode()) for name in names}
 
     def _not_opened(self, error: lmdb.Error) -> LogbrokerError:
-        # A code that LMDB does not know is the system's, as are these two.
-        if type(error) is lmdb.Error or isinstance(error, (lmdb.DiskError, lmdb.MemoryError)):
+        if isinstance(error, lmdb.MemoryError):  # the map is sparse: it is not memory that lacks
+            return WriteFailedError(
+                f"the view at {self.path} cannot be mapped: {error}; it takes {MAP_BYTES >> 30} GiB of address "
+                "space, hardly any of it memory: raise the process's limit (ulimit -v) and try again"
+            )
+        # A code that LMDB does not know is the system's, as is this one.
+        if type(error) is lmdb.Error or isinstance(error, lmdb.DiskError):
             return self.translated(error)
         return ViewError(f"the view at {self.path} cannot be opened: {error}")
 

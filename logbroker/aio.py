@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from logbroker_storage.files import absolute_path
+
 from .aio_consumer import AsyncConsumer as AsyncConsumer
 from .aio_lifetime import Lifetime
 from .aio_producer import AsyncProducer as AsyncProducer
@@ -62,13 +64,14 @@ def open_async(
     path: str | os.PathLike[str], *, files: Files | None = None, clock: Clock | None = None
 ) -> AsyncBroker:
     """The data directory at *path*, for ``async with``; see ``logbroker.open``."""
+    absolute = absolute_path(checked_path(path))  # a relative one leads from here, wherever it is opened
 
     def make() -> Broker:
         from .broker import open as open_blocking
 
-        return open_blocking(path, files=files, **({} if clock is None else {"clock": clock}))
+        return open_blocking(absolute, files=files, **({} if clock is None else {"clock": clock}))
 
-    return AsyncBroker(os.path.abspath(checked_path(path)), make)
+    return AsyncBroker(absolute, make)
 
 
 class AsyncBroker(AsyncSubscriptions):

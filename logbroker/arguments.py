@@ -82,4 +82,6 @@ def path(given: str | os.PathLike[str]) -> str:
         raise InvalidRequestError(f"a path is text or a pathlib.Path, not {given!r}")
     if "\0" in text:
         raise InvalidRequestError(f"{text!r} cannot be a path: a path has no NUL character")
+    if not text:
+        raise InvalidRequestError("an empty path names no directory; the current one is '.'")
     return text

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -44,7 +43,7 @@ from .errors import (
     reason_of,
 )
 from .events import LogStartEvent, MessageIdEvent, OffsetEvent, TopicEvent, TtlEvent
-from .files import Files, OsFiles, PlacedFiles
+from .files import Files, OsFiles, PlacedFiles, absolute_path
 from .groups import Groups
 from .heap import keep_freed_blocks
 from .journal import JOURNAL_CONFIG, JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
@@ -141,7 +140,7 @@ class DataDirectory:
             LogbrokerError: it cannot be created or opened; the message says why.
         """
         keep_freed_blocks()
-        path = os.path.abspath(path)
+        path = absolute_path(path)
         layout = DataLayout(path)
         try:
             make_folders(files or OsFiles(), layout)

@@ -28,7 +28,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import ParamSpec, Protocol, TypeVar
 
-from .errors import file_system_error
+from .errors import FileSystemError, file_system_error
 
 if sys.platform == "darwin":
     import fcntl
@@ -400,6 +400,19 @@ def put_file(files: Files, path: str, data: Buffer) -> None:
     finally:
         files.close(fd)
     files.rename(path + TEMPORARY_SUFFIX, path)  # whole or not there, also when the process dies in between
+
+
+def absolute_path(path: str) -> str:
+    """*path* from the root on: where it leads now, whatever directory the process works in later.
+
+    Raises:
+        FileSystemError: it is relative, and the directory that the process works in is gone.
+    """
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        reason = f"the current directory, from which this path is to lead, is gone: {error.strerror}"
+        raise FileSystemError(error.errno, reason, path) from error
 
 
 def remove_temporaries(files: Files, directory: str, names: Iterable[str], prefix: str = "") -> None:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+import logbroker
 from logbroker.aio_lifetime import Lifetime
 from logbroker.errors import ClosedError, WriteFailedError
 from logbroker.worker import Worker
@@ -235,3 +236,19 @@ def test_it_can_be_closed_from_a_later_loop():
 
 async def second_close(thing: Thing) -> None:
     await thing.lifetime.close(thing.close)
+
+
+def test_a_relative_path_leads_from_where_it_was_given(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+
+    async def main():
+        monkeypatch.chdir(tmp_path / "here")
+        broker = logbroker.open_async("data")
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        async with broker:
+            await broker.create_topic("t")
+
+    asyncio.run(main())
+    assert (tmp_path / "here" / "data" / "logs" / "t-0").is_dir()
+    assert list((tmp_path / "elsewhere").iterdir()) == []

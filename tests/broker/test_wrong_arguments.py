@@ -13,6 +13,7 @@ import pytest
 
 import logbroker
 from logbroker.errors import (
+    FileSystemError,
     InvalidConfigError,
     InvalidRequestError,
     InvalidTopicError,
@@ -206,6 +207,25 @@ def test_a_path_has_no_nul_character():
     for opening in (logbroker.open, logbroker.open_async):
         with pytest.raises(InvalidRequestError, match="no NUL character"):
             opening("data\0")
+
+
+def test_an_empty_path_is_not_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for opening in (logbroker.open, logbroker.open_async):
+        with pytest.raises(InvalidRequestError, match="an empty path names no directory"):
+            opening("")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path_is_told_that_the_current_directory_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for opening in (logbroker.open, logbroker.open_async):
+        with pytest.raises(FileSystemError, match=r"the current directory.* is gone") as told:
+            opening("data")
+        assert told.value.filename == "data"
+    logbroker.open(tmp_path / "data").close()
 
 
 def test_a_poll_that_was_refused_leaves_the_consumer_as_it_was(blocking):

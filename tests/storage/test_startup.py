@@ -129,6 +129,39 @@ def test_an_opener_without_address_space_is_told_and_leaves_the_view_to_the_next
     closed.close()
 
 
+@pytest.mark.parametrize("beside_others", [True, False])
+def test_a_process_of_another_container_that_has_our_id_is_told_of(closed, was_rebuilt, beside_others):
+    """LMDB locks the byte of lock.mdb that its process id says."""
+    script = """
+        import fcntl, os, signal, sys
+        from logbroker_storage.data_directory import DataDirectory
+        from logbroker_storage.errors import DirectoryInUseError
+        our_id, (reading, writing) = os.getpid(), os.pipe()
+        other = os.fork()
+        if not other:
+            fd = os.open(f"{sys.argv[1]}/view/lock.mdb", os.O_RDWR)
+            fcntl.lockf(fd, fcntl.LOCK_EX, 1, our_id)
+            os.write(writing, b"x")
+            signal.pause()
+        os.read(reading, 1)
+        try:
+            DataDirectory.open(sys.argv[1])
+        except DirectoryInUseError as error:
+            print(error, our_id)
+        finally:
+            os.kill(other, signal.SIGKILL)
+    """
+    if beside_others:
+        closed.open()
+    done = run_python(script, closed.path)
+    assert "share one PID namespace" in done.stdout, done.stderr
+    assert done.stdout.count(done.stdout.split()[-1]) == 2
+    if not beside_others:
+        closed.open()
+    assert not was_rebuilt()
+    closed.close()
+
+
 def test_an_opener_that_is_interrupted_leaves_the_view_to_the_next(closed, was_rebuilt):
     class Interrupting(OsFiles):
         def allocate(self, fd: int, position: int, size: int) -> None:

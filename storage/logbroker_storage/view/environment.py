@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
-from ..errors import ClosedError, LogbrokerError, ViewError, WriteFailedError
+from ..errors import ClosedError, DirectoryInUseError, LogbrokerError, ViewError, WriteFailedError
 from ..files import OsFiles
 from ..locks import ProcessLock
 from .gate import Gate
@@ -84,6 +84,7 @@ class Environment:
 
         Raises:
             ViewError: LMDB cannot read what is there.
+            DirectoryInUseError: another process has our process id.
             WriteFailedError: the system refused (space, descriptors, memory).
         """
         self.path = path
@@ -127,6 +128,12 @@ class Environment:
             return WriteFailedError(
                 f"the view at {self.path} cannot be mapped: {error}; it takes {MAP_BYTES >> 30} GiB of address "
                 "space, hardly any of it memory: raise the process's limit (ulimit -v) and try again"
+            )
+        if isinstance(error, lmdb.LockError):  # of the byte of lock.mdb that stands for a process id
+            return DirectoryInUseError(
+                f"a process with the same process id ({os.getpid()}) has {self.path} open, in another container (PID "
+                "namespace), and LMDB knows processes by their ids: let the containers share one PID namespace "
+                "(docker run --pid=container:NAME), or run this under another id"
             )
         # A code that LMDB does not know is the system's, as is this one.
         if type(error) is lmdb.Error or isinstance(error, lmdb.DiskError):

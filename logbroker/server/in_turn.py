@@ -51,8 +51,9 @@ class _Call(Generic[Result]):
 class InTurn:
     """On the event loop."""
 
-    def __init__(self, run_in_thread: RunInThread) -> None:
+    def __init__(self, run_in_thread: RunInThread, *, go_s: float = GO_S) -> None:
         self._run_in_thread = run_in_thread
+        self._go_s = go_s
         self._waiting: dict[Hashable, list[_Call[Any]]] = {}  # for each key that a thread is at work for
         self._going: set[asyncio.Future[int]] = set()
 
@@ -75,7 +76,7 @@ class InTurn:
     def _go(self, key: Hashable) -> None:
         calls = list(self._waiting[key])
         try:
-            going = self._run_in_thread(partial(_call_some, calls))
+            going = self._run_in_thread(partial(_call_some, calls, self._go_s))
         except Exception as error:  # noqa: BLE001 (no thread can be had: who waits must be told)
             going = asyncio.get_running_loop().create_future()
             going.set_exception(error)
@@ -101,9 +102,9 @@ class InTurn:
             await asyncio.wait(self._going)
 
 
-def _call_some(calls: list[_Call[Any]]) -> int:
+def _call_some(calls: list[_Call[Any]], go_s: float) -> int:
     """Make the calls that come in one go; how many that were."""
-    end_s = time.monotonic() + GO_S
+    end_s = time.monotonic() + go_s
     count = 0
     for call in calls:
         call.call()

@@ -21,7 +21,7 @@ from logbroker.errors import (
     SubscriptionNotFoundError,
 )
 from logbroker_storage.files import OsFiles
-from logbroker_storage.testing import FaultyFiles
+from logbroker_storage.testing import FaultyFiles, ManualClock
 
 Body = Callable[[AsyncBroker], Awaitable[Any]]
 
@@ -282,14 +282,21 @@ def test_a_detached_message_is_accepted_by_its_handle(run):
 
 
 def test_renewed_leases_last_while_the_task_works(run):
+    clock = ManualClock()
+
     async def body(broker):
         await send(broker, 1)
         async with broker.queue(subscription="workers", lease=0.3, renew=True) as queue:
             message = await queue.receive(timeout=5)
-            await asyncio.sleep(0.8)
+            (partition,) = queue._lifetime.blocking._partitions.values()
+            for _ in range(4):
+                clock.advance(ms=200)
+                async with asyncio.timeout(30):
+                    while partition.glance().next_due_s < 0.3:  # noqa: ASYNC110 (there is no event for it)
+                        await asyncio.sleep(0.001)
             await message.accept()
 
-    run(body)
+    run(body, clock=clock)
 
 
 def test_a_message_of_another_queue_is_refused(run):
@@ -419,12 +426,12 @@ def test_a_task_that_is_cancelled_in_its_work_releases_the_message(run):
 def test_the_loop_runs_on_while_a_receive_waits(run):
     async def body(broker):
         async with broker.queue(subscription="workers") as queue:
-            receiving = asyncio.ensure_future(queue.receive_many(timeout=0.3))
-            turns = 0
-            while not receiving.done():
-                turns += 1
-                await asyncio.sleep(0.001)
-            assert turns > 50
+            receiving = asyncio.ensure_future(queue.receive_many(timeout=None))
+            for _ in range(1000):  # of a loop that stands still none ends
+                await asyncio.sleep(0)
+            assert not receiving.done()
+            queue.wakeup()
+            assert await receiving == []
 
     run(body)
 

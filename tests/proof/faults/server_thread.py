@@ -7,6 +7,7 @@ import logging
 import threading
 from typing import Any
 
+from logbroker.server.node import Node
 from logbroker.server.server import Server
 from logbroker.server.settings import ServerSettings
 from logbroker_storage.clock import Clock
@@ -42,8 +43,19 @@ class ServerThread:
         self._ended: list[BaseException] = []
 
     @property
+    def port(self) -> int:
+        return int(self._settings["port"])
+
+    @property
+    def node(self) -> Node:
+        """What its requests are worked on with, while it serves."""
+        assert self._server is not None
+        assert self._server._node is not None
+        return self._server._node
+
+    @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._settings['port']}"
+        return f"127.0.0.1:{self.port}"
 
     def start(self) -> ServerThread:
         # The process has one object for a directory: the server gets ours, with our files and clock.

@@ -29,6 +29,9 @@ def respond(path: str, lease: str = "10") -> None:
             value = request.value or b""
             if value == b"poison":
                 os._exit(1)
+            if value == b"wait":
+                say("working")
+                sys.stdin.readline()
             if value.startswith(b"sleep ") and request.delivery_count == 1:
                 say("working")
                 time.sleep(float(value.split()[1]))

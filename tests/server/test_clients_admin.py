@@ -279,8 +279,20 @@ def test_a_topics_configuration_is_described_with_its_defaults(
     broker.create_topic("t", config={"retention.ms": 1_000})
     entries = config_of(admin)
 
+    replicas = entries.pop("min.insync.replicas")
     assert {name: entry.value for name, entry in entries.items()} == broker.topic("t").config
     assert [name for name, entry in entries.items() if not entry.is_default] == ["retention.ms"]
+    assert (replicas.value, replicas.is_default, replicas.is_read_only) == ("1", True, True)
+
+
+def test_how_many_replicas_are_needed_is_told_and_cannot_be_changed(
+    admin: AdminClient, broker: logbroker.Broker
+) -> None:
+    """kafka-topics --describe --under-min-isr-partitions looks it up, whether it is there or not."""
+    broker.create_topic("t")
+    done(change(admin, "min.insync.replicas", None, DELETE))
+    assert refused(change(admin, "min.insync.replicas", "2", SET)) == KafkaError.INVALID_CONFIG
+    assert broker.topic("t").overrides == {}
 
 
 def test_one_key_is_set_and_goes_back_to_its_default(admin: AdminClient, broker: logbroker.Broker) -> None:

@@ -31,14 +31,20 @@ TYPES = {"int": LONG, "float": DOUBLE, "string": STRING}
 LISTS = ("cleanup.policy",)
 FIRST_WITH_TYPES = 1  # ListConfigResources; before it is about client metrics alone
 
+MIN_INSYNC_REPLICAS = "min.insync.replicas"
+# What a topic has beside its configuration: Kafka's tools look these up and do not ask whether they are there.
+FIXED = {MIN_INSYNC_REPLICAS: "1"}
+
 _DOCS = {key.name: key.doc for key in config_keys()}
+_DOCS[MIN_INSYNC_REPLICAS] = "how many replicas have a record before it is acknowledged: there is one"
 _TYPES = {key.name: LIST if key.name in LISTS else TYPES[key.type] for key in config_keys()}
+_TYPES[MIN_INSYNC_REPLICAS] = INT
 
 
 def overrides(config: LogConfig) -> Iterator[tuple[str, str, int]]:
     """Each key of a topic with its value, and where that comes from."""
     own = config.overrides
-    for name, value in config.as_dict().items():
+    for name, value in (config.as_dict() | FIXED).items():
         yield name, value, SOURCE_TOPIC if name in own else SOURCE_DEFAULT
 
 
@@ -93,7 +99,14 @@ def _entries(node: Node, resource: Any, with_docs: bool) -> list[dict[str, Any]]
     if resource.resource_type == TOPIC:
         config = LogConfig.parse(node.directory.topic(resource.resource_name).config)
         return [
-            _entry(name, value, source, _TYPES[name], _DOCS[name] if with_docs else None)
+            _entry(
+                name,
+                value,
+                source,
+                _TYPES[name],
+                _DOCS[name] if with_docs else None,
+                read_only=name in FIXED,
+            )
             for name, value, source in overrides(config)
         ]
     if resource.resource_type == BROKER:

@@ -18,7 +18,7 @@ from ..error_codes import RefusedError, code_of
 from ..node import Node, topic_uuid
 from ..replies import Values
 from ..requests import Request
-from .configs import overrides
+from .configs import FIXED, overrides
 from .replicas import check_replicas
 
 BY_DEFAULT = -1
@@ -69,7 +69,7 @@ async def _create(node: Node, topic: Any, *, validate_only: bool) -> Values:
         "num_partitions": partitions,
         "replication_factor": 1,
         "configs": [
-            {"name": name, "value": value, "read_only": False, "config_source": source}
+            {"name": name, "value": value, "read_only": name in FIXED, "config_source": source}
             | {"is_sensitive": False}
             for name, value, source in overrides(config)
         ],

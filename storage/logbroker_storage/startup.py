@@ -37,7 +37,7 @@ from .checkpoints import (
 )
 from .crc32c import crc32c
 from .deduplication import restore
-from .errors import InvalidRequestError, ViewError
+from .errors import FileSystemError, InvalidRequestError, ViewError
 from .events import LogStartEvent, MessageIdEvent, TopicEvent
 from .files import Files, remove_temporaries
 from .journal import JOURNAL_TOPIC, JOURNAL_TOPIC_ID, Journal
@@ -73,6 +73,8 @@ SUMMED_AT_ONCE_BYTES = 1 << 20
 WALKED_BYTES = 32 << 20  # a larger view takes too long to walk: 10 ms a MiB
 CHECKED_ENTRIES = 100_000  # a larger view is checked value by value as it is read
 
+KERNELS_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+
 FORMAT_KEY = "logbroker.format"
 DIRECTORY_FORMAT = 1
 META_PROPERTIES = {"version": "1", FORMAT_KEY: str(DIRECTORY_FORMAT)}
@@ -82,12 +84,20 @@ KnownEnds = Sequence[tuple[str, LogEnd]]  # by the folders of their logs
 
 
 def boot_id() -> bytes:
-    """A value that changes when the machine is restarted."""
+    """A value that changes when the machine is restarted.
+
+    Raises:
+        FileSystemError: the system does not tell it.
+    """
     if sys.platform == "darwin":
         command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
         return subprocess.run(command, capture_output=True, check=True).stdout.strip()  # noqa: S603 (a constant)
-    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-        return file.read().strip()
+    try:
+        with open(KERNELS_BOOT_ID, "rb") as file:
+            return file.read().strip()
+    except OSError as error:
+        reason = f"{error.strerror}: without /proc it cannot be told whether the machine was restarted"
+        raise FileSystemError(error.errno, reason, KERNELS_BOOT_ID) from error
 
 
 def make_folders(files: Files, layout: DataLayout) -> None:

@@ -17,8 +17,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from logbroker_storage import startup
 from logbroker_storage.data_directory import DataDirectory
-from logbroker_storage.errors import CorruptionError, InvalidRequestError, LogbrokerError, WriteFailedError
+from logbroker_storage.errors import (
+    CorruptionError,
+    FileSystemError,
+    InvalidRequestError,
+    LogbrokerError,
+    WriteFailedError,
+)
 from logbroker_storage.events import OffsetEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import JOURNAL_TOPIC
@@ -213,6 +220,15 @@ def test_who_comes_after_an_opener_that_died_over_the_view_waits_for_the_last_of
 
 def test_the_boot_id_is_the_same_all_along():
     assert boot_id() == boot_id() != b""
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there is no /proc, and none is needed")
+def test_without_proc_opening_says_what_is_missing(closed, monkeypatch):
+    monkeypatch.setattr(startup, "KERNELS_BOOT_ID", "/no/proc")
+    with pytest.raises(FileSystemError, match="without /proc"):
+        closed.open()
+    monkeypatch.undo()
+    closed.open().close()
 
 
 def test_the_log_directory_says_what_it_is(closed):

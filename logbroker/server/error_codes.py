@@ -5,6 +5,8 @@ Those of the storage are logged on the way (see ``storage_trouble``).
 
 from __future__ import annotations
 
+from typing import Any
+
 from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import (
@@ -83,3 +85,15 @@ def code_of(error: LogbrokerError) -> ErrorCode:
         if kind in _CODES:
             return _CODES[kind]
     return ErrorCode.unknown_server_error
+
+
+# Their advice is a call of the library, which is of no use to a client of the network.
+_ADVISE_CALLS = (TopicExistsError, TopicNotFoundError, SubscriptionNotFoundError)
+
+
+def told_of(error: LogbrokerError) -> dict[str, Any]:
+    """The fields of an answer that say what went wrong, and why."""
+    message = str(error)
+    if isinstance(error, _ADVISE_CALLS):
+        message = message.partition("; ")[0]
+    return {"error_code": code_of(error), "error_message": message}

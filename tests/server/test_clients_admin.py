@@ -295,6 +295,20 @@ def test_how_many_replicas_are_needed_is_told_and_cannot_be_changed(
     assert broker.topic("t").overrides == {}
 
 
+def test_what_is_there_or_not_is_told_without_a_call_of_the_library(
+    admin: AdminClient, broker: logbroker.Broker
+) -> None:
+    broker.create_topic("t")
+    for asked, message in (
+        (admin.create_topics([NewTopic("t", 1)]), "topic 't' already exists"),
+        (admin.create_partitions([NewPartitions("no", 2)]), "topic 'no' does not exist"),
+    ):
+        (answer,) = asked.values()
+        with pytest.raises(KafkaException) as caught:
+            answer.result(30)
+        assert caught.value.args[0].str() == message
+
+
 def test_one_key_is_set_and_goes_back_to_its_default(admin: AdminClient, broker: logbroker.Broker) -> None:
     """The others stay as they are."""
     broker.create_topic("t", config={"segment.bytes": 1_000_000})

@@ -15,7 +15,7 @@ from logbroker_storage.errors import InvalidConfigError, LogbrokerError
 from logbroker_storage.log_config import ConfigValue, LogConfig, config_keys
 
 from ...topic_names import check_group_name, check_topic_name
-from ..error_codes import RefusedError, code_of
+from ..error_codes import RefusedError, told_of
 from ..node import NODE_ID, Node
 from ..replies import Values
 from ..requests import Request
@@ -85,7 +85,7 @@ def _described(node: Node, resource: Any, body: Any) -> Values:
     try:
         entries = _entries(node, resource, getattr(body, "include_documentation", False))
     except LogbrokerError as error:
-        return described | {"error_code": code_of(error), "error_message": str(error), "configs": []}
+        return described | told_of(error) | {"configs": []}
     wanted = resource.configuration_keys
     described["configs"] = [
         entry if body.include_synonyms else entry | {"synonyms": []}
@@ -236,7 +236,7 @@ async def _change(node: Node, request: Request, changes_of: Any) -> bytes:
         try:
             await _change_one(node, resource, changes_of, validate_only=body.validate_only)
         except LogbrokerError as error:
-            response |= {"error_code": code_of(error), "error_message": str(error)}
+            response |= told_of(error)
         responses.append(response)
     return request.reply({"responses": responses})
 

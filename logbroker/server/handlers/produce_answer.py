@@ -20,7 +20,7 @@ from logbroker_storage.log_config import TimestampType
 from logbroker_storage.partition_log import AppendResult, PartitionLog
 from logbroker_storage.record_batch import BatchHeader
 
-from ..error_codes import code_of
+from ..error_codes import told_of
 from ..replies import Values
 from ..requests import Request, body_of_reply, response_header
 
@@ -104,15 +104,16 @@ def _first_difference(one: bytes, other: bytes) -> int | None:
 
 def _partition(part: Part) -> Values:
     if part.error is not None or part.result is None:
-        error = part.error
+        told: Values = {"error_code": ErrorCode.unknown_server_error, "error_message": None}
+        if part.error is not None:
+            told = told_of(part.error)
         return {
+            **told,
             "index": part.partition,
-            "error_code": ErrorCode.unknown_server_error if error is None else code_of(error),
             "base_offset": NO_OFFSET,
             "log_append_time": None,
             "log_start_offset": NO_OFFSET,
             "record_errors": [],
-            "error_message": None if error is None else str(error),
         }
     assert part.log is not None
     append_time = _append_time(part.log, part.result)

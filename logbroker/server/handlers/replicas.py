@@ -13,7 +13,7 @@ from kio.schema.errors import ErrorCode
 
 from logbroker_storage.errors import LogbrokerError
 
-from ..error_codes import RefusedError, code_of
+from ..error_codes import RefusedError, told_of
 from ..node import NODE_ID, Node
 from ..replies import Values
 from ..requests import Request
@@ -68,10 +68,9 @@ def _elected(node: Node, topic: str, number: int) -> Values:
     try:
         _check_partition(node, topic, number)
     except LogbrokerError as error:
-        code, message = code_of(error), str(error)
-    else:
-        code, message = ErrorCode.election_not_needed, f"broker {NODE_ID} leads the partition"
-    return {"partition_id": number, "error_code": code, "error_message": message}
+        return {"partition_id": number} | told_of(error)
+    leads = f"broker {NODE_ID} leads the partition"
+    return {"partition_id": number, "error_code": ErrorCode.election_not_needed, "error_message": leads}
 
 
 # Reassignments ----------------------------------------------------------------------------------------------
@@ -104,7 +103,7 @@ def _reassigned(node: Node, topic: str, part: Any) -> Values:
             )
         check_replicas(part.replicas)
     except LogbrokerError as error:
-        reassigned |= {"error_code": code_of(error), "error_message": str(error)}
+        reassigned |= told_of(error)
     return reassigned
 
 

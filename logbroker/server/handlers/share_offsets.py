@@ -16,7 +16,7 @@ from logbroker_storage.errors import LogbrokerError
 from ...queues.partition import QueuePartition
 from ...subscriptions import Subscription
 from ...topic_selection import TopicSelection
-from ..error_codes import RefusedError, code_of
+from ..error_codes import RefusedError, told_of
 from ..node import LEADER_EPOCH, Node
 from ..replies import Values
 from ..requests import Request
@@ -87,7 +87,7 @@ def _partition(node: Node, subscription: Subscription, topic: str, number: int) 
         partition = node.share.partitions.of(subscription, (topic, number))
         return part | {"start_offset": partition.progress().start_offset, "lag": partition.lag()}
     except LogbrokerError as error:
-        return part | {"error_code": code_of(error), "error_message": str(error)}
+        return part | told_of(error)
 
 
 # Changing ---------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def _alter(node: Node, group_id: str, topic: str, number: int, start_offset: int
         partition = QueuePartition(node.directory, subscription, (topic, number))
         partition.reset(max(start_offset, offsets.log_start_offset))
     except LogbrokerError as error:
-        return altered | {"error_code": code_of(error), "error_message": str(error)}
+        return altered | told_of(error)
     return altered
 
 
@@ -146,7 +146,7 @@ async def delete(node: Node, request: Request) -> bytes:
         if leaving:
             await node.run(_leave, node, subscription, leaving)
     except LogbrokerError as error:
-        return request.reply({"error_code": code_of(error), "error_message": str(error), "responses": []})
+        return request.reply(told_of(error) | {"responses": []})
     return request.reply(
         {
             "error_message": None,

@@ -14,7 +14,7 @@ from logbroker_storage.events import TopicEvent
 from logbroker_storage.log_config import LogConfig
 
 from ...topic_names import check_topic_name
-from ..error_codes import RefusedError, code_of
+from ..error_codes import RefusedError, code_of, told_of
 from ..node import Node, topic_uuid
 from ..replies import Values
 from ..requests import Request
@@ -39,7 +39,8 @@ async def create(node: Node, request: Request) -> bytes:
         except LogbrokerError as error:
             topics.append(
                 {"name": topic.name, "topic_id": None, "num_partitions": -1, "replication_factor": -1}
-                | {"error_code": code_of(error), "error_message": str(error), "configs": None}
+                | told_of(error)
+                | {"configs": None}
             )
     return request.reply({"topics": topics})
 
@@ -108,7 +109,7 @@ async def _delete(node: Node, name: str | None, topic_id: Any, *, times: int) ->
         check_topic_name(event.name)
         await node.run(node.directory.delete_topic, event.name)
     except LogbrokerError as error:
-        return deleted | {"error_code": code_of(error), "error_message": str(error)}
+        return deleted | told_of(error)
     for number in range(event.partitions):
         node.watch.forget((event.name, number))
     return deleted
@@ -125,7 +126,7 @@ async def create_partitions(node: Node, request: Request) -> bytes:
                 raise RefusedError(ErrorCode.invalid_request, "the topic is named twice")
             await _add_partitions(node, topic, validate_only=body.validate_only)
         except LogbrokerError as error:
-            result |= {"error_code": code_of(error), "error_message": str(error)}
+            result |= told_of(error)
         results.append(result)
     return request.reply({"results": results})
 

@@ -11,7 +11,7 @@ from logbroker_storage.errors import LogbrokerError
 from logbroker_storage.events import OffsetEvent, TransactionEvent
 
 from ...holdings import Claim, Holding
-from ..error_codes import code_of
+from ..error_codes import code_of, told_of
 from ..expressions import ExpressionError, compile_expression
 from ..node import Node
 from ..replies import Values
@@ -342,8 +342,7 @@ def _producers(node: Node, topic: str, index: int) -> Values:
     except LogbrokerError as error:
         return {
             "partition_index": index,
-            "error_code": code_of(error),
-            "error_message": str(error),
+            **told_of(error),
             "active_producers": [],
         }
     return {

@@ -536,7 +536,11 @@ class QueueState:
         """Make a run that was carved out READY, or DELAYED; *is_news* where it is to last."""
         free = replace(run, owner="", due_ms=not_before_ms)
         if not_before_ms:
-            self._table.put(replace(free, state=State.DELAYED, is_postponed=is_news))
+            delayed = replace(free, state=State.DELAYED, is_postponed=is_news)
+            if is_news:
+                self._table.put_joined(delayed)
+            else:
+                self._table.put(delayed)
             self.woke_others = True  # who waits for the next delivery may have to wait shorter
         else:
             self._offer(free, joins=is_news)

@@ -63,6 +63,30 @@ def test_a_release_with_a_delay_comes_again_after_it(desk: QueueDesk) -> None:
     assert (values(again), counts(again)) == (["b"], [2])
 
 
+def test_what_is_released_one_by_one_comes_again_in_few_goes_and_never_early(desk: QueueDesk) -> None:
+    """Each moment would be a run of its own, and each release write down all of its block."""
+    desk.queue_of(lease=1000.0).put(*"abcdefghij" * 10)
+    hands = desk.hands()
+    for message in hands.receive_many():
+        message.release(delay=60)
+        desk.advance(0.001)
+    desk.advance(59.899)
+    goes = []
+    for elapsed_ms in range(60_000 - 1, 60_100 + 60):
+        found = hands.receive_many()
+        if found:
+            goes.append((elapsed_ms, len(found)))
+            found.accept()
+        desk.advance(0.001)
+    assert len(goes) <= 5
+    came = 0
+    for elapsed_ms, count in goes:
+        came += count
+        assert came <= elapsed_ms - 60_000 + 1, "message n was released n ms behind the first"
+        assert came >= min(100, elapsed_ms - 60_000 + 1 - 60)
+    assert came == 100
+
+
 def test_delays_go_by_the_wall_clock_and_leases_do_not(desk: QueueDesk) -> None:
     desk.queue_of(lease=10.0).put("held").put("later", delay=timedelta(seconds=5))
     hands = desk.hands()

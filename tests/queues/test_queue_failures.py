@@ -270,7 +270,7 @@ def test_deliveries_rejections_and_delays_last_without_the_view(desk: QueueDesk)
     assert desk.deaths() == [("twice", "delivery limit reached")]
     batch = desk.hands().receive_many()
     assert dict(zip(values(batch), counts(batch), strict=True)) == {"held": 2, "sent later": 2}
-    desk.advance(50)
+    desk.advance(50.1)
     assert (values(again := desk.hands().receive_many()), counts(again)) == (["later"], [2])
     desk.advance(50)
     assert "sent later" in values(desk.hands().receive_many())

@@ -56,7 +56,8 @@ class _Stretch(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        return sum(len(batch.data) for batch in self.batches)
+        """What it takes at most: however little was used of a read, what was asked for may stay with it."""
+        return max(READ_BYTES, sum(len(batch.data) for batch in self.batches))
 
 
 class RangeReader:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import weakref
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import NamedTuple
@@ -24,12 +25,15 @@ from .rows import NO_KEY
 from .state import Arranged
 
 READ_BYTES = 256 << 10
-KEPT_BYTES = 4 << 20  # of a reader that goes to and fro
+KEPT_BYTES = 4 << 20  # of a reader that goes to and fro,
+ALL_KEPT_BYTES = 64 << 20  # and of all of a process, but for what each was in last
 PART = 8  # less than one PART-th of a batch is decoded alone, unless it follows what was read last,
 MOST_PARTS = 16  # or is one part more of what was read: by then all of it is cheaper
 
 _offset_of = attrgetter("offset")
 _base_offset_of = attrgetter("header.base_offset")
+
+_readers: weakref.WeakSet[RangeReader] = weakref.WeakSet()  # that may keep something
 
 
 class RangeRead(NamedTuple):
@@ -113,6 +117,7 @@ class RangeReader:
                 return known
         if self._reader is None:
             self._reader = self._log.reader(offset, Isolation.READ_COMMITTED)
+            _readers.add(self)
         self._reader.seek(offset)
         batches = self._reader.read(READ_BYTES)
         end = self._reader.position
@@ -123,7 +128,8 @@ class RangeReader:
         if offset == self._behind:
             self._stretches.clear()  # who reads on does not come back
         self._stretches.append(found)
-        while sum(one.size_bytes for one in self._stretches) > KEPT_BYTES and len(self._stretches) > 1:
+        kept_bytes = min(KEPT_BYTES, ALL_KEPT_BYTES // max(1, len(_readers)))
+        while sum(one.size_bytes for one in self._stretches) > kept_bytes and len(self._stretches) > 1:
             del self._stretches[0]
         return found
 
@@ -151,6 +157,7 @@ class RangeReader:
         self._records, self._have_reserved, self._decoded = records, have_reserved, stretch
 
     def close(self) -> None:
+        _readers.discard(self)
         if self._reader is not None:
             self._reader.close()
             self._reader = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 
 import pytest
@@ -231,6 +232,25 @@ def test_of_reads_that_found_little_no_more_are_kept_than_of_full_ones(desk: Que
         partition.batch(1)
         assert [record.offset for record in reader.read(offset, offset).records] == [offset]
         assert len(reader._stretches) <= reading.KEPT_BYTES // reading.READ_BYTES
+
+
+def test_all_readers_of_a_process_together_keep_so_much(desk: QueueDesk, monkeypatch: pytest.MonkeyPatch):
+    """Those of 256 partitions kept 1 GB."""
+    partition = Partition(desk, *[10] * 12)
+    monkeypatch.setattr(reading, "_readers", weakref.WeakSet())
+    monkeypatch.setattr(reading, "READ_BYTES", 1)
+    monkeypatch.setattr(reading, "ALL_KEPT_BYTES", 8 * partition.batch_bytes[0])
+
+    def kept_of_jumps(reader: RangeReader) -> int:
+        for offset in range(0, 120, 10):
+            assert len(reader.read(offset, offset).records) == 1
+        return len(reader._stretches)
+
+    first, second = RangeReader(partition.log), RangeReader(partition.log)
+    assert kept_of_jumps(first) == 8
+    assert [kept_of_jumps(reader) for reader in (second, first)] == [4, 4]
+    second.close()
+    assert kept_of_jumps(first) == 8
 
 
 class ReadLog:

@@ -191,9 +191,8 @@ class Cursor:
         self._records = []
         self._next = 0
         has_read = False
-        wants_few = (
-            self._is_first_read and enough <= FEW_RECORDS
-        )  # perhaps nothing else is wanted of this place
+        # Perhaps nothing else is wanted of this place.
+        wants_few = self._is_first_read and enough <= FEW_RECORDS
         try:
             while len(records) < enough:
                 if not self._batches:
@@ -231,7 +230,6 @@ class Cursor:
     def _read(self, read_bytes: int) -> bool:
         if self._reader is None:
             self._reader = self.log.reader(self.position, self._isolation)
-        self._is_first_read = False
         try:
             self._batches.extend(self._reader.read(read_bytes))
         except OffsetOutOfRangeError as error:
@@ -239,6 +237,7 @@ class Cursor:
                 raise
             self._start_over(error)
             self._batches.extend(self._reader.read(read_bytes))
+        self._is_first_read = False
         return bool(self._batches)
 
     def _start_over(self, error: OffsetOutOfRangeError) -> None:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import logbroker
-from logbroker import group_coordinator
+from logbroker import cursor, group_coordinator
 from logbroker.errors import (
     ClosedError,
     CorruptionError,
@@ -31,6 +31,7 @@ from logbroker_storage.record_batch import (
     Compression,
     ControlType,
     NewRecord,
+    decode_range,
     encode_batch,
     encode_control_batch,
 )
@@ -374,6 +375,22 @@ def test_a_committed_offset_that_was_deleted_leaves_it_to_the_start(desk, start,
     with desk.consumer(group="g", start=start) as consumer:
         assert values(consumer.poll()) == expected
     assert "the committed offset of t-0 is 1, outside of [2, 4]" in caplog.text
+
+
+def test_whoever_goes_on_behind_what_was_deleted_decodes_a_few_of_a_batch_alone_once(desk, monkeypatch):
+    """Each of its polls for a few did so, and passed over all of the batch before them."""
+    desk.topic().put("a").put(*"bcdefgh")
+    with desk.consumer(group="g") as consumer:
+        consumer.poll(1)
+    desk.put("i")
+    desk.broker.delete_records("t", {0: 2})
+    parts = []
+    monkeypatch.setattr(
+        cursor, "decode_range", lambda *given: parts.append(given[1:3]) or decode_range(*given)
+    )
+    with desk.consumer(group="g") as consumer:
+        assert [value for _ in range(7) for value in values(consumer.poll(1))] == list("cdefghi")
+    assert parts == [(2, 3)]
 
 
 @pytest.mark.parametrize("start", [{0: 99}, {0: (1 << 63) - 1}])

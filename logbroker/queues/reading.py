@@ -138,7 +138,7 @@ class RangeReader:
             batches = stretch.within(begin, end)
             if begin != self._behind and len(batches) == 1 and self._parts < MOST_PARTS:
                 (batch,) = batches
-                if (end - begin) * PART < batch.header.record_count:
+                if batch.header.is_whole and (end - begin) * PART < batch.header.record_count:
                     self._parts += 1
                     return decode_range(batch, begin, end, self._log.topic, self._log.partition)
             self._decode(stretch)

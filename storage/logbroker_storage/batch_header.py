@@ -92,6 +92,11 @@ class BatchHeader(msgspec.Struct, frozen=True, gc=False):
         return self.base_offset + self.last_offset_delta + 1
 
     @property
+    def is_whole(self) -> bool:
+        """True when it has a record of each of its offsets: compaction left out none."""
+        return self.record_count == self.last_offset_delta + 1
+
+    @property
     def last_sequence(self) -> int:
         """The sequence of the last record, wrapped to 31 bits; -1 without a sequence."""
         if self.base_sequence < 0:

@@ -17,6 +17,7 @@ from logbroker.queues.partition import QueuePartition
 from logbroker.queues.reading import RangeReader
 from logbroker.queues.settlement import Settlement
 from logbroker.subscriptions import Rules
+from logbroker_storage import record_decoding
 from logbroker_storage.errors import (
     InvalidRequestError,
     InvalidTopicError,
@@ -220,6 +221,24 @@ def test_who_takes_many_parts_of_a_batch_or_reads_on_has_it_decoded_once(
         scattered.read(offset, offset)
     assert decoded == [0, 300, 400]
     assert len(scattered._stretches) <= 2, "what lies behind a reader that reads on is not kept"
+
+
+def test_a_batch_of_which_compaction_left_some_is_decoded_once(
+    desk: QueueDesk, monkeypatch: pytest.MonkeyPatch
+):
+    """Its records are not found without those before them: 16 parts of it took 16 times as long as all of it."""
+    desk.queue_of()
+    log = desk.directory.log("jobs", 0)
+    records = [NewRecord(b"%d" % number, timestamp_ms=0) for number in range(100)]
+    log.append(encode_batch(records, offset_deltas=range(0, 200, 2), last_offset_delta=199))
+    log.sync()
+    decoded: list[int] = []
+    for module in (reading, record_decoding):
+        monkeypatch.setattr(module, "decode_batch", lambda *given: decoded.append(1) or decode_batch(*given))
+    reader = RangeReader(log)
+    for offset in range(0, 200, 10):
+        assert [record.offset for record in reader.read(offset, offset + 1).records] == [offset]
+    assert decoded == [1]
 
 
 def test_of_reads_that_found_little_no_more_are_kept_than_of_full_ones(desk: QueueDesk):

@@ -35,6 +35,7 @@ from .server_process import ServerProcess
 
 DEADLINE_S = 20.0
 POLL_S = 0.2
+WAIT_MS = 40_000  # of a fetch, where nothing comes: twice as long as we wait
 SHORT_LEASE_MS = 1_000
 
 
@@ -204,15 +205,13 @@ def test_a_topic_that_is_made_after_the_subscription_is_read_from_its_beginning(
 def test_messages_are_waited_for_and_come_at_once(
     server: ServerProcess, broker: logbroker.Broker, group: str
 ) -> None:
-    sharer = consumer(server, group)
+    sharer = consumer(server, group, fetch_wait_max_ms=WAIT_MS)
     sharer.poll(timeout=POLL_S)
     until(lambda: broker.subscriptions() == [group], "the group is there")
     with broker.producer(linger=0) as producer:
         for number in range(5):
-            sent = time.monotonic()
             producer.send("t", b"%d" % number)
             assert values(take(sharer, 1)) == [b"%d" % number]
-            assert time.monotonic() - sent < 2.0
     sharer.close()
 
 
@@ -548,16 +547,18 @@ def test_what_the_filter_refuses_is_not_delivered_and_is_done(
 def test_what_has_expired_or_is_to_be_delivered_later_is_not_delivered_now(
     server: ServerProcess, broker: logbroker.Broker, group: str
 ) -> None:
+    before = time.monotonic()
     with broker.producer() as producer:
         producer.send("t", b"late", delay=timedelta(seconds=2))
         producer.send("t", b"gone", ttl=timedelta(milliseconds=1))
         producer.send("t", b"now")
     time.sleep(0.01)
-    sent = time.monotonic()
     sharer = consumer(server, group)
-    assert values(take(sharer, 1)) == [b"now"]
-    assert values(take(sharer, 1)) == [b"late"]
-    assert time.monotonic() - sent > 1.5
+    found = values(take(sharer, 1))
+    assert b"now" in found
+    found += values(take(sharer, 2 - len(found)))
+    assert sorted(found) == [b"late", b"now"]
+    assert time.monotonic() - before > 1.9
     sharer.close()
 
 

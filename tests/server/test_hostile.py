@@ -29,8 +29,11 @@ import logbroker
 from logbroker.server.apis import APIS, VERSIONS
 from logbroker.server.share_acknowledgements import MAX_RANGES
 from logbroker.server.share_sessions import MAX_SESSIONS as MAX_SHARE_SESSIONS
+from logbroker_storage.clock import SYSTEM_CLOCK
+from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import HEADER_BYTES, Compression
 
+from ..proof.faults.server_thread import ServerThread
 from .raw_client import (
     API_VERSIONS,
     FETCH,
@@ -53,7 +56,8 @@ from .server_process import ServerProcess
 OK = ErrorCode.none
 KIB, MIB = 1 << 10, 1 << 20
 MAX_PRODUCE_BYTES, MAX_OTHER_BYTES = 64 * MIB, 4 * MIB
-LATE_S = 3.0  # within this time a server that is not held up has answered
+HANG_S = 30.0  # so long only what never comes is waited for, on any machine
+HOLDING_UP_S = 3.0  # of the server's own processor time, however little of it others leave
 FRAMES = 3000
 HUGE = 2**31 - 1
 
@@ -71,7 +75,6 @@ def shared(shared: ServerProcess) -> ServerProcess:
 def witness(shared: ServerProcess) -> Iterator[RawClient]:
     """A connection opened before, which has to go on working; nothing must be appended meanwhile."""
     with RawClient(shared.port) as witness:
-        witness.set_timeout(LATE_S)
         pid, before = shared.pid, witness.end_offset("canary")
         yield witness
         assert witness.is_alive()
@@ -93,12 +96,27 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def share_of_a_processor(pid: int) -> float:
+    """What a process uses of one, over two seconds."""
+    used, began = cpu_s(pid), time.monotonic()
+    time.sleep(2)
+    return (cpu_s(pid) - used) / (time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def without_much_work(server: ServerProcess) -> Iterator[None]:
+    """What is asked meanwhile is answered before the server has worked for so long that it held others up."""
+    before = cpu_s(server.pid)
+    yield
+    assert cpu_s(server.pid) - before < HOLDING_UP_S
+
+
 @contextlib.contextmanager
 def logged(server: ServerProcess, *words: str) -> Iterator[None]:
     """A line with these words is logged by the end of it."""
     before = len(server.log())
     yield
-    deadline = time.monotonic() + LATE_S
+    deadline = time.monotonic() + HANG_S
     while time.monotonic() < deadline:
         lines = server.log()[before:].splitlines()
         if any(all(word in line for word in words) for line in lines):
@@ -273,13 +291,16 @@ def test_null_for_an_array_that_cannot_be_null_is_no_request(
     assert not errors
 
 
-def test_a_request_of_very_many_parts_does_not_hold_up_the_others(client: RawClient, witness: RawClient):
+def test_a_request_of_very_many_parts_does_not_hold_up_the_others(
+    shared: ServerProcess, client: RawClient, witness: RawClient
+):
     """The longest LeaveGroup there may be, of members whose names are empty."""
     count = MAX_OTHER_BYTES // 3 - 100
     members = unsigned_varint(count + 1) + b"\x01\x00\x00" * count
-    client.send_bytes(framed(struct.pack(">hhihb", 13, 4, 1, -1, 0) + b"\x02g" + members + b"\x00"))
-    time.sleep(0.05)
-    assert witness.is_alive()
+    with without_much_work(shared):
+        client.send_bytes(framed(struct.pack(">hhihb", 13, 4, 1, -1, 0) + b"\x02g" + members + b"\x00"))
+        time.sleep(0.05)
+        assert witness.is_alive()
 
 
 # Fuzz -----------------------------------------------------------------------------------------------------------
@@ -568,7 +589,6 @@ def test_an_expression_without_end_holds_nobody_up(start_server: Callable[..., S
     server = start_server()
     with RawClient(server.port) as client, RawClient(server.port) as witness:
         client.new_producer("a" * 40 + "!")
-        witness.set_timeout(LATE_S)
         client.begin(66, 2, duration_filter=-1, transactional_id_pattern="(a+)+b")
         time.sleep(0.1)
         assert witness.is_alive()
@@ -578,7 +598,6 @@ def test_an_expression_of_a_consumer_group_holds_nobody_up(start_server: Callabl
     server = start_server()
     with RawClient(server.port) as client, RawClient(server.port) as witness:
         client.create("a" * 40)
-        witness.set_timeout(LATE_S)
         client.begin(
             68,
             1,
@@ -652,16 +671,14 @@ def test_very_many_acknowledgements_at_once_hold_nobody_up(
     sharer = share()
     sharer.fetch()
     with RawClient(server.port) as witness:
-        witness.set_timeout(LATE_S)
         for count, refusal in (
             (MAX_RANGES, ErrorCode.invalid_record_state),
             (90_000, ErrorCode.invalid_request),
         ):
             types = [ACCEPT, RELEASE] * (count // 2)
-            began = time.monotonic()
-            assert sharer.acknowledge(0, [(0, len(types) - 1, types)]) is refusal
-            assert time.monotonic() - began < LATE_S
-            assert witness.is_alive()
+            with without_much_work(server):
+                assert sharer.acknowledge(0, [(0, len(types) - 1, types)]) is refusal
+                assert witness.is_alive()
     assert sharer.acknowledge(0, [(0, 99, ACCEPT)]) is OK
 
 
@@ -675,7 +692,7 @@ def test_there_are_as_many_share_sessions_as_may_be_and_they_end_with_their_conn
             if greedy.unanswered == 50:
                 assert all(greedy.receive().error_code is OK for _ in range(50))
         assert other.fetch(epoch=0).error is ErrorCode.share_session_limit_reached
-    deadline = time.monotonic() + LATE_S
+    deadline = time.monotonic() + HANG_S
     while other.fetch(epoch=0, max_records=0).error is not OK:
         assert time.monotonic() < deadline
 
@@ -694,7 +711,7 @@ def test_members_that_leave_while_they_fetch_take_nothing_along(
             sharer.close()
     last = share()
     found: set[int] = set()
-    deadline = time.monotonic() + LATE_S
+    deadline = time.monotonic() + HANG_S
     while len(found) < 130:
         found |= set(offsets_in(last.fetch(max_wait=200).ranges))
         assert time.monotonic() < deadline, sorted(set(range(130)) - found)
@@ -765,7 +782,7 @@ def test_a_peer_that_reads_no_answer_is_bounded(start_server: Callable[..., Serv
             time.sleep(0.05)
         assert grown < 256 * MIB, f"{grown / MIB:.0f} MiB"
         assert records_of(writer.fetch({"large": 0}, max_bytes=1))["large"]
-    deadline = time.monotonic() + LATE_S
+    deadline = time.monotonic() + HANG_S
     while rss_bytes(server.pid) - before > 128 * MIB:
         assert time.monotonic() < deadline, "what was held for it is not given back"
         time.sleep(0.05)
@@ -781,10 +798,8 @@ def test_peers_that_read_slowly_hold_nobody_up(start_server: Callable[..., Serve
             slow = stack.enter_context(RawClient(server.port, receive_buffer_bytes=16 * KIB))
             slow.begin_fetch({"large": 0})
             slow.read_frame_head()
-        began = time.monotonic()
         assert len(records_of(reader.fetch({"large": 0}))["large"]) > 16 * MIB
         assert reader.produce("other", SOUND).error_code is OK
-        assert time.monotonic() - began < LATE_S
 
 
 def test_very_many_requests_at_once_hold_nobody_up(start_server: Callable[..., ServerProcess]):
@@ -792,13 +807,13 @@ def test_very_many_requests_at_once_hold_nobody_up(start_server: Callable[..., S
     server = start_server()
     with RawClient(server.port) as witness, RawClient(server.port, receive_buffer_bytes=4 * KIB) as greedy:
         witness.create("wide", 2000)
-        witness.set_timeout(LATE_S)
         before = rss_bytes(server.pid)
         greedy.set_timeout(0.5)
         with contextlib.suppress(TimeoutError, ConnectionError):
             for _ in range(20_000):
                 greedy.begin(METADATA, 12, topics=None)
-        assert witness.is_alive()
+        with without_much_work(server):
+            assert witness.is_alive()
         assert rss_bytes(server.pid) - before < 64 * MIB
 
 
@@ -810,13 +825,11 @@ def test_500_idle_connections_cost_little(start_server: Callable[..., ServerProc
         clients = [stack.enter_context(RawClient(server.port)) for _ in range(500)]
         assert all(client.is_alive() for client in clients)
         assert rss_bytes(server.pid) - before < 60 * MIB
-        began = time.monotonic()
-        assert witness.is_alive()
-        assert time.monotonic() - began < LATE_S
-        time.sleep(0.5)  # whatever the openings left to do
-        used, began = cpu_s(server.pid), time.monotonic()
-        time.sleep(2)
-        assert (cpu_s(server.pid) - used) / (time.monotonic() - began) < 0.02
+        with without_much_work(server):
+            assert witness.is_alive()
+        deadline = time.monotonic() + HANG_S
+        while share_of_a_processor(server.pid) >= 0.02:  # whatever the openings left to do
+            assert time.monotonic() < deadline
 
 
 def test_connections_that_come_and_go_leave_nothing(start_server: Callable[..., ServerProcess]):
@@ -845,7 +858,6 @@ def test_a_request_that_cannot_be_taken_up_closes_its_connection(start_server: C
     server = start_server()
     with RawClient(server.port) as client, logged(server, "could not be taken up", "Too many open files"):
         assert client.is_alive()
-        client.set_timeout(LATE_S)
         allowed = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (1, allowed[1]))
         client.begin(METADATA, 5, topics=None, allow_auto_topic_creation=False)
@@ -878,18 +890,25 @@ def test_a_produce_in_flight_is_answered_when_the_server_ends(server: ServerProc
         assert client.end_offset("orders") >= answered
 
 
-def test_the_server_ends_soon_though_a_fetch_waits(server: ServerProcess):
-    with RawClient(server.port) as client:
+@pytest.fixture
+def patient(tmp_path: Path) -> ServerThread:
+    """A server that at its end gives requests at work an hour: one that waits for them does not end."""
+    return ServerThread(str(tmp_path / "data"), OsFiles(), SYSTEM_CLOCK, drain_timeout_s=3600.0).start()
+
+
+def test_the_server_ends_soon_though_a_fetch_waits(patient: ServerThread):
+    with RawClient(patient.port) as client, RawClient(patient.port) as other:
         client.create("orders")
-        client.begin_fetch({"orders": 0}, max_wait=30_000)
+        client.begin_fetch({"orders": 0}, max_wait=60_000)
+        assert other.is_alive(), "by then the fetch waits"
         began = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - began < 5
+        patient.stop()
+        assert time.monotonic() - began < HANG_S
 
 
-def test_the_server_ends_soon_though_a_client_goes_on_asking(server: ServerProcess):
+def test_the_server_ends_soon_though_a_client_goes_on_asking(patient: ServerThread):
     """As a consumer does: the next fetch follows the answer to the one before."""
-    with RawClient(server.port) as client:
+    with RawClient(patient.port) as client:
         client.create("orders")
         stopping = threading.Event()
 
@@ -901,22 +920,17 @@ def test_the_server_ends_soon_though_a_client_goes_on_asking(server: ServerProce
 
         asking = threading.Thread(target=ask)
         asking.start()
-        assert stopping.wait(LATE_S)
-        began = time.monotonic()
-        assert server.stop() == 0
-        took_s = time.monotonic() - began
+        assert stopping.wait(HANG_S)
+        patient.stop()
         asking.join()
-    assert took_s < 5
 
 
-def test_idle_connections_do_not_hold_up_the_end(server: ServerProcess):
+def test_idle_connections_do_not_hold_up_the_end(patient: ServerThread):
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(RawClient(server.port)) for _ in range(20)]
+        clients = [stack.enter_context(RawClient(patient.port)) for _ in range(20)]
         assert all(client.is_alive() for client in clients)
         clients[0].send_bytes(head(1000, METADATA))  # half a request
-        began = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - began < 3
+        patient.stop()
         assert all(client.is_closed_by_server() for client in clients)
 
 

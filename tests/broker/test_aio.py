@@ -116,7 +116,7 @@ def test_a_stop_iteration_of_the_callers_own_code_reaches_who_awaits_it(run):
 
     async def body(broker):
         async with broker.producer() as producer, broker.consumer("t", filter=matches) as consumer:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 broken, sent = await asyncio.gather(
                     producer.send("t", b"a", headers=Headers()),
                     producer.send("t", b"b"),
@@ -415,7 +415,7 @@ def test_a_broker_says_where_it_is(run, tmp_path):
 
 async def no_thread(name: str) -> None:
     """Wait until there is none of that name."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while name in [thread.name for thread in threading.enumerate()]:  # noqa: ASYNC110 (there is no event for it)
             await asyncio.sleep(0.01)
 

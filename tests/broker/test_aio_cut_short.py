@@ -17,6 +17,8 @@ from logbroker.aio import AsyncBroker
 from logbroker.aio_consumer import AsyncConsumer
 from logbroker.worker import ended
 
+HANG_S = 30.0  # so long only what never comes is waited for, on any machine
+
 
 def damage(folder: Path) -> None:
     (path,) = folder.glob("*.log")
@@ -35,7 +37,7 @@ def test_async_iteration_goes_on_behind_damage(tmp_path):
         async with logbroker.open_async(tmp_path / "d") as broker, broker.consumer("t") as consumer:
             for _ in range(2):
                 try:
-                    async with asyncio.timeout(2):
+                    async with asyncio.timeout(HANG_S):
                         async for record in consumer:
                             seen.append(record.offset)
                             if record.offset == 4:
@@ -51,20 +53,20 @@ def test_an_async_transaction_commits_nothing_that_a_cancelled_poll_brought(tmp_
     async def main():
         with logbroker.open(tmp_path / "d") as blocking, blocking.producer() as producer:
             blocking.create_topic("t")
-            producer.send("t", b"0").result(5)
+            producer.send("t", b"0").result(HANG_S)
             async with logbroker.open_async(tmp_path / "d") as broker:
                 async with broker.consumer("t", group="g", delivery="manual") as consumer:
-                    assert len(await consumer.poll(timeout=2)) == 1
+                    assert len(await consumer.poll(timeout=HANG_S)) == 1
                     more = asyncio.create_task(consumer.poll(timeout=None))
                     await asyncio.sleep(0.2)
-                    producer.send("t", b"1").result(5)
+                    producer.send("t", b"1").result(HANG_S)
                     time.sleep(0.3)  # noqa: ASYNC251 (the thread has it, the loop does not know)
                     more.cancel()
                     await asyncio.wait([more])
                     async with broker.transaction("x") as tx:
                         await tx.commit_offsets(consumer)
                 async with broker.consumer("t", group="g", delivery="manual") as consumer:
-                    assert [record.value for record in await consumer.poll(timeout=1)] == [b"1"]
+                    assert [record.value for record in await consumer.poll(timeout=HANG_S)] == [b"1"]
 
     asyncio.run(main())
 
@@ -72,7 +74,7 @@ def test_an_async_transaction_commits_nothing_that_a_cancelled_poll_brought(tmp_
 async def cancelled_poll(consumer: AsyncConsumer) -> None:
     """Have a poll cancelled whose records the thread still brings."""
     await consumer.assignment()
-    polling = asyncio.create_task(consumer.poll(5, timeout=5))
+    polling = asyncio.create_task(consumer.poll(5, timeout=HANG_S))
     while consumer._polling is None:  # noqa: ASYNC110 (it tells nobody)
         await asyncio.sleep(0)
     polling.cancel()
@@ -97,7 +99,7 @@ def test_a_commit_beside_a_poll_hands_nothing_out_twice(tmp_path):
 
                 async def read():
                     while len(offsets) < 10:
-                        offsets.extend(record.offset for record in await consumer.poll(5, timeout=5))
+                        offsets.extend(record.offset for record in await consumer.poll(5, timeout=HANG_S))
 
                 await asyncio.gather(consumer.commit(), read())
                 assert offsets == list(range(10))
@@ -126,7 +128,9 @@ def test_what_is_being_put_back_is_read_before_the_rest(tmp_path, way):
                 async def read():
                     if way == "iteration":
                         return [(await anext(consumer)).offset for _ in range(10)]
-                    return [record.offset for _ in range(2) for record in await consumer.poll(5, timeout=5)]
+                    return [
+                        record.offset for _ in range(2) for record in await consumer.poll(5, timeout=HANG_S)
+                    ]
 
                 reading = asyncio.create_task(read())
                 await asyncio.wait([reading], timeout=0.2)
@@ -151,8 +155,8 @@ def test_a_receive_without_waiting_does_not_wait_behind_another(tmp_path):
             async with broker.queue(subscription="s") as queue, broker.producer() as producer:
 
                 async def taking():
-                    await queue.receive(timeout=5)
-                    async with asyncio.timeout(1):
+                    await queue.receive(timeout=HANG_S)
+                    async with asyncio.timeout(HANG_S):
                         return await queue.receive_many(10, timeout=0.0)
 
                 one = asyncio.create_task(taking())
@@ -172,7 +176,7 @@ def test_closing_an_async_queue_is_carried_out_though_cancelled(tmp_path):
         async with logbroker.open_async(tmp_path / "d") as broker:
             await make_queue(broker, lease=3600.0)
             queue = broker.queue(subscription="s", renew=True)
-            await queue.receive(timeout=2)
+            await queue.receive(timeout=HANG_S)
             waiting = asyncio.create_task(queue.receive_many(1, timeout=None))
             await asyncio.sleep(0.2)
             closing = asyncio.create_task(queue.close())
@@ -180,7 +184,7 @@ def test_closing_an_async_queue_is_carried_out_though_cancelled(tmp_path):
             closing.cancel()
             await asyncio.gather(closing, waiting, return_exceptions=True)
             async with broker.queue(subscription="s") as again:
-                assert (await again.receive(timeout=3)).value == b"0"
+                assert (await again.receive(timeout=HANG_S)).value == b"0"
 
     asyncio.run(main())
 
@@ -196,7 +200,8 @@ def test_a_handle_of_a_deleted_topic_fails_nobody_elses_acceptance(tmp_path):
                 await producer.send("b", b"")
             async with broker.queue(subscription="s", detached=True) as queue:
                 messages = {
-                    m.topic: m for m in [await queue.receive(timeout=1), await queue.receive(timeout=1)]
+                    m.topic: m
+                    for m in [await queue.receive(timeout=HANG_S), await queue.receive(timeout=HANG_S)]
                 }
                 await broker.delete_topic("b")
                 outcomes = await asyncio.gather(
@@ -215,7 +220,7 @@ def test_async_objects_say_so_in_a_forked_child(tmp_path):
             await broker.create_topic("t")
             async with broker.producer() as producer, broker.consumer("t") as consumer:
                 await producer.send("t", b"")
-                await consumer.poll(timeout=1)
+                await consumer.poll(timeout=HANG_S)
 
                 @broker.responder("rpc")
                 async def answer(request):
@@ -230,10 +235,10 @@ def test_async_objects_say_so_in_a_forked_child(tmp_path):
                         async def inside():
                             for call in (broker.topics, lambda: producer.send("t", b""), consumer.poll):
                                 with pytest.raises(logbroker.ForkedError):
-                                    async with asyncio.timeout(3):
+                                    async with asyncio.timeout(HANG_S):
                                         await call()
                             for twin in (producer, consumer, broker):
-                                async with asyncio.timeout(3):
+                                async with asyncio.timeout(HANG_S):
                                     await twin.close()  # nothing here is the child's to close
 
                         asyncio.run(inside())
@@ -250,7 +255,7 @@ def test_closing_an_async_consumer_that_is_being_opened_closes_it(tmp_path):
         async with logbroker.open_async(tmp_path / "d") as broker:
             await broker.create_topic("t")
             consumer = broker.consumer("t", group="g")
-            polling = asyncio.create_task(consumer.poll(timeout=1))
+            polling = asyncio.create_task(consumer.poll(timeout=HANG_S))
             await asyncio.sleep(0)
             await consumer.close()
             await asyncio.wait([polling])
@@ -322,7 +327,7 @@ def test_closing_an_async_producer_is_carried_out_though_cancelled(tmp_path):
             await asyncio.sleep(0)
             closing.cancel()
             await asyncio.wait([closing])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(HANG_S):
                 await producer.close()  # waits for what was begun
             assert producer._lifetime.blocking.closed
 
@@ -365,7 +370,7 @@ def test_a_transaction_is_ended_where_all_tasks_are_cancelled(tmp_path, error):
             assert using.cancelled()
             async with broker.consumer("t") as consumer, broker.producer() as producer:
                 await producer.send("t", b"2")
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(HANG_S):
                     values = [(await anext(consumer)).value]
                     if error is None:
                         values.append((await anext(consumer)).value)
@@ -397,7 +402,7 @@ def test_an_async_transaction_does_not_commit_without_a_cancelled_send_that_fail
             async with broker.transaction("x") as tx:
                 await tx.send("t", b"4")
             async with broker.consumer("t") as consumer:
-                assert [record.value for record in await consumer.poll(timeout=2)] == [b"1", b"4"]
+                assert [record.value for record in await consumer.poll(timeout=HANG_S)] == [b"1", b"4"]
 
     asyncio.run(main())
 
@@ -408,12 +413,12 @@ def test_a_commit_that_is_cancelled_before_its_turn_is_made_in_its_turn(tmp_path
 
     def values():
         yield b"1"
-        may_go_on.wait(10)
+        may_go_on.wait(HANG_S)
 
     async def main():
         async with logbroker.open_async(tmp_path / "d") as broker:
             await broker.create_topic("t")
-            async with asyncio.timeout(5), broker.transaction("x") as tx:
+            async with asyncio.timeout(HANG_S), broker.transaction("x") as tx:
                 sending = asyncio.create_task(tx.send_many("t", values()))
                 committing = asyncio.create_task(tx.commit())
                 await asyncio.sleep(0)
@@ -422,7 +427,7 @@ def test_a_commit_that_is_cancelled_before_its_turn_is_made_in_its_turn(tmp_path
                 may_go_on.set()
                 assert await sending == 1
             async with broker.consumer("t") as consumer:
-                assert [record.value for record in await consumer.poll(timeout=2)] == [b"1"]
+                assert [record.value for record in await consumer.poll(timeout=HANG_S)] == [b"1"]
 
     asyncio.run(main())
 
@@ -464,7 +469,7 @@ def test_what_was_read_for_a_loop_that_is_closed_is_there_for_the_next(tmp_path,
 
     def matches(record):
         is_reading.set()
-        return may_go_on.wait(10)
+        return may_go_on.wait(HANG_S)
 
     def made(broker: AsyncBroker):
         if way == "receive":
@@ -476,17 +481,17 @@ def test_what_was_read_for_a_loop_that_is_closed_is_there_for_the_next(tmp_path,
         await make_queue(broker)
         reader = made(broker)
         task = asyncio.ensure_future(READERS[way](reader))
-        await asyncio.to_thread(is_reading.wait, 10)
+        await asyncio.to_thread(is_reading.wait, HANG_S)
         return broker, reader, task
 
     async def second():
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG_S):
             if is_read_on:
                 found = await READERS[way](reader)
                 assert (found[0] if isinstance(found, list) else found).offset == 0
             await reader.close()
             async with broker.queue(subscription="s") as queue:
-                assert (await queue.receive(timeout=2)).delivery_count == 1 + (
+                assert (await queue.receive(timeout=HANG_S)).delivery_count == 1 + (
                     is_read_on and way == "receive"
                 )
             await broker.close()

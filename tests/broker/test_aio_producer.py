@@ -180,7 +180,7 @@ def test_a_send_is_told_that_goes_together_with_one_of_a_loop_that_was_closed(tm
         return broker, producer, tasks
 
     async def second():
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             sending = asyncio.ensure_future(producer.send("t", b"2"))
             await asyncio.sleep(0)
             may_go_on.set()

@@ -192,8 +192,8 @@ def test_many_are_settled_together(run):
             assert files.calls["fdatasync"] - before == 1
             assert await queue.receive_many() == []
             assert (await broker.subscription("workers")).lag == 1
-        batch = await broker.queue(subscription="workers").receive_many(timeout=0.0)
-        assert batch == []
+        async with broker.queue(subscription="workers") as queue:
+            assert await queue.receive_many(timeout=0.0) == []
 
     run(body, files=files)
 

@@ -74,7 +74,8 @@ def test_everything_that_was_said_is_in_the_log_and_nothing_of_it_is_delivered(b
     ]
     assert (deliver_at_ms(inside), priority_of(inside), message_id_of(inside)) == (DUE_MS, 7, "ä-1")
     assert expires_at_ms(inside) == inside.timestamp_ms + 9000
-    [seen] = broker.consumer("jobs", start="earliest").poll(timeout=1)
+    with broker.consumer("jobs", start="earliest") as consumer:
+        [seen] = consumer.poll(timeout=1)
     assert seen.headers == [("a", b"1")]
 
 
@@ -88,10 +89,8 @@ def test_a_reader_of_the_stream_gets_a_record_at_once_and_in_its_place(broker):
     with broker.producer() as producer:
         producer.send("jobs", b"late", delay=timedelta(days=1))
         producer.send("jobs", b"first", priority=9)
-    assert [one.value for one in broker.consumer("jobs", start="earliest").poll(timeout=1)] == [
-        b"late",
-        b"first",
-    ]
+    with broker.consumer("jobs", start="earliest") as consumer:
+        assert [one.value for one in consumer.poll(timeout=1)] == [b"late", b"first"]
 
 
 def test_normal_priority_stores_nothing(broker):

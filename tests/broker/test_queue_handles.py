@@ -88,7 +88,8 @@ def test_a_handle_releases_rejects_and_extends(data):
             queue.reject([second], "no good")
             again = queue.receive(timeout=1.0)
             assert (again.offset, again.delivery_count) == (0, 2)
-        assert [letter.value for letter in broker.consumer("jobs.dead").poll(timeout=1.0)] == [b"1", b"0"]
+        with broker.consumer("jobs.dead") as consumer:
+            assert [letter.value for letter in consumer.poll(timeout=1.0)] == [b"1", b"0"]
         assert broker.subscription("workers").in_flight == 1
 
 

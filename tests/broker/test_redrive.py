@@ -25,6 +25,8 @@ from logbroker_storage.files import OsFiles
 from logbroker_storage.record_batch import Record
 from logbroker_storage.testing import FaultyFiles
 
+DEADLINE_S = 20.0
+
 DIE_IN_A_REDRIVE = """
 import os, sys, logbroker
 from logbroker import redrive
@@ -81,7 +83,8 @@ def letters(broker: Broker, **options) -> list[bytes]:
 def test_a_dead_letter_says_where_it_came_from_and_why(broker):
     rejected(broker, [b"bad"])
     (letter,) = broker.dead_letters("workers")
-    (record,) = broker.consumer("jobs").poll(timeout=1.0)
+    with broker.consumer("jobs") as consumer:
+        (record,) = consumer.poll(timeout=DEADLINE_S)
     assert (letter.death.topic, letter.death.partition, letter.death.offset) == ("jobs", record.partition, 0)
     assert (letter.death.reason, letter.death.deliveries, letter.death.by) == ("bad", 1, "workers")
     assert (letter.record.key, letter.record.value, letter.record.headers) == (
@@ -95,7 +98,12 @@ def test_a_dead_letter_says_where_it_came_from_and_why(broker):
 
 def test_a_letter_goes_back_to_its_topic_and_partition_as_it_was(broker):
     rejected(broker, [b"a", b"b", b"c"])
-    before = {record.value: record for record in broker.consumer("jobs").poll(timeout=1.0)}
+    before: dict[bytes, logbroker.Record] = {}
+    with broker.consumer("jobs") as consumer:
+        while len(before) < 3:
+            found = consumer.poll(timeout=DEADLINE_S)
+            assert found
+            before.update((record.value, record) for record in found)
     assert broker.redrive("workers").sent == {"jobs": 3}
     with broker.queue(subscription="workers") as queue:
         again = [message for _ in range(3) for message in queue.receive_many(10, timeout=0.2)]

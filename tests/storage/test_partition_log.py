@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import struct
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -103,11 +105,12 @@ def test_interval_durability_syncs_by_itself_when_the_interval_has_passed(path, 
     bench = open_bench(path, request, durability="interval", durability_interval_ms=20)
     bench.put(b"a", sync=False)
     waiting = threading.Event()
-    for _ in range(500):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
         if bench.log.offsets().synced_offset == 1:
             return
         waiting.wait(0.01)
-    pytest.fail("not synced within five seconds")
+    pytest.fail("not synced by itself")
 
 
 def test_one_sync_covers_everything_appended_so_far(path, request):
@@ -665,6 +668,7 @@ def test_the_active_segment_is_never_removed_even_beside_what_a_failed_roll_left
 
 
 def open_descriptors() -> int:
+    gc.collect()  # what others left is not to go meanwhile
     return len(os.listdir("/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"))
 
 

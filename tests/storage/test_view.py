@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import random
 import subprocess
@@ -237,6 +238,7 @@ def test_nobody_writes_who_has_not_the_lock_for_it(view, tmp_path):
 def test_a_closed_view_opens_no_lock_again(tmp_path):
     view = View(str(tmp_path))
     view.close()
+    gc.collect()  # what others left is not to go meanwhile
     before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else None
     with pytest.raises(ClosedError), view.write():
         pass

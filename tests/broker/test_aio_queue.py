@@ -259,7 +259,7 @@ def test_a_task_that_waits_behind_another_keeps_its_own_timeout(run):
             began = time.monotonic()
             assert await queue.receive_many(timeout=0.1) == []
             assert await queue.receive_many(timeout=0.0) == []
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 30
             await send(broker, 1)
             assert [message.value for message in await patient] == [b"0"]
 

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -595,10 +594,8 @@ def test_the_transaction_of_a_killed_process_is_aborted_while_a_reader_waits(pat
     killed(process)
     with broker.producer() as producer:
         producer.send("out", b"plain", partition=0).result(5)
-    began = time.monotonic()
     with broker.consumer("out") as consumer:
-        assert [record.value for record in consumer.poll(1, 10)] == [b"plain"]
-    assert time.monotonic() - began < 5  # its timeout is 60 s
+        assert [record.value for record in consumer.poll(1, 30)] == [b"plain"], "its timeout is 60 s"
 
 
 def test_the_transaction_of_a_killed_process_is_aborted_by_the_next_to_open(path):

@@ -607,7 +607,7 @@ def test_a_fetch_of_nothing_ends_when_its_time_is_over(broker: logbroker.Broker,
         consumer.seek(place, 0)
         started_s = time.monotonic()
         assert consumer.poll(timeout_ms=1_000) == {}
-        assert 0.9 < time.monotonic() - started_s < 5
+        assert 0.9 < time.monotonic() - started_s < 15
 
 
 # Where in the log -----------------------------------------------------------------------------------------

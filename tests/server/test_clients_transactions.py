@@ -455,18 +455,16 @@ def test_a_commit_ends_a_long_poll(server: Any, writer: Open, kind: type[Writer]
         "bootstrap.servers": server.address,
         "group.id": "readers",
         "isolation.level": COMMITTED,
-        "fetch.wait.max.ms": 15_000,
+        "fetch.wait.max.ms": 40_000,  # twice as long as we wait
         "enable.auto.commit": False,
     }
     with closing(confluent_kafka.Consumer(settings)) as consumer:
         consumer.assign([TopicPartition("t", 0, confluent_kafka.OFFSET_BEGINNING)])
         assert consumer.poll(0.3) is None  # by now the fetch waits
         w.commit()
-        committed_s = time.monotonic()
         message = consumer.poll(DEADLINE_S)
         assert message is not None
         assert message.value() == b"v"
-        assert time.monotonic() - committed_s < 5
 
 
 # Who may write --------------------------------------------------------------------------------------------

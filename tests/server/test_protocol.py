@@ -647,7 +647,7 @@ def test_requests_behind_a_long_poll_are_done_meanwhile(client: RawClient):
     client.begin_produce(topic, batch(b"news"))
     assert records_of(client.receive())[topic]
     assert client.receive().responses
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_many_requests_at_once_are_all_answered(client: RawClient):
@@ -1511,7 +1511,7 @@ def test_the_end_of_a_transaction_ends_a_long_poll_for_what_is_committed(client:
     began = time.monotonic()
     writer.end(commit=True)
     assert b"x" in records_of(client.receive())[topic]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 # ListOffsets --------------------------------------------------------------------------------------------------------

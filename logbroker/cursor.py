@@ -40,7 +40,6 @@ logger = logging.getLogger("logbroker.consumer")
 NEVER_MS = 1 << 63
 FEW_RECORDS = 10
 FEW_READ_BYTES = 64 << 10  # a whole megabyte read and checked made a random read take almost twice as long
-UNKNOWN_POSITION = -1
 
 _offset_of = attrgetter("offset")
 
@@ -273,7 +272,13 @@ class Cursor:
         except CorruptBatchError as error:
             if not is_first:
                 return None
-            raise self._corruption(batch, error) from error
+            raise CorruptionError.of_records(
+                *self.place,
+                start_offset=max(header.base_offset, self.position),
+                end_offset=header.next_offset,
+                path=self.log.directory,
+                error=error,
+            ) from error
         if header.base_offset < self._end:
             del records[: bisect_left(records, self._end, key=_offset_of)]
         if have_reserved:
@@ -322,17 +327,6 @@ class Cursor:
         if not self._records and self.position != self._end:
             self.position = self._end
             self.moved = True
-
-    def _corruption(self, batch: StoredBatch, error: CorruptBatchError) -> CorruptionError:
-        """The checksum was right but the records do not parse: the batch was written so."""
-        return CorruptionError(
-            *self.place,
-            start_offset=max(batch.header.base_offset, self.position),
-            end_offset=batch.header.next_offset,
-            path=self.log.directory,
-            position=UNKNOWN_POSITION,
-            reason=str(error),
-        )
 
 
 class Handout:

@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import NamedTuple
 
+from logbroker_storage.errors import CorruptBatchError, CorruptionError
 from logbroker_storage.log_offsets import Isolation
 from logbroker_storage.log_reader import LogReader
 from logbroker_storage.partition_log import PartitionLog
@@ -134,27 +135,56 @@ class RangeReader:
         return found
 
     def _records_of(self, stretch: _Stretch, begin: int, end: int) -> Decoded:
-        if stretch is not self._decoded:
-            batches = stretch.within(begin, end)
-            if begin != self._behind and len(batches) == 1 and self._parts < MOST_PARTS:
-                (batch,) = batches
-                if batch.header.is_whole and (end - begin) * PART < batch.header.record_count:
-                    self._parts += 1
-                    return decode_range(batch, begin, end, self._log.topic, self._log.partition)
-            self._decode(stretch)
+        if stretch is not self._decoded and (self._is_part(stretch, begin, end) or not self._decode(stretch)):
+            return self._alone(stretch.within(begin, end), begin, end)
         first = bisect_left(self._records, begin, key=_offset_of)
         behind = bisect_left(self._records, end, key=_offset_of)
         return Decoded(self._records[first:behind], self._have_reserved)
 
-    def _decode(self, stretch: _Stretch) -> None:
+    def _is_part(self, stretch: _Stretch, begin: int, end: int) -> bool:
+        """Whether [begin, end) is to be decoded alone."""
+        batches = stretch.within(begin, end)
+        if begin == self._behind or len(batches) != 1 or self._parts >= MOST_PARTS:
+            return False
+        header = batches[0].header
+        if not header.is_whole or (end - begin) * PART >= header.record_count:
+            return False
+        self._parts += 1
+        return True
+
+    def _decode(self, stretch: _Stretch) -> bool:
+        """Have all records of *stretch*; False where some do not parse, which need not be those that are asked for."""
         self._decoded = None  # until all of it is
         records: list[Record] = []
         have_reserved = False
         for batch in stretch.batches:
-            decoded = decode_batch(batch, self._log.topic, self._log.partition)
+            try:
+                decoded = decode_batch(batch, self._log.topic, self._log.partition)
+            except CorruptBatchError:
+                return False
             records += decoded.records
             have_reserved = have_reserved or decoded.have_reserved
         self._records, self._have_reserved, self._decoded = records, have_reserved, stretch
+        return True
+
+    def _alone(self, batches: list[StoredBatch], begin: int, end: int) -> Decoded:
+        records: list[Record] = []
+        have_reserved = False
+        for batch in batches:
+            try:
+                decoded = decode_range(batch, begin, end, self._log.topic, self._log.partition)
+            except CorruptBatchError as error:
+                raise CorruptionError.of_records(
+                    self._log.topic,
+                    self._log.partition,
+                    start_offset=batch.header.base_offset,
+                    end_offset=batch.header.next_offset,
+                    path=self._log.directory,
+                    error=error,
+                ) from error
+            records += decoded.records
+            have_reserved = have_reserved or decoded.have_reserved
+        return Decoded(records, have_reserved)
 
     def close(self) -> None:
         _readers.discard(self)

@@ -190,6 +190,9 @@ class OffsetOutOfRangeError(LogbrokerError):
         )
 
 
+UNKNOWN_POSITION = -1
+
+
 class CorruptionError(LogbrokerError):
     """Bytes on disk are damaged: offsets [start_offset, end_offset) of one partition cannot be read.
 
@@ -218,6 +221,28 @@ class CorruptionError(LogbrokerError):
             f"{topic}-{partition} is damaged at byte {position} of {path} ({reason}): offsets {start_offset} to "
             f"{end_offset - 1} cannot be read; seek to {end_offset} to go on behind them, "
             "and run `logbroker inspect verify` for the whole picture"
+        )
+
+    @classmethod
+    def of_records(
+        cls,
+        topic: str,
+        partition: int,
+        *,
+        start_offset: int,
+        end_offset: int,
+        path: str,
+        error: CorruptBatchError,
+    ) -> CorruptionError:
+        """Of a batch whose checksum is right and whose records do not parse: it was written so. *path* is its log's."""
+        return cls(
+            topic,
+            partition,
+            start_offset=start_offset,
+            end_offset=end_offset,
+            path=path,
+            position=UNKNOWN_POSITION,
+            reason=str(error),
         )
 
 

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from logbroker.errors import CorruptionError, StorageFailedError, WriteFailedError
+from logbroker_storage.batch_header import CRC_START
+from logbroker_storage.crc32c import crc32c
 from logbroker_storage.events import QueueBlockEvent, QueueEvent
 from logbroker_storage.files import OsFiles
 from logbroker_storage.journal import COMPACTED_BYTES
+from logbroker_storage.record_batch import HEADER_BYTES, NewRecord, encode_batch
 from logbroker_storage.testing import FaultyFiles, RecordingFiles, UnsyncedFiles
 from logbroker_storage.testing.workbench import crash
 
@@ -219,6 +222,32 @@ def test_damage_is_told_and_the_other_messages_go_on(desk: QueueDesk) -> None:
     assert value == ""
     assert (death.offset, death.error) == (1, "offsets 1 to 2 cannot be read")
     assert death.reason.startswith("damaged: ")
+    assert desk.lag() == 0
+
+
+def test_records_that_do_not_parse_are_damage_and_the_other_messages_go_on(desk: QueueDesk) -> None:
+    """In a log from elsewhere, say: their checksum is right. A receive failed for ever before it came to the others."""
+    desk.queue_of(dead_letter="jobs.dead", max_deliveries=2).put("a")
+    log = desk.directory.log("jobs", 0)
+    malformed = encode_batch([NewRecord(b"b", timestamp_ms=0), NewRecord(b"c", timestamp_ms=0)])
+    malformed[HEADER_BYTES] ^= 1  # the first record's length is odd as it is stored: negative
+    malformed[CRC_START - 4 : CRC_START] = crc32c(bytes(malformed[CRC_START:])).to_bytes(4, "big")
+    log.append(malformed)
+    log.sync()
+    desk.put("d")
+    hands = desk.hands()
+    with pytest.raises(CorruptionError) as caught:
+        hands.receive_many()
+    assert (caught.value.start_offset, caught.value.end_offset) == (1, 3)
+    batch = hands.receive_many()
+    assert (values(batch), counts(batch)) == (["a", "d"], [1, 1])
+    batch.accept()
+    desk.advance(30)
+    with pytest.raises(CorruptionError):
+        hands.receive_many()
+    hands.receive_many()
+    [(_, death)] = desk.dead_letters()
+    assert (death.offset, death.error) == (1, "offsets 1 to 2 cannot be read")
     assert desk.lag() == 0
 
 

@@ -51,7 +51,7 @@ from .server_process import ServerProcess
 OK = ErrorCode.none
 READ_COMMITTED = 1
 OFFSET_DELETE, DESCRIBE_TOPIC_PARTITIONS = 47, 75
-PROMPT_S = 5.0  # an answer that waits for nothing, on a busy machine
+PROMPT_S = 15.0  # an answer that waits for nothing, on a busy machine; else it waits for 20 s
 BROKER, TOPIC, GROUP = 4, 2, 32
 SUBSCRIPTION = b"\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"  # ConsumerProtocolSubscription 0 of no topic
 
@@ -647,7 +647,7 @@ def test_requests_behind_a_long_poll_are_done_meanwhile(client: RawClient):
     client.begin_produce(topic, batch(b"news"))
     assert records_of(client.receive())[topic]
     assert client.receive().responses
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < PROMPT_S
 
 
 def test_many_requests_at_once_are_all_answered(client: RawClient):
@@ -1292,7 +1292,7 @@ def test_a_fetch_is_answered_as_soon_as_min_bytes_are_there(client: RawClient, o
     other.produce(topic, batch(bytes(500)))
     other.produce(topic, batch(bytes(2000)))
     records = records_of(client.receive())[topic]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < PROMPT_S
     assert len(records) > 2500, "the first batch alone did not end the wait"
 
 
@@ -1304,7 +1304,7 @@ def test_a_fetch_is_woken_by_a_record_of_another_process(shared: ServerProcess, 
     with logbroker.open(shared.data) as broker, broker.producer() as producer:
         producer.send(topic, b"embedded").result()
     assert b"embedded" in records_of(client.receive())[topic]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < PROMPT_S
 
 
 def test_a_fetch_with_an_error_in_it_does_not_wait(client: RawClient):
@@ -1313,7 +1313,7 @@ def test_a_fetch_with_an_error_in_it_does_not_wait(client: RawClient):
     began = time.monotonic()
     answer = client.fetch({topic: 0, "absent": 0}, max_wait=20_000)
     assert codes(answer.responses) == {OK, ErrorCode.unknown_topic_or_partition}
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < PROMPT_S
 
 
 @pytest.mark.parametrize("offset", [-1, 4, 2**62])
@@ -1511,7 +1511,7 @@ def test_the_end_of_a_transaction_ends_a_long_poll_for_what_is_committed(client:
     began = time.monotonic()
     writer.end(commit=True)
     assert b"x" in records_of(client.receive())[topic]
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < PROMPT_S
 
 
 # ListOffsets --------------------------------------------------------------------------------------------------------

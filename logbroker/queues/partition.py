@@ -52,6 +52,7 @@ from .looks import Ahead, Due, Held, Progress, without
 from .owners import is_detached, process_of
 from .reading import Judge, RangeRead, RangeReader
 from .rows import Run
+from .runs import end_of_delay_ms
 from .settlement import Settlement
 from .state import Arranged, BlockChange, QueueState, Range
 
@@ -356,7 +357,7 @@ class QueuePartition:
 
     def surrender(self, owner: str, ranges: Sequence[Range], delay_ms: int, lost: Lost) -> PendingCommit:
         """Give messages back, to be delivered again after *delay_ms*."""
-        not_before_ms = self._not_before_ms(delay_ms)
+        not_before_ms = end_of_delay_ms(self._directory.clock.now_ms(), delay_ms)
         return self._pending(
             lambda state: state.release(owner, ranges, now_ms=self._now_ms(), not_before_ms=not_before_ms),
             lost,
@@ -379,21 +380,11 @@ class QueuePartition:
 
         return self._pending(settle, lost)
 
-    def _not_before_ms(self, delay_ms: int) -> int:
-        """When a delay is over (wall clock), and at most a 1024th part of it later; 0 for none.
-
-        So what is given back one by one, in an outage, comes to few moments, and to few runs: see ``put_joined``.
-        """
-        if not delay_ms:
-            return 0
-        step_ms = 1 << max(0, delay_ms.bit_length() - 11)
-        return -(-(self._directory.clock.now_ms() + delay_ms) // step_ms) * step_ms
-
     def give_back(
         self, owner: str, ranges: Sequence[Range], *, delay_ms: int = 0, note: str | None = None
     ) -> None:
         """Give back what could not be delivered; with a *note* it counts as a delivery all the same."""
-        not_before_ms = self._not_before_ms(delay_ms)
+        not_before_ms = end_of_delay_ms(self._directory.clock.now_ms(), delay_ms)
         self._change(
             lambda state: state.release(
                 owner,

@@ -39,18 +39,21 @@ class RunTable:
         assert value is not None, f"an index names a run at {first} that is not there"
         return decode_run(key, value)
 
-    def put(self, run: Run) -> None:
+    def put(self, run: Run, *, joins: bool = False) -> None:
+        """With *joins* as one run with those beside it that differ from it in their offsets alone: nobody holds it.
+
+        Given back one by one, 1,000 messages would be a run each, and each change of their block writes down all of
+        its runs: 1.7 ms a release instead of 0.16. Where they are known to differ, the look is saved: 3 µs.
+        """
+        if joins:
+            run = self._with_neighbours(run)
         self._rows.put(entry_key(run.first), encode_run(run))
         self._rows.put(index_key(run), b"")
         if run.lasts:
             self._rows.put(tried_key(run.first), b"")
 
-    def put_joined(self, run: Run) -> None:
-        """As ``put``, as one run with those before and behind it that differ from it in their offsets alone.
-
-        For what nobody holds. Given back one by one, 1,000 messages would be a run each, and each change of their
-        block writes down all of its runs: 1.7 ms a release instead of 0.16.
-        """
+    def _with_neighbours(self, run: Run) -> Run:
+        """*run*, which is in no table, and those that lie beside it and are like it, which are taken out."""
         before = self._rows.floor(ENTRIES, entry_key(run.first - 1)) if run.first else None
         if before is not None:
             other = decode_run(*before)
@@ -64,7 +67,7 @@ class RunTable:
             if _are_alike(other, run):
                 self.remove(other)
                 run = replace(run, last=other.last)
-        self.put(run)
+        return run
 
     def remove(self, run: Run) -> None:
         self._rows.delete(entry_key(run.first))
@@ -155,6 +158,17 @@ class RunTable:
 
 def _are_alike(one: Run, other: Run) -> bool:
     return one.order_key == NO_KEY and replace(one, first=other.first, last=other.last) == other
+
+
+def end_of_delay_ms(now_ms: int, delay_ms: int) -> int:
+    """When a delay is over (wall clock), and at most a 1024th part of it later; 0 for none.
+
+    So what is given back one by one, in an outage, comes to few moments, and to few runs: see ``RunTable.put``.
+    """
+    if not delay_ms:
+        return 0
+    step_ms = 1 << max(0, delay_ms.bit_length() - 11)
+    return -(-(now_ms + delay_ms) // step_ms) * step_ms
 
 
 def joined(ranges: Iterable[Range]) -> list[Range]:

@@ -420,7 +420,7 @@ class QueueState:
             self._table.remove(run)
             self._let_go(run)
             if run.state is State.BURYING:
-                self._table.put_joined(replace(run, state=State.REJECTED, owner="", due_ms=0))
+                self._table.put(replace(run, state=State.REJECTED, owner="", due_ms=0), joins=True)
                 self.woke_others = True
             else:
                 self._give_back(run, LIMIT_REACHED, 0)
@@ -536,11 +536,7 @@ class QueueState:
         """Make a run that was carved out READY, or DELAYED; *is_news* where it is to last."""
         free = replace(run, owner="", due_ms=not_before_ms)
         if not_before_ms:
-            delayed = replace(free, state=State.DELAYED, is_postponed=is_news)
-            if is_news:
-                self._table.put_joined(delayed)
-            else:
-                self._table.put(delayed)
+            self._table.put(replace(free, state=State.DELAYED, is_postponed=is_news), joins=is_news)
             self.woke_others = True  # who waits for the next delivery may have to wait shorter
         else:
             self._offer(free, joins=is_news)
@@ -553,11 +549,7 @@ class QueueState:
         Without *joins* it differs from those beside it, as far as that is worth a look.
         """
         if run.order_key == NO_KEY:
-            ready = replace(run, state=State.READY)
-            if joins:
-                self._table.put_joined(ready)
-            else:
-                self._table.put(ready)
+            self._table.put(replace(run, state=State.READY), joins=joins)
             self.woke_others = True
         elif self._keys.offer(run):
             self.woke_others = True
@@ -573,7 +565,7 @@ class QueueState:
         rejected = replace(
             run, state=State.REJECTED, owner="", due_ms=0, order_key=NO_KEY, note=note[:MAX_NOTE_CHARACTERS]
         )
-        self._table.put_joined(rejected)
+        self._table.put(rejected, joins=True)
         self._touch(run)
         self.woke_others = True
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from kio.schema.errors import ErrorCode
 
-from ..error_codes import RefusedError
+from ..error_codes import RefusedError, told_of
 from ..node import Node
 from ..replies import Values
 from ..requests import Request
@@ -70,7 +70,7 @@ async def describe_client_quotas(node: Node, request: Request) -> bytes:  # noqa
     try:
         _check_filter(request.body.components)
     except RefusedError as error:
-        return request.reply({"error_code": error.code, "error_message": str(error), "entries": None})
+        return request.reply(told_of(error) | {"entries": None})
     return request.reply({"error_message": None, "entries": []})
 
 

@@ -51,7 +51,7 @@ def _described(node: Node, asked: Any) -> Values:
     try:
         subscription = node.share.existing(asked.group_id)
     except RefusedError as error:
-        return described | {"error_code": error.code, "error_message": str(error)}
+        return described | told_of(error)
     if asked.topics is None:
         wanted: dict[str, list[int]] = {}
         for topic, number in node.share.subscriptions.places(subscription):
@@ -98,7 +98,7 @@ async def alter(node: Node, request: Request) -> bytes:
     try:
         _empty_group(node, body.group_id)
     except RefusedError as error:
-        return request.reply({"error_code": error.code, "error_message": str(error), "responses": []})
+        return request.reply(told_of(error) | {"responses": []})
     responses = [await node.run(_altered, node, body.group_id, topic) for topic in body.topics]
     return request.reply({"error_message": None, "responses": responses})
 
